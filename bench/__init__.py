@@ -1,0 +1,1 @@
+"""Throughput of vaecore against peers and against the limit of the machine."""

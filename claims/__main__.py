@@ -1,0 +1,36 @@
+"""`python -m claims cache`: the size of the cache, and how to clear it."""
+
+import argparse
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from claims.plugin import cache_folder
+from vaecore._store import Store
+
+
+def main() -> int:
+    """Run the command line; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m claims", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    cache = commands.add_parser("cache", help="show what the cache holds, or clear it")
+    cache.add_argument("--cache-dir", metavar="DIR", help="default: VAECORE_CACHE, else the user's cache folder")
+    cache.add_argument("--clear", action="store_true", help="delete all models and evidence")
+    options = parser.parse_args()
+    try:
+        store = Store(cache_folder(options.cache_dir))
+    except ValueError as error:
+        parser.error(str(error))
+    grid = Table("stage", "entries", "MiB", title=str(store.folder))
+    for usage in store.usage():
+        grid.add_row(usage.stage, f"{usage.entries:,}", f"{usage.size / 2**20:.1f}")
+    if options.clear:
+        store.clear()
+        grid.caption = "deleted"
+    Console().print(grid)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

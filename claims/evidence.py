@@ -1,0 +1,200 @@
+"""Evidence: what a VAE and a classifier make of each test image under a condition. One row an image, no statistics.
+
+A row depends on its image, the models and the seed, never on its batch-mates: so tables computed in shards, on one
+machine or several, join by concatenation.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vaecore._attacks import Attack, fgsm
+from vaecore._lbfgs import lbfgs
+from vaecore._models import Autoencoder, Classify
+from vaecore._noise import normal, seed_for, signs, uniform, words
+from vaecore._reconstruct import distinct_labels, kl_of_posterior, log_bernoulli, posterior, reconstruct
+from vaecore._store import Tensors
+
+DRAWS = 10
+EPSILONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+CLEAN, LBFGS, GAUSSIAN = "clean", "lbfgs", "gaussian-lbfgs"
+CONDITIONS = (
+    CLEAN,
+    *(f"{kind}-{epsilon:g}" for kind in ("fgsm", "uniform", "sign") for epsilon in EPSILONS),
+    LBFGS,
+    GAUSSIAN,
+)
+FEW_IMAGES = (LBFGS, GAUSSIAN)  # conditions that cost a hundred gradients an image get fewer images
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some test images of one run: pixels (n, 1, h, w), labels (n,), their indices in the data set (n,), the run's seed."""
+
+    pixels: Tensor
+    labels: Tensor
+    indices: Tensor
+    seed: int
+
+
+def collect(
+    vae: Autoencoder, classifier: Classify, shard: Shard, condition: str, lbfgs_l2: Tensor | None = None
+) -> Tensors:
+    """Evidence on a shard under a condition; a dict of columns, each (n,) or (n, draws), on the CPU.
+
+    index, label: of the image. success: the attack reached its aim (true for clean images and noise). l2: size of the
+    change. predicted: the classifier's label; confidence: its softmax, float64. ink: mean pixel. kl, elbo: nats.
+    draw_label, draw_probability: label of each reconstruction and its softmax. draw_own_probability: softmax of a
+    reconstruction at the label that the image itself was given. draw_mse: mean squared error over pixels.
+    lbfgs_l2: (n,), the size of the L-BFGS perturbations, which condition "gaussian-lbfgs" imitates.
+    """
+    attack = perturb(classifier, shard, condition, lbfgs_l2)
+    images = attack.images
+    with torch.no_grad():
+        own = classifier(images).double().softmax(dim=1)
+        confidence, predicted = own.max(dim=1)
+        divergence = kl_of_posterior(*posterior(vae, images))
+
+    offset = 0  # chunks reach the reduction in order
+
+    def summarise(rows: Tensor, reconstructions: Tensor) -> Tensors:
+        nonlocal offset
+        chosen = predicted[offset : offset + len(rows), None, None].expand(-1, DRAWS, 1)
+        offset += len(rows)
+        probability = classifier(reconstructions.flatten(0, 1)).softmax(dim=1).view(len(rows), DRAWS, -1)
+        highest, label = probability.max(dim=2)
+        return {
+            "draw_label": label,
+            "draw_probability": highest,
+            "draw_own_probability": probability.gather(2, chosen).squeeze(2),
+            "draw_mse": (reconstructions - rows.unsqueeze(1)).square().mean(dim=(2, 3, 4)),
+            "log_likelihood": log_bernoulli(rows, reconstructions).mean(dim=1),
+        }
+
+    seed = seed_for("reconstructions", shard.seed)
+    table = reconstruct(vae, images, draws=DRAWS, seed=seed, indices=shard.indices, reduce=summarise)
+    table |= {
+        "index": shard.indices,
+        "label": shard.labels,
+        "success": attack.success,
+        "l2": attack.l2,
+        "predicted": predicted,
+        "confidence": confidence,
+        "ink": images.mean(dim=(1, 2, 3)),
+        "kl": divergence,
+        "elbo": table.pop("log_likelihood") - divergence,
+    }
+    return {name: column.cpu() for name, column in table.items()}
+
+
+def perturb(classifier: Classify, shard: Shard, condition: str, lbfgs_l2: Tensor | None = None) -> Attack:
+    """The shard's images under a condition: attacked, noisy or as they are."""
+    images, count = shard.pixels, len(shard.pixels)
+    kind, _, epsilon = condition.partition("-")
+    if condition not in CONDITIONS:
+        raise ValueError(f"condition must be one of {', '.join(CONDITIONS)}; got {condition!r}")
+    if condition == CLEAN:
+        return _noisy(images, images)
+    if condition == LBFGS:
+        with torch.no_grad():
+            classes = classifier(images[:1]).shape[1]
+        return lbfgs(classifier, images, random_targets(shard.labels, shard.indices, classes=classes, seed=shard.seed))
+    if kind == "fgsm":
+        return fgsm(classifier, images, shard.labels, epsilon=float(epsilon))
+    draw = partial(_noise, seed=seed_for(kind, shard.seed), indices=shard.indices, like=images)
+    if kind == "uniform":
+        return _noisy(images, (images + float(epsilon) * (2 * draw(uniform) - 1)).clamp(0, 1))
+    if kind == "sign":
+        return _noisy(images, (images + float(epsilon) * draw(signs)).clamp(0, 1))
+    if lbfgs_l2 is None or lbfgs_l2.shape != (count,):
+        raise ValueError(f"{GAUSSIAN} needs lbfgs_l2, the size of the L-BFGS perturbation of each of {count} images")
+    return _noisy(images, at_distance(images, draw(normal), lbfgs_l2.to(images.device)))
+
+
+def random_targets(labels: Tensor, indices: Tensor, *, classes: int, seed: int) -> Tensor:
+    """A class other than the label for each image, all equally likely, by (seed, index); (n,) int64."""
+    word = words(seed_for("targets", seed), indices, draws=1, size=1, device=labels.device)[:, 0, 0]
+    return (labels + 1 + (word * (classes - 1) >> 32)) % classes
+
+
+def at_distance(images: Tensor, direction: Tensor, l2: Tensor) -> Tensor:
+    """Move each image along its direction until, clipped to [0, 1], it lies at distance l2 (n,); NaN moves nothing.
+
+    Clipping takes most of a perturbation of MNIST's black pixels away, so a plain rescaling would fall short.
+    """
+    wanted = l2.nan_to_num(0.0)
+    low, high = torch.zeros_like(wanted), torch.full_like(wanted, 1e3)
+    for _ in range(50):
+        scale = (low + high) / 2
+        moved = (images + scale.view(-1, 1, 1, 1) * direction).clamp(0, 1)
+        short = (moved - images).flatten(1).norm(dim=1) < wanted
+        low, high = torch.where(short, scale, low), torch.where(short, high, scale)
+    return (images + low.view(-1, 1, 1, 1) * direction).clamp(0, 1)
+
+
+def _noise(generate: Callable[..., Tensor], *, seed: int, indices: Tensor, like: Tensor) -> Tensor:
+    return generate(seed, indices, draws=1, size=like[0].numel(), device=like.device).view_as(like)
+
+
+def _noisy(clean: Tensor, images: Tensor) -> Attack:
+    """Noise as the result of an attack that always reaches its aim and asks for no gradient."""
+    change = (images - clean).flatten(1)
+    every = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    return Attack(images, every, change.norm(dim=1), change.abs().amax(dim=1), torch.zeros_like(every, dtype=torch.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Evidence of all runs under one condition: columns (runs, images) or, those named `draw_`, (runs, images, draws)."""
+
+    columns: Mapping[str, NDArray[Any]]
+
+    @classmethod
+    def of(cls, runs: Sequence[Tensors]) -> "Table":
+        """Stack the evidence of each run."""
+        return cls({name: np.stack([run[name].numpy() for run in runs]) for name in runs[0]})
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """A column, as documented at `collect`."""
+        return self.columns[name]
+
+    def take(self, images: NDArray[Any] | slice) -> "Table":
+        """The same table for some of its images."""
+        return Table({name: column[:, images] for name, column in self.columns.items()})
+
+    @property
+    def distinct(self) -> NDArray[np.int64]:
+        """Number of distinct labels over the draws, 1 to 10."""
+        labels = torch.from_numpy(self["draw_label"])
+        return distinct_labels(labels.flatten(0, 1)).view(labels.shape[:2]).numpy()
+
+    @property
+    def consistent(self) -> NDArray[np.bool_]:
+        """Whether all reconstructions of an image got one label."""
+        return self.distinct == 1
+
+    @property
+    def disagreement(self) -> NDArray[np.float64]:
+        """Soft disagreement, 0 to 1: one minus the mean probability of the image's own label over its draws."""
+        return 1 - self["draw_own_probability"].astype(np.float64).mean(axis=2)
+
+    @property
+    def mse(self) -> NDArray[np.float64]:
+        """Reconstruction error: pixel MSE, mean over the draws."""
+        return self["draw_mse"].astype(np.float64).mean(axis=2)
+
+    @property
+    def doubt(self) -> NDArray[np.float64]:
+        """One minus the classifier's max softmax: the trivial detector."""
+        return 1 - self["confidence"]
+
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """Whether the classifier's label is not the image's."""
+        return self["predicted"] != self["label"]

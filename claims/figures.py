@@ -1,0 +1,99 @@
+"""The two figures of the study, drawn from the results alone; for print and for colour-blind readers."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart by lightness as well, so that it survives grey print.
+_CLEAN, _ATTACK, _NOISE = "#0072B2", "#D55E00", "#999999"
+_PANELS = ("clean", "fgsm-0.1", "fgsm-0.2", "lbfgs", "uniform-0.2", "sign-0.1", "sign-0.2", "gaussian-lbfgs")
+_TITLES = {
+    "clean": "clean",
+    "lbfgs": "L-BFGS",
+    "gaussian-lbfgs": "Gaussian noise,\nL2 size of L-BFGS",
+    "fgsm": "FGSM",
+    "uniform": "uniform noise",
+    "sign": "sign noise",
+}
+
+
+def distinct_labels(results: Mapping[str, Any]) -> Figure:
+    """Bars of the number of distinct labels over an image's reconstructions, a panel for each condition."""
+    found = [name for name in _PANELS if name in results["conditions"]]
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    columns = max(1, -(-len(found) // 2))
+    axes = figure.subplots(2, columns, sharex=True, sharey=True, squeeze=False)
+    for panel, name in zip(axes.flat, found, strict=False):
+        bars = results["conditions"][name]["distinct_labels"]
+        number, share = np.arange(1, len(bars) + 1), np.array([bar["share"] for bar in bars])
+        ends = np.abs(np.array([[bar["low"], bar["high"]] for bar in bars]).T - share)
+        noise = name.startswith(("uniform", "sign", "gaussian"))
+        colour = _CLEAN if name == "clean" else _NOISE if noise else _ATTACK
+        panel.bar(number, share, color=colour, hatch="//" if noise else None, edgecolor="white", linewidth=0.5)
+        panel.errorbar(number, share, ends, fmt="none", ecolor="black", elinewidth=0.8, capsize=1.5)
+        panel.set_title(_title(name), fontsize=9)
+        panel.annotate(f"{share[0]:.2f}", (1, min(share[0] + ends[1, 0], 0.93)), (3, 2), textcoords="offset points", fontsize=8)
+    for panel in axes.flat[len(found) :]:
+        panel.set_visible(False)
+    axes[0, 0].set_ylim(0, 1)
+    axes[0, 0].set_xticks(range(1, results["draws"] + 1))
+    figure.supxlabel(f"distinct labels over {results['draws']} reconstructions of an image", fontsize=10)
+    figure.supylabel("share of images", fontsize=10)
+    figure.suptitle(
+        f"{results['dataset']['name']}: consistency of labels, {len(results['seeds'])} training runs, 95% intervals",
+        fontsize=10,
+    )
+    return figure
+
+
+def error_by_confidence(results: Mapping[str, Any]) -> Figure:
+    """Bars of the mean reconstruction error in 20 bins of confidence, with intervals and the count of each bin."""
+    rows = results["error_by_confidence"]
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    counts, errors = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2.4])
+    centre = np.array([(row["from"] + row["to"]) / 2 for row in rows])
+    width = 0.9 * (rows[0]["to"] - rows[0]["from"])
+    filled = np.array([row["count"] > 0 for row in rows])
+    height, low, high = (np.array([row[key] for row in rows], dtype=float) for key in ("mse", "low", "high"))
+    errors.bar(centre[filled], height[filled], width, color=_CLEAN)
+    shown = filled & np.isfinite(low)
+    ends = np.stack([np.minimum(height - low, height), high - height])
+    errors.errorbar(centre[shown], height[shown], ends[:, shown], fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
+    top = np.nanquantile(np.where(shown, high, np.nan), 0.8) if shown.any() else None
+    if top is not None:
+        errors.set_ylim(0, 1.6 * float(max(top, np.nanmax(height))))
+    errors.set_ylabel("reconstruction error\n(pixel MSE, mean of draws)")
+    errors.set_xlabel("confidence of the classifier (max softmax)")
+    number = np.array([row["count"] for row in rows])
+    counts.bar(centre, number, width, color=_NOISE)
+    counts.set_yscale("symlog", linthresh=1)
+    counts.set_ylim(0, 30 * max(1, number.max()))
+    counts.set_ylabel("images,\nall runs")
+    for x, count in zip(centre, number, strict=True):
+        counts.annotate(f"{count:,}", (x, count), (0, 2), textcoords="offset points", ha="center", fontsize=7, rotation=45)
+    figure.suptitle(
+        f"{results['dataset']['name']}: error against confidence on clean images,"
+        f" {len(results['seeds'])} training runs, 95% intervals",
+        fontsize=10,
+    )
+    return figure
+
+
+def render(figure: Figure, suffix: str) -> bytes:
+    """The figure as the bytes of a PNG or SVG file, the same for the same figure."""
+    file = io.BytesIO()
+    # A fixed salt and no date keep the SVG free of random ids.
+    with mpl.rc_context({"svg.hashsalt": "vaecore", "svg.fonttype": "path"}):
+        figure.savefig(file, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
+    return file.getvalue()
+
+
+def _title(name: str) -> str:
+    if name in _TITLES:
+        return _TITLES[name]
+    kind, _, epsilon = name.partition("-")
+    return f"{_TITLES[kind]}, $\\epsilon$ = {epsilon}"

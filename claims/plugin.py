@@ -1,0 +1,323 @@
+"""The pytest plugin: options, the `claim` marker, the `study` and `claim` fixtures, verdicts and the closing summary."""
+
+import os
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from platformdirs import user_cache_path
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from claims import report, terminal
+from claims.inference import Estimate
+from claims.registry import REGISTRY, Claim, Registry, load_registry
+from claims.study import PILOT_SEED, PROFILES, Study, choose_dataset, profile_of
+from claims.verdict import SUPPORTED, Verdict, judge, not_run
+from vaecore._store import Store
+from vaecore._training import default_device
+
+NOT_ALL_SUPPORTED = 8  # exit status: every claim asked for was concluded, and not all of them were supported
+SESSION = pytest.StashKey["ClaimsSession"]()
+_UNFINISHED = pytest.StashKey["Conclusion"]()
+_PROPERTY = "claim verdict"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of `pytest claims` and `pytest bench`."""
+    group = parser.getgroup("claims", "claims about VAEs for robustness")
+    group.addoption(
+        "--dataset",
+        default="auto",
+        metavar="NAME",
+        help="mnist, fashion-mnist, kmnist, digits, or path/to/file.npz with `images` and `labels`"
+        " (default: auto, mnist where it is on disk or can be downloaded, else digits)",
+    )
+    group.addoption(
+        "--data-root",
+        default=None,
+        metavar="DIR",
+        help="folder of torchvision's data sets (default: VAECORE_DATA, else a folder in the user's cache)",
+    )
+    group.addoption(
+        "--profile",
+        default="standard",
+        choices=sorted(PROFILES),
+        help="; ".join(
+            f"{p.name}: {p.runs} runs, {p.images} images, {p.lbfgs_images} for L-BFGS" for p in PROFILES.values()
+        )
+        + " (default: standard)",
+    )
+    group.addoption("--runs", type=int, default=None, metavar="N", help="training runs (default: the profile's)")
+    group.addoption(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute (default: auto)"
+    )
+    for name, methods in (("vae", "encode and decode"), ("classifier", "images to logits")):
+        group.addoption(
+            f"--{name}",
+            default=None,
+            metavar="MODEL",
+            help=f"your own ({methods}): package.module:attribute, a torch module or a callable seed -> module;"
+            " or a file saved by vaecore (default: the reference model)",
+        )
+    group.addoption(
+        "--report-dir",
+        default=None,
+        metavar="DIR",
+        help="write results.json, summary.md and figures to DIR/<dataset> (default: reports, and only when all claims"
+        " registered for the data set that have a test were concluded, on reference models)",
+    )
+    group.addoption(
+        "--cache-dir",
+        default=None,
+        metavar="DIR",
+        help="models and evidence are kept here (default: VAECORE_CACHE, else the user's cache folder;"
+        " see `python -m claims cache`)",
+    )
+    group.addoption(
+        "--pilot",
+        action="store_true",
+        help=f"measure instead of judging, on training seeds from {PILOT_SEED} that claims never use; suggests bounds",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, and the object that gathers verdicts."""
+    config.addinivalue_line("markers", "claim(id): the test concludes the claim registered under this id")
+    session = config.stash[SESSION] = ClaimsSession(config)
+    config.pluginmanager.register(session, "claims-session")
+
+
+def cache_folder(option: str | None) -> Path:
+    """The cache folder: the option, else VAECORE_CACHE, else one in the user's cache."""
+    return Path(option or os.environ.get("VAECORE_CACHE") or user_cache_path("vaecore")).expanduser()
+
+
+class ClaimsSession:
+    """What one pytest process knows: the study, made when first asked for, and the verdicts so far.
+
+    With pytest-xdist the workers conclude and the controller reports: verdicts travel in the test reports.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.pilot: bool = config.getoption("--pilot")
+        self.verdicts: dict[str, Verdict] = {}
+        self.broken = False  # something failed that is not a verdict
+        self.announced = False
+
+    @cached_property
+    def study(self) -> Study:
+        """The study that the options ask for; raises pytest.UsageError where they ask for what can't be."""
+        option = self.config.getoption
+        try:
+            _check_writable(Path(option("--report-dir") or "reports"))
+            study = Study(
+                choose_dataset(option("--dataset"), option("--data-root")),
+                profile_of(option("--profile"), option("--runs")),
+                Store(cache_folder(option("--cache-dir"))),
+                root=option("--data-root"),
+                device=_device(option("--device")),
+                vae=option("--vae"),
+                classifier=option("--classifier"),
+                first_seed=PILOT_SEED if self.pilot else 0,
+                meter=self.meter,
+            )
+            study.check()
+        except (ValueError, OSError) as error:
+            raise pytest.UsageError(str(error)) from None
+        return study
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The claims as they stand for the study's data set."""
+        return load_registry(self.study.test.name)
+
+    @property
+    def decisive(self) -> bool:
+        """Whether the profile is large enough to support a claim."""
+        return self.study.profile.name != "smoke"
+
+    def report_folder(self) -> Path | None:
+        """Where the report goes; None where it is not asked for and would not be whole."""
+        chosen: str | None = self.config.getoption("--report-dir")
+        if chosen is None and (self.pilot or not self.decisive or not_run(self.registry, self.verdicts)):
+            return None
+        return Path(chosen or "reports") / (Path(self.study.test.name).stem + ("-pilot" if self.pilot else ""))
+
+    @contextmanager
+    def meter(self, task: str) -> Iterator[Callable[[int, int], None]]:
+        """Show a task's progress on the terminal, past pytest's capture; nothing where output is no terminal."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None or not reporter.isatty:
+            yield lambda _done, _of: None
+            return
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with capture.global_and_fixture_disabled(), Progress(*columns, transient=True) as progress:
+            bar = progress.add_task(task, total=None)
+            yield lambda done, of: progress.update(bar, completed=done, total=of)
+
+    def header(self) -> list[str]:
+        """Lines that say what is studied, once."""
+        if self.announced:
+            return []
+        self.announced = True
+        return terminal.header(self.study, self.registry)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Check what was collected against the registry."""
+        if not any("study" in getattr(item, "fixturenames", ()) for item in items):
+            return
+        owner: dict[str, str] = {}
+        for item in items:
+            name = claim_id(item)
+            if name is None:
+                continue
+            claim = self.registry.claims.get(name)
+            if claim is None:
+                raise pytest.UsageError(f"{item.nodeid}: claim {name} must be registered in {REGISTRY.name}; it is not")
+            if name in owner:
+                raise pytest.UsageError(f"{item.nodeid}: claim {name} is concluded by {owner[name]} already")
+            owner[name] = item.nodeid
+            sentence = _first_paragraph(item)
+            if sentence != claim.sentence:
+                raise pytest.UsageError(
+                    f"{item.nodeid}: the docstring must start with the registered sentence of {name};"
+                    f" expected {claim.sentence!r}, got {sentence!r}"
+                )
+            if claim.bound is None and not self.pilot:
+                item.add_marker(pytest.mark.skip(reason=f"{name} is not registered here: {claim.unregistered}"))
+
+    def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
+        """Say what is studied, and why, before it starts."""
+        return self.header() if any("study" in getattr(item, "fixturenames", ()) for item in items) else []
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+        """Turn a claim's test that passed without concluding into an error."""
+        outcome = yield
+        unfinished = item.stash.get(_UNFINISHED, None)
+        if call.when == "call" and outcome.passed and unfinished is not None and unfinished.verdict is None:
+            outcome.outcome = "failed"
+            outcome.longrepr = (
+                f"{item.nodeid}: claim {claim_id(item)} was not concluded; its test must call claim.conclude(estimate)"
+            )
+        return outcome
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the verdict of a test that ran, and note failures that are no verdicts."""
+        found = [Verdict.from_json(value) for name, value in report.user_properties if name == _PROPERTY]
+        if report.when == "call":
+            self.verdicts |= {verdict.claim: verdict for verdict in found}
+        if report.failed and not (report.when == "call" and found):
+            self.broken = True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Tell failures that are verdicts from those that are not by the exit status."""
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and self.verdicts and not self.broken:
+            session.exitstatus = NOT_ALL_SUPPORTED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the verdicts, and write the report where it is asked for or whole."""
+        if not self.verdicts:
+            return
+        verdicts = [self.verdicts[name] for name in self.registry.claims if name in self.verdicts]
+        writer = terminalreporter._tw  # noqa: SLF001  # the only way to pytest's width and colour
+        terminalreporter.section("claims")
+        for line in self.header():
+            terminalreporter.line(line)
+        unicode = "utf" in (getattr(writer._file, "encoding", None) or "").lower()  # noqa: SLF001
+        text = terminal.summary(
+            self.study, self.registry, verdicts, width=writer.fullwidth, color=writer.hasmarkup, unicode=unicode
+        )
+        terminalreporter.write(text)
+        terminalreporter.line(terminal.tally([verdict.verdict for verdict in verdicts]))
+        folder = self.report_folder()
+        if folder is None:
+            terminalreporter.line("No report was written: it takes all claims, or --report-dir.")
+            return
+        report.write(folder, report.gather(self.study, self.registry, verdicts, pilot=self.pilot))
+        terminalreporter.line(f"Report: {folder / 'summary.md'}")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return default_device()
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda needs a CUDA GPU that torch can use; there is none (use --device auto)")
+    return torch.device(name)
+
+
+def _check_writable(folder: Path) -> None:
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"the report folder must be writable; {existing} is not: {error.strerror} (choose another with --report-dir)"
+        ) from None
+
+
+def claim_id(item: pytest.Item) -> str | None:
+    """The id in an item's `claim` marker; None without the marker."""
+    marker = item.get_closest_marker("claim")
+    if marker is None:
+        return None
+    if len(marker.args) != 1 or marker.kwargs or not isinstance(marker.args[0], str):
+        raise pytest.UsageError(f'{item.nodeid}: the marker must be claim("ID"); got {marker.args} {marker.kwargs}')
+    return marker.args[0]
+
+
+def _first_paragraph(item: pytest.Item) -> str:
+    text = getattr(getattr(item, "function", None), "__doc__", None) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+@pytest.fixture(scope="session")
+def study(request: pytest.FixtureRequest) -> Study:
+    """The data, models and evidence that the options ask for; computed when first used, kept in the cache."""
+    return request.config.stash[SESSION].study
+
+
+class Conclusion:
+    """What a claim's test calls, once, with its estimate."""
+
+    def __init__(self, claim: Claim, session: ClaimsSession, item: pytest.Item) -> None:
+        self._claim, self._session, self._item = claim, session, item
+        self.verdict: Verdict | None = None
+        session.study.looked_at.clear()
+
+    def conclude(self, *estimates: Estimate) -> None:
+        """Record the verdict on one estimate, or on the smallest of several; then fail unless it is *supported*."""
+        if self.verdict is not None:
+            raise RuntimeError(f"claim {self._claim.id} must be concluded once; this test concludes it again")
+        session = self._session
+        self.verdict = judge(
+            self._claim,
+            estimates,
+            decisive=session.decisive,
+            pilot=session.pilot,
+            conditions=sorted(session.study.looked_at),
+        )
+        self._item.user_properties.append((_PROPERTY, self.verdict.to_json()))
+        if not session.pilot and self.verdict.verdict != SUPPORTED:
+            pytest.fail(self.verdict.message, pytrace=False)
+
+
+@pytest.fixture
+def claim(request: pytest.FixtureRequest) -> Conclusion:
+    """The claim that the test's marker names; a test that ends without concluding it fails."""
+    session = request.config.stash[SESSION]
+    name = claim_id(request.node)
+    if name is None:
+        raise pytest.UsageError(f'{request.node.nodeid}: a test with the claim fixture needs the marker claim("ID")')
+    conclusion = Conclusion(session.registry.claims[name], session, request.node)
+    request.node.stash[_UNFINISHED] = conclusion
+    return conclusion

@@ -1,0 +1,211 @@
+"""The report of a study: `results.json` holds everything, the page and the figures are drawn from it alone."""
+
+import io
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from claims import figures
+from claims.evidence import CLEAN, CONDITIONS, DRAWS
+from claims.inference import Estimate, interval, mean, smooth
+from claims.registry import Registry
+from claims.study import Study
+from claims.terminal import FAMILIES, tally
+from claims.verdict import Verdict
+from vaecore._store import write_atomically
+
+BINS = 20
+LEVEL = 0.95  # of the intervals in figures, which describe and decide nothing
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "safetensors", "matplotlib", "pytest")
+
+
+def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pilot: bool) -> dict[str, Any]:
+    """Everything that the report says, as plain values."""
+    conditions = [name for name in CONDITIONS if any(name in verdict.conditions for verdict in verdicts)]
+    return {
+        "schema": 1,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_revision": _git_revision(),
+        "pilot": pilot,
+        "dataset": {
+            "name": study.test.name,
+            "why": study.dataset.why,
+            "test_images": len(study.test),
+            "test_digest": study.test.digest,
+            "train_digest": study.train.digest if None in (study.vae, study.classifier) else None,
+        },
+        "registry_digest": registry.digest,
+        "profile": study.profile.name,
+        "draws": DRAWS,
+        "seeds": study.seeds,
+        "images": {name: study.count(name) for name in conditions},
+        "models": {
+            "vae": study.vae or "reference",
+            "classifier": study.classifier or "reference",
+            "digests": [{"vae": run.vae_digest, "classifier": run.classifier_digest} for run in study.runs],
+        },
+        "claims": [_of_claim(registry, verdict) for verdict in verdicts],
+        "not_concluded": {
+            claim.id: claim.unregistered or claim.untested or "not run"
+            for claim in registry.claims.values()
+            if claim.id not in {verdict.claim for verdict in verdicts}
+        },
+        "conditions": {name: _of_condition(study, name) for name in conditions},
+        "error_by_confidence": _error_by_confidence(study),
+        "environment": _environment(study.device),
+        "wall_seconds": {stage: round(seconds, 1) for stage, seconds in study.wall_seconds.items()},
+    }
+
+
+def write(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write results.json, summary.md and the figures, each file whole or not at all; results.json comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawings = {
+        "distinct-labels": figures.distinct_labels(results),
+        "error-by-confidence": figures.error_by_confidence(results),
+    }
+    for name, figure in drawings.items():
+        for suffix in ("png", "svg"):
+            write_atomically(folder / f"{name}.{suffix}", figures.render(figure, suffix))
+    write_atomically(folder / "summary.md", summary(results).encode())
+    write_atomically(folder / "results.json", (json.dumps(_plain(results), indent=1, allow_nan=False) + "\n").encode())
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """The verdicts as a Markdown page."""
+    dataset, verdicts = results["dataset"], results["claims"]
+    lines = io.StringIO()
+
+    def line(text: str = "") -> None:
+        lines.write(text + "\n")
+
+    line(f"# Claims on {dataset['name']}, {'pilot' if results['pilot'] else 'profile ' + results['profile']}")
+    line()
+    line(f"{tally([one['verdict'] for one in verdicts])}. {len(results['seeds'])} training runs (seeds {results['seeds'][0]} to {results['seeds'][-1]}),")
+    images = ", ".join(f"{count:,} {name}" for name, count in results["images"].items() if name in (CLEAN, "lbfgs"))
+    line(f"test images: {images}; {results['draws']} draws an image. Registry {results['registry_digest'][:12]}.")
+    for family in sorted({verdict["claim"][0] for verdict in verdicts}):
+        level = next(verdict["level"] for verdict in verdicts if verdict["claim"][0] == family)
+        line(f"\n## {family}. {FAMILIES[family]}\n\nIntervals at level {level:.4f} each, 0.95 for the family.\n")
+        line("| claim | kind | sentence | estimand | estimate | interval | bound | verdict | runs x images |")
+        line("|---|---|---|---|---|---|---|---|---|")
+        for one in verdicts:
+            if one["claim"][0] == family:
+                line(
+                    f"| {one['claim']} | {one['kind']} | {one['sentence']} | {one['estimand']} | {one['estimate']:.3f}"
+                    f" | {one['low']:.3f} to {one['high']:.3f} | {one['bound']} | **{one['verdict']}**"
+                    f" | {one['runs']} x {one['images']} |"
+                )
+    line("\n## Conditions\n")
+    line("Accuracy, and success of the attack, of the classifier; mean size of the change; share with one label.\n")
+    line("| condition | images | accuracy | success | mean L2 | consistent | mean MSE | mean KL (nats) |")
+    line("|---|---|---|---|---|---|---|---|")
+    for name, one in results["conditions"].items():
+        line(
+            f"| {name} | {one['images']} | {one['accuracy']:.3f} | {one['success']:.3f} | {one['l2']:.2f}"
+            f" | {one['consistent']:.3f} | {one['mse']:.4f} | {one['kl']:.1f} |"
+        )
+    line("\n## Figures\n\n![Distinct labels per condition](distinct-labels.png)\n")
+    line("![Reconstruction error by confidence](error-by-confidence.png)")
+    if results["not_concluded"]:
+        line("\n## No verdict\n")
+        for name, reason in results["not_concluded"].items():
+            line(f"- {name}: {reason}")
+    made = results["environment"]
+    packages = ", ".join(f"{name} {number}" for name, number in made["packages"].items())
+    line(f"\n## Provenance\n\n{results['made']}, git {results['git_revision'] or 'unknown'}; Python {made['python']},")
+    line(f"{packages}; {made['processor']}, {made['threads']} threads, GPU: {made['gpu'] or 'none'}.")
+    times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in results["wall_seconds"].items())
+    line(f"Wall time, with what the cache held: {times}. Test set digest {dataset['test_digest']}.")
+    return lines.getvalue()
+
+
+def _of_claim(registry: Registry, verdict: Verdict) -> dict[str, Any]:
+    claim = registry.claims[verdict.claim]
+    facts = {"kind": claim.kind, "sentence": claim.sentence, "estimand": claim.estimand, "source": claim.source}
+    return {**verdict.to_json(), **facts, "pilot": claim.pilot, "registered": claim.registered}
+
+
+def _of_condition(study: Study, name: str) -> dict[str, Any]:
+    table = study.table(name)
+    distinct = table.distinct
+    bars = [interval(mean(distinct == count), LEVEL) for count in range(1, DRAWS + 1)]
+    return {
+        "images": distinct.shape[1],
+        "accuracy": float(1 - table.wrong.mean()),
+        "success": float(table["success"].mean()),
+        "l2": float(np.nanmean(table["l2"])),
+        "consistent": float(table.consistent.mean()),
+        "mse": float(table.mse.mean()),
+        "kl": float(table["kl"].mean()),
+        "distinct_labels": [{"share": bar.estimate, "low": bar.low, "high": bar.high} for bar in bars],
+    }
+
+
+def _error_by_confidence(study: Study) -> list[dict[str, Any]]:
+    """Mean MSE of clean images in equal bins of confidence, the last one closed, with an interval and a count."""
+    clean = study.table(CLEAN)
+    error = clean.mse
+    number = np.minimum((clean["confidence"] * BINS).astype(int), BINS - 1)
+    rows = []
+    for k in range(BINS):
+        member = (number == k).astype(float)
+        images = int(member.sum())
+        found = interval(_mean_within(error, member, images), LEVEL)
+        rows.append({"from": k / BINS, "to": (k + 1) / BINS, "count": images, "mse": found.estimate, "low": found.low, "high": found.high})
+    return rows
+
+
+def _mean_within(values: Any, member: Any, images: int) -> Estimate:
+    return smooth([values * member, member], lambda means: means[0] / means[1], count=images)
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "packages": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.machine()
+
+
+def _git_revision() -> str | None:
+    """Revision of the code, with a mark where it has changes that are not committed; None outside a checkout."""
+    git = ("git", "-C", str(Path(__file__).parent))
+    try:
+        found = subprocess.run((*git, "rev-parse", "HEAD"), capture_output=True, text=True, check=True)  # noqa: S603
+        changed = subprocess.run(  # noqa: S603
+            (*git, "status", "--porcelain", "--", "*.py", "*.toml"), capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

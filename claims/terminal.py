@@ -1,0 +1,113 @@
+"""The claims on the terminal: the header, the table of verdicts and the histogram of distinct labels."""
+
+import io
+from collections.abc import Sequence
+
+import torch
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table as Grid
+from rich.text import Text
+
+from claims.evidence import CLEAN, CONDITIONS, LBFGS
+from claims.registry import Registry
+from claims.study import Study
+from claims.verdict import Verdict, not_run
+
+FAMILIES = {
+    "A": "Consistency of labels over the reconstructions",
+    "B": "Reconstruction error and the classifier's confidence",
+    "C": "Out of distribution",
+    "D": "Cleaning adversarial images",
+    "E": "Latent space under attack, and decisions",
+}
+_STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "pilot": "cyan"}
+_SHOWN = 5  # distinct labels shown one by one; more are pooled
+
+
+def header(study: Study, registry: Registry) -> list[str]:
+    """What is studied, and why: data set, device, profile, runs, images, cache and registry."""
+    profile, test = study.profile, study.test
+    device = torch.cuda.get_device_name(study.device) if study.device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    models = ", ".join(f"{kind} {text}" for text, kind in study.given if text is not None) or "reference models"
+    return [
+        f"dataset: {test.name} ({study.dataset.why}), {len(test):,} test images, digest {test.digest[:12]}",
+        f"profile: {profile.name}, {len(study.seeds)} runs (seeds {study.seeds[0]} to {study.seeds[-1]}),"
+        f" {study.count(CLEAN):,} images ({study.count(LBFGS):,} for L-BFGS); {models}",
+        f"device: {study.device.type} ({device}); cache: {study.store.folder}",
+        f"registry: {len(registry.claims)} claims, digest {registry.digest[:12]}",
+    ]
+
+
+def summary(
+    study: Study, registry: Registry, verdicts: Sequence[Verdict], *, width: int, color: bool, unicode: bool
+) -> str:
+    """The verdicts grouped by family, what did not run, and how many labels the reconstructions got."""
+    console = Console(
+        file=io.StringIO(),
+        width=max(width, 60),
+        force_terminal=color,
+        no_color=not color,
+        color_system="standard" if color else None,
+        highlight=False,
+        markup=False,
+        legacy_windows=False,
+    )
+    for family in sorted({verdict.claim[0] for verdict in verdicts}):
+        console.print(Text(f"\n{family}. {FAMILIES.get(family, '')}", style="bold"))
+        console.print(_verdicts(registry, [verdict for verdict in verdicts if verdict.claim[0] == family]))
+    counted = [condition for condition in CONDITIONS if any(condition in verdict.conditions for verdict in verdicts)]
+    if counted:
+        console.print(Text("\nDistinct labels over 10 reconstructions, share of images", style="bold"))
+        console.print(_histogram(study, counted, bar="█" if unicode else "#"))
+    missing = [(claim.id, "not run") for claim in not_run(registry, {verdict.claim for verdict in verdicts})]
+    missing += [(c.id, c.unregistered or c.untested) for c in registry.claims.values() if c.unregistered or c.untested]
+    reasons: dict[str, list[str]] = {}
+    for name, reason in missing:
+        reasons.setdefault(reason, []).append(name)
+    if reasons:
+        console.print(Text("\nNo verdict", style="bold"))
+        for reason, names in reasons.items():
+            console.print(f"  {', '.join(names)}: {reason}")
+    console.print()
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+def tally(kinds: Sequence[str]) -> str:
+    """How many of each verdict, in words."""
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in _STYLES if kind in kinds)
+
+
+def _verdicts(registry: Registry, verdicts: Sequence[Verdict]) -> RenderableType:
+    grid = Grid(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1))
+    grid.add_column("claim", no_wrap=True)
+    grid.add_column("", ratio=1, overflow="fold")
+    grid.add_column("estimate [interval]", no_wrap=True)
+    grid.add_column("bound", no_wrap=True)
+    grid.add_column("verdict", no_wrap=True)
+    for verdict in verdicts:
+        claim = registry.claims[verdict.claim]
+        interval = f"{verdict.estimate:.3f} [{verdict.low:.3f}, {verdict.high:.3f}]"
+        sentence = claim.sentence if claim.kind == "finding" else f"({claim.kind}) {claim.sentence}"
+        style = _STYLES[verdict.verdict]
+        outcome = verdict.verdict if verdict.verdict != "pilot" else f"power {verdict.power:.2f}"
+        cells = (verdict.claim, sentence, interval, verdict.bound)
+        grid.add_row(*(Text(cell) for cell in cells), Text(outcome, style=style))
+    return grid
+
+
+def _histogram(study: Study, conditions: Sequence[str], *, bar: str) -> RenderableType:
+    grid = Grid(box=None, padding=(0, 1), pad_edge=False)
+    grid.add_column("condition", no_wrap=True)
+    for count in range(1, _SHOWN):
+        grid.add_column(str(count), justify="right", no_wrap=True)
+    grid.add_column(f"{_SHOWN}+", justify="right", no_wrap=True)
+    grid.add_column("one label", no_wrap=True)
+    for condition in conditions:
+        distinct = study.table(condition).distinct
+        shares = [float((distinct == count).mean()) for count in range(1, _SHOWN)]
+        shares.append(1 - sum(shares))
+        grid.add_row(condition, *(f"{share:.2f}" for share in shares), bar * round(30 * shares[0]))
+    return grid

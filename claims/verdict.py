@@ -1,0 +1,119 @@
+"""From an estimate to a verdict: the interval against the registered bound, and a sentence that says what to do."""
+
+from collections.abc import Container, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scipy.stats import norm
+
+from claims.inference import Estimate, Interval, interval, smallest
+from claims.registry import Claim, Registry
+
+SUPPORTED, REFUTED, INCONCLUSIVE, PILOT = "supported", "refuted", "inconclusive", "pilot"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a study says of a claim; plain values only, so that it travels between processes and into JSON.
+
+    verdict: "supported", "refuted", "inconclusive", or "pilot" where the study only measures. message: the result in a
+    sentence. per_run: the estimate of each run. power: chance to clear the bound at the variances found, were the
+    estimate the truth. needed_images, needed_runs: what would decide, None where that is not to be had.
+    """
+
+    claim: str
+    verdict: str
+    message: str
+    estimate: float
+    low: float
+    high: float
+    level: float
+    bound: str
+    runs: int
+    images: int
+    per_run: tuple[float, ...]
+    power: float
+    needed_images: int | None = None
+    needed_runs: int | None = None
+    conditions: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict of plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Verdict":
+        """The reverse of `to_json`."""
+        lists = {"per_run": tuple(values["per_run"]), "conditions": tuple(values["conditions"])}
+        return cls(**{**values, **lists})
+
+
+def judge(
+    claim: Claim, estimates: Sequence[Estimate], *, decisive: bool, pilot: bool, conditions: Sequence[str]
+) -> Verdict:
+    """Judge a claim by one estimate, or by the smallest of several.
+
+    decisive: false for the smoke profile, which is too small to support anything. pilot: measure, judge nothing.
+    """
+    if not estimates:
+        raise ValueError(f"claim {claim.id} needs an estimate to conclude; got none")
+    found = interval(estimates[0], claim.level) if len(estimates) == 1 else smallest(estimates, claim.level)
+    per_run = tuple(min(values) for values in zip(*(estimate.per_run.tolist() for estimate in estimates), strict=True))
+    bound = claim.suggested(found.estimate) if pilot or claim.bound is None else claim.bound
+    clears = bound.verdict(found)
+    verdict = PILOT if pilot else INCONCLUSIVE if clears == SUPPORTED and not decisive else clears
+    needed = found.required(bound.nearest(found.estimate)) if verdict == INCONCLUSIVE and decisive else None
+    return Verdict(
+        claim.id,
+        verdict,
+        _message(claim, found, str(bound), verdict, needed, decisive=decisive),
+        found.estimate,
+        found.low,
+        found.high,
+        found.level,
+        str(bound),
+        found.runs,
+        found.images,
+        per_run,
+        _power(found, bound.nearest(found.estimate)),
+        needed.images if needed else None,
+        needed.runs if needed else None,
+        tuple(conditions),
+    )
+
+
+def _power(found: Interval, bound: float) -> float:
+    """Normal approximation: chance that the interval's end on the bound's side clears it."""
+    margin = (found.estimate - found.low) if bound < found.estimate else (found.high - found.estimate)
+    if not margin > 0:
+        return float("nan")
+    quantile = norm.ppf((1 + found.level) / 2)
+    return float(norm.cdf((abs(found.estimate - bound) / margin - 1) * quantile))
+
+
+def _message(claim: Claim, found: Interval, bound: str, verdict: str, needed: Any, *, decisive: bool) -> str:
+    text = (
+        f"{claim.id} {verdict}: {claim.estimand} = {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+        f" (level {found.level:.4f}, {found.runs} runs x {found.images} images); bound {bound}"
+    )
+    if found.runs == 1:
+        text += "; one run: the interval covers images only"
+    if found.reason:
+        return f"{text}; no interval: {found.reason}"
+    if verdict == REFUTED:
+        return f"{text}; the whole interval lies beyond the bound, so the claim does not hold here"
+    if verdict != INCONCLUSIVE:
+        return text
+    if not decisive:
+        return f"{text}; the smoke profile is too small to support a claim: use --profile standard"
+    ways = []
+    if needed is not None and needed.images:
+        ways.append(f"about {needed.images:,} images at {found.runs} runs")
+    if needed is not None and needed.runs:
+        ways.append(f"about {needed.runs:,} runs at {found.images:,} images")
+    return f"{text}; the interval straddles it; " + (f"{', or '.join(ways)} would decide" if ways else "no number decides")
+
+
+def not_run(registry: Registry, concluded: Container[str]) -> list[Claim]:
+    """Claims registered for the data set that have a test and were not concluded."""
+    return [claim for claim in registry.testable if claim.id not in concluded]

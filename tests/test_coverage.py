@@ -1,0 +1,36 @@
+"""Do the intervals cover? A short form of `python -m claims.coverage`, whose long form stands in the reports."""
+
+import pytest
+
+from claims import coverage
+
+REPLICATIONS = 150
+# At most 18 and 6 misses in 150, which a true coverage of 0.95 and 0.995 exceeds less than once in a thousand.
+LEAST = {0.95: 0.88, 0.995: 0.96}
+# A run effect that dominates makes the shares of runs skewed, most so near 1, and five runs too few for the t interval;
+# the table says by how much. The slack here is that shortfall.
+SKEWED = {"high_proportion", "auroc_near_one"}
+
+
+@pytest.mark.parametrize("run_effect", list(coverage.RUN_EFFECTS))
+@pytest.mark.parametrize("scenario", coverage.SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_intervals_of_five_runs_cover(scenario, run_effect):
+    rows = coverage.simulate(scenario, runs=5, run_effect=run_effect, replications=REPLICATIONS, seed=1)
+    slack = {"dominant": 0.1 if scenario.__name__ in SKEWED else 0.02}.get(run_effect, 0.0)
+    assert [row.level for row in rows if row.covered < LEAST[row.level] - slack] == []
+    assert all(row.below + row.covered + row.above == pytest.approx(1) for row in rows)
+
+
+def test_intervals_are_not_so_wide_that_they_say_nothing():
+    """Without a run effect: 1.96 * sqrt(0.8 * 0.2 * (1/2 to 1) / 500), truncation added, and at most twice that."""
+    (row,) = coverage.simulate(
+        coverage.proportion, runs=5, run_effect="none", replications=REPLICATIONS, seed=2, levels=[0.95]
+    )
+    assert 0.018 < row.half_width < 0.035
+
+
+def test_table_has_one_row_for_each_simulation_and_names_its_command():
+    rows = coverage.simulate(coverage.proportion, runs=3, run_effect="none", replications=2, seed=0)
+    text = coverage.table(rows, replications=2, command="the command")
+    assert "`the command`" in text
+    assert sum(line.startswith("| proportion | 3 | none |") for line in text.splitlines()) == 1

@@ -1,0 +1,35 @@
+"""Variational autoencoders for robustness: models, many-draw reconstruction, attacks and scores.
+
+Images are float32 tensors (n, 1, h, w) in [0, 1], labels int64 (n,). Nothing here prints, plots or touches global
+random state; every random number follows from a seed.
+"""
+
+from vaecore._attacks import Attack as Attack
+from vaecore._attacks import fgsm as fgsm
+from vaecore._images import Images as Images
+from vaecore._images import letters as letters
+from vaecore._images import load_images as load_images
+from vaecore._lbfgs import lbfgs as lbfgs
+from vaecore._metrics import aupr as aupr
+from vaecore._metrics import auroc as auroc
+from vaecore._metrics import brier as brier
+from vaecore._metrics import fpr95 as fpr95
+from vaecore._metrics import nll as nll
+from vaecore._models import VAE as VAE
+from vaecore._models import Autoencoder as Autoencoder
+from vaecore._models import Classifier as Classifier
+from vaecore._models import ClassifierConfig as ClassifierConfig
+from vaecore._models import VAEConfig as VAEConfig
+from vaecore._models import load_classifier as load_classifier
+from vaecore._models import load_vae as load_vae
+from vaecore._reconstruct import distinct_labels as distinct_labels
+from vaecore._reconstruct import elbo as elbo
+from vaecore._reconstruct import kl as kl
+from vaecore._reconstruct import latent_mean as latent_mean
+from vaecore._reconstruct import reconstruct as reconstruct
+from vaecore._reconstruct import reconstruct_labels as reconstruct_labels
+from vaecore._store import Store as Store
+from vaecore._store import StoreWarning as StoreWarning
+from vaecore._training import fit_classifier as fit_classifier
+from vaecore._training import fit_vae as fit_vae
+from vaecore._training import reference_configs as reference_configs

@@ -1,0 +1,91 @@
+"""Random affine and elastic distortion of a whole batch, in one matrix product and one resampling."""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from torch import Tensor
+
+
+def distort(
+    images: Tensor,
+    generator: torch.Generator | Sequence[torch.Generator],
+    *,
+    rotation: float = 12.0,
+    scale: float = 0.12,
+    shear: float = 0.15,
+    shift: float = 1.5,
+    elastic: float = 0.8,
+    smoothness: float = 9.0,
+) -> Tensor:
+    """Randomly distort each image: rotate, stretch, shear, shift, and bend elastically (Simard et al. 2003).
+
+    images: (n, channels, height, width) floating point in [0, 1]; outside the frame counts as black.
+    rotation: degrees; scale: relative stretch of each axis on its own; shear: pixels along x for each pixel along y;
+    shift: pixels along each axis; each is uniform between minus and plus its value. elastic: standard deviation, in
+    pixels, of a smooth displacement; smoothness: pixels over which it varies.
+    generator: the only source of randomness, drawn from equally often whatever the strengths; or one for each image,
+    whose distortion then depends on its own generator alone.
+    Returns (n, channels, height, width) in [0, 1], dtype and device of `images`. Raises ValueError for another shape or
+    dtype, for a negative strength, for scale >= 1, for smoothness <= 0 and for another number of generators.
+    """
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(
+            "images must be floating point of shape (n, channels, height, width);"
+            f" got {images.dtype} {tuple(images.shape)} (bytes 0..255: use images.float() / 255)"
+        )
+    strengths = {"rotation": rotation, "scale": scale, "shear": shear, "shift": shift, "elastic": elastic}
+    for name, strength in strengths.items():
+        if not 0 <= strength < math.inf:
+            raise ValueError(
+                f"{name} must be 0 or more; got {strength} (it is the size of a change in both directions)"
+            )
+    if not scale < 1:
+        raise ValueError(f"scale must be below 1; got {scale} (it is relative: 0.12 stretches by 12 percent)")
+    if not 0 < smoothness < math.inf:
+        raise ValueError(f"smoothness must be above 0 pixels; got {smoothness}")
+
+    count, _, height, width = images.shape
+    basis = _basis(height, width, smoothness).to(images)
+    bends = basis.shape[0] - 3
+    each = [(generator, count)] if isinstance(generator, torch.Generator) else [(one, 1) for one in generator]
+    if sum(share for _, share in each) != count:
+        raise ValueError(f"generator must be one, or one for each of {count} images; got {len(each)}")
+    uniform = torch.cat([torch.rand(n, 6, generator=g, device=g.device) for g, n in each]).to(images) * 2 - 1
+    normal = torch.cat([torch.randn(n, 2, bends, generator=g, device=g.device) for g, n in each]).to(images)
+
+    # From each output pixel back to its source: rotate, shear, undo the stretch, shift; all in pixels from the centre.
+    angle = math.radians(rotation) * uniform[:, 0]
+    cos, sin = angle.cos(), angle.sin()
+    lean = shear * uniform[:, 1]
+    stretch = 1 + scale * uniform[:, 2:4]
+    offset = shift * uniform[:, 4:6]
+    source_x = torch.stack([cos + lean * sin, lean * cos - sin], 1) / stretch[:, :1]
+    source_y = torch.stack([sin, cos], 1) / stretch[:, 1:]
+    affine = torch.cat([torch.stack([source_x, source_y], 1), offset[:, :, None]], 2)  # (n, 2, 3)
+
+    weights = torch.cat([affine, elastic * normal], 2)  # (n, 2, 3 + bends)
+    weights = weights * weights.new_tensor([2 / width, 2 / height])[:, None]  # pixels to grid_sample's [-1, 1]
+    grid = (weights.flatten(0, 1) @ basis).view(count, 2, height, width).permute(0, 2, 3, 1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False).clamp_(0, 1)
+
+
+@functools.lru_cache(maxsize=8)
+def _basis(height: int, width: int, smoothness: float) -> Tensor:
+    """Fields that every displacement is a weighted sum of: x, y, 1, then one smooth bump for each control point.
+
+    Returns (3 + bumps, height * width), float64. The squared bumps sum to 1 at each pixel: independent weights of
+    standard deviation s displace every pixel by s pixels, also between control points.
+    """
+    rows, columns = max(2, 1 + round(height / smoothness)), max(2, 1 + round(width / smoothness))
+    points = torch.eye(rows * columns, dtype=torch.float64).view(-1, 1, rows, columns)
+    bumps = F.interpolate(points, size=(height, width), mode="bicubic", align_corners=True).flatten(1)
+    bumps = bumps / bumps.square().sum(0).sqrt()
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64) - (height - 1) / 2,
+        torch.arange(width, dtype=torch.float64) - (width - 1) / 2,
+        indexing="ij",
+    )
+    return torch.cat([x.reshape(1, -1), y.reshape(1, -1), torch.ones(1, height * width), bumps])

@@ -1,0 +1,50 @@
+"""Checks of what callers pass in: each error says what was expected, what came, and the likely cause."""
+
+import torch
+from torch import Tensor
+
+
+def check_images(images: Tensor, name: str = "images") -> None:
+    """Raise unless `images` is a non-empty float32 tensor (n, 1, height, width) in [0, 1]."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {type(images).__name__}")
+    if images.ndim != 4 or images.shape[1] != 1:
+        raise ValueError(
+            f"{name} must have shape (n, 1, height, width); got {tuple(images.shape)}"
+            " (a missing channel axis is added with images.unsqueeze(1))"
+        )
+    if images.dtype != torch.float32:
+        raise ValueError(f"{name} must be float32; got {images.dtype} (bytes 0..255: use images.float() / 255)")
+    if images.numel() == 0:
+        raise ValueError(f"{name} is empty; got shape {tuple(images.shape)}")
+    low, high = torch.aminmax(images)
+    if not bool((low >= 0) & (high <= 1)):
+        if not bool(torch.isfinite(images).all()):
+            raise ValueError(f"{name} must be finite; got NaN or infinite pixels")
+        raise ValueError(
+            f"{name} must lie in [0, 1]; got [{low.item():.3g}, {high.item():.3g}]"
+            " (undo mean/std normalisation first; divide bytes by 255)"
+        )
+
+
+def check_labels(labels: Tensor, count: int, classes: int | None = None, name: str = "labels") -> None:
+    """Raise unless `labels` is an int64 tensor (count,) with values from 0 to classes - 1."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {type(labels).__name__}")
+    if labels.dtype != torch.int64 or labels.shape != (count,):
+        raise ValueError(
+            f"{name} must be int64 of shape ({count},), one for each image; got {labels.dtype} {tuple(labels.shape)}"
+        )
+    low, high = labels.min().item(), labels.max().item()
+    if low < 0 or (classes is not None and high >= classes):
+        wanted = "0 and up" if classes is None else f"0 to {classes - 1}"
+        raise ValueError(f"{name} must be {wanted}; got {low} to {high} (is the model for another set of classes?)")
+
+
+def check_logits(logits: Tensor, count: int) -> None:
+    """Raise unless a classifier answered with finite logits of shape (count, classes), two classes or more."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != count or logits.shape[1] < 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the classifier must map {count} images to logits ({count}, classes); got {got}")
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError("the classifier's logits must be finite; got NaN or infinity (did its training diverge?)")

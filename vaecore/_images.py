@@ -1,0 +1,393 @@
+"""Image sets: MNIST and its kin, the embedded digits and letters, and a user's own file, all in one form."""
+
+import contextlib
+import hashlib
+import math
+import operator
+import os
+import queue
+import socket
+import tempfile
+import threading
+import time
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vaecore import _embedded
+from vaecore._check import check_images, check_labels
+
+# Name a user types: the torchvision class, which is also the folder it keeps the files in.
+TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+EMBEDDED = ("digits", "letters")
+PREFIXES = {"train": "train", "test": "t10k"}
+RAW_FILES = tuple(f"{p}-{kind}-ubyte" for p in PREFIXES.values() for kind in ("images-idx3", "labels-idx1"))
+LETTERS = 1000
+SMALLEST_SIDE = 8
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set of images, with labels where they are known; equal where name, split and content are equal.
+
+    pixels: (n, 1, height, width) float32 in [0, 1]. labels: (n,) int64 from 0, or None. digest: 32 hexadecimal digits
+    of the content (pixels, shape, labels), the same wherever the set came from.
+    Raises ValueError (TypeError for other types) where the pixels or labels are not as above.
+    """
+
+    pixels: Tensor = field(repr=False, compare=False)
+    labels: Tensor | None = field(repr=False, compare=False)
+    name: str
+    split: str
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check the content, then take its digest."""
+        check_images(self.pixels, "pixels")
+        if self.labels is not None:
+            check_labels(self.labels, len(self.pixels))
+        object.__setattr__(self, "digest", _digest(self.pixels, self.labels))
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.pixels)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, the highest label plus 1; None without labels."""
+        return None if self.labels is None else int(self.labels.max()) + 1
+
+    def take(self, indices: Tensor | slice) -> "Images":
+        """Return the images at `indices`, an int64 or bool tensor (k,) or a slice, under the same name and split."""
+        labels = None if self.labels is None else self.labels[indices]
+        return Images(self.pixels[indices], labels, self.name, self.split)
+
+
+def load_images(
+    name: str | os.PathLike[str],
+    split: str = "test",
+    root: str | os.PathLike[str] | None = None,
+    *,
+    download: bool = True,
+) -> Images:
+    """Load an image set by name, or a user's own `.npz` file by its path.
+
+    name: "mnist", "fashion-mnist" or "kmnist", read from `root` as torchvision lays it out (`MNIST/raw/...`) and
+    downloaded there where absent and `download` is true; "digits" (1,000 to train on, 797 to test on) or "letters"
+    (1,000 and another 1,000), which need neither; or a path that ends in .npz.
+    root: the data folder; by default the environment variable VAECORE_DATA, else a folder in the user's cache.
+
+    An `.npz` holds `images`, (n, height, width) or (n, 1, height, width), sides of 8 pixels or more, uint8 0..255 or
+    floating in [0, 1], and may hold `labels`, (n,) integer from 0. With the images put in order of label (of place in
+    the file where there are no labels, or where labels are equal), every fifth is a test image and the others are for
+    training. A file that holds `test_images` and `train_images` (`test_labels`, `train_labels`) is split as it says.
+
+    Raises ValueError for an unknown name or split and for damaged or unsuitable files, FileNotFoundError for an absent
+    file (or set, with `download=False`), and ConnectionError where a download fails.
+    """
+    if split not in PREFIXES:
+        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
+    known = _known(name)
+    if known == "digits":
+        return Images(*_embedded.digits(split), known, split)
+    if known == "letters":
+        return letters(LETTERS, seed=0, first_index=LETTERS * (split == "train"), split=split)
+    if known is None:
+        return _load_npz(Path(name).expanduser(), split)
+    folder = data_root(root) / TORCHVISION[known] / "raw"
+    if _missing(folder):
+        _fetch(known, folder, download=download)
+    return Images(*_read_raw(folder, PREFIXES[split]), known, split)
+
+
+def letters(count: int, *, seed: int, first_index: int = 0, split: str = "test") -> Images:
+    """Draw capital letters from the fonts that matplotlib ships, in MNIST's frame: white on black, 20x20 in 28x28.
+
+    Image i, counted from `first_index`, depends on (seed, i) alone; labels cycle from A (0) to Z (25).
+    Returns `count` images named "letters". Raises ValueError for a count below 1 or a negative first_index.
+    """
+    if operator.index(count) < 1 or operator.index(first_index) < 0:
+        raise ValueError(
+            f"letters needs a count of 1 or more and a first_index of 0 or more; got {count} and {first_index}"
+        )
+    return Images(*_embedded.letters(range(first_index, first_index + count), operator.index(seed)), "letters", split)
+
+
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """Return the data folder: `root`, else the environment variable VAECORE_DATA, else one in the user's cache."""
+    chosen = root or os.environ.get("VAECORE_DATA")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("vaecore") / "data"
+
+
+def is_available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
+    """Tell whether a named set can be loaded without network: its four files are on disk, or it is embedded.
+
+    Only presence is checked; `load_images` checks content. Raises ValueError for an unknown name.
+    """
+    known = _known(name)
+    if known is None:
+        return Path(name).expanduser().is_file()
+    return known in EMBEDDED or not _missing(data_root(root) / TORCHVISION[known] / "raw")
+
+
+def probe(name: str, *, timeout: float = 3.0) -> bool:
+    """Tell within `timeout` seconds whether a server that torchvision downloads this set from answers.
+
+    Raises ValueError for a name that torchvision does not download.
+    """
+    if name not in TORCHVISION:
+        raise ValueError(f"only {_listed(TORCHVISION)} can be downloaded; got {name!r}")
+    return not _unreachable(name, timeout)
+
+
+def _known(name: str | os.PathLike[str]) -> str | None:
+    """Return the name if it is a set's, None if it is the path of an `.npz`; raise ValueError otherwise."""
+    text = os.fspath(name)
+    if text in TORCHVISION or text in EMBEDDED:
+        return text
+    if text.lower().endswith(".npz"):
+        return None
+    raise ValueError(
+        f"images must be {_listed([*TORCHVISION, *EMBEDDED])}, or the path of a file that ends in .npz; got {text!r}"
+    )
+
+
+def _listed(names: Any) -> str:
+    quoted = [repr(name) for name in names]
+    return ", ".join(quoted[:-1]) + " or " + quoted[-1]
+
+
+def _digest(pixels: Tensor, labels: Tensor | None) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    # Type and shape come before each content, so that two different sets never give the same stream of bytes.
+    for tensor in (pixels, labels):
+        digest.update(b"none" if tensor is None else f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        if tensor is not None:
+            digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
+    return digest.hexdigest()
+
+
+def _missing(folder: Path) -> list[str]:
+    return [file for file in RAW_FILES if not (folder / file).is_file()]
+
+
+def _read_raw(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
+    """Read one split of an MNIST-like set; torchvision, which looks only whether files are there, would not notice."""
+    image_file, label_file = folder / f"{prefix}-images-idx3-ubyte", folder / f"{prefix}-labels-idx1-ubyte"
+    images, labels = _read_idx(image_file, 3), _read_idx(label_file, 1)
+    if images.shape[1:] != (28, 28) or len(images) == 0:
+        raise ValueError(f"{image_file} must hold 28x28 images, one or more; its header says {images.shape}")
+    if len(labels) != len(images):
+        raise ValueError(
+            f"{label_file} must hold one label for each of {len(images)} images; got {len(labels)}"
+            " (do the two files come from different sets?)"
+        )
+    if labels.max() > 9:
+        raise ValueError(f"{label_file} must hold labels 0 to 9; got {labels.max()} (damaged, or of another set?)")
+    return torch.from_numpy(images).unsqueeze(1).float().div_(255), torch.from_numpy(labels).long()
+
+
+def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """Read an IDX file of bytes: two zeros, 8 (for bytes), the number of dimensions, big-endian sizes, the content."""
+    content = np.fromfile(path, dtype=np.uint8)
+    header = 4 * (1 + dimensions)
+    advice = "a download was interrupted, or the file is damaged: delete it, then load again"
+    if len(content) < header or content[:4].tobytes() != bytes((0, 0, 8, dimensions)):
+        raise ValueError(f"{path} must begin with an IDX header for {dimensions}-d bytes; it does not ({advice})")
+    shape = tuple(int(size) for size in content[4:header].view(">u4"))
+    if len(content) - header != math.prod(shape):
+        raise ValueError(
+            f"{path} must hold {math.prod(shape)} bytes after its header, which says {shape};"
+            f" got {len(content) - header} ({advice})"
+        )
+    return content[header:].reshape(shape)
+
+
+def _fetch(name: str, folder: Path, *, download: bool) -> None:
+    """Download what is missing in `folder` (root/MNIST/raw), whole files only, once however many processes ask."""
+    remedy = (
+        f"Name a folder that holds {TORCHVISION[name]}/raw/ with --data-root, root=... or the environment variable"
+        " VAECORE_DATA, or choose 'digits', which needs no network."
+    )
+    lacking = f"{name} is not complete on disk: {folder} lacks {', '.join(_missing(folder))}"
+    if not download:
+        raise FileNotFoundError(f"{lacking}; download is switched off. {remedy}")
+    # A blocked network may swallow packets without a word, and torchvision would try each address in turn.
+    reason = _unreachable(name, 10.0)
+    if reason:
+        raise ConnectionError(f"{lacking}; and no server answers ({reason}). {remedy}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"), tempfile.TemporaryDirectory(dir=folder) as fresh, _socket_timeout(10.0):
+            if _missing(folder):
+                _torchvision_class(name)(fresh, download=True)
+            for file in _missing(folder):
+                (Path(fresh) / TORCHVISION[name] / "raw" / file).replace(folder / file)
+    # What torchvision lets through: RuntimeError (all mirrors failed, wrong checksum), broken transfers, a full disk.
+    except (OSError, RuntimeError, HTTPException, EOFError, zlib.error) as error:
+        raise ConnectionError(f"{lacking}; and the download failed ({error}). {remedy}") from error
+
+
+def _torchvision_class(name: str) -> Any:
+    # Imported here: torchvision takes seconds to import, which sets that are on disk should not cost.
+    from torchvision import datasets  # noqa: PLC0415
+
+    return getattr(datasets, TORCHVISION[name])
+
+
+def _unreachable(name: str, timeout: float) -> str:
+    """Ask all mirrors at once; return "" as soon as one answers, else why none did, after `timeout` at the latest."""
+    dataset = _torchvision_class(name)
+    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def ask(mirror: str) -> None:
+        request = urllib.request.Request(mirror + dataset.resources[0][0])  # noqa: S310 (torchvision's own https/http)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout):  # noqa: S310 (as above)
+                answers.put("")
+        except (OSError, HTTPException, ValueError) as error:
+            answers.put(f"{mirror}: {error}")
+
+    # In threads, because no time-out of a socket covers the look-up of the server's name.
+    for mirror in dataset.mirrors:
+        threading.Thread(target=ask, args=(mirror,), daemon=True).start()
+    deadline = time.monotonic() + timeout
+    failures: list[str] = []
+    for _ in dataset.mirrors:
+        try:
+            failure = answers.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return "; ".join([*failures, f"no answer within {timeout:g} s"])
+        if not failure:
+            return ""
+        failures.append(failure)
+    return "; ".join(failures)
+
+
+@contextlib.contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Limit how long any new socket waits, since torchvision's downloads set no limit; restore what was."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _load_npz(path: Path, split: str) -> Images:
+    arrays = _read_npz(path)
+    if f"{split}_images" in arrays:
+        key, keep = f"{split}_", None
+    elif "images" in arrays:
+        key, keep = "", split
+    else:
+        raise ValueError(
+            f"{path} must hold an array `images` (or `{split}_images`); got {', '.join(sorted(arrays)) or 'no arrays'}"
+        )
+    pixels = _npz_pixels(path, f"{key}images", arrays[f"{key}images"])
+    labels = arrays.get(f"{key}labels")
+    if labels is not None:
+        labels = _npz_labels(path, f"{key}labels", labels, len(pixels))
+    if keep is not None:
+        chosen = _fifth(len(pixels), labels) == (split == "test")
+        if not chosen.any():
+            raise ValueError(
+                f"{path} holds {len(pixels)} images, and 5 are needed to give every fifth to the test;"
+                " save `train_images` and `test_images` to choose the split yourself"
+            )
+        pixels = pixels[chosen]
+        labels = labels if labels is None else labels[chosen]
+    # The file's full name, so that a user's mnist.npz is never judged by the bounds registered for MNIST.
+    return Images(torch.from_numpy(pixels), None if labels is None else torch.from_numpy(labels), path.name, split)
+
+
+def _fifth(count: int, labels: NDArray[np.int64] | None) -> NDArray[np.bool_]:
+    """Mark every fifth image in order of label: each class gives a fifth of itself, to within one image."""
+    order = np.arange(count) if labels is None else np.argsort(labels, kind="stable")
+    marked = np.empty(count, dtype=bool)
+    marked[order] = _embedded.evenly_spread(count, count // 5)
+    return marked
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} (is the path relative to another folder?)")
+    wanted = {f"{part}{kind}" for part in ("", "train_", "test_") for kind in ("images", "labels")}
+    with path.open("rb") as file:
+        # numpy takes what is not a zip for a pickle, and would say so misleadingly.
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"{path} is not an npz archive (truncated, or not written by numpy.savez?)")
+        try:
+            with zipfile.ZipFile(file) as content:
+                damaged = content.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged} does not match its checksum")  # noqa: TRY301 (one sentence for all)
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                names = archive.files
+                # Names of other arrays are kept for the message that says what was found; their content is not read.
+                return {name: archive[name] if name in wanted else np.empty(0) for name in names}
+        except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
+            if "allow_pickle" in str(error):
+                raise ValueError(
+                    f"{path} holds pickled Python objects, which are never loaded, as they can run code;"
+                    " save numeric arrays (a list of images of unequal size becomes objects)"
+                ) from error
+            raise ValueError(f"{path} cannot be read: {error} (truncated or damaged?)") from error
+
+
+def _npz_pixels(path: Path, key: str, images: NDArray[Any]) -> NDArray[np.float32]:
+    """Check an array of images and bring it to (n, 1, height, width) float32 in [0, 1]."""
+    shape = images.shape
+    if images.ndim not in (3, 4) or (images.ndim == 4 and shape[1] != 1):
+        raise ValueError(
+            f"{path}: `{key}` must have shape (n, height, width) or (n, 1, height, width); got {shape}"
+            " (colour images: convert them to grey)"
+        )
+    if images.size == 0:
+        raise ValueError(f"{path}: `{key}` is empty; got shape {shape}")
+    if min(shape[-2:]) < SMALLEST_SIDE:
+        raise ValueError(f"{path}: `{key}` must be {SMALLEST_SIDE} or more pixels high and wide; got {shape}")
+    images = images.reshape(shape[0], 1, *shape[-2:])
+    if images.dtype == np.uint8:
+        if images.max() == 1:
+            raise ValueError(
+                f"{path}: `{key}` of dtype uint8 must run from 0 to 255; got no value above 1"
+                " (binary images: save them as float32)"
+            )
+        return images.astype(np.float32) / np.float32(255)
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(f"{path}: `{key}` must be uint8 (0..255) or floating (0..1); got {images.dtype}")
+    pixels = images.astype(np.float32)
+    if not np.isfinite(pixels).all():
+        raise ValueError(f"{path}: `{key}` must be finite; got NaN or infinite pixels")
+    if pixels.min() < 0 or pixels.max() > 1:
+        raise ValueError(
+            f"{path}: `{key}` must lie in [0, 1]; got [{pixels.min():.3g}, {pixels.max():.3g}]"
+            " (undo mean/std normalisation; divide 0..255 by 255)"
+        )
+    return pixels
+
+
+def _npz_labels(path: Path, key: str, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Check an array of labels and bring it to int64."""
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{path}: `{key}` must be integers; got {labels.dtype}")
+    if labels.shape != (count,):
+        raise ValueError(f"{path}: `{key}` must have shape ({count},), one for each image; got {labels.shape}")
+    if labels.min() < 0:
+        raise ValueError(f"{path}: `{key}` must be 0 or more; got {labels.min()} (number the classes from 0)")
+    return labels.astype(np.int64)

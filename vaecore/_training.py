@@ -1,0 +1,162 @@
+"""Training of the reference models: one loop, whole data sets in memory, the same weights for the same seed."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, pad
+
+from vaecore._augment import distort
+from vaecore._images import Images
+from vaecore._models import VAE, Augmentation, Classifier, ClassifierConfig, VAEConfig
+
+Progress = Callable[[int, int], None]
+"""Called after each step with the number of steps done and the number of all."""
+
+Model = TypeVar("Model", bound=nn.Module)
+
+SMALL = 10_000  # training images; below it the settings change from epochs without to many epochs with augmentation
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def reference_configs(train: Images) -> tuple[VAEConfig, ClassifierConfig]:
+    """Settings of the two reference models for a training set: those of MNIST, or, below 10,000 images, of `digits`."""
+    if len(train) >= SMALL:
+        return VAEConfig(), ClassifierConfig()
+    epochs = max(1, round(60_000 / len(train)))
+    return (
+        VAEConfig(epochs=2 * epochs, augmentation="distort"),
+        ClassifierConfig(epochs=epochs, augmentation="distort"),
+    )
+
+
+def fit_vae(
+    train: Images,
+    config: VAEConfig | None = None,
+    *,
+    seed: int,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> VAE:
+    """Train the reference VAE on the evidence lower bound, and return it on `device` (the GPU if any) in eval mode.
+
+    Loss: -log p(x | z) + beta KL(q(z | x) || p(z)), summed over pixels and latents, averaged over images, in nats
+    (Kingma and Welling 2014, equation 10, one draw). Raises ValueError where the loss is no longer finite.
+    """
+    config = config or reference_configs(train)[0]
+
+    def loss(model: VAE, pixels: Tensor, _: Tensor | None) -> Tensor:
+        mean, log_variance = model.encode(pixels)
+        latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        error = binary_cross_entropy_with_logits(model.decode_logits(latents), pixels.flatten(1), reduction="sum")
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
+        return (error + config.beta * kl) / len(pixels)
+
+    with _seeded(seed, device) as place:
+        model = VAE(config, _shape(train)).to(place)
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        return _fit(model, loss, optimizer, config, train.pixels, None, place, progress)
+
+
+def fit_classifier(
+    train: Images,
+    config: ClassifierConfig | None = None,
+    *,
+    seed: int,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> Classifier:
+    """Train the reference classifier on cross-entropy, and return it on `device` (the GPU if any) in eval mode.
+
+    Raises ValueError without labels, or where the loss is no longer finite.
+    """
+    config = config or reference_configs(train)[1]
+    if train.labels is None:
+        raise ValueError(f"a classifier needs labels; the training images of {train.name} have none")
+    classes = int(train.labels.max()) + 1
+
+    def loss(model: Classifier, pixels: Tensor, labels: Tensor | None) -> Tensor:
+        assert labels is not None
+        return cross_entropy(model(pixels), labels)
+
+    with _seeded(seed, device) as place:
+        model = Classifier(config, _shape(train), classes).to(place)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        return _fit(model, loss, optimizer, config, train.pixels, train.labels, place, progress)
+
+
+def _fit(
+    model: Model,
+    loss: Callable[[Model, Tensor, Tensor | None], Tensor],
+    optimizer: torch.optim.Optimizer,
+    config: VAEConfig | ClassifierConfig,
+    pixels: Tensor,
+    labels: Tensor | None,
+    device: torch.device,
+    progress: Progress | None,
+) -> Model:
+    pixels = pixels.to(device)
+    labels = labels.to(device) if labels is not None else None
+    batch_size = min(config.batch_size, len(pixels))
+    steps = config.epochs * (len(pixels) // batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
+    model.train()
+    total = torch.zeros((), device=device)
+    for step, rows in enumerate(_batches(len(pixels), batch_size, config.epochs), start=1):
+        rows = rows.to(device)
+        batch = augment(pixels[rows], config.augmentation)
+        value = loss(model, batch, labels[rows] if labels is not None else None)
+        optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        total += value.detach()
+        if progress is not None:
+            progress(step, steps)
+    if not bool(torch.isfinite(total)):
+        raise ValueError(f"training must keep a finite loss; it diverged (is learning_rate={config.learning_rate} too high?)")
+    for parameter in model.parameters():
+        parameter.requires_grad_(requires_grad=False)
+    return model.eval()
+
+
+def _batches(count: int, batch_size: int, epochs: int) -> Iterator[Tensor]:
+    """Rows of each batch: a new order each epoch, the incomplete last batch left out."""
+    for _ in range(epochs):
+        order = torch.randperm(count)
+        yield from order[: count - count % batch_size].split(batch_size)
+
+
+def augment(pixels: Tensor, kind: Augmentation) -> Tensor:
+    """Change training images at random: "shift" by up to a pixel each way, "distort" by affine and elastic maps."""
+    if kind == "none":
+        return pixels
+    if kind == "distort":
+        return distort(pixels, torch.Generator(pixels.device).manual_seed(int(torch.randint(2**62, ()))))
+    height, width = pixels.shape[-2:]
+    down, right = torch.randint(3, (2, len(pixels), 1), device=pixels.device)
+    rows = (down + torch.arange(height, device=pixels.device))[:, :, None]
+    columns = (right + torch.arange(width, device=pixels.device))[:, None, :]
+    image = torch.arange(len(pixels), device=pixels.device)[:, None, None]
+    return pad(pixels[:, 0], (1, 1, 1, 1))[image, rows, columns].unsqueeze(1)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device | None) -> Iterator[torch.device]:
+    """Give initialisation, dropout and augmentation torch's global generators seeded, and restore them after."""
+    place = device or default_device()
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield place
+
+
+def _shape(images: Images) -> tuple[int, int]:
+    return images.pixels.shape[-2], images.pixels.shape[-1]
