@@ -35,7 +35,7 @@ FEW_IMAGES = (LBFGS, GAUSSIAN)  # conditions that cost a hundred gradients an im
 
 @dataclass(frozen=True)
 class Shard:
-    """Some test images of one run: pixels (n, 1, h, w), labels (n,), their indices in the data set (n,), the run's seed."""
+    """Some test images of a run: pixels (n, 1, h, w), labels (n,), indices in the data set (n,), the run's seed."""
 
     pixels: Tensor
     labels: Tensor
@@ -146,12 +146,14 @@ def _noisy(clean: Tensor, images: Tensor) -> Attack:
     """Noise as the result of an attack that always reaches its aim and asks for no gradient."""
     change = (images - clean).flatten(1)
     every = torch.ones(len(images), dtype=torch.bool, device=images.device)
-    return Attack(images, every, change.norm(dim=1), change.abs().amax(dim=1), torch.zeros_like(every, dtype=torch.int64))
+    return Attack(
+        images, every, change.norm(dim=1), change.abs().amax(dim=1), torch.zeros_like(every, dtype=torch.int64)
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Evidence of all runs under one condition: columns (runs, images) or, those named `draw_`, (runs, images, draws)."""
+    """Evidence of all runs under a condition: columns (runs, images) or, those named `draw_`, (runs, images, draws)."""
 
     columns: Mapping[str, NDArray[Any]]
 
@@ -177,24 +179,24 @@ class Table:
     @property
     def consistent(self) -> NDArray[np.bool_]:
         """Whether all reconstructions of an image got one label."""
-        return self.distinct == 1
+        return np.asarray(self.distinct == 1)
 
     @property
     def disagreement(self) -> NDArray[np.float64]:
         """Soft disagreement, 0 to 1: one minus the mean probability of the image's own label over its draws."""
-        return 1 - self["draw_own_probability"].astype(np.float64).mean(axis=2)
+        return np.asarray(1 - self["draw_own_probability"].mean(axis=2, dtype=np.float64))
 
     @property
     def mse(self) -> NDArray[np.float64]:
         """Reconstruction error: pixel MSE, mean over the draws."""
-        return self["draw_mse"].astype(np.float64).mean(axis=2)
+        return np.asarray(self["draw_mse"].mean(axis=2, dtype=np.float64))
 
     @property
     def doubt(self) -> NDArray[np.float64]:
         """One minus the classifier's max softmax: the trivial detector."""
-        return 1 - self["confidence"]
+        return np.asarray(1 - self["confidence"])
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
         """Whether the classifier's label is not the image's."""
-        return self["predicted"] != self["label"]
+        return np.asarray(self["predicted"] != self["label"])

@@ -36,7 +36,8 @@ def distinct_labels(results: Mapping[str, Any]) -> Figure:
         panel.bar(number, share, color=colour, hatch="//" if noise else None, edgecolor="white", linewidth=0.5)
         panel.errorbar(number, share, ends, fmt="none", ecolor="black", elinewidth=0.8, capsize=1.5)
         panel.set_title(_title(name), fontsize=9)
-        panel.annotate(f"{share[0]:.2f}", (1, min(share[0] + ends[1, 0], 0.93)), (3, 2), textcoords="offset points", fontsize=8)
+        label = (1, min(share[0] + ends[1, 0], 0.93))
+        panel.annotate(f"{share[0]:.2f}", label, (0, 2), textcoords="offset points", ha="center", fontsize=7)
     for panel in axes.flat[len(found) :]:
         panel.set_visible(False)
     axes[0, 0].set_ylim(0, 1)
@@ -74,7 +75,9 @@ def error_by_confidence(results: Mapping[str, Any]) -> Figure:
     counts.set_ylim(0, 30 * max(1, number.max()))
     counts.set_ylabel("images,\nall runs")
     for x, count in zip(centre, number, strict=True):
-        counts.annotate(f"{count:,}", (x, count), (0, 2), textcoords="offset points", ha="center", fontsize=7, rotation=45)
+        counts.annotate(
+            f"{count:,}", (x, count), (0, 2), textcoords="offset points", ha="center", fontsize=7, rotation=45
+        )
     figure.suptitle(
         f"{results['dataset']['name']}: error against confidence on clean images,"
         f" {len(results['seeds'])} training runs, 95% intervals",

@@ -1,17 +1,18 @@
-"""The pytest plugin: options, the `claim` marker, the `study` and `claim` fixtures, verdicts and the closing summary."""
+"""The pytest plugin: options, the `claim` marker, the fixtures `study` and `claim`, verdicts, the closing summary."""
 
 import os
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rich.progress
 import torch
 from platformdirs import user_cache_path
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from claims import report, terminal
 from claims.inference import Estimate
@@ -19,7 +20,7 @@ from claims.registry import REGISTRY, Claim, Registry, load_registry
 from claims.study import PILOT_SEED, PROFILES, Study, choose_dataset, profile_of
 from claims.verdict import SUPPORTED, Verdict, judge, not_run
 from vaecore._store import Store
-from vaecore._training import default_device
+from vaecore._training import Progress, default_device
 
 NOT_ALL_SUPPORTED = 8  # exit status: every claim asked for was concluded, and not all of them were supported
 SESSION = pytest.StashKey["ClaimsSession"]()
@@ -109,6 +110,7 @@ class ClaimsSession:
         self.verdicts: dict[str, Verdict] = {}
         self.broken = False  # something failed that is not a verdict
         self.announced = False
+        self.written: Path | None = None
 
     @cached_property
     def study(self) -> Study:
@@ -142,6 +144,11 @@ class ClaimsSession:
         """Whether the profile is large enough to support a claim."""
         return self.study.profile.name != "smoke"
 
+    @property
+    def ordered(self) -> list[Verdict]:
+        """The verdicts so far, in the registry's order."""
+        return [self.verdicts[name] for name in self.registry.claims if name in self.verdicts]
+
     def report_folder(self) -> Path | None:
         """Where the report goes; None where it is not asked for and would not be whole."""
         chosen: str | None = self.config.getoption("--report-dir")
@@ -150,15 +157,16 @@ class ClaimsSession:
         return Path(chosen or "reports") / (Path(self.study.test.name).stem + ("-pilot" if self.pilot else ""))
 
     @contextmanager
-    def meter(self, task: str) -> Iterator[Callable[[int, int], None]]:
+    def meter(self, task: str) -> Iterator[Progress]:
         """Show a task's progress on the terminal, past pytest's capture; nothing where output is no terminal."""
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is None or not reporter.isatty:
             yield lambda _done, _of: None
             return
         capture = self.config.pluginmanager.get_plugin("capturemanager")
+        suspended = capture.global_and_fixture_disabled() if capture is not None else nullcontext()
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with capture.global_and_fixture_disabled(), Progress(*columns, transient=True) as progress:
+        with suspended, rich.progress.Progress(*columns, transient=True) as progress:
             bar = progress.add_task(task, total=None)
             yield lambda done, of: progress.update(bar, completed=done, total=of)
 
@@ -211,7 +219,7 @@ class ClaimsSession:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the verdict of a test that ran, and note failures that are no verdicts."""
-        found = [Verdict.from_json(value) for name, value in report.user_properties if name == _PROPERTY]
+        found = [Verdict.from_json(_values(value)) for name, value in report.user_properties if name == _PROPERTY]
         if report.when == "call":
             self.verdicts |= {verdict.claim: verdict for verdict in found}
         if report.failed and not (report.when == "call" and found):
@@ -219,31 +227,34 @@ class ClaimsSession:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Tell failures that are verdicts from those that are not by the exit status."""
-        if exitstatus == pytest.ExitCode.TESTS_FAILED and self.verdicts and not self.broken:
+        """Write the report, and tell failures that are verdicts from those that are not by the exit status."""
+        if hasattr(self.config, "workerinput") or not self.verdicts:  # the controller reports for xdist's workers
+            return
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and not self.broken:
             session.exitstatus = NOT_ALL_SUPPORTED
+        folder = self.report_folder()
+        if folder is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            report.write(folder, report.gather(self.study, self.registry, self.ordered, pilot=self.pilot))
+            self.written = folder
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the verdicts, and write the report where it is asked for or whole."""
         if not self.verdicts:
             return
-        verdicts = [self.verdicts[name] for name in self.registry.claims if name in self.verdicts]
         writer = terminalreporter._tw  # noqa: SLF001  # the only way to pytest's width and colour
         terminalreporter.section("claims")
         for line in self.header():
             terminalreporter.line(line)
         unicode = "utf" in (getattr(writer._file, "encoding", None) or "").lower()  # noqa: SLF001
         text = terminal.summary(
-            self.study, self.registry, verdicts, width=writer.fullwidth, color=writer.hasmarkup, unicode=unicode
+            self.study, self.registry, self.ordered, width=writer.fullwidth, color=writer.hasmarkup, unicode=unicode
         )
         terminalreporter.write(text)
-        terminalreporter.line(terminal.tally([verdict.verdict for verdict in verdicts]))
-        folder = self.report_folder()
-        if folder is None:
+        terminalreporter.line(terminal.tally([verdict.verdict for verdict in self.ordered]))
+        if self.written is None:
             terminalreporter.line("No report was written: it takes all claims, or --report-dir.")
-            return
-        report.write(folder, report.gather(self.study, self.registry, verdicts, pilot=self.pilot))
-        terminalreporter.line(f"Report: {folder / 'summary.md'}")
+        else:
+            terminalreporter.line(f"Report: {self.written / 'summary.md'}")
 
 
 def _device(name: str) -> torch.device:
@@ -261,7 +272,7 @@ def _check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(
-            f"the report folder must be writable; {existing} is not: {error.strerror} (choose another with --report-dir)"
+            f"the report folder must be writable; {existing} is not: {error.strerror} (use --report-dir)"
         ) from None
 
 
@@ -273,6 +284,11 @@ def claim_id(item: pytest.Item) -> str | None:
     if len(marker.args) != 1 or marker.kwargs or not isinstance(marker.args[0], str):
         raise pytest.UsageError(f'{item.nodeid}: the marker must be claim("ID"); got {marker.args} {marker.kwargs}')
     return marker.args[0]
+
+
+def _values(value: object) -> dict[str, Any]:
+    assert isinstance(value, dict)
+    return value
 
 
 def _first_paragraph(item: pytest.Item) -> str:
@@ -317,7 +333,7 @@ def claim(request: pytest.FixtureRequest) -> Conclusion:
     session = request.config.stash[SESSION]
     name = claim_id(request.node)
     if name is None:
-        raise pytest.UsageError(f'{request.node.nodeid}: a test with the claim fixture needs the marker claim("ID")')
+        raise pytest.UsageError(f'{request.node.nodeid}: the claim fixture needs the marker claim("ID")')
     conclusion = Conclusion(session.registry.claims[name], session, request.node)
     request.node.stash[_UNFINISHED] = conclusion
     return conclusion

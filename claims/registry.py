@@ -32,7 +32,7 @@ class Bound:
         return f"in ({self.low:.2f}, {self.high:.2f})"
 
     def verdict(self, interval: Interval) -> str:
-        """"supported", "refuted" or "inconclusive"; NaN is inconclusive."""
+        """ "supported", "refuted" or "inconclusive"; NaN is inconclusive."""
         if interval.low > self.low and interval.high < self.high:
             return "supported"
         if interval.high < self.low or interval.low > self.high:
@@ -101,7 +101,7 @@ def load_registry(dataset: str, path: Path = REGISTRY) -> Registry:
     for name, entry in entries.items():
         _check(name, entry)
     own = any(dataset in entry for entry in entries.values())
-    bounds = {name: _bound(name, entry, dataset, own=own) for name, entry in entries.items()}
+    bounds = {name: _bound(entry, dataset, own=own) for name, entry in entries.items()}
     families = [name[0] for name, (bound, _) in bounds.items() if bound is not None]
     claims = {}
     for name, entry in entries.items():
@@ -124,7 +124,7 @@ def load_registry(dataset: str, path: Path = REGISTRY) -> Registry:
     return Registry(claims, digest(path))
 
 
-def _bound(name: str, entry: dict[str, Any], dataset: str, *, own: bool) -> tuple[Bound | None, str]:
+def _bound(entry: dict[str, Any], dataset: str, *, own: bool) -> tuple[Bound | None, str]:
     if not own:
         return _no_effect(entry), ""
     if dataset not in entry:

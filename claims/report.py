@@ -30,7 +30,6 @@ _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "safetens
 
 def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pilot: bool) -> dict[str, Any]:
     """Everything that the report says, as plain values."""
-    conditions = [name for name in CONDITIONS if any(name in verdict.conditions for verdict in verdicts)]
     return {
         "schema": 1,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -47,7 +46,7 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
         "profile": study.profile.name,
         "draws": DRAWS,
         "seeds": study.seeds,
-        "images": {name: study.count(name) for name in conditions},
+        "images": {name: study.count(name) for name in CONDITIONS},
         "models": {
             "vae": study.vae or "reference",
             "classifier": study.classifier or "reference",
@@ -59,7 +58,7 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
             for claim in registry.claims.values()
             if claim.id not in {verdict.claim for verdict in verdicts}
         },
-        "conditions": {name: _of_condition(study, name) for name in conditions},
+        "conditions": {name: _of_condition(study, name) for name in CONDITIONS},
         "error_by_confidence": _error_by_confidence(study),
         "environment": _environment(study.device),
         "wall_seconds": {stage: round(seconds, 1) for stage, seconds in study.wall_seconds.items()},
@@ -90,7 +89,10 @@ def summary(results: Mapping[str, Any]) -> str:
 
     line(f"# Claims on {dataset['name']}, {'pilot' if results['pilot'] else 'profile ' + results['profile']}")
     line()
-    line(f"{tally([one['verdict'] for one in verdicts])}. {len(results['seeds'])} training runs (seeds {results['seeds'][0]} to {results['seeds'][-1]}),")
+    line(
+    seeds, counts = results["seeds"], [one["verdict"] for one in verdicts]
+    line(f"{tally(counts)}. {len(seeds)} training runs (seeds {seeds[0]} to {seeds[-1]}),")
+    )
     images = ", ".join(f"{count:,} {name}" for name, count in results["images"].items() if name in (CLEAN, "lbfgs"))
     line(f"test images: {images}; {results['draws']} draws an image. Registry {results['registry_digest'][:12]}.")
     for family in sorted({verdict["claim"][0] for verdict in verdicts}):
@@ -161,7 +163,8 @@ def _error_by_confidence(study: Study) -> list[dict[str, Any]]:
         member = (number == k).astype(float)
         images = int(member.sum())
         found = interval(_mean_within(error, member, images), LEVEL)
-        rows.append({"from": k / BINS, "to": (k + 1) / BINS, "count": images, "mse": found.estimate, "low": found.low, "high": found.high})
+        ends = {"from": k / BINS, "to": (k + 1) / BINS}
+        rows.append({**ends, "count": images, "mse": found.estimate, "low": found.low, "high": found.high})
     return rows
 
 

@@ -5,24 +5,25 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from claims import evidence
-from claims.evidence import CLEAN, FEW_IMAGES, GAUSSIAN, LBFGS, Shard, Table, collect
+from claims.evidence import FEW_IMAGES, GAUSSIAN, LBFGS, Shard, Table, collect
 from vaecore import _attacks, _augment, _lbfgs, _models, _noise, _reconstruct, _training
 from vaecore._images import Images, is_available, load_images, probe
 from vaecore._models import Autoencoder, Classifier, load_classifier, load_vae
 from vaecore._noise import seed_for, words
 from vaecore._store import Store, Tensors, digest
-from vaecore._training import default_device, fit_classifier, fit_vae, reference_configs
+from vaecore._training import Progress, default_device, fit_classifier, fit_vae, reference_configs
 
 SHARD = 500  # images; what a kill costs at most
 PILOT_SEED = 1000  # seeds from here on set bounds and are never used by the claims
@@ -48,16 +49,12 @@ PROFILES = {
 }
 
 
-class Meter(Protocol):
-    """Shows how far a task has come; made by the plugin, silent in a library's hands."""
-
-    def __call__(self, task: str) -> Any:
-        """A context manager that gives a function (done, of) to call as the task advances."""
-        ...
+Meter = Callable[[str], AbstractContextManager[Progress]]
+"""Shows how far a task has come: given its name, a context manager that gives a function (done, of) to call."""
 
 
 @contextmanager
-def silent(_: str) -> Iterator[Callable[[int, int], None]]:
+def silent(_: str) -> Iterator[Progress]:
     """A meter that shows nothing."""
     yield lambda _done, _of: None
 
@@ -133,7 +130,7 @@ class Study:
 
     @cached_property
     def indices(self) -> torch.Tensor:
-        """Indices of the test images looked at, in a random order that is the same everywhere; L-BFGS takes the first."""
+        """Indices of the test images looked at, in one random order for all studies; L-BFGS takes the first."""
         order = words(seed_for("test-images", 0), torch.arange(len(self.test)), draws=1, size=1).flatten().argsort()
         return order[: self.profile.images]
 
@@ -181,7 +178,7 @@ class Study:
         shared = min(self.count(condition) for condition in conditions)
         tables = [self.table(condition, shared) for condition in conditions]
         if LBFGS in conditions or GAUSSIAN in conditions:
-            found = self.table(LBFGS)["success"].all(axis=0).nonzero()[0]
+            found = np.flatnonzero(self.table(LBFGS, shared)["success"].all(axis=0))
             tables = [table.take(found) for table in tables]
         return tables
 
@@ -195,7 +192,7 @@ class Study:
         return (self.vae, "vae"), (self.classifier, "classifier")
 
     def _model(self, kind: str, seed: int, title: str) -> Any:
-        text = dict((kind, text) for text, kind in self.given)[kind]
+        text = self.vae if kind == "vae" else self.classifier
         if text is not None:
             return _user_model(text, kind, seed, self.device)
         with self._timed("training"):
@@ -299,7 +296,9 @@ def _user_model(text: str, kind: str, seed: int, device: torch.device) -> Any:
     wanted = ("encode", "decode") if kind == "vae" else ("__call__",)
     missing = [name for name in wanted if not callable(getattr(model, name, None))]
     if missing:
-        raise ValueError(f"--{kind} {text} must give a model with {' and '.join(wanted)}; it lacks {', '.join(missing)}")
+        raise ValueError(
+            f"--{kind} {text} must give a model with {' and '.join(wanted)}; it lacks {', '.join(missing)}"
+        )
     return model.requires_grad_(False).to(device).eval() if isinstance(model, nn.Module) else model
 
 

@@ -28,12 +28,16 @@ _SHOWN = 5  # distinct labels shown one by one; more are pooled
 def header(study: Study, registry: Registry) -> list[str]:
     """What is studied, and why: data set, device, profile, runs, images, cache and registry."""
     profile, test = study.profile, study.test
-    device = torch.cuda.get_device_name(study.device) if study.device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    device = (
+        torch.cuda.get_device_name(study.device)
+        if study.device.type == "cuda"
+        else f"{torch.get_num_threads()} threads"
+    )
+    runs = f"{len(study.seeds)} runs (seeds {study.seeds[0]} to {study.seeds[-1]})"
     models = ", ".join(f"{kind} {text}" for text, kind in study.given if text is not None) or "reference models"
     return [
         f"dataset: {test.name} ({study.dataset.why}), {len(test):,} test images, digest {test.digest[:12]}",
-        f"profile: {profile.name}, {len(study.seeds)} runs (seeds {study.seeds[0]} to {study.seeds[-1]}),"
-        f" {study.count(CLEAN):,} images ({study.count(LBFGS):,} for L-BFGS); {models}",
+        f"profile: {profile.name}, {runs}, {study.count(CLEAN):,} images ({study.count(LBFGS):,} for L-BFGS); {models}",
         f"device: {study.device.type} ({device}); cache: {study.store.folder}",
         f"registry: {len(registry.claims)} claims, digest {registry.digest[:12]}",
     ]

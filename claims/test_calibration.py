@@ -4,6 +4,8 @@ Error is the pixel MSE, mean over ten draws; confidence is max softmax; images a
 (a thin digit is cheap to reconstruct), so the correlation is taken within predicted class, and over all for comparison.
 """
 
+from itertools import pairwise
+
 import pytest
 
 from claims.evidence import CLEAN
@@ -42,7 +44,7 @@ def test_error_rises_step_by_step(study: Study, claim: Conclusion) -> None:
     confidence = clean["confidence"]
     edges = [(0.99, 2.0), (0.9, 0.99), (0.7, 0.9), (0.0, 0.7)]
     bins = [(confidence >= low) & (confidence < high) for low, high in edges]
-    claim.conclude(*(group_mean_step(clean.mse, lower, upper) for upper, lower in zip(bins, bins[1:], strict=False)))
+    claim.conclude(*(group_mean_step(clean.mse, lower, upper) for upper, lower in pairwise(bins)))
 
 
 @pytest.mark.claim("B4")

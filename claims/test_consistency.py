@@ -4,6 +4,8 @@ Ten latents are drawn per image, decoded, and classified; an image is consistent
 L-BFGS know the classifier and not the VAE. Conditions that are compared share images and draws.
 """
 
+from itertools import pairwise
+
 import pytest
 
 from claims.evidence import CLEAN, LBFGS
@@ -36,7 +38,7 @@ def test_lbfgs_disturbs_consistency(study: Study, claim: Conclusion) -> None:
 def test_consistency_falls_with_epsilon(study: Study, claim: Conclusion) -> None:
     """Consistency falls with each step of epsilon in 0.05, 0.1, 0.15, 0.2."""
     levels = [mean(table.consistent) for table in study.paired("fgsm-0.05", "fgsm-0.1", "fgsm-0.15", "fgsm-0.2")]
-    claim.conclude(*(difference(milder, stronger) for milder, stronger in zip(levels, levels[1:], strict=False)))
+    claim.conclude(*(difference(milder, stronger) for milder, stronger in pairwise(levels)))
 
 
 @pytest.mark.claim("A5")
@@ -56,9 +58,7 @@ def test_sign_noise_disturbs_less(study: Study, claim: Conclusion) -> None:
 @pytest.mark.claim("A7")
 def test_most_of_the_drop_is_size(study: Study, claim: Conclusion) -> None:
     """Most of the drop under FGSM is the size of the noise, not its direction."""
-    clean, noisy, attacked = (
-        table.consistent.astype(float) for table in study.paired(CLEAN, "sign-0.2", "fgsm-0.2")
-    )
+    clean, noisy, attacked = (table.consistent.astype(float) for table in study.paired(CLEAN, "sign-0.2", "fgsm-0.2"))
     claim.conclude(ratio(clean - noisy, clean - attacked))
 
 

@@ -111,7 +111,9 @@ def _message(claim: Claim, found: Interval, bound: str, verdict: str, needed: An
         ways.append(f"about {needed.images:,} images at {found.runs} runs")
     if needed is not None and needed.runs:
         ways.append(f"about {needed.runs:,} runs at {found.images:,} images")
-    return f"{text}; the interval straddles it; " + (f"{', or '.join(ways)} would decide" if ways else "no number decides")
+    return f"{text}; the interval straddles it; " + (
+        f"{', or '.join(ways)} would decide" if ways else "no number decides"
+    )
 
 
 def not_run(registry: Registry, concluded: Container[str]) -> list[Claim]:

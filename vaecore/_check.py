@@ -41,7 +41,7 @@ def check_labels(labels: Tensor, count: int, classes: int | None = None, name: s
         raise ValueError(f"{name} must be {wanted}; got {low} to {high} (is the model for another set of classes?)")
 
 
-def check_logits(logits: Tensor, count: int) -> None:
+def check_logits(logits: object, count: int) -> None:
     """Raise unless a classifier answered with finite logits of shape (count, classes), two classes or more."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != count or logits.shape[1] < 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -334,7 +334,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
             with zipfile.ZipFile(file) as content:
                 damaged = content.testzip()
             if damaged is not None:
-                raise zipfile.BadZipFile(f"{damaged} does not match its checksum")  # noqa: TRY301 (one sentence for all)
+                raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 names = archive.files

@@ -77,7 +77,7 @@ def reconstruct(
 
     parts = []
     with torch.no_grad():
-        for rows, row_index in zip(images.split(chunk), index.split(chunk), strict=True):
+        for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
             mean, log_variance = posterior(vae, rows)
             noise = normal(seed, row_index, draws=draws, size=mean.shape[1])
             latents = torch.addcmul(mean.unsqueeze(1), (0.5 * log_variance).exp().unsqueeze(1), noise)
@@ -109,13 +109,11 @@ def reconstruct_labels(
         check_logits(logits, reconstructions.shape[0] * draws)
         return logits.argmax(dim=1).view(-1, draws)
 
-    return reconstruct(
-        vae, images, draws=draws, seed=seed, first_index=first_index, indices=indices, reduce=label
-    )
+    return reconstruct(vae, images, draws=draws, seed=seed, first_index=first_index, indices=indices, reduce=label)
 
 
 def distinct_labels(labels: Tensor) -> Tensor:
-    """Number of different labels among an image's draws; (n, draws) integers to (n,) int64; higher is more anomalous."""
+    """Number of different labels among the draws; (n, draws) integers to (n,) int64; higher is more anomalous."""
     if labels.ndim != 2 or labels.shape[1] == 0 or labels.is_floating_point():
         raise ValueError(f"labels must be integers of shape (n, draws); got {labels.dtype} {tuple(labels.shape)}")
     ordered = labels.sort(dim=1).values
@@ -136,7 +134,7 @@ def posterior(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kl(vae: Autoencoder, images: Tensor) -> Tensor:
-    """KL divergence from q(z | x) to the standard normal prior, in nats; (n, 1, h, w) to (n,); higher is more anomalous.
+    """KL divergence from q(z | x) to the standard normal prior; (n, 1, h, w) to (n,) in nats; higher is more anomalous.
 
     Kingma and Welling 2014, appendix B.
     """

@@ -29,10 +29,10 @@ def reference_configs(train: Images) -> tuple[VAEConfig, ClassifierConfig]:
     """Settings of the two reference models for a training set: those of MNIST, or, below 10,000 images, of `digits`."""
     if len(train) >= SMALL:
         return VAEConfig(), ClassifierConfig()
-    epochs = max(1, round(60_000 / len(train)))
+    epochs = max(1, round(30_000 / len(train)))  # about 600 steps
     return (
-        VAEConfig(epochs=2 * epochs, augmentation="distort"),
-        ClassifierConfig(epochs=epochs, augmentation="distort"),
+        VAEConfig(epochs=3 * epochs, batch_size=50, learning_rate=2e-3, augmentation="distort"),
+        ClassifierConfig(epochs=epochs, batch_size=50, learning_rate=4e-3, augmentation="distort"),
     )
 
 
@@ -51,7 +51,9 @@ def fit_vae(
     """
     config = config or reference_configs(train)[0]
 
-    def loss(model: VAE, pixels: Tensor, _: Tensor | None) -> Tensor:
+    unlabelled = torch.zeros(len(train), dtype=torch.int64)
+
+    def loss(model: VAE, pixels: Tensor, _: Tensor) -> Tensor:
         mean, log_variance = model.encode(pixels)
         latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         error = binary_cross_entropy_with_logits(model.decode_logits(latents), pixels.flatten(1), reduction="sum")
@@ -61,7 +63,7 @@ def fit_vae(
     with _seeded(seed, device) as place:
         model = VAE(config, _shape(train)).to(place)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-        return _fit(model, loss, optimizer, config, train.pixels, None, place, progress)
+        return _fit(model, loss, optimizer, config, train.pixels, unlabelled, device=place, progress=progress)
 
 
 def fit_classifier(
@@ -77,12 +79,11 @@ def fit_classifier(
     Raises ValueError without labels, or where the loss is no longer finite.
     """
     config = config or reference_configs(train)[1]
-    if train.labels is None:
+    labels, classes = train.labels, train.classes
+    if labels is None or classes is None:
         raise ValueError(f"a classifier needs labels; the training images of {train.name} have none")
-    classes = int(train.labels.max()) + 1
 
-    def loss(model: Classifier, pixels: Tensor, labels: Tensor | None) -> Tensor:
-        assert labels is not None
+    def loss(model: Classifier, pixels: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(model(pixels), labels)
 
     with _seeded(seed, device) as place:
@@ -90,30 +91,30 @@ def fit_classifier(
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        return _fit(model, loss, optimizer, config, train.pixels, train.labels, place, progress)
+        return _fit(model, loss, optimizer, config, train.pixels, labels, device=place, progress=progress)
 
 
 def _fit(
     model: Model,
-    loss: Callable[[Model, Tensor, Tensor | None], Tensor],
+    loss: Callable[[Model, Tensor, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     config: VAEConfig | ClassifierConfig,
     pixels: Tensor,
-    labels: Tensor | None,
+    labels: Tensor,
+    *,
     device: torch.device,
     progress: Progress | None,
 ) -> Model:
     pixels = pixels.to(device)
-    labels = labels.to(device) if labels is not None else None
+    labels = labels.to(device)
     batch_size = min(config.batch_size, len(pixels))
     steps = config.epochs * (len(pixels) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
     model.train()
     total = torch.zeros((), device=device)
     for step, rows in enumerate(_batches(len(pixels), batch_size, config.epochs), start=1):
-        rows = rows.to(device)
         batch = augment(pixels[rows], config.augmentation)
-        value = loss(model, batch, labels[rows] if labels is not None else None)
+        value = loss(model, batch, labels[rows])
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -122,17 +123,17 @@ def _fit(
         if progress is not None:
             progress(step, steps)
     if not bool(torch.isfinite(total)):
-        raise ValueError(f"training must keep a finite loss; it diverged (is learning_rate={config.learning_rate} too high?)")
-    for parameter in model.parameters():
-        parameter.requires_grad_(requires_grad=False)
-    return model.eval()
+        raise ValueError(
+            f"training must keep a finite loss; it diverged (is learning_rate={config.learning_rate} too high?)"
+        )
+    return model.requires_grad_(requires_grad=False).eval()
 
 
 def _batches(count: int, batch_size: int, epochs: int) -> Iterator[Tensor]:
     """Rows of each batch: a new order each epoch, the incomplete last batch left out."""
     for _ in range(epochs):
         order = torch.randperm(count)
-        yield from order[: count - count % batch_size].split(batch_size)
+        yield from torch.split(order[: count - count % batch_size], batch_size)
 
 
 def augment(pixels: Tensor, kind: Augmentation) -> Tensor:

@@ -1,0 +1,48 @@
+"""Sessions that set up everything they need: `nox -s reproduce` is the main job, `nox -l` lists the rest."""
+
+import nox
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["tests"]
+nox.options.reuse_existing_virtualenvs = True
+
+NOT_ALL_SUPPORTED = 8  # claims/plugin.py: every claim was concluded, and not all were supported, which is a result
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+
+@nox.session
+def reproduce(session: nox.Session) -> None:
+    """Train, attack, judge every claim and write the report; options of `pytest claims` follow after `--`."""
+    session.install("-e", ".")
+    session.run("python", "-m", "pytest", "claims", *session.posargs, success_codes=[0, NOT_ALL_SUPPORTED])
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Is the code right? Options of pytest follow after `--`."""
+    session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "test"))
+    session.run("python", "-m", "pytest", *(session.posargs or ["tests"]))
+
+
+@nox.session
+def claims(session: nox.Session) -> None:
+    """As `reproduce`, but a claim that is not supported fails the session."""
+    session.install("-e", ".")
+    session.run("python", "-m", "pytest", "claims", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Throughput, side by side with naive code and peers; options of `pytest bench` follow after `--`."""
+    session.install("-e", ".[peers]")
+    session.run("python", "-m", "pytest", "bench", "--benchmark-only", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff's rules and format, and mypy's strict types."""
+    session.install("-e", ".", "nox", *nox.project.dependency_groups(PROJECT, "lint", "test"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
