@@ -89,10 +89,8 @@ def summary(results: Mapping[str, Any]) -> str:
 
     line(f"# Claims on {dataset['name']}, {'pilot' if results['pilot'] else 'profile ' + results['profile']}")
     line()
-    line(
     seeds, counts = results["seeds"], [one["verdict"] for one in verdicts]
     line(f"{tally(counts)}. {len(seeds)} training runs (seeds {seeds[0]} to {seeds[-1]}),")
-    )
     images = ", ".join(f"{count:,} {name}" for name, count in results["images"].items() if name in (CLEAN, "lbfgs"))
     line(f"test images: {images}; {results['draws']} draws an image. Registry {results['registry_digest'][:12]}.")
     for family in sorted({verdict["claim"][0] for verdict in verdicts}):
