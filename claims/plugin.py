@@ -18,7 +18,7 @@ from claims import report, terminal
 from claims.inference import Estimate
 from claims.registry import REGISTRY, Claim, Registry, load_registry
 from claims.study import PILOT_SEED, PROFILES, Study, choose_dataset, profile_of
-from claims.verdict import SUPPORTED, Verdict, judge, not_run
+from claims.verdict import PILOT, SUPPORTED, Verdict, judge, not_run
 from vaecore._store import Store
 from vaecore._training import Progress, default_device
 
@@ -152,7 +152,9 @@ class ClaimsSession:
     def report_folder(self) -> Path | None:
         """Where the report goes; None where it is not asked for and would not be whole."""
         chosen: str | None = self.config.getoption("--report-dir")
-        if chosen is None and (self.pilot or not self.decisive or not_run(self.registry, self.verdicts)):
+        reference = self.study.vae is None and self.study.classifier is None
+        whole = reference and self.decisive and not not_run(self.registry, self.verdicts)
+        if chosen is None and (self.pilot or not whole):
             return None
         return Path(chosen or "reports") / (Path(self.study.test.name).stem + ("-pilot" if self.pilot else ""))
 
@@ -179,7 +181,7 @@ class ClaimsSession:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Check what was collected against the registry."""
-        if not any("study" in getattr(item, "fixturenames", ()) for item in items):
+        if not _look_at_study(items):
             return
         owner: dict[str, str] = {}
         for item in items:
@@ -203,7 +205,7 @@ class ClaimsSession:
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
         """Say what is studied, and why, before it starts."""
-        return self.header() if any("study" in getattr(item, "fixturenames", ()) for item in items) else []
+        return self.header() if _look_at_study(items) else []
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
@@ -222,7 +224,8 @@ class ClaimsSession:
         found = [Verdict.from_json(_values(value)) for name, value in report.user_properties if name == _PROPERTY]
         if report.when == "call":
             self.verdicts |= {verdict.claim: verdict for verdict in found}
-        if report.failed and not (report.when == "call" and found):
+        judged = report.when == "call" and any(verdict.verdict not in {SUPPORTED, PILOT} for verdict in found)
+        if report.failed and not judged:
             self.broken = True
 
     @pytest.hookimpl(tryfirst=True)
@@ -284,6 +287,10 @@ def claim_id(item: pytest.Item) -> str | None:
     if len(marker.args) != 1 or marker.kwargs or not isinstance(marker.args[0], str):
         raise pytest.UsageError(f'{item.nodeid}: the marker must be claim("ID"); got {marker.args} {marker.kwargs}')
     return marker.args[0]
+
+
+def _look_at_study(items: Sequence[pytest.Item]) -> bool:
+    return any({"study", "claim"} & set(getattr(item, "fixturenames", ())) for item in items)
 
 
 def _values(value: object) -> dict[str, Any]:

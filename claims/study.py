@@ -111,7 +111,10 @@ class Study:
 
     def check(self) -> None:
         """Raise now what would otherwise be raised late: unusable data, models that are not there."""
-        _ = self.test, self.fixed
+        _ = self.test
+        for text, kind in self.given:
+            if text is not None and not _makes_models(text, kind):
+                _user_model(text, kind, self.first_seed, self.device)
         if None in (self.vae, self.classifier):
             _ = self.train
 
@@ -146,16 +149,19 @@ class Study:
         runs = 1 if self.fixed else self.profile.runs
         return list(range(self.first_seed, self.first_seed + runs))
 
-    @cached_property
+    @property
     def runs(self) -> list[Run]:
-        """The models of each run: trained, read from the store, or the user's."""
-        made = []
-        for number, seed in enumerate(self.seeds, start=1):
-            title = f"run {number} of {len(self.seeds)}"
+        """The models of all runs."""
+        return [self.run(number) for number in range(len(self.seeds))]
+
+    def run(self, number: int) -> Run:
+        """The models of a run, counted from 0: trained, read from the store, or the user's."""
+        if number not in self._runs:
+            seed, title = self.seeds[number], f"run {number + 1} of {len(self.seeds)}"
             vae = self._model("vae", seed, title)
             classifier = self._model("classifier", seed, title)
-            made.append(Run(seed, vae, classifier, _digest_of(vae), _digest_of(classifier)))
-        return made
+            self._runs[number] = Run(seed, vae, classifier, _digest_of(vae), _digest_of(classifier))
+        return self._runs[number]
 
     def count(self, condition: str) -> int:
         """Test images looked at under a condition."""
@@ -181,6 +187,10 @@ class Study:
             found = np.flatnonzero(self.table(LBFGS, shared)["success"].all(axis=0))
             tables = [table.take(found) for table in tables]
         return tables
+
+    @cached_property
+    def _runs(self) -> dict[int, Run]:
+        return {}
 
     @cached_property
     def _tables(self) -> dict[str, Table]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
@@ -159,6 +159,21 @@ def test_lbfgs_finds_the_smallest_constant_from_afar(first_constant):
     torch.testing.assert_close(attack.l2[0], 0.8 / weight.norm(), rtol=0.02, atol=0)
 
 
+def test_lbfgs_returns_the_nearest_of_all_successes_it_saw(digits):
+    model, images, _, targets = digits
+    for image, target in zip(images[:16].split(1), targets[:16].split(1), strict=True):
+        seen = []
+
+        def classifier(batch, seen=seen, image=image, target=target):
+            logits = model(batch)
+            if logits.argmax(1) == target:
+                seen.append((batch.detach() - image).norm())
+            return logits
+
+        attack = lbfgs(classifier, image, target)
+        torch.testing.assert_close(attack.l2[0], torch.stack(seen).min())
+
+
 # L-BFGS against scipy
 
 
@@ -246,7 +261,9 @@ def test_lbfgs_fails_quietly_where_the_gradient_is_zero():
     assert attack.success.tolist() == [False, True]
 
 
-@settings(max_examples=25, deadline=None)
+# Here an image that needs no attack kept moving, by so little that the reciprocal of its curvature overflowed.
+@example(seed=0, sharpness=100.0, share=1.0)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**31), sharpness=st.sampled_from([0.1, 1.0, 10.0, 100.0]), share=st.floats(0, 1))
 def test_whatever_the_classifier_images_stay_in_the_box_and_figures_are_true(seed, sharpness, share):
     """Random images with a random share of pixels at the bounds, random networks from flat to saturated."""

@@ -75,8 +75,9 @@ def words(seed: int, indices: Tensor, *, draws: int, size: int, device: torch.de
 
 
 def uniform(seed: int, indices: Tensor, *, draws: int, size: int, device: torch.device | None = None) -> Tensor:
-    """Uniform deviates (images, draws, size) float32, on the 2**24 centres of equal cells of (0, 1)."""
-    return ((words(seed, indices, draws=draws, size=size, device=device) >> 8).float() + 0.5) * 2.0**-24
+    """Uniform deviates (images, draws, size) float32, on the 2**23 centres of equal cells of (0, 1)."""
+    # 24 bits and a half would not fit into a float32: the upper half would be rounded, at the end to 1.
+    return ((words(seed, indices, draws=draws, size=size, device=device) >> 9).float() + 0.5) * 2.0**-23
 
 
 def signs(seed: int, indices: Tensor, *, draws: int, size: int, device: torch.device | None = None) -> Tensor:

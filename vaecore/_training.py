@@ -29,10 +29,11 @@ def reference_configs(train: Images) -> tuple[VAEConfig, ClassifierConfig]:
     """Settings of the two reference models for a training set: those of MNIST, or, below 10,000 images, of `digits`."""
     if len(train) >= SMALL:
         return VAEConfig(), ClassifierConfig()
-    epochs = max(1, round(30_000 / len(train)))  # about 600 steps
     return (
-        VAEConfig(epochs=3 * epochs, batch_size=50, learning_rate=2e-3, augmentation="distort"),
-        ClassifierConfig(epochs=epochs, batch_size=50, learning_rate=4e-3, augmentation="distort"),
+        VAEConfig(epochs=max(1, 100_000 // len(train)), batch_size=100, learning_rate=4e-3, augmentation="distort"),
+        ClassifierConfig(
+            epochs=max(1, 30_000 // len(train)), batch_size=50, learning_rate=4e-3, augmentation="distort"
+        ),
     )
 
 

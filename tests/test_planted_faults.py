@@ -1,0 +1,231 @@
+"""Each claim's test says *supported* on a sound study, and no longer does once a fault is planted behind it.
+
+Family A runs on trained models and real images (`digits`), with faults in the attack, the noise, the VAE or the
+classifier. Family B needs more images of low confidence than `digits` has: its evidence is made up, from a law under
+which the claim holds, and the fault breaks the law.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from claims import evidence, test_calibration, test_consistency
+from claims.evidence import Table
+from claims.registry import load_registry
+from claims.study import Dataset, Profile, Study
+from claims.verdict import SUPPORTED, judge
+from vaecore import Store, fgsm, lbfgs
+
+TESTS = {
+    mark.args[0]: function
+    for module in (test_consistency, test_calibration)
+    for function in vars(module).values()
+    for mark in getattr(function, "pytestmark", [])
+    if mark.name == "claim"
+}
+
+
+class Recorder:
+    """Stands in for the `claim` fixture and keeps the estimates."""
+
+    def conclude(self, *estimates):
+        self.estimates = estimates
+
+
+def verdict(name, study, dataset):
+    """What the claim's own test concludes on a study, by the bound registered for `dataset`."""
+    recorder = Recorder()
+    TESTS[name](study, recorder)
+    claim = load_registry(dataset).claims[name]
+    return judge(claim, recorder.estimates, decisive=True, pilot=False, conditions=()).verdict
+
+
+@pytest.fixture(scope="session")
+def sound(tmp_path_factory):
+    profile = Profile("test", runs=3, images=600, lbfgs_images=300)
+    study = Study(
+        Dataset("digits", "for tests"),
+        profile,
+        Store(tmp_path_factory.mktemp("sound")),
+        device=torch.device("cpu"),
+        first_seed=2000,
+    )
+    assert len(study.runs) == 3
+    return study
+
+
+@pytest.fixture
+def planted(sound, tmp_path):
+    """The same study, its models trained, its evidence still to be collected: by faulty parts."""
+
+    def plant(change: Callable[[Any], Any] = lambda run: run) -> Study:
+        study = replace(sound, store=Store(tmp_path), wall_seconds={}, looked_at=set())
+        study._runs.update({number: change(run) for number, run in enumerate(sound.runs)})
+        return study
+
+    return plant
+
+
+A_CLAIMS = [name for name in TESTS if name.startswith("A")]
+
+
+@pytest.mark.parametrize("name", A_CLAIMS)
+def test_a_sound_study_supports(sound, name):
+    assert verdict(name, sound, "mnist") == SUPPORTED
+
+
+class WideVAE:
+    """Draws from a posterior that is ten times too wide."""
+
+    def __init__(self, vae):
+        self.decode = vae.decode
+        self._encode = vae.encode
+
+    def encode(self, images):
+        mean, log_variance = self._encode(images)
+        return mean, log_variance + 2 * np.log(10)
+
+
+class BlurredVAE:
+    """Decodes every latent to one grey image, as a VAE does that was never trained."""
+
+    def __init__(self, vae):
+        self.encode = vae.encode
+        self._decode = vae.decode
+
+    def decode(self, latents):
+        return torch.full_like(self._decode(latents), 0.5)
+
+
+class Constant:
+    """Says the same of every image, and has a gradient to attack."""
+
+    def __call__(self, images):
+        logits = torch.zeros(len(images), 10) + images.mean() * 0
+        logits[:, 3] += 5
+        return logits
+
+
+def wrong_sign(classifier, images, labels, *, epsilon):
+    found = fgsm(classifier, images, labels, epsilon=epsilon)
+    return replace(found, images=(2 * images - found.images).clamp(0, 1))
+
+
+def one_size(classifier, images, labels, *, epsilon):
+    return fgsm(classifier, images, labels, epsilon=0.1)
+
+
+def gives_up(classifier, images, targets):
+    """Calls the clean image adversarial."""
+    return replace(lbfgs(classifier, images, targets), images=images)
+
+
+def strong(generate, factor):
+    return lambda *arguments, **settings: generate(*arguments, **settings) * factor
+
+
+FAULTS = {
+    "fgsm climbs down": ("fgsm", wrong_sign),
+    "fgsm ignores epsilon": ("fgsm", one_size),
+    "lbfgs returns clean images": ("lbfgs", gives_up),
+    "sign noise ten times too weak": ("signs", strong(evidence.signs, 0.1)),
+    "sign noise ten times too strong": ("signs", strong(evidence.signs, 10)),
+    "uniform noise ten times too strong": ("uniform", lambda *a, **k: evidence.words(*a, **k) % 2 * 10.0 - 5),
+}
+MODELS = {
+    "posterior ten times too wide": lambda run: replace(run, vae=WideVAE(run.vae), vae_digest="wide"),
+    "untrained decoder": lambda run: replace(run, vae=BlurredVAE(run.vae), vae_digest="blurred"),
+    "constant classifier": lambda run: replace(run, classifier=Constant(), classifier_digest="constant"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("A1", "posterior ten times too wide"),
+        ("A2", "fgsm climbs down"),
+        ("A2", "untrained decoder"),
+        ("A3", "lbfgs returns clean images"),
+        ("A4", "fgsm ignores epsilon"),
+        ("A5", "uniform noise ten times too strong"),
+        ("A6", "sign noise ten times too strong"),
+        ("A7", "sign noise ten times too weak"),
+        ("A8", "fgsm climbs down"),
+        ("A8", "constant classifier"),
+        ("A9", "lbfgs returns clean images"),
+        ("A10", "lbfgs returns clean images"),
+        ("A11a", "untrained decoder"),
+        ("A11b", "lbfgs returns clean images"),
+    ],
+)
+def test_a_planted_fault_turns_the_verdict(planted, monkeypatch, name, fault):
+    if fault in FAULTS:
+        monkeypatch.setattr(evidence, *FAULTS[fault])
+    assert verdict(name, planted(MODELS.get(fault, lambda run: run)), "mnist") != SUPPORTED
+
+
+def test_shuffled_labels_turn_soft_disagreement(sound, monkeypatch):
+    """The image's own label, taken from another image, detects nothing more than the count does."""
+    generator = np.random.default_rng(0)
+    own = Table.disagreement.fget
+    monkeypatch.setattr(Table, "disagreement", property(lambda table: generator.permuted(own(table), axis=1)))
+    assert verdict("A11a", sound, "mnist") != SUPPORTED
+
+
+@dataclass
+class MadeUp:
+    """A study of clean images whose evidence follows a law."""
+
+    columns: dict
+
+    def table(self, condition):
+        assert condition == evidence.CLEAN
+        return Table(self.columns)
+
+
+def law(slope, *, mistakes=1.0, noise=0.004, seed=0):
+    """Evidence of 5 runs on 2,000 images: the MSE rises by `slope` from full confidence to the lowest bin.
+
+    mistakes: 1 where errors follow low confidence, 0 where they are independent of it.
+    """
+    generator = np.random.default_rng(seed)
+    images = generator.normal(size=2000)
+    hard = images + 0.3 * generator.normal(size=(5, 2000)) > 0.9
+    confidence = np.where(hard, generator.uniform(0.3, 1, (5, 2000)), 1 - generator.uniform(0, 0.009, (5, 2000)))
+    step = np.digitize(-confidence, [-0.99, -0.9, -0.7])
+    mse = 0.02 + slope * step + noise * generator.normal(size=(5, 2000)) + 0.001 * images
+    chance = np.where(mistakes * (confidence < 0.8) > generator.uniform(size=(5, 2000)) * 2, 1.0, 0.01)
+    wrong = generator.uniform(size=(5, 2000)) < chance
+    label = generator.integers(10, size=(5, 2000))
+    return {
+        "confidence": confidence,
+        "draw_mse": mse[:, :, None],
+        "label": label,
+        "predicted": np.where(wrong, (label + 1) % 10, label),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "sound_law", "broken_law"),
+    [
+        ("B1", {"slope": 0.004}, {"slope": 0.0}),
+        ("B1", {"slope": 0.004}, {"slope": -0.004}),
+        ("B2", {"slope": 0.004}, {"slope": 0.0}),
+        ("B2", {"slope": 0.004}, {"slope": -0.004}),
+        ("B3", {"slope": 0.004}, {"slope": 0.0}),
+        ("B4", {"slope": 0.001}, {"slope": 0.02, "noise": 0.0001}),
+        ("B5", {"slope": 0.001}, {"slope": 0.001, "mistakes": 0.0}),
+    ],
+)
+def test_calibration_claims_follow_the_law(name, sound_law, broken_law):
+    assert verdict(name, MadeUp(law(**sound_law)), "mnist") == SUPPORTED
+    assert verdict(name, MadeUp(law(**broken_law)), "mnist") != SUPPORTED
+
+
+def test_every_claim_has_a_planted_fault():
+    marks = test_a_planted_fault_turns_the_verdict.pytestmark, test_calibration_claims_follow_the_law.pytestmark
+    assert {row[0] for (mark,) in marks for row in mark.args[1]} == set(TESTS)

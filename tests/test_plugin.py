@@ -1,0 +1,532 @@
+"""Does `pytest claims` judge, report and refuse as it promises? Tiny models and images, synthetic estimates."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import rich.progress
+import torch
+
+from claims import study as study_module
+from claims.plugin import NOT_ALL_SUPPORTED, ClaimsSession
+from claims.registry import REGISTRY, load_registry
+
+CONFTEST = 'pytest_plugins = ["claims.plugin"]\n'
+MODELS = '''
+import torch
+from torch import nn
+
+
+def weights(seed, columns):
+    return nn.Parameter(torch.randn(64, columns, generator=torch.Generator().manual_seed(seed)))
+
+
+class VAE(nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        self.weight = weights(seed, 4)
+
+    def encode(self, images):
+        return images.flatten(1) @ self.weight / 8, images.new_zeros(len(images), 4)
+
+    def decode(self, latents):
+        return (latents @ self.weight.T).sigmoid().view(-1, 1, 8, 8)
+
+
+class Classifier(nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        self.weight = weights(100 + seed, 3)
+
+    def forward(self, images):
+        return images.flatten(1) @ self.weight
+
+
+def vae(seed):
+    return VAE(seed)
+
+
+def classifier(seed):
+    return Classifier(seed)
+
+
+finished_vae, finished_classifier = VAE(0), Classifier(0)
+number = 3
+'''
+HEAD = "import numpy as np\nimport pytest\nfrom claims.inference import mean\n"
+CLAIMS = load_registry("mine.npz").claims
+LEVEL = f"{CLAIMS['A1'].level:.4f}"
+ONES, ZEROS = "np.ones((2, 600))", "np.zeros((2, 600))"
+HALF, NAN = "np.tile([0.0, 1.0], (2, 30))", "np.full((2, 30), np.nan)"
+OK, FAILED, INTERRUPTED, USAGE = (
+    pytest.ExitCode.OK,
+    pytest.ExitCode.TESTS_FAILED,
+    pytest.ExitCode.INTERRUPTED,
+    pytest.ExitCode.USAGE_ERROR,
+)
+
+
+def source(name, values, *, sentence=None, body=None, suffix=""):
+    """Give the source of a claim's test that concludes the mean of `values`, or does `body`."""
+    registered = CLAIMS[name].sentence if name in CLAIMS else "No such sentence."
+    return (
+        f'\n\n@pytest.mark.claim("{name}")\n'
+        f"def test_{name.lower()}{suffix}(study, claim):\n"
+        f'    """{sentence or registered}"""\n'
+        f"    {body or f'claim.conclude(mean({values}))'}\n"
+    )
+
+
+@pytest.fixture
+def run(pytester, monkeypatch):
+    """Give a function that runs pytest in this process on a module's source, with tiny models and images."""
+    for variable in ("VAECORE_DATA", "VAECORE_CACHE", "XDG_CACHE_HOME", "PYTEST_ADDOPTS", "COLUMNS", "PY_COLORS"):
+        monkeypatch.delenv(variable, raising=False)
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(models=MODELS)
+    save(pytester.path / "mine.npz")
+
+    def start(text, *options, models=True, inprocess=True):
+        pytester.makepyfile(test_it=HEAD + text)
+        given = ["--dataset=mine.npz", "--runs=2", "--cache-dir=cache", "--device=cpu", "-pno:cacheprovider"]
+        given += ["-pno:hypothesispytest"]  # it takes a second a run for its summary
+        given += ["--vae=models:vae", "--classifier=models:classifier"] * models
+        make = pytester.runpytest_inprocess if inprocess else pytester.runpytest_subprocess
+        return make(*given, *options)
+
+    start.path = pytester.path
+    return start
+
+
+def save(path, **arrays):
+    """Write 60 random 8x8 images of three classes, with other arrays instead or beside; None leaves one out."""
+    images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
+    arrays = {"images": images, "labels": np.arange(60) % 3, **arrays}
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+
+
+def untouched(path):
+    """Whether a run left neither a report nor an entry in the cache."""
+    return not (path / "reports").exists() and not list((path / "cache").glob("*/*.safetensors"))
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "status", "tally", "message"),
+    [
+        ("A1", ONES, OK, "1 supported", None),
+        (
+            "B4",
+            ONES,
+            NOT_ALL_SUPPORTED,
+            "1 refuted",
+            "B4 refuted: absolute Spearman correlation of MSE and confidence, all clean images = 1.000 [0.990, 1.000]"
+            " (level 0.9938, 2 runs x 600 images); bound < 0.50; the whole interval lies beyond the bound,"
+            " so the claim does not hold here",
+        ),
+        (
+            "A1",
+            HALF,
+            NOT_ALL_SUPPORTED,
+            "1 inconclusive",
+            "A1 inconclusive: share of clean images with one label over the draws = 0.500 [0.*, 0.*]"
+            f" (level {LEVEL}, 2 runs x 60 images); bound > 0.50; the interval straddles it; no number decides",
+        ),
+        (
+            "A1",
+            NAN,
+            NOT_ALL_SUPPORTED,
+            "1 inconclusive",
+            "A1 inconclusive: share of clean images with one label over the draws = nan [nan, nan]"
+            f" (level {LEVEL}, 2 runs x 30 images); bound > 0.50; no interval: 60 of 60 values are not finite",
+        ),
+    ],
+    ids=["supported", "refuted", "inconclusive", "nan"],
+)
+def test_verdict_decides_outcome_message_and_status(run, name, values, status, tally, message):
+    result = run(source(name, values))
+    assert result.ret == status
+    result.assert_outcomes(passed=int(message is None), failed=int(message is not None))
+    lines = [tally, "No report was written: it takes all claims, or --report-dir."]
+    if message is not None:
+        lines.insert(0, message.replace("[", "[[]").replace("[[]0.*, 0.*]", "[[]0.*, 0.*]"))
+    result.stdout.fnmatch_lines(lines)
+
+
+def test_a_failure_that_is_no_verdict_gives_status_1(run):
+    result = run(source("A1", ZEROS) + "\n\ndef test_other():\n    assert 1 == 2\n")
+    assert result.ret == FAILED
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["1 refuted"])
+
+
+def test_an_error_in_teardown_beside_a_refuted_claim_gives_status_1(run):
+    fixture = "\n\n@pytest.fixture(autouse=True)\ndef broken():\n    yield\n    raise OSError('disk')\n"
+    assert run(fixture + source("A1", ZEROS)).ret == FAILED
+
+
+@pytest.mark.parametrize("name", ["A1", "B4"])
+def test_smoke_never_supports(run, name):
+    values = ONES if name == "A1" else ZEROS
+    result = run(source(name, values), "--profile=smoke")
+    assert result.ret == NOT_ALL_SUPPORTED
+    result.stdout.fnmatch_lines(
+        [f"{name} inconclusive: *; the smoke profile is too small to support a claim: use --profile standard"]
+    )
+    result.stdout.no_fnmatch_line("*supported")
+
+
+def test_smoke_still_refutes(run):
+    result = run(source("A1", ZEROS), "--profile=smoke")
+    result.stdout.fnmatch_lines(["1 refuted"])
+
+
+# Tests that break the rules of the registry
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (source("Z9", ONES), "test_it.py::test_z9: claim Z9 must be registered in registry.toml; it is not"),
+        (
+            source("A1", ONES) + source("A1", ONES, suffix="_again"),
+            "test_it.py::test_a1_again: claim A1 is concluded by test_it.py::test_a1 already",
+        ),
+        (
+            source("A1", ONES, sentence="Clean images are consistent."),
+            "test_it.py::test_a1: the docstring must start with the registered sentence of A1;"
+            f" expected {CLAIMS['A1'].sentence!r}, got 'Clean images are consistent.'",
+        ),
+        (
+            source("A1", ONES).replace('claim("A1")', "claim(1)"),
+            'test_it.py::test_a1: the marker must be claim("ID"); got (1,) {}',
+        ),
+    ],
+    ids=["unregistered", "twice", "sentence", "marker"],
+)
+def test_breach_of_the_registry_is_a_usage_error(run, text, message):
+    result = run(text)
+    assert result.ret == USAGE
+    assert result.errlines == [f"ERROR: {message}", ""]
+    assert untouched(run.path)
+
+
+def test_claim_without_study_is_checked_too(run):
+    result = run(source("Z9", ONES).replace("(study, claim)", "(claim)"))
+    assert result.ret == USAGE
+    assert result.errlines == ["ERROR: test_it.py::test_z9: claim Z9 must be registered in registry.toml; it is not", ""]
+
+
+def test_docstring_may_go_on_after_the_sentence(run):
+    assert run(source("A1", ONES, sentence=f"{CLAIMS['A1'].sentence}\n\n    And why.\n    ")).ret == OK
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "study.test",
+            "test_it.py::test_a1: claim A1 was not concluded; its test must call claim.conclude(estimate)",
+        ),
+        (
+            f"claim.conclude(mean({ONES})); claim.conclude(mean({ONES}))",
+            "E   *RuntimeError: claim A1 must be concluded once; this test concludes it again",
+        ),
+        ("claim.conclude()", "E   *ValueError: claim A1 needs an estimate to conclude; got none"),
+    ],
+    ids=["never", "twice", "nothing"],
+)
+def test_a_claim_is_concluded_once(run, body, message):
+    result = run(source("A1", None, body=body))
+    assert result.ret == FAILED
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([message])
+
+
+def test_claim_needs_its_marker(run):
+    result = run("\n\ndef test_it(study, claim):\n    claim.conclude()\n")
+    assert result.ret == FAILED
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(['*UsageError: test_it.py::test_it: the claim fixture needs the marker claim("ID")'])
+
+
+# Parts of a study: what was not run is listed, and the verdicts do not change
+
+
+THREE = source("A1", ONES) + source("A2", HALF) + source("A3", ZEROS)
+
+
+def verdicts(result):
+    """Give the tally, and which of A1, A2, A3 a run says were not run."""
+    text = result.stdout.str()
+    tally = next(line for line in reversed(result.outlines) if line[:1].isdigit() and "=" not in line)
+    missing = next((line for line in result.outlines if line.endswith(": not run")), "")
+    return tally, [name for name in ("A1", "A2", "A3") if f"{name}," in missing], "A13, A14: takes" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "tally", "missing"),
+    [
+        ((), "1 supported, 2 inconclusive", []),
+        (("-k", "a2"), "1 inconclusive", ["A1", "A3"]),
+        (("-x",), "1 supported, 1 inconclusive", ["A3"]),
+    ],
+    ids=["all", "-k", "-x"],
+)
+def test_parts_of_a_study(run, options, tally, missing):
+    result = run(THREE.replace(HALF, "np.tile([-1.0, 1.0], (2, 30))"), *options)
+    assert verdicts(result) == (tally, missing, True)
+    assert untouched(run.path)
+
+
+def test_workers_of_xdist_give_the_same_verdicts(run):
+    pytest.importorskip("xdist")
+    text = THREE.replace(f"claim.conclude(mean({ONES}))", f"study.table('clean'); claim.conclude(mean({ONES}))")
+    result = run(text, "-n2", "--report-dir=out", inprocess=False)
+    assert result.ret == NOT_ALL_SUPPORTED
+    assert verdicts(result) == ("2 supported, 1 inconclusive", [], True)
+    result.stdout.fnmatch_lines(["dataset: mine.npz (as asked), *", "clean  *", "Report: out/mine/summary.md"])
+    assert [one["claim"] for one in json.loads((run.path / "out/mine/results.json").read_text())["claims"]] == [
+        "A1",
+        "A2",
+        "A3",
+    ]
+
+
+# What is said
+
+
+def test_header_says_what_is_studied(run):
+    result = run(source("A1", ONES))
+    digest = load_registry("mine.npz").digest[:12]
+    result.stdout.fnmatch_lines(
+        [
+            "dataset: mine.npz (as asked), 12 test images, digest ????????????",
+            "profile: standard, 2 runs (seeds 0 to 1), 12 images (12 for L-BFGS);"
+            " vae models:vae, classifier models:classifier",
+            f"device: cpu ({torch.get_num_threads()} threads); cache: cache",
+            f"registry: {len(CLAIMS)} claims, digest {digest}",
+        ],
+        consecutive=True,
+    )
+    assert result.stdout.str().count("dataset: ") == 1
+
+
+def test_finished_models_give_one_run(run):
+    options = ("--vae=models:finished_vae", "--classifier=models:finished_classifier")
+    result = run(source("A1", "np.ones((1, 600))"), *options, models=False)
+    assert result.ret == OK
+    result.stdout.fnmatch_lines(["profile: standard, 1 runs (seeds 0 to 0), *; vae models:finished_vae, *"])
+
+
+def test_progress_is_shown_on_a_terminal_only(run, monkeypatch, capsys):
+    def refuse(*_columns, **_settings):
+        raise AssertionError("no progress where output is no terminal")
+
+    monkeypatch.setattr(rich.progress, "Progress", refuse)
+    result = run(source("A1", None, body=f"study.table('clean'); claim.conclude(mean({ONES}))"))
+    assert result.ret == OK
+    assert "\x1b" not in result.stdout.str() + result.stderr.str()
+    terminal = SimpleNamespace(isatty=True)
+    plugins = {"terminalreporter": terminal, "capturemanager": None}
+    config = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin=plugins.get), getoption=lambda _: False)
+    with pytest.raises(AssertionError, match="no progress"), ClaimsSession(config).meter("training"):
+        pass
+
+
+def test_pilot_takes_seeds_of_its_own_and_never_fails(run):
+    result = run(source("A1", ZEROS) + source("A2", NAN), "--pilot")
+    assert result.ret == OK
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["profile: standard, 2 runs (seeds 1000 to 1001), *", "2 pilot"])
+    result.stdout.no_fnmatch_line("*refuted*")
+    assert untouched(run.path)
+
+
+def test_tests_without_claims_load_no_data(run):
+    result = run("\n\ndef test_it():\n    pass\n", "--dataset=no-such.npz", "--cache-dir=mine.npz/below")
+    assert result.ret == OK
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("dataset: *")
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "answers", "expected"),
+    [
+        (True, False, ("mnist", "found on disk")),
+        (False, True, ("mnist", "not on disk, can be downloaded")),
+        (False, False, ("digits", "MNIST is neither on disk nor to be had by network; digits is embedded")),
+    ],
+)
+def test_auto_takes_mnist_where_it_is_to_be_had(monkeypatch, on_disk, answers, expected):
+    monkeypatch.setattr(study_module, "is_available", lambda _name, _root: on_disk)
+    monkeypatch.setattr(study_module, "probe", lambda _name: answers)
+    found = study_module.choose_dataset("auto", None)
+    assert (found.name, found.why) == expected
+
+
+def test_auto_falls_to_digits_and_says_why(run, monkeypatch):
+    monkeypatch.setattr(study_module, "probe", lambda _name: False)
+    result = run(source("A1", ONES), "--dataset=auto", "--data-root=empty")
+    assert result.ret == OK
+    result.stdout.fnmatch_lines(
+        [
+            "dataset: digits (MNIST is neither on disk nor to be had by network; digits is embedded),"
+            " 797 test images, digest *"
+        ]
+    )
+
+
+# The report
+
+
+def every_claim():
+    return "".join(source(claim.id, ONES) for claim in CLAIMS.values() if not claim.untested)
+
+
+def test_report_is_written_where_asked_for(run):
+    result = run(source("A1", ONES), "--report-dir=out")
+    assert result.ret == OK
+    result.stdout.fnmatch_lines(["Report: out/mine/summary.md"])
+    results = json.loads((run.path / "out/mine/results.json").read_text())
+    assert [one["claim"] for one in results["claims"]] == ["A1"]
+    assert results["not_concluded"]["A2"] == "not run"
+    assert results["seeds"] == [0, 1]
+    assert not (run.path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [((), True), (("--profile=smoke",), False), (("--pilot",), False), (("-k", "not a1"), False)],
+    ids=["whole", "smoke", "pilot", "part"],
+)
+def test_report_is_written_unasked_only_when_whole(run, monkeypatch, options, written):
+    # Reference models take minutes to train: the tiny ones pose as them.
+    monkeypatch.setattr(study_module.Study, "_reference_model", lambda self, kind, seed, _: pose(kind, seed))
+    folders = []
+    monkeypatch.setattr("claims.report.gather", lambda *_, **__: {})
+    monkeypatch.setattr("claims.report.write", lambda folder, _: folders.append(str(folder)))
+    run(every_claim(), *options, models=False)
+    assert folders == (["reports/mine"] if written else [])
+
+
+def pose(kind, seed):
+    space = {}
+    exec(MODELS, space)  # noqa: S102  # the text above
+    return space[kind](seed)
+
+
+def test_report_of_a_users_models_is_written_only_when_asked_for(run):
+    assert run(every_claim()).ret == NOT_ALL_SUPPORTED
+    assert not (run.path / "reports").exists()
+
+
+def test_pilot_report_has_a_folder_of_its_own(run, monkeypatch):
+    folders = []
+    monkeypatch.setattr("claims.report.write", lambda folder, _: folders.append(str(folder)))
+    run(source("A1", ONES), "--pilot", "--report-dir=out")
+    assert folders == ["out/mine-pilot"]
+
+
+# Bad input: one line, status 4, nothing half-written
+
+
+IMAGES = np.zeros((60, 8, 8), dtype=np.float32)
+
+
+def bad(**arrays):
+    return lambda path: save(path / "bad.npz", **arrays)
+
+
+def truncated(path):
+    save(path / "bad.npz")
+    content = (path / "bad.npz").read_bytes()
+    (path / "bad.npz").write_bytes(content[: len(content) // 2])
+
+
+def truncated_idx(path):
+    raw = path / "root" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix in ("train", "t10k"):
+        sizes = b"".join(size.to_bytes(4, "big") for size in (10, 28, 28))
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + sizes + bytes(999))
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + (10).to_bytes(4, "big") + bytes(10))
+
+
+NPZ = ("--dataset=bad.npz",)
+BAD = {
+    "unknown name": (None, ("--dataset=imagenet",), "*'mnist', *; got 'imagenet'"),
+    "no file": (None, ("--dataset=none.npz",), "there is no file none.npz *"),
+    "range": (bad(images=IMAGES - 0.5), NPZ, "bad.npz: `images` must lie in [[]0, 1]; got [[]-0.5, -0.5] (*"),
+    "nan": (bad(images=IMAGES * np.nan), NPZ, "bad.npz: `images` must be finite; got NaN or infinite pixels"),
+    "shape": (bad(images=IMAGES[0]), NPZ, "bad.npz: `images` must have shape *; got (8, 8) *"),
+    "dtype": (bad(images=IMAGES.astype(int)), NPZ, "bad.npz: `images` must be uint8 *; got int64"),
+    "empty": (bad(images=IMAGES[:0]), NPZ, "bad.npz: `images` is empty; got shape (0, 8, 8)"),
+    "no images": (bad(images=None), NPZ, "bad.npz must hold an array `images` *; got labels"),
+    "no labels": (bad(labels=None), NPZ, "claims need labels: bad.npz must have `labels` beside `images`"),
+    "too few labels": (bad(labels=np.arange(59)), NPZ, "bad.npz: `labels` must have shape (60,), *; got (59,)"),
+    "pickled": (bad(images=np.array([{}, {}])), NPZ, "bad.npz holds pickled Python objects, *"),
+    "truncated": (truncated, NPZ, "bad.npz is not an npz archive (truncated, *"),
+    "truncated idx": (truncated_idx, ("--dataset=mnist", "--data-root=root"), "root/MNIST/raw/*-images-idx3-ubyte*"),
+    "cache": (None, ("--cache-dir=mine.npz/below",), "the cache folder must be writable; mine.npz/below is not: *"),
+    "report": (None, ("--report-dir=mine.npz/below",), "the report folder must be writable; mine.npz *is not: *"),
+    "runs": (None, ("--runs=0",), "--runs must be 1 or more; got 0"),
+    "vae module": (None, ("--vae=nowhere:vae",), "--vae must be package.module:attribute; nowhere:vae can't *"),
+    "vae attribute": (None, ("--vae=models:none",), "--vae must be package.module:attribute; models:none can't *"),
+    "vae number": (None, ("--vae=models:number",), "--vae models:number must be *; got int"),
+    "vae methods": (
+        None,
+        ("--vae=models:finished_classifier",),
+        "--vae models:finished_classifier must give a model with encode and decode; it lacks encode, decode",
+    ),
+    "classifier file": (
+        None,
+        ("--classifier=none.safetensors",),
+        "--classifier must be package.module:attribute or a file that exists; got none.safetensors",
+    ),
+    "damaged file": (None, ("--classifier=mine.npz",), "mine.npz must be a whole safetensors file; *"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_a_usage_error(run, case):
+    make, options, message = BAD[case]
+    if make is not None:
+        make(run.path)
+    result = run(source("A1", None, body=f"study.table('clean'); claim.conclude(mean({ONES}))"), *options)
+    assert result.ret == USAGE
+    assert len(result.errlines) == 2  # the line and the end of it
+    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+    assert untouched(run.path)
+
+
+def test_a_made_model_is_checked_when_it_is_made(run):
+    result = run(source("A1", None, body="study.table('clean')"), "--vae=models:classifier")
+    assert result.ret == FAILED
+    result.stdout.fnmatch_lines(
+        ["E   *ValueError: --vae models:classifier must give a model with encode and decode; it lacks encode, decode"]
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, so asking for it is right")
+def test_cuda_without_gpu_is_a_usage_error(run):
+    result = run(source("A1", ONES), "--device=cuda")
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines(
+        ["ERROR: --device cuda needs a CUDA GPU that torch can use; there is none (use --device auto)"]
+    )
+
+
+@pytest.mark.parametrize("option", ["--profile=huge", "--device=tpu", "--runs=many"])
+def test_values_out_of_a_list_are_refused_by_pytest(run, option):
+    result = run(source("A1", ONES), option)
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines([f"*error: argument {option.partition('=')[0]}: invalid *"])
+
+
+def test_the_registry_is_the_committed_one():
+    assert REGISTRY.name == "registry.toml"
+    assert REGISTRY.parent.name == "claims"
