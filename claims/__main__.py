@@ -22,13 +22,15 @@ def main() -> int:
         store = Store(cache_folder(options.cache_dir))
     except ValueError as error:
         parser.error(str(error))
-    grid = Table("stage", "entries", "MiB", title=str(store.folder))
+    grid = Table("stage", "entries", "MiB")
     for usage in store.usage():
         grid.add_row(usage.stage, f"{usage.entries:,}", f"{usage.size / 2**20:.1f}")
     if options.clear:
         store.clear()
         grid.caption = "deleted"
-    Console().print(grid)
+    console = Console()
+    console.print(str(store.folder), soft_wrap=True, markup=False, highlight=False)  # whole, to be copied
+    console.print(grid)
     return 0
 
 

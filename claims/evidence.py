@@ -70,7 +70,7 @@ def collect(
         probability = classifier(reconstructions.flatten(0, 1)).softmax(dim=1).view(len(rows), DRAWS, -1)
         highest, label = probability.max(dim=2)
         return {
-            "draw_label": label,
+            "draw_label": label.to(torch.int16),
             "draw_probability": highest,
             "draw_own_probability": probability.gather(2, chosen).squeeze(2),
             "draw_mse": (reconstructions - rows.unsqueeze(1)).square().mean(dim=(2, 3, 4)),

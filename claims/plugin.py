@@ -255,7 +255,7 @@ class ClaimsSession:
         terminalreporter.write(text)
         terminalreporter.line(terminal.tally([verdict.verdict for verdict in self.ordered]))
         if self.written is None:
-            terminalreporter.line("No report was written: it takes all claims, or --report-dir.")
+            terminalreporter.line("No report was written: it takes all claims, on reference models, or --report-dir.")
         else:
             terminalreporter.line(f"Report: {self.written / 'summary.md'}")
 

@@ -67,9 +67,14 @@ class Claim:
     untested: str = ""
 
     def suggested(self, pilot: float) -> Bound:
-        """The bound that a pilot's mean suggests: half-way from no effect, rounded towards no effect to two digits."""
+        """The bound that a pilot's mean suggests: half-way from no effect, rounded towards no effect to two digits.
+
+        No effect itself where the pilot shows none, or is NaN.
+        """
         rounds_up = self.no_effect.high < float("inf")
         null = self.no_effect.high if rounds_up else self.no_effect.low
+        if not (pilot < null if rounds_up else pilot > null):
+            return self.no_effect
         half = (null + pilot) / 2
         return Bound(high=math.ceil(half * 100) / 100) if rounds_up else Bound(low=math.floor(half * 100) / 100)
 

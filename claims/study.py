@@ -212,7 +212,7 @@ class Study:
         vae_config, classifier_config = reference_configs(self.train)
         config = vae_config if kind == "vae" else classifier_config
         fit: Any = fit_vae if kind == "vae" else fit_classifier
-        key = digest(kind, config, seed, self.train.digest, *_stage(_training, _models, _augment), self.device.type)
+        key = digest(kind, config, seed, self.train.digest, _MODELS_STAGE, self.device.type)
 
         def train() -> Tensors:
             with self.meter(f"training the {kind} of {title}") as advance:
@@ -247,7 +247,7 @@ class Study:
         assert self.test.labels is not None
         pixels, labels = self.test.pixels[indices], self.test.labels[indices]
         models = (run.vae_digest, run.classifier_digest)
-        key = digest(condition, run.seed, *models, pixels, labels, indices, *_stage(*_EVIDENCE), self.device.type)
+        key = digest(condition, run.seed, *models, pixels, labels, indices, _EVIDENCE_STAGE, self.device.type)
 
         def compute() -> Tensors:
             place = self.device
@@ -266,13 +266,14 @@ class Study:
             self.wall_seconds[stage] = self.wall_seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-_EVIDENCE = (evidence, _attacks, _lbfgs, _models, _noise, _reconstruct)
+def _stage(*modules: ModuleType) -> str:
+    """Digest of what a stage's results depend on beside its input: the source of its modules, and torch."""
+    return digest(*(Path(str(module.__file__)) for module in modules), torch.__version__.partition("+")[0])
 
 
-def _stage(*modules: ModuleType) -> tuple[str, ...]:
-    """What the results of a stage depend on beside its input: the source of its modules, and torch."""
-    sources = [digest(Path(str(module.__file__))) for module in modules]
-    return (*sources, torch.__version__.partition("+")[0])
+# Taken at import, so that they speak of the code that runs and not of what an editor has made of its file since.
+_MODELS_STAGE = _stage(_training, _models, _augment)
+_EVIDENCE_STAGE = _stage(evidence, _attacks, _lbfgs, _models, _noise, _reconstruct)
 
 
 def _digest_of(model: Any) -> str:

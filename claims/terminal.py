@@ -22,6 +22,7 @@ FAMILIES = {
     "E": "Latent space under attack, and decisions",
 }
 _STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "pilot": "cyan"}
+_PLAIN = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)  # box.SIMPLE in ASCII
 _SHOWN = 5  # distinct labels shown one by one; more are pooled
 
 
@@ -59,7 +60,8 @@ def summary(
     )
     for family in sorted({verdict.claim[0] for verdict in verdicts}):
         console.print(Text(f"\n{family}. {FAMILIES.get(family, '')}", style="bold"))
-        console.print(_verdicts(registry, [verdict for verdict in verdicts if verdict.claim[0] == family]))
+        members = [verdict for verdict in verdicts if verdict.claim[0] == family]
+        console.print(_verdicts(registry, members, box.SIMPLE if unicode else _PLAIN))
     counted = [condition for condition in CONDITIONS if any(condition in verdict.conditions for verdict in verdicts)]
     if counted:
         console.print(Text("\nDistinct labels over 10 reconstructions, share of images", style="bold"))
@@ -84,8 +86,8 @@ def tally(kinds: Sequence[str]) -> str:
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in _STYLES if kind in kinds)
 
 
-def _verdicts(registry: Registry, verdicts: Sequence[Verdict]) -> RenderableType:
-    grid = Grid(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1))
+def _verdicts(registry: Registry, verdicts: Sequence[Verdict], lines: box.Box) -> RenderableType:
+    grid = Grid(box=lines, show_edge=False, pad_edge=False, padding=(0, 1))
     grid.add_column("claim", no_wrap=True)
     grid.add_column("", ratio=1, overflow="fold")
     grid.add_column("estimate [interval]", no_wrap=True)

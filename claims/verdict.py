@@ -7,7 +7,7 @@ from typing import Any
 from scipy.stats import norm
 
 from claims.inference import Estimate, Interval, interval, smallest
-from claims.registry import Claim, Registry
+from claims.registry import Bound, Claim, Registry
 
 SUPPORTED, REFUTED, INCONCLUSIVE, PILOT = "supported", "refuted", "inconclusive", "pilot"
 
@@ -75,20 +75,23 @@ def judge(
         found.runs,
         found.images,
         per_run,
-        _power(found, bound.nearest(found.estimate)),
+        _power(found, bound),
         needed.images if needed else None,
         needed.runs if needed else None,
         tuple(conditions),
     )
 
 
-def _power(found: Interval, bound: float) -> float:
+def _power(found: Interval, bound: Bound) -> float:
     """Normal approximation: chance that the interval's end on the bound's side clears it."""
-    margin = (found.estimate - found.low) if bound < found.estimate else (found.high - found.estimate)
+    if bound.nearest(found.estimate) == bound.low:
+        margin, gap = found.estimate - found.low, found.estimate - bound.low
+    else:
+        margin, gap = found.high - found.estimate, bound.high - found.estimate
     if not margin > 0:
         return float("nan")
     quantile = norm.ppf((1 + found.level) / 2)
-    return float(norm.cdf((abs(found.estimate - bound) / margin - 1) * quantile))
+    return float(norm.cdf((gap / margin - 1) * quantile))
 
 
 def _message(claim: Claim, found: Interval, bound: str, verdict: str, needed: Any, *, decisive: bool) -> str:

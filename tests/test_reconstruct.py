@@ -8,7 +8,17 @@ from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy
 
-from vaecore import VAE, VAEConfig, distinct_labels, elbo, kl, latent_mean, reconstruct, reconstruct_labels
+from vaecore import (
+    VAE,
+    VAEConfig,
+    _reconstruct,
+    distinct_labels,
+    elbo,
+    kl,
+    latent_mean,
+    reconstruct,
+    reconstruct_labels,
+)
 from vaecore._noise import normal
 from vaecore._reconstruct import kl_of_posterior, log_bernoulli
 
@@ -47,7 +57,7 @@ class Plain:
         self.vae, self.encoded, self.decoded = vae, [], []
 
     def encode(self, images):
-        self.encoded.append(len(images))
+        self.encoded.append(images)
         return self.vae.encode(images)
 
     def decode(self, latents):
@@ -92,7 +102,9 @@ def test_chunks_order_splits_and_draws_change_nothing(data, seed):
     order = torch.tensor(data.draw(st.permutations(range(count))))
     cut = data.draw(st.integers(0, count - 1))
     parts = [
-        reconstruct(vae, images[rows], draws=draws, seed=seed, indices=indices[rows], chunk=data.draw(st.integers(1, 9)))
+        reconstruct(
+            vae, images[rows], draws=draws, seed=seed, indices=indices[rows], chunk=data.draw(st.integers(1, 9))
+        )
         for rows in (order[:cut], order[cut:])
         if len(rows)
     ]
@@ -113,20 +125,22 @@ def test_first_index_counts_up():
 
 
 @pytest.mark.parametrize(
-    ("count", "draws", "chunk", "encoded"),
+    ("count", "draws", "chunk", "rows"),
     [(7, 3, 3, [3, 3, 1]), (4, 2, 10, [4]), (3, 2, 1, [1, 1, 1]), (5, 250, None, [2, 2, 1]), (2, 900, None, [1, 1])],
 )
-def test_each_image_is_encoded_once_and_no_more_than_a_chunk_is_held(count, draws, chunk, encoded):
+def test_each_image_is_encoded_once_and_no_more_than_a_chunk_is_held(monkeypatch, count, draws, chunk, rows):
+    monkeypatch.setattr(_reconstruct, "_DECODED_AT_ONCE", {"cpu": 500})
     vae, images, seen = Plain(tiny_vae()), some_images(count), []
 
-    def reduce(rows, reconstructions):
-        seen.append(rows)
-        assert reconstructions.shape == (len(rows), draws, 1, *SIDES)
+    def reduce(some, reconstructions):
+        seen.append(some)
+        assert reconstructions.shape == (len(some), draws, 1, *SIDES)
         return reconstructions.amax(dim=(1, 2, 3, 4))
 
     found = reconstruct(vae, images, draws=draws, seed=0, reduce=reduce, chunk=chunk)
-    assert vae.encoded == encoded
-    assert vae.decoded == [rows * draws for rows in encoded]
+    assert torch.equal(torch.cat(vae.encoded), images)  # each once, whatever the chunk
+    assert vae.decoded == [number * draws for number in rows]
+    assert [len(some) for some in seen] == rows
     assert torch.equal(torch.cat(seen), images)
     whole = reconstruct(vae, images, draws=draws, seed=0)
     torch.testing.assert_close(found, whole.amax(dim=(1, 2, 3, 4)), atol=1e-6, rtol=0)

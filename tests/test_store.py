@@ -67,6 +67,7 @@ class Other:
     ("left", "right"),
     [
         (("ab", "c"), ("a", "bc")),
+        ((b"ab", b"c"), (b"a", b"bc")),
         (("ab",), ("a", "b")),
         (("a", ""), ("a",)),
         ((torch.zeros(2, 3),), (torch.zeros(3, 2),)),
@@ -121,7 +122,11 @@ def test_a_result_is_computed_once_and_comes_back_bit_by_bit(store):
 
 def test_tensors_that_are_no_plain_blocks_of_memory_are_kept(store):
     grid = torch.arange(12.0).view(3, 4)
-    result = {"transposed": grid.T, "slice": grid[:, 1:3], "last": torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)}
+    result = {
+        "transposed": grid.T,
+        "slice": grid[:, 1:3],
+        "last": torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last),
+    }
     store.get("s", "k", Work(result))
     work = Work()
     assert same(store.get("s", "k", work), result)
@@ -299,7 +304,7 @@ Store(sys.argv[1]).get("s", "k", work)
 
 
 def test_a_process_waits_for_another_that_is_at_the_same_work(store):
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603  # our own script
         [sys.executable, "-W", "error", "-c", WORKER, str(store.folder)],
         stdout=subprocess.PIPE,
         text=True,

@@ -60,9 +60,7 @@ def test_a_seed_gives_the_same_weights_bit_by_bit_and_leaves_the_global_state_al
     assert torch.equal(torch.get_rng_state(), state)
     assert equal(again, models[kind])
     other = fit(some, config, seed=1, device=CPU)
-    assert not any(
-        torch.equal(value, other.state_dict()[name]) for name, value in models[kind].state_dict().items()
-    )
+    assert not any(torch.equal(value, other.state_dict()[name]) for name, value in models[kind].state_dict().items())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,7 +77,7 @@ def test_shapes(some, models):
     assert mean.shape == log_variance.shape == (5, 4)
     decoded = models["vae"].decode(mean)
     assert decoded.shape == (5, 1, *side)
-    assert 0 <= decoded.min()
+    assert decoded.min() >= 0
     assert decoded.max() <= 1
     torch.testing.assert_close(models["vae"].decode_logits(mean).sigmoid(), decoded.flatten(1))
     assert models["classifier"](some.pixels[:5]).shape == (5, 10)

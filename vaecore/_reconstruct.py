@@ -12,9 +12,10 @@ from vaecore._noise import image_indices, normal
 
 Reduced = TypeVar("Reduced", Tensor, dict[str, Tensor])
 
-# Reconstructions decoded at once. On a CPU the hidden layer and the pixels of about 500 stay in the second-level
-# cache; a GPU wants enough rows to fill it. An image's draws are never split, so that a reduction sees them all.
-_DECODED_AT_ONCE = {"cpu": 500, "cuda": 65_536}
+# Reconstructions decoded at once: fewer cost more calls, more fall out of a CPU's cache; a GPU wants enough rows to fill
+# it. An image's draws are never split, so that a reduction sees them all.
+_DECODED_AT_ONCE = {"cpu": 2_000, "cuda": 65_536}
+_ENCODED_AT_ONCE = 2_000
 
 
 @overload
@@ -75,21 +76,32 @@ def reconstruct(
         raise ValueError(f"chunk must be 1 or more images; got {chunk}")
     index = image_indices(len(images), first_index, indices).to(images.device)
 
+    # Without a reduction each chunk is copied to its place while it is in the cache, and memory is touched once.
+    whole = images.new_empty(len(images), draws, *images.shape[1:]) if reduce is None else None
     parts = []
     with torch.no_grad():
-        for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
-            mean, log_variance = posterior(vae, rows)
-            noise = normal(seed, row_index, draws=draws, size=mean.shape[1])
-            latents = torch.addcmul(mean.unsqueeze(1), (0.5 * log_variance).exp().unsqueeze(1), noise)
+        encoded = [posterior(vae, rows) for rows in torch.split(images, _ENCODED_AT_ONCE)]
+        mean = torch.cat([mean for mean, _ in encoded])
+        deviation = torch.cat([(0.5 * log_variance).exp() for _, log_variance in encoded])
+        for start in range(0, len(images), chunk):
+            here = slice(start, start + chunk)
+            rows = images[here]
+            noise = normal(seed, index[here], draws=draws, size=mean.shape[1])
+            latents = torch.addcmul(mean[here].unsqueeze(1), deviation[here].unsqueeze(1), noise)
             decoded = vae.decode(latents.flatten(0, 1))
             if decoded.shape != (len(rows) * draws, *rows.shape[1:]):
                 raise ValueError(
                     f"the VAE must decode to images shaped as its input, {(len(rows) * draws, *rows.shape[1:])};"
                     f" got {tuple(decoded.shape)}"
                 )
+            if start == 0:
+                check_images(decoded, "the VAE's reconstructions")  # logits, or NaN; later chunks would show the same
             reconstructions = decoded.view(len(rows), draws, *rows.shape[1:])
-            parts.append(reconstructions if reduce is None else reduce(rows, reconstructions))
-    return _join(parts)
+            if whole is not None:
+                whole[here] = reconstructions
+            elif reduce is not None:
+                parts.append(reduce(rows, reconstructions))
+    return _join(parts) if whole is None else whole
 
 
 def reconstruct_labels(

@@ -128,9 +128,7 @@ class Store:
                 path.parent.mkdir(exist_ok=True)
                 write_tensors(path, tensors, {"stage": stage, "key": key})
             except OSError as error:
-                message = (
-                    f"a result could not be kept in {path.parent}: {error.strerror}; the next run computes it again"
-                )
+                message = f"a result could not be kept in {path.parent}: {error.strerror or error}; the next run computes it again"
                 warnings.warn(StoreWarning(message), stacklevel=2)
             return tensors
 
