@@ -25,7 +25,8 @@ def test_lbfgs(benchmark: BenchmarkFixture, study: Study, way: str) -> None:
     images, targets = study.test.pixels[index].to(study.device), targets.to(study.device)
     attack = {"vaecore": lbfgs, "scipy": scipy_lbfgs}[way]
     benchmark.group = "L-BFGS attack"
-    found = benchmark.pedantic(attack, (classifier, images, targets), rounds=3 if way == "vaecore" else 1)
+    rounds = 3 if way == "vaecore" else 1
+    found = benchmark.pedantic(attack, (classifier, images, targets), rounds=rounds)  # type: ignore[no-untyped-call]
     l2 = found.l2[found.success]
     benchmark.extra_info |= {
         "images": len(images),

@@ -59,7 +59,7 @@ def measure(benchmark: BenchmarkFixture, device: str, function: Callable[[], Ten
             torch.cuda.synchronize()
         return result
 
-    result: Tensor = benchmark.pedantic(synchronised, rounds=10, warmup_rounds=2)
+    result: Tensor = benchmark.pedantic(synchronised, rounds=10, warmup_rounds=2)  # type: ignore[no-untyped-call]
     if benchmark.stats is not None:  # None with --benchmark-disable
         benchmark.extra_info["images_per_second"] = round(IMAGES / benchmark.stats.stats.median)
     return result

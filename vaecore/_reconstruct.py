@@ -12,8 +12,8 @@ from vaecore._noise import image_indices, normal
 
 Reduced = TypeVar("Reduced", Tensor, dict[str, Tensor])
 
-# Reconstructions decoded at once: fewer cost more calls, more fall out of a CPU's cache; a GPU wants enough rows to fill
-# it. An image's draws are never split, so that a reduction sees them all.
+# Reconstructions decoded at once: fewer cost more calls, more fall out of a CPU's cache; a GPU wants enough rows to
+# fill it. An image's draws are never split, so that a reduction sees them all.
 _DECODED_AT_ONCE = {"cpu": 2_000, "cuda": 65_536}
 _ENCODED_AT_ONCE = 2_000
 

@@ -128,7 +128,8 @@ class Store:
                 path.parent.mkdir(exist_ok=True)
                 write_tensors(path, tensors, {"stage": stage, "key": key})
             except OSError as error:
-                message = f"a result could not be kept in {path.parent}: {error.strerror or error}; the next run computes it again"
+                cause = error.strerror or error
+                message = f"a result could not be kept in {path.parent}: {cause}; the next run computes it again"
                 warnings.warn(StoreWarning(message), stacklevel=2)
             return tensors
 
