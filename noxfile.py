@@ -35,7 +35,7 @@ def claims(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Throughput, side by side with naive code and peers; options of `pytest bench` follow after `--`."""
-    session.install("-e", ".[peers]")
+    session.install("-e", ".")
     session.run("python", "-m", "pytest", "bench", "--benchmark-only", *session.posargs)
 
 

@@ -3,6 +3,8 @@
 Quality stands beside speed in `extra_info`: median L2 norm and success, on the same images and targets.
 """
 
+import copy
+
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -18,11 +20,15 @@ IMAGES = {"vaecore": 500, "scipy": 20}  # scipy takes a second an image
 @pytest.mark.parametrize("way", ["vaecore", "scipy"])
 def test_lbfgs(benchmark: BenchmarkFixture, study: Study, way: str) -> None:
     """Seconds an image: divide by `images`."""
-    classifier = study.run(0).classifier
     index = study.indices[: IMAGES[way]]
     assert study.test.labels is not None
-    targets = random_targets(study.test.labels[index], index, classes=study.test.classes or 0, seed=0)
-    images, targets = study.test.pixels[index].to(study.device), targets.to(study.device)
+    device = study.device if way == "vaecore" else torch.device("cpu")
+    classifier = study.run(0).classifier
+    assert isinstance(classifier, torch.nn.Module)
+    classifier = copy.deepcopy(classifier).to(device)
+    labels = study.test.labels[index]
+    targets = random_targets(labels, index, classes=study.test.classes or 0, seed=0).to(device)
+    images = study.test.pixels[index].to(device)
     attack = {"vaecore": lbfgs, "scipy": scipy_lbfgs}[way]
     benchmark.group = "L-BFGS attack"
     rounds = 3 if way == "vaecore" else 1

@@ -4,6 +4,7 @@ Both give (images, 10, 1, h, w) on the same weights; the last rows reduce to the
 `images_per_second` in `extra_info` counts input images, all their draws included.
 """
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -30,7 +31,8 @@ def setup(study: Study, device: str) -> Setup:
     assert isinstance(run.classifier, Classifier)
     repeats = -(-IMAGES // len(study.test))
     images = study.test.pixels.repeat(repeats, 1, 1, 1)[:IMAGES]
-    return run.vae.to(device), run.classifier.to(device), images.to(device)
+    models = copy.deepcopy((run.vae, run.classifier))  # the study's own stay where they are
+    return models[0].to(device), models[1].to(device), images.to(device)
 
 
 def naive(vae: VAE, images: Tensor) -> Tensor:

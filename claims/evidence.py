@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vaecore._attacks import Attack, fgsm
+from vaecore._check import check_logits
 from vaecore._lbfgs import lbfgs
 from vaecore._models import Autoencoder, Classify
 from vaecore._noise import normal, seed_for, signs, uniform, words
@@ -57,8 +58,9 @@ def collect(
     attack = perturb(classifier, shard, condition, lbfgs_l2)
     images = attack.images
     with torch.no_grad():
-        own = classifier(images).double().softmax(dim=1)
-        confidence, predicted = own.max(dim=1)
+        own = classifier(images)
+        check_logits(own, len(images))
+        confidence, predicted = own.double().softmax(dim=1).max(dim=1)
         divergence = kl_of_posterior(*posterior(vae, images))
 
     offset = 0  # chunks reach the reduction in order
@@ -67,7 +69,9 @@ def collect(
         nonlocal offset
         chosen = predicted[offset : offset + len(rows), None, None].expand(-1, DRAWS, 1)
         offset += len(rows)
-        probability = classifier(reconstructions.flatten(0, 1)).softmax(dim=1).view(len(rows), DRAWS, -1)
+        logits = classifier(reconstructions.flatten(0, 1))
+        check_logits(logits, len(rows) * DRAWS)
+        probability = logits.softmax(dim=1).view(len(rows), DRAWS, -1)
         highest, label = probability.max(dim=2)
         return {
             "draw_label": label.to(torch.int16),
@@ -103,8 +107,11 @@ def perturb(classifier: Classify, shard: Shard, condition: str, lbfgs_l2: Tensor
         return _noisy(images, images)
     if condition == LBFGS:
         with torch.no_grad():
-            classes = classifier(images[:1]).shape[1]
-        return lbfgs(classifier, images, random_targets(shard.labels, shard.indices, classes=classes, seed=shard.seed))
+            logits = classifier(images)
+        check_logits(logits, count)
+        classes, taken = logits.shape[1], logits.argmax(dim=1)
+        targets = random_targets(shard.labels, shard.indices, classes=classes, seed=shard.seed, predicted=taken)
+        return lbfgs(classifier, images, targets)
     if kind == "fgsm":
         return fgsm(classifier, images, shard.labels, epsilon=float(epsilon))
     draw = partial(_noise, seed=seed_for(kind, shard.seed), indices=shard.indices, like=images)
@@ -117,10 +124,22 @@ def perturb(classifier: Classify, shard: Shard, condition: str, lbfgs_l2: Tensor
     return _noisy(images, at_distance(images, draw(normal), lbfgs_l2.to(images.device)))
 
 
-def random_targets(labels: Tensor, indices: Tensor, *, classes: int, seed: int) -> Tensor:
-    """A class other than the label for each image, all equally likely, by (seed, index); (n,) int64."""
+def random_targets(
+    labels: Tensor, indices: Tensor, *, classes: int, seed: int, predicted: Tensor | None = None
+) -> Tensor:
+    """A class for each image that it neither has nor is given, all such equally likely, by (seed, index); (n,) int64.
+
+    predicted: (n,) the class that each image is given, by default its label. With two classes, an image that is
+    misclassified already gets the class it is given.
+    """
+    predicted = labels if predicted is None else predicted
     word = words(seed_for("targets", seed), indices, draws=1, size=1, device=labels.device)[:, 0, 0]
-    return (labels + 1 + (word * (classes - 1) >> 32)) % classes
+    low, high = torch.minimum(labels, predicted), torch.maximum(labels, predicted)
+    taken = torch.where(low == high, 1, 2)
+    target = word * (classes - taken).clamp(min=1) >> 32
+    target += (target >= low).long()  # step over the lower of the two, then over the higher
+    target += ((target >= high) & (taken == 2)).long()
+    return torch.where(taken < classes, target, predicted)
 
 
 def at_distance(images: Tensor, direction: Tensor, l2: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from claims import report, terminal
 from claims.inference import Estimate
 from claims.registry import REGISTRY, Claim, Registry, load_registry
-from claims.study import PILOT_SEED, PROFILES, Study, choose_dataset, profile_of
+from claims.study import PILOT_SEED, PROFILES, Dataset, Study, choose_dataset, profile_of
 from claims.verdict import PILOT, SUPPORTED, Verdict, judge, not_run
 from vaecore._store import Store
 from vaecore._training import Progress, default_device
@@ -25,7 +25,7 @@ from vaecore._training import Progress, default_device
 NOT_ALL_SUPPORTED = 8  # exit status: every claim asked for was concluded, and not all of them were supported
 SESSION = pytest.StashKey["ClaimsSession"]()
 _UNFINISHED = pytest.StashKey["Conclusion"]()
-_PROPERTY = "claim verdict"
+_PROPERTY, _DATASET = "claim verdict", "claims dataset"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,7 +70,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         metavar="DIR",
         help="write results.json, summary.md and figures to DIR/<dataset> (default: reports, and only when all claims"
-        " registered for the data set that have a test were concluded, on reference models)",
+        " were concluded on the reference models with the standard profile)",
     )
     group.addoption(
         "--cache-dir",
@@ -110,16 +110,17 @@ class ClaimsSession:
         self.verdicts: dict[str, Verdict] = {}
         self.broken = False  # something failed that is not a verdict
         self.announced = False
-        self.written: Path | None = None
+        self.ending = ""
 
     @cached_property
     def study(self) -> Study:
         """The study that the options ask for; raises pytest.UsageError where they ask for what can't be."""
         option = self.config.getoption
         try:
-            _check_writable(Path(option("--report-dir") or "reports"))
+            if option("--report-dir") is not None:
+                _check_writable(Path(option("--report-dir")))
             study = Study(
-                choose_dataset(option("--dataset"), option("--data-root")),
+                self.dataset,
                 profile_of(option("--profile"), option("--runs")),
                 Store(cache_folder(option("--cache-dir"))),
                 root=option("--data-root"),
@@ -135,14 +136,22 @@ class ClaimsSession:
         return study
 
     @cached_property
+    def dataset(self) -> Dataset:
+        """The data set, chosen once: a worker of xdist takes the controller's."""
+        told = getattr(self.config, "workerinput", {}).get(_DATASET)
+        if told is not None:
+            return Dataset(*told)
+        return choose_dataset(self.config.getoption("--dataset"), self.config.getoption("--data-root"))
+
+    @cached_property
     def registry(self) -> Registry:
         """The claims as they stand for the study's data set."""
         return load_registry(self.study.test.name)
 
     @property
     def decisive(self) -> bool:
-        """Whether the profile is large enough to support a claim."""
-        return self.study.profile.name != "smoke"
+        """Whether the study is large enough to support a claim: no smoke test, and not one run of models that vary."""
+        return self.study.profile.name != "smoke" and (len(self.study.seeds) > 1 or self.study.fixed)
 
     @property
     def ordered(self) -> list[Verdict]:
@@ -150,13 +159,14 @@ class ClaimsSession:
         return [self.verdicts[name] for name in self.registry.claims if name in self.verdicts]
 
     def report_folder(self) -> Path | None:
-        """Where the report goes; None where it is not asked for and would not be whole."""
+        """Where the report goes; None where it is not asked for and is not a whole one of the reference study."""
         chosen: str | None = self.config.getoption("--report-dir")
-        reference = self.study.vae is None and self.study.classifier is None
-        whole = reference and self.decisive and not not_run(self.registry, self.verdicts)
-        if chosen is None and (self.pilot or not whole):
+        study = self.study
+        reference = study.vae is None and study.classifier is None and study.profile == PROFILES["standard"]
+        if chosen is None and (self.pilot or not reference or not_run(self.registry, self.verdicts)):
             return None
-        return Path(chosen or "reports") / (Path(self.study.test.name).stem + ("-pilot" if self.pilot else ""))
+        folder = Path(chosen) if chosen is not None else self.config.rootpath / "reports"
+        return folder / (study.test.name + ("-pilot" if self.pilot else ""))
 
     @contextmanager
     def meter(self, task: str) -> Iterator[Progress]:
@@ -178,6 +188,21 @@ class ClaimsSession:
             return []
         self.announced = True
         return terminal.header(self.study, self.registry)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Under xdist only the workers collect: find mistakes in the options here, where they can be said in a line."""
+        distributed = self.config.getoption("dist", "no") != "no" and not hasattr(self.config, "workerinput")
+        rooms = [Path(__file__).parent, Path(__file__).parents[1] / "bench"]
+        named = [Path(argument.partition("::")[0]).resolve() for argument in self.config.args]
+        if distributed and any(path.is_relative_to(room) for path in named for room in rooms):
+            _ = self.study
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker of xdist which data set was chosen."""
+        if "study" in self.__dict__:
+            node.workerinput[_DATASET] = (self.dataset.name, self.dataset.why)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Check what was collected against the registry."""
@@ -233,15 +258,24 @@ class ClaimsSession:
         """Write the report, and tell failures that are verdicts from those that are not by the exit status."""
         if hasattr(self.config, "workerinput") or not self.verdicts:  # the controller reports for xdist's workers
             return
-        if exitstatus == pytest.ExitCode.TESTS_FAILED and not self.broken:
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            return
+        stopped_early = session.shouldfail or session.shouldstop
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and not self.broken and not stopped_early:
             session.exitstatus = NOT_ALL_SUPPORTED
         folder = self.report_folder()
-        if folder is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        if folder is None:
+            self.ending = "No report was written: it takes all claims, on the reference study, or --report-dir."
+            return
+        try:
             report.write(folder, report.gather(self.study, self.registry, self.ordered, pilot=self.pilot))
-            self.written = folder
+            self.ending = f"Report: {folder / 'summary.md'}"
+        except OSError as error:
+            self.ending = f"The report could not be written to {folder}: {error} (choose another with --report-dir)"
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the verdicts, and write the report where it is asked for or whole."""
+        """Print the verdicts, and say where the report is."""
         if not self.verdicts:
             return
         writer = terminalreporter._tw  # noqa: SLF001  # the only way to pytest's width and colour
@@ -254,18 +288,19 @@ class ClaimsSession:
         )
         terminalreporter.write(text)
         terminalreporter.line(terminal.tally([verdict.verdict for verdict in self.ordered]))
-        if self.written is None:
-            terminalreporter.line("No report was written: it takes all claims, on reference models, or --report-dir.")
-        else:
-            terminalreporter.line(f"Report: {self.written / 'summary.md'}")
+        terminalreporter.line(self.ending)
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        return default_device()
+    """The device of an option; on a GPU, results are to be as exact and as repeatable as on a CPU."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda needs a CUDA GPU that torch can use; there is none (use --device auto)")
-    return torch.device(name)
+    device = default_device() if name == "auto" else torch.device(name)
+    if device.type == "cuda":
+        # TF32 keeps ten bits of a float: too few for images that sit on a decision boundary.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+    return device
 
 
 def _check_writable(folder: Path) -> None:
@@ -316,6 +351,7 @@ class Conclusion:
         self._claim, self._session, self._item = claim, session, item
         self.verdict: Verdict | None = None
         session.study.looked_at.clear()
+        session.study.kept = 1.0
 
     def conclude(self, *estimates: Estimate) -> None:
         """Record the verdict on one estimate, or on the smallest of several; then fail unless it is *supported*."""
@@ -327,6 +363,8 @@ class Conclusion:
             estimates,
             decisive=session.decisive,
             pilot=session.pilot,
+            available=len(session.study.test),
+            kept=session.study.kept,
             conditions=sorted(session.study.looked_at),
         )
         self._item.user_properties.append((_PROPERTY, self.verdict.to_json()))

@@ -52,6 +52,7 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
             "classifier": study.classifier or "reference",
             "digests": [{"vae": run.vae_digest, "classifier": run.classifier_digest} for run in study.runs],
         },
+        "accuracy_per_run": [study.accuracy(run) for run in study.runs],
         "claims": [_of_claim(registry, verdict) for verdict in verdicts],
         "not_concluded": {
             claim.id: claim.unregistered or claim.untested or "not run"
@@ -93,6 +94,8 @@ def summary(results: Mapping[str, Any]) -> str:
     line(f"{tally(counts)}. {len(seeds)} training runs (seeds {seeds[0]} to {seeds[-1]}),")
     images = ", ".join(f"{count:,} {name}" for name, count in results["images"].items() if name in (CLEAN, "lbfgs"))
     line(f"test images: {images}; {results['draws']} draws an image. Registry {results['registry_digest'][:12]}.")
+    accuracies = ", ".join(f"{value:.4f}" for value in results["accuracy_per_run"])
+    line(f"Accuracy of the classifier on all {dataset['test_images']:,} test images, run by run: {accuracies}.")
     for family in sorted({verdict["claim"][0] for verdict in verdicts}):
         level = next(verdict["level"] for verdict in verdicts if verdict["claim"][0] == family)
         line(f"\n## {family}. {FAMILIES[family]}\n\nIntervals at level {level:.4f} each, 0.95 for the family.\n")
@@ -106,7 +109,8 @@ def summary(results: Mapping[str, Any]) -> str:
                     f" | {one['runs']} x {one['images']} |"
                 )
     line("\n## Conditions\n")
-    line("Accuracy, and success of the attack, of the classifier; mean size of the change; share with one label.\n")
+    line("Accuracy of the classifier, success of the attack, mean size of the change, share with one label.")
+    line("Images on which L-BFGS failed in a run are left out of its row and of its twin's.\n")
     line("| condition | images | accuracy | success | mean L2 | consistent | mean MSE | mean KL (nats) |")
     line("|---|---|---|---|---|---|---|---|")
     for name, one in results["conditions"].items():
@@ -136,14 +140,14 @@ def _of_claim(registry: Registry, verdict: Verdict) -> dict[str, Any]:
 
 
 def _of_condition(study: Study, name: str) -> dict[str, Any]:
-    table = study.table(name)
+    table = study.paired(name)[0]
     distinct = table.distinct
     bars = [interval(mean(distinct == count), LEVEL) for count in range(1, DRAWS + 1)]
     return {
         "images": distinct.shape[1],
         "accuracy": float(1 - table.wrong.mean()),
-        "success": float(table["success"].mean()),
-        "l2": float(np.nanmean(table["l2"])),
+        "success": float(study.table(name)["success"].mean()),
+        "l2": float(table["l2"].mean()),
         "consistent": float(table.consistent.mean()),
         "mse": float(table.mse.mean()),
         "kl": float(table["kl"].mean()),
@@ -160,7 +164,7 @@ def _error_by_confidence(study: Study) -> list[dict[str, Any]]:
     for k in range(BINS):
         member = (number == k).astype(float)
         images = int(member.sum())
-        found = interval(_mean_within(error, member, images), LEVEL)
+        found = interval(_mean_within(error, member, images // len(member)), LEVEL)
         ends = {"from": k / BINS, "to": (k + 1) / BINS}
         rows.append({**ends, "count": images, "mse": found.estimate, "low": found.low, "high": found.high})
     return rows
@@ -192,7 +196,7 @@ def _processor() -> str:
 
 def _git_revision() -> str | None:
     """Revision of the code, with a mark where it has changes that are not committed; None outside a checkout."""
-    git = ("git", "-C", str(Path(__file__).parent))
+    git = ("git", "-C", str(Path(__file__).parents[1]))
     try:
         found = subprocess.run((*git, "rev-parse", "HEAD"), capture_output=True, text=True, check=True)  # noqa: S603
         changed = subprocess.run(  # noqa: S603

@@ -1,8 +1,5 @@
 """A study: one data set, the models of each run, and the evidence they give, each made once and kept in the store."""
 
-import importlib
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,9 +15,10 @@ from torch import nn
 
 from claims import evidence
 from claims.evidence import FEW_IMAGES, GAUSSIAN, LBFGS, Shard, Table, collect
+from claims.user_models import makes_models, model_digest, user_model
 from vaecore import _attacks, _augment, _lbfgs, _models, _noise, _reconstruct, _training
 from vaecore._images import Images, is_available, load_images, probe
-from vaecore._models import Autoencoder, Classifier, load_classifier, load_vae
+from vaecore._models import Autoencoder, Classifier
 from vaecore._noise import seed_for, words
 from vaecore._store import Store, Tensors, digest
 from vaecore._training import Progress, default_device, fit_classifier, fit_vae, reference_configs
@@ -74,7 +72,11 @@ def choose_dataset(name: str, root: str | None) -> Dataset:
     if is_available("mnist", root):
         return Dataset("mnist", "found on disk")
     if probe("mnist"):
-        return Dataset("mnist", "not on disk, can be downloaded")
+        try:
+            load_images("mnist", "test", root)
+        except OSError as error:
+            return Dataset("digits", f"MNIST's download failed ({error}); digits is embedded")
+        return Dataset("mnist", "downloaded")
     return Dataset("digits", "MNIST is neither on disk nor to be had by network; digits is embedded")
 
 
@@ -107,16 +109,22 @@ class Study:
     first_seed: int = 0
     meter: Meter = silent
     wall_seconds: dict[str, float] = field(default_factory=dict)
-    looked_at: set[str] = field(default_factory=set)  # conditions asked for, since it was last cleared
+    looked_at: set[str] = field(default_factory=set)  # conditions asked for, and
+    kept: float = 1.0  # the smallest share of images that `paired` left, since they were last reset
 
     def check(self) -> None:
         """Raise now what would otherwise be raised late: unusable data, models that are not there."""
         _ = self.test
         for text, kind in self.given:
-            if text is not None and not _makes_models(text, kind):
-                _user_model(text, kind, self.first_seed, self.device)
+            if text is not None and not makes_models(text, kind):
+                user_model(text, kind, self.first_seed, self.device)
         if None in (self.vae, self.classifier):
             _ = self.train
+        if self.classifier is None and (self.test.classes or 0) > (self.train.classes or 0):
+            raise ValueError(
+                f"the test labels of {self.test.name} must be among the training labels, 0 to"
+                f" {(self.train.classes or 0) - 1}; got up to {(self.test.classes or 0) - 1}"
+            )
 
     @cached_property
     def train(self) -> Images:
@@ -140,7 +148,7 @@ class Study:
     @cached_property
     def fixed(self) -> bool:
         """Whether both models are the user's finished ones, so that there is one run and nothing to vary."""
-        makers = [text is None or _makes_models(text, kind) for text, kind in self.given]
+        makers = [text is None or makes_models(text, kind) for text, kind in self.given]
         return not any(makers)
 
     @cached_property
@@ -160,7 +168,9 @@ class Study:
             seed, title = self.seeds[number], f"run {number + 1} of {len(self.seeds)}"
             vae = self._model("vae", seed, title)
             classifier = self._model("classifier", seed, title)
-            self._runs[number] = Run(seed, vae, classifier, _digest_of(vae), _digest_of(classifier))
+            probe = self.test.pixels[:64].to(self.device)
+            digests = model_digest(vae, "vae", probe), model_digest(classifier, "classifier", probe)
+            self._runs[number] = Run(seed, vae, classifier, *digests)
         return self._runs[number]
 
     def count(self, condition: str) -> int:
@@ -179,14 +189,35 @@ class Study:
     def paired(self, *conditions: str) -> list[Table]:
         """Evidence under several conditions for the images they share.
 
-        Images on which L-BFGS failed in a run, where it is among them, are left out: a failure is no adversarial image.
+        Where L-BFGS is among them, images on which it failed in a run, or found nothing to do, are left out: they are
+        not adversarial. `kept` says what share of the images is left. Raises ValueError where fewer than two are.
         """
         shared = min(self.count(condition) for condition in conditions)
         tables = [self.table(condition, shared) for condition in conditions]
         if LBFGS in conditions or GAUSSIAN in conditions:
-            found = np.flatnonzero(self.table(LBFGS, shared)["success"].all(axis=0))
+            attack = self.table(LBFGS, shared)
+            found = np.flatnonzero((attack["success"] & (attack["l2"] > 0)).all(axis=0))
+            self.kept = min(self.kept, len(found) / shared)
+            if len(found) < 2:
+                raise ValueError(f"L-BFGS must succeed on some image in all runs; it did on {len(found)} of {shared}")
             tables = [table.take(found) for table in tables]
         return tables
+
+    def accuracy(self, run: Run) -> float:
+        """Share of all test images that a run's classifier labels rightly."""
+        labels = self.test.labels
+        assert labels is not None
+        key = digest("accuracy", run.classifier_digest, self.test.digest, self.device.type)
+
+        def compute() -> Tensors:
+            with torch.no_grad():
+                parts = [
+                    run.classifier(rows.to(self.device)).argmax(dim=1).cpu()
+                    for rows in torch.split(self.test.pixels, SHARD)
+                ]
+            return {"right": torch.cat(parts) == labels}
+
+        return float(self.store.get("evidence", key, compute)["right"].double().mean())
 
     @cached_property
     def _runs(self) -> dict[int, Run]:
@@ -204,7 +235,7 @@ class Study:
     def _model(self, kind: str, seed: int, title: str) -> Any:
         text = self.vae if kind == "vae" else self.classifier
         if text is not None:
-            return _user_model(text, kind, seed, self.device)
+            return user_model(text, kind, seed, self.device)
         with self._timed("training"):
             return self._reference_model(kind, seed, title)
 
@@ -274,56 +305,6 @@ def _stage(*modules: ModuleType) -> str:
 # Taken at import, so that they speak of the code that runs and not of what an editor has made of its file since.
 _MODELS_STAGE = _stage(_training, _models, _augment)
 _EVIDENCE_STAGE = _stage(evidence, _attacks, _lbfgs, _models, _noise, _reconstruct)
-
-
-def _digest_of(model: Any) -> str:
-    """Digest of a model: its weights, where it is a torch module, and the source of its class."""
-    parts: list[object] = [f"{type(model).__module__}.{type(model).__qualname__}"]
-    source = getattr(sys.modules.get(type(model).__module__), "__file__", None)
-    if source is not None:
-        parts.append(Path(source))
-    if isinstance(model, nn.Module):
-        for name, value in sorted(model.state_dict().items()):
-            parts += [name, value]
-    return digest(*parts)
-
-
-def _makes_models(text: str, kind: str) -> bool:
-    """Whether a `--vae` or `--classifier` names a maker (seed -> module) and not one finished model."""
-    if ":" in text:
-        return not isinstance(_attribute(text, kind), nn.Module)
-    if not Path(text).is_file():
-        raise ValueError(f"--{kind} must be package.module:attribute or a file that exists; got {text}")
-    return False
-
-
-def _user_model(text: str, kind: str, seed: int, device: torch.device) -> Any:
-    """The model that `--vae` or `--classifier` names: `package.module:attribute`, or a file saved by vaecore."""
-    if ":" not in text:
-        loaded = load_vae(text) if kind == "vae" else load_classifier(text)
-        return loaded.requires_grad_(requires_grad=False).to(device)
-    found = _attribute(text, kind)
-    model = found if isinstance(found, nn.Module) else found(seed)
-    wanted = ("encode", "decode") if kind == "vae" else ("__call__",)
-    missing = [name for name in wanted if not callable(getattr(model, name, None))]
-    if missing:
-        raise ValueError(
-            f"--{kind} {text} must give a model with {' and '.join(wanted)}; it lacks {', '.join(missing)}"
-        )
-    return model.requires_grad_(False).to(device).eval() if isinstance(model, nn.Module) else model
-
-
-def _attribute(text: str, kind: str) -> Any:
-    module, _, name = text.partition(":")
-    if os.getcwd() not in sys.path:  # noqa: PTH109  # a user's module lies beside the command, as for `python -m`
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--{kind} must be package.module:attribute; {text} can't be imported: {error}") from None
-    if not callable(found):
-        raise ValueError(f"--{kind} {text} must be a module or a callable seed -> module; got {type(found).__name__}")
-    return found
 
 
 def profile_of(name: str, runs: int | None) -> Profile:

@@ -66,6 +66,9 @@ def summary(
     if counted:
         console.print(Text("\nDistinct labels over 10 reconstructions, share of images", style="bold"))
         console.print(_histogram(study, counted, bar="█" if unicode else "#"))
+        accuracy = [study.accuracy(run) for run in study.runs]
+        spread = f"{min(accuracy):.4f} to {max(accuracy):.4f} over {len(accuracy)} runs"
+        console.print(f"\nClassifier accuracy on all {len(study.test):,} test images: {spread}")
     missing = [(claim.id, "not run") for claim in not_run(registry, {verdict.claim for verdict in verdicts})]
     missing += [(c.id, c.unregistered or c.untested) for c in registry.claims.values() if c.unregistered or c.untested]
     reasons: dict[str, list[str]] = {}
@@ -112,7 +115,7 @@ def _histogram(study: Study, conditions: Sequence[str], *, bar: str) -> Renderab
     grid.add_column(f"{_SHOWN}+", justify="right", no_wrap=True)
     grid.add_column("one label", no_wrap=True)
     for condition in conditions:
-        distinct = study.table(condition).distinct
+        distinct = study.paired(condition)[0].distinct
         shares = [float((distinct == count).mean()) for count in range(1, _SHOWN)]
         shares.append(1 - sum(shares))
         grid.add_row(condition, *(f"{share:.2f}" for share in shares), bar * round(30 * shares[0]))

@@ -6,10 +6,11 @@ from typing import Any
 
 from scipy.stats import norm
 
-from claims.inference import Estimate, Interval, interval, smallest
+from claims.inference import Estimate, Interval, Required, interval, smallest
 from claims.registry import Bound, Claim, Registry
 
 SUPPORTED, REFUTED, INCONCLUSIVE, PILOT = "supported", "refuted", "inconclusive", "pilot"
+FEWEST_KEPT = 0.95  # below it the images on which L-BFGS succeeds are no fair sample of the images
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,19 @@ class Verdict:
 
 
 def judge(
-    claim: Claim, estimates: Sequence[Estimate], *, decisive: bool, pilot: bool, conditions: Sequence[str]
+    claim: Claim,
+    estimates: Sequence[Estimate],
+    *,
+    decisive: bool,
+    pilot: bool,
+    available: int,
+    kept: float = 1.0,
+    conditions: Sequence[str] = (),
 ) -> Verdict:
     """Judge a claim by one estimate, or by the smallest of several.
 
-    decisive: false for the smoke profile, which is too small to support anything. pilot: measure, judge nothing.
+    decisive: false for the smoke profile and for a single run of models that vary, which can't support anything. pilot:
+    measure, judge nothing. available: test images there are. kept: share of the images that L-BFGS succeeded on.
     """
     if not estimates:
         raise ValueError(f"claim {claim.id} needs an estimate to conclude; got none")
@@ -61,12 +70,18 @@ def judge(
     per_run = tuple(min(values) for values in zip(*(estimate.per_run.tolist() for estimate in estimates), strict=True))
     bound = claim.suggested(found.estimate) if pilot or claim.bound is None else claim.bound
     clears = bound.verdict(found)
-    verdict = PILOT if pilot else INCONCLUSIVE if clears == SUPPORTED and not decisive else clears
-    needed = found.required(bound.nearest(found.estimate)) if verdict == INCONCLUSIVE and decisive else None
+    why = _indecision(decisive=decisive, kept=kept)
+    verdict = PILOT if pilot else INCONCLUSIVE if clears == SUPPORTED and why else clears
+    needed = None
+    if verdict == INCONCLUSIVE and not why:
+        reach = found.required(bound.nearest(found.estimate))
+        enough = reach.images is not None and reach.images <= available
+        needed = Required(reach.images if enough else None, reach.runs)
+        why = _remedy(needed, available)
     return Verdict(
         claim.id,
         verdict,
-        _message(claim, found, str(bound), verdict, needed, decisive=decisive),
+        _message(claim, found, str(bound), verdict, why),
         found.estimate,
         found.low,
         found.high,
@@ -94,7 +109,27 @@ def _power(found: Interval, bound: Bound) -> float:
     return float(norm.cdf((gap / margin - 1) * quantile))
 
 
-def _message(claim: Claim, found: Interval, bound: str, verdict: str, needed: Any, *, decisive: bool) -> str:
+def _indecision(*, decisive: bool, kept: float) -> str:
+    """Why nothing can be supported, whatever the numbers; else empty."""
+    if not decisive:
+        return "one run or the smoke profile is too little to support a claim: use --profile standard"
+    if kept < FEWEST_KEPT:
+        return f"L-BFGS succeeded in all runs on {kept:.0%} of the images only, so that what is left is no fair sample"
+    return ""
+
+
+def _remedy(needed: Required, available: int) -> str:
+    ways = []
+    if needed.images is not None:
+        ways.append(f"about {needed.images:,} images (--profile full)")
+    if needed.runs is not None:
+        ways.append(f"about {needed.runs:,} runs (--runs)")
+    if ways:
+        return f"the interval straddles the bound; {', or '.join(ways)} would decide"
+    return f"the interval straddles the bound, and neither more runs nor the {available:,} test images would decide"
+
+
+def _message(claim: Claim, found: Interval, bound: str, verdict: str, why: str) -> str:
     text = (
         f"{claim.id} {verdict}: {claim.estimand} = {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
         f" (level {found.level:.4f}, {found.runs} runs x {found.images} images); bound {bound}"
@@ -105,18 +140,7 @@ def _message(claim: Claim, found: Interval, bound: str, verdict: str, needed: An
         return f"{text}; no interval: {found.reason}"
     if verdict == REFUTED:
         return f"{text}; the whole interval lies beyond the bound, so the claim does not hold here"
-    if verdict != INCONCLUSIVE:
-        return text
-    if not decisive:
-        return f"{text}; the smoke profile is too small to support a claim: use --profile standard"
-    ways = []
-    if needed is not None and needed.images:
-        ways.append(f"about {needed.images:,} images at {found.runs} runs")
-    if needed is not None and needed.runs:
-        ways.append(f"about {needed.runs:,} runs at {found.images:,} images")
-    return f"{text}; the interval straddles it; " + (
-        f"{', or '.join(ways)} would decide" if ways else "no number decides"
-    )
+    return f"{text}; {why}" if why else text
 
 
 def not_run(registry: Registry, concluded: Container[str]) -> list[Claim]:

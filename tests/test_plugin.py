@@ -138,7 +138,8 @@ def untouched(path):
             "1 inconclusive",
             (
                 "A1 inconclusive: share of clean images with one label over the draws = 0.500 [0.*, 0.*]"
-                f" (level {LEVEL}, 2 runs x 60 images); bound > 0.50; the interval straddles it; no number decides"
+                f" (level {LEVEL}, 2 runs x 60 images); bound > 0.50; the interval straddles the bound,"
+                " and neither more runs nor the 12 test images would decide"
             ),
         ),
         (
@@ -158,7 +159,7 @@ def test_verdict_decides_outcome_message_and_status(run, name, values, status, t
     result = run(source(name, values))
     assert result.ret == status
     result.assert_outcomes(passed=int(message is None), failed=int(message is not None))
-    lines = [tally, "No report was written: it takes all claims, on reference models, or --report-dir."]
+    lines = [tally, "No report was written: it takes all claims, on the reference study, or --report-dir."]
     if message is not None:
         lines.insert(0, message.replace("[", "[[]").replace("[[]0.*, 0.*]", "[[]0.*, 0.*]"))
     result.stdout.fnmatch_lines(lines)
@@ -181,9 +182,7 @@ def test_smoke_never_supports(run, name):
     values = ONES if name == "A1" else ZEROS
     result = run(source(name, values), "--profile=smoke")
     assert result.ret == NOT_ALL_SUPPORTED
-    result.stdout.fnmatch_lines(
-        [f"{name} inconclusive: *; the smoke profile is too small to support a claim: use --profile standard"]
-    )
+    result.stdout.fnmatch_lines([f"{name} inconclusive: *; one run or the smoke profile is too little to support a *"])
     result.stdout.no_fnmatch_line("*supported")
 
 
@@ -301,8 +300,8 @@ def test_workers_of_xdist_give_the_same_verdicts(run):
     result = run(text, "-n2", "--report-dir=out", inprocess=False)
     assert result.ret == NOT_ALL_SUPPORTED
     assert verdicts(result) == ("2 supported, 1 inconclusive", [], True)
-    result.stdout.fnmatch_lines(["dataset: mine.npz (as asked), *", "clean  *", "Report: out/mine/summary.md"])
-    assert [one["claim"] for one in json.loads((run.path / "out/mine/results.json").read_text())["claims"]] == [
+    result.stdout.fnmatch_lines(["dataset: mine.npz (as asked), *", "clean  *", "Report: out/mine.npz/summary.md"])
+    assert [one["claim"] for one in json.loads((run.path / "out/mine.npz/results.json").read_text())["claims"]] == [
         "A1",
         "A2",
         "A3",
@@ -369,16 +368,22 @@ def test_tests_without_claims_load_no_data(run):
 
 
 @pytest.mark.parametrize(
-    ("on_disk", "answers", "expected"),
+    ("on_disk", "answers", "download", "expected"),
     [
-        (True, False, ("mnist", "found on disk")),
-        (False, True, ("mnist", "not on disk, can be downloaded")),
-        (False, False, ("digits", "MNIST is neither on disk nor to be had by network; digits is embedded")),
+        (True, False, None, ("mnist", "found on disk")),
+        (False, True, None, ("mnist", "downloaded")),
+        (False, True, ConnectionError("cut off"), ("digits", "MNIST's download failed (cut off); digits is embedded")),
+        (False, False, None, ("digits", "MNIST is neither on disk nor to be had by network; digits is embedded")),
     ],
 )
-def test_auto_takes_mnist_where_it_is_to_be_had(monkeypatch, on_disk, answers, expected):
+def test_auto_takes_mnist_where_it_is_to_be_had(monkeypatch, on_disk, answers, download, expected):
+    def load(*_):
+        if download is not None:
+            raise download
+
     monkeypatch.setattr(study_module, "is_available", lambda _name, _root: on_disk)
     monkeypatch.setattr(study_module, "probe", lambda _name: answers)
+    monkeypatch.setattr(study_module, "load_images", load)
     found = study_module.choose_dataset("auto", None)
     assert (found.name, found.why) == expected
 
@@ -407,8 +412,8 @@ def every_claim():
 def test_report_is_written_where_asked_for(run):
     result = run(source("A1", ONES), "--report-dir=out")
     assert result.ret == OK
-    result.stdout.fnmatch_lines(["Report: out/mine/summary.md"])
-    results = json.loads((run.path / "out/mine/results.json").read_text())
+    result.stdout.fnmatch_lines(["Report: out/mine.npz/summary.md"])
+    results = json.loads((run.path / "out/mine.npz/results.json").read_text())
     assert [one["claim"] for one in results["claims"]] == ["A1"]
     assert results["not_concluded"]["A2"] == "not run"
     assert results["seeds"] == [0, 1]
@@ -417,8 +422,14 @@ def test_report_is_written_where_asked_for(run):
 
 @pytest.mark.parametrize(
     ("options", "written"),
-    [((), True), (("--profile=smoke",), False), (("--pilot",), False), (("-k", "not a1"), False)],
-    ids=["whole", "smoke", "pilot", "part"],
+    [
+        (("--runs=5",), True),
+        (("--runs=2",), False),
+        (("--runs=5", "--profile=smoke"), False),
+        (("--runs=5", "--pilot"), False),
+        (("--runs=5", "-k", "not a1"), False),
+    ],
+    ids=["whole", "fewer runs", "smoke", "pilot", "part"],
 )
 def test_report_is_written_unasked_only_when_whole(run, monkeypatch, options, written):
     # Reference models take minutes to train: the tiny ones pose as them.
@@ -427,7 +438,7 @@ def test_report_is_written_unasked_only_when_whole(run, monkeypatch, options, wr
     monkeypatch.setattr("claims.report.gather", lambda *_, **__: {})
     monkeypatch.setattr("claims.report.write", lambda folder, _: folders.append(str(folder)))
     run(every_claim(), *options, models=False)
-    assert folders == (["reports/mine"] if written else [])
+    assert folders == ([str(run.path / "reports/mine.npz")] if written else [])
 
 
 def pose(kind, seed):
@@ -446,7 +457,7 @@ def test_pilot_report_has_a_folder_of_its_own(run, monkeypatch):
     monkeypatch.setattr("claims.report.gather", lambda *_, **__: {})
     monkeypatch.setattr("claims.report.write", lambda folder, _: folders.append(str(folder)))
     run(source("A1", ONES), "--pilot", "--report-dir=out")
-    assert folders == ["out/mine-pilot"]
+    assert folders == ["out/mine.npz-pilot"]
 
 
 # Bad input: one line, status 4, nothing half-written

@@ -74,6 +74,7 @@ def verdicts(registry):
             registry.claims[name],
             [mean(values, limits=(-1, 1))],
             decisive=True,
+            available=10**6,
             pilot=False,
             conditions=("clean", "lbfgs"),
         )
@@ -311,7 +312,12 @@ def test_summary_fits_80_columns(tiny, registry, verdicts):
 
 def test_brackets_are_not_taken_for_markup(tiny, registry):
     verdict = judge(
-        registry.claims["A1"], [mean(np.tile([0, 1], (2, 30)))], decisive=True, pilot=False, conditions=("clean",)
+        registry.claims["A1"],
+        [mean(np.tile([0, 1], (2, 30)))],
+        decisive=True,
+        pilot=False,
+        available=60,
+        conditions=("clean",),
     )
     text = "\n".join(lines(tiny, registry, [verdict]))
     assert f"0.500 [{verdict.low:.3f}, {verdict.high:.3f}]" in text

@@ -12,7 +12,7 @@ from claims.registry import Bound, Claim, Registry
 from claims.verdict import Verdict, judge, not_run
 
 NO_EFFECT = Bound(low=0.0)
-SETTINGS = {"decisive": True, "pilot": False, "conditions": ("clean", "lbfgs")}
+SETTINGS = {"decisive": True, "pilot": False, "available": 10**6, "conditions": ("clean", "lbfgs")}
 
 
 def claim(bound, *, no_effect=NO_EFFECT, level=0.95, name="A1", **rest):
@@ -64,8 +64,8 @@ def test_inconclusive_says_how_many_images_or_runs_would_decide():
     assert 400 < found.needed_images < 5000
     assert 5 < found.needed_runs < 50
     assert found.message.endswith(
-        f"; the interval straddles it; about {found.needed_images:,} images at 5 runs,"
-        f" or about {found.needed_runs:,} runs at 400 images would decide"
+        f"; the interval straddles the bound; about {found.needed_images:,} images (--profile full),"
+        f" or about {found.needed_runs:,} runs (--runs) would decide"
     )
     # As many images as asked for, with the same variances, do decide.
     more = judge(claim(Bound(low=0.498)), [values(0.5, images=int(1.3 * found.needed_images), seed=1)], **SETTINGS)
@@ -74,7 +74,9 @@ def test_inconclusive_says_how_many_images_or_runs_would_decide():
 
 def test_inconclusive_where_no_number_decides():
     found = judge(claim(Bound(low=0.5)), [mean(np.tile([0.0, 1.0], (2, 30)))], **SETTINGS)
-    assert found.message.endswith("; the interval straddles it; no number decides")
+    assert found.message.endswith(
+        "; the interval straddles the bound, and neither more runs nor the 1,000,000 test images would decide"
+    )
     assert (found.needed_images, found.needed_runs) == (None, None)
 
 
@@ -94,7 +96,7 @@ def test_nan_is_inconclusive_with_its_reason():
 def test_smoke_may_refute_and_never_supports(bound, verdict):
     found = judge(claim(bound), [values(0.5)], **{**SETTINGS, "decisive": False})
     assert found.verdict == verdict
-    hint = "; the smoke profile is too small to support a claim: use --profile standard"
+    hint = "; one run or the smoke profile is too little to support a claim: use --profile standard"
     assert found.message.endswith(hint) == (verdict == "inconclusive")
     assert (found.needed_images, found.needed_runs) == (None, None)
 

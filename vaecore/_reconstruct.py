@@ -94,8 +94,7 @@ def reconstruct(
                     f"the VAE must decode to images shaped as its input, {(len(rows) * draws, *rows.shape[1:])};"
                     f" got {tuple(decoded.shape)}"
                 )
-            if start == 0:
-                check_images(decoded, "the VAE's reconstructions")  # logits, or NaN; later chunks would show the same
+            check_images(decoded, "the VAE's reconstructions")
             reconstructions = decoded.view(len(rows), draws, *rows.shape[1:])
             if whole is not None:
                 whole[here] = reconstructions
