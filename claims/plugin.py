@@ -87,8 +87,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, and the object that gathers verdicts."""
+    """Register the marker, a warning's filter, and the object that gathers verdicts."""
     config.addinivalue_line("markers", "claim(id): the test concludes the claim registered under this id")
+    # A damaged entry is worth a warning and never a failure, even where a project turns warnings into errors.
+    config.addinivalue_line("filterwarnings", "default::vaecore.StoreWarning")
     session = config.stash[SESSION] = ClaimsSession(config)
     config.pluginmanager.register(session, "claims-session")
 

@@ -308,3 +308,32 @@ def test_a_table_read_by_hand():
     assert table.disagreement.dtype == table.mse.dtype == table.doubt.dtype == np.float64
     with pytest.raises(KeyError):
         table["absent"]
+
+
+def test_random_targets_avoid_the_class_that_an_image_is_given():
+    labels, predicted = torch.arange(20_000) % 10, torch.arange(20_000) // 10 % 10
+    targets = random_targets(labels, torch.arange(20_000), classes=10, seed=0, predicted=predicted)
+    assert not bool(((targets == labels) | (targets == predicted)).any())
+    right = labels == predicted
+    assert torch.equal(targets[right], random_targets(labels, torch.arange(20_000), classes=10, seed=0)[right])
+    assert chisquare(torch.bincount(targets, minlength=10).tolist()).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("broken", [float("nan"), -0.5, 1.5])
+def test_a_broken_reconstruction_in_any_chunk_is_an_error(models, shard, broken, monkeypatch):
+    """NaN has label 0 in every draw, and would pass for consistent."""
+    monkeypatch.setattr(_reconstruct, "_DECODED_AT_ONCE", {"cpu": 50})
+    decode, calls = models.decode, []
+
+    def late(latents):
+        calls.append(len(latents))
+        return decode(latents) if len(calls) < 3 else torch.full_like(decode(latents), broken)
+
+    monkeypatch.setattr(models, "decode", late)
+    with pytest.raises(ValueError, match="the VAE's reconstructions must"):
+        collect(models, models, shard, "clean")
+
+
+def test_logits_that_are_not_finite_are_an_error(models, shard):
+    with pytest.raises(ValueError, match="logits must be finite"):
+        collect(models, lambda images: models(images) / 0, shard, "clean")

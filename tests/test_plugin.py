@@ -1,6 +1,9 @@
 """Does `pytest claims` judge, report and refuse as it promises? Tiny models and images, synthetic estimates."""
 
 import json
+import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -554,3 +557,49 @@ def test_values_out_of_a_list_are_refused_by_pytest(run, option):
     result = run(source("A1", ONES), option)
     assert result.ret == USAGE
     result.stderr.fnmatch_lines([f"*error: argument {option.partition('=')[0]}: invalid *"])
+
+
+# What a review found
+
+
+def test_a_damaged_cache_is_mended_with_a_warning_under_the_repository_s_own_settings(run):
+    shutil.copy(REGISTRY.parents[1] / "pyproject.toml", run.path / "pyproject.toml")
+    text = source("A1", "study.table('clean').consistent")
+    first = run(text)
+    entries = sorted((run.path / "cache/evidence").glob("*.safetensors"))
+    assert entries
+    for entry in entries:
+        entry.write_bytes(entry.read_bytes()[:-7])
+    again = run(text)
+    assert again.ret == first.ret
+    again.stdout.fnmatch_lines(["*StoreWarning: a stored result is computed again: *"])
+    verdict = [line for line in first.outlines if line.startswith("A1 ")]
+    assert verdict
+    assert [line for line in again.outlines if line.startswith("A1 ")] == verdict
+
+
+def test_one_run_of_models_that_vary_supports_nothing(run):
+    result = run(source("A1", ONES), "--runs=1")
+    assert result.ret == NOT_ALL_SUPPORTED
+    result.stdout.fnmatch_lines(["1 inconclusive"])
+
+
+def test_a_first_failure_that_stops_the_run_is_no_whole_result(run):
+    assert run(source("A1", HALF) + source("A2", ONES), "-x").ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_few_successes_of_lbfgs_support_nothing(run):
+    text = source("A3", ONES).replace("    claim.conclude", "    study.kept = 0.9\n    claim.conclude")
+    result = run(text)
+    assert result.ret == NOT_ALL_SUPPORTED
+    result.stdout.fnmatch_lines(["A3 inconclusive: *; L-BFGS succeeded in all runs on 90% of the images only*"])
+
+
+def test_a_bad_option_is_one_line_under_xdist_too(tmp_path):
+    command = [sys.executable, "-m", "pytest", "claims", "-n1", "--dataset=no-such.npz", f"--cache-dir={tmp_path}"]
+    found = subprocess.run(  # noqa: S603
+        [*command, "-pno:cacheprovider"], cwd=REGISTRY.parents[1], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == pytest.ExitCode.USAGE_ERROR, found.stdout
+    assert "no-such.npz" in found.stderr
+    assert "INTERNALERROR" not in found.stdout + found.stderr

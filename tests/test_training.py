@@ -17,7 +17,7 @@ from vaecore import (
     load_vae,
     reference_configs,
 )
-from vaecore._images import Images
+from vaecore._images import Images, is_available
 from vaecore._store import write_tensors
 from vaecore._training import augment
 
@@ -254,3 +254,11 @@ def test_beta_weighs_the_divergence(some):
         vae = fit_vae(some, config, seed=0, device=CPU)
         sizes[beta] = float(vae.encode(some.pixels)[0].square().mean())
     assert sizes[0.1] > 2 * sizes[10.0]
+
+
+@pytest.mark.skipif(not is_available("mnist"), reason="MNIST is not on disk (see VAECORE_DATA)")
+def test_reference_classifier_reaches_99_percent_on_mnist():
+    classifier = fit_classifier(load_images("mnist", "train"), seed=2000, device=CPU)
+    test = load_images("mnist", "test")
+    right = [classifier(rows).argmax(dim=1) for rows in test.pixels.split(500)]
+    assert (torch.cat(right) == test.labels).double().mean() >= 0.99

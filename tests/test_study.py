@@ -1,0 +1,124 @@
+"""Studies: models told apart, images on which an attack failed left out, options that need a whole study."""
+
+import sys
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from claims.evidence import CLEAN, LBFGS, Table
+from claims.study import PROFILES, Dataset, Profile, Study
+from claims.user_models import makes_models, model_digest, user_model
+from vaecore import VAE, Store, VAEConfig
+
+PROBE = torch.rand(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+def linear(activation):
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), activation, nn.Linear(16, 3))
+    for parameter in layers.parameters():
+        parameter.data.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
+    return layers.eval()
+
+
+class Scaled:
+    """No torch module: its scale is no weight."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, images):
+        return self.scale * images.flatten(1)[:, :3]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (lambda x: x.flatten(1)[:, :3], lambda x: x.flatten(1)[:, :3] * 0),
+        (linear(nn.ReLU()), linear(nn.Tanh())),
+        (linear(nn.Dropout(0.1)), linear(nn.Dropout(0.2))),
+        (Scaled(1.0), Scaled(2.0)),
+    ],
+    ids=["closures", "activations", "settings", "attributes"],
+)
+def test_models_that_differ_have_digests_that_differ(first, second):
+    with torch.no_grad():
+        assert model_digest(first, "classifier", PROBE) == model_digest(first, "classifier", PROBE)
+        assert model_digest(first, "classifier", PROBE) != model_digest(second, "classifier", PROBE)
+
+
+def test_one_weight_changes_the_digest():
+    vae = VAE(VAEConfig(latent_size=2, hidden_size=4), (28, 28)).requires_grad_(requires_grad=False)
+    before = model_digest(vae, "vae", PROBE)
+    vae.decoder.bias[0] += 1e-3
+    assert model_digest(vae, "vae", PROBE) != before
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("torch.nn:functional", "classifier", "must be a module or a callable"),
+        ("torch.nn:Linear", "classifier", "calling it with 7 raised TypeError"),
+        ("builtins:float", "vae", "lacks encode, decode"),
+        ("no.such:thing", "vae", "can't be imported"),
+        ("absent.safetensors", "vae", "a file that exists"),
+    ],
+)
+def test_unusable_models_are_refused(text, kind, message):
+    with pytest.raises(ValueError, match=message):
+        _ = makes_models(text, kind), user_model(text, kind, 7, torch.device("cpu"))
+
+
+class Coder:
+    """A finished VAE that is no torch module."""
+
+    def encode(self, images):
+        return images.flatten(1)[:, :2], images.flatten(1)[:, 2:4]
+
+    def decode(self, latents):
+        return latents.sigmoid()[:, :1, None, None].expand(-1, 1, 28, 28)
+
+
+def test_a_finished_vae_needs_no_torch(monkeypatch):
+    module = ModuleType("a_users_module")
+    module.coder = Coder()
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert not makes_models("a_users_module:coder", "vae")
+    assert user_model("a_users_module:coder", "vae", 0, torch.device("cpu")) is module.coder
+    assert len(model_digest(module.coder, "vae", PROBE)) == 32
+
+
+def columns(success, l2):
+    success, l2 = np.array(success), np.array(l2, dtype=np.float32)
+    return Table({"success": success, "l2": l2, "index": np.tile(np.arange(success.shape[1]), (len(success), 1))})
+
+
+@pytest.fixture
+def attacked(tmp_path):
+    made = Study(Dataset("digits", "for tests"), Profile("test", 2, 6, 4), Store(tmp_path), device=torch.device("cpu"))
+    made._tables[CLEAN] = columns(np.ones((2, 6), dtype=bool), np.zeros((2, 6)))
+    success = np.array([[1, 1, 0, 1], [1, 1, 1, 1]], dtype=bool)
+    made._tables[LBFGS] = columns(success, [[1, 2, np.nan, 0], [1, 2, 3, 4]])
+    return made
+
+
+def test_failures_of_lbfgs_are_left_out_and_counted(attacked):
+    clean, found = attacked.paired(CLEAN, LBFGS)
+    assert clean["index"].tolist() == found["index"].tolist() == [[0, 1], [0, 1]]
+    assert attacked.kept == 0.5
+    assert attacked.paired(CLEAN)[0]["index"].shape == (2, 6)
+
+
+def test_an_attack_that_never_succeeds_is_an_error_that_says_so(attacked):
+    attacked._tables[LBFGS] = columns(np.zeros((2, 4), dtype=bool), np.full((2, 4), np.nan))
+    with pytest.raises(ValueError, match="L-BFGS must succeed on some image in all runs; it did on 0 of 4"):
+        attacked.paired(CLEAN, LBFGS)
+
+
+def test_test_images_are_nested_and_the_same_for_all_studies(attacked):
+    small, large = (replace(attacked, profile=PROFILES[name]) for name in ("smoke", "standard"))
+    assert torch.equal(small.indices, large.indices[:200])
+    assert sorted(large.indices.tolist()) == list(range(797))
