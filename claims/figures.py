@@ -64,15 +64,14 @@ def error_by_confidence(results: Mapping[str, Any]) -> Figure:
     shown = filled & np.isfinite(low)
     ends = np.stack([np.minimum(height - low, height), high - height])
     errors.errorbar(centre[shown], height[shown], ends[:, shown], fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
-    top = np.nanquantile(np.where(shown, high, np.nan), 0.8) if shown.any() else None
-    if top is not None:
-        errors.set_ylim(0, 1.6 * float(max(top, np.nanmax(height))))
+    if shown.any():  # a bin of few images may have an interval that would flatten all others: it leaves the frame
+        errors.set_ylim(0, 1.6 * float(max(np.nanquantile(high[shown], 0.8), np.nanmax(height))))
     errors.set_ylabel("reconstruction error\n(pixel MSE, mean of draws)")
     errors.set_xlabel("confidence of the classifier (max softmax)")
     number = np.array([row["count"] for row in rows])
     counts.bar(centre, number, width, color=_NOISE)
     counts.set_yscale("symlog", linthresh=1)
-    counts.set_ylim(0, 30 * max(1, number.max()))
+    counts.set_ylim(0, 200 * max(1, number.max()))
     counts.set_ylabel("images,\nall runs")
     for x, count in zip(centre, number, strict=True):
         counts.annotate(
