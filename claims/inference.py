@@ -35,6 +35,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit, stdtrit
 
+from claims.ranks import placement_values, rank_correlation, sums_by
+
 Array: TypeAlias = NDArray[np.float64]
 Limits: TypeAlias = tuple[float, float]
 
@@ -278,7 +280,7 @@ def auroc(inside: ArrayLike, outside: ArrayLike, *, paired: bool) -> Estimate:
     if not paired or np.isnan(grouped.value):
         return grouped if not paired else _undefined(low.shape, grouped.reason)
     images = low.shape[1]
-    placement = _placement(both, is_outside)
+    placement = placement_values(both, is_outside)
     influence = placement[:, :images] + placement[:, images:] - grouped.per_run[:, None]
     return Estimate(grouped.value, influence, grouped.per_run, grouped.limits, images)
 
@@ -299,7 +301,7 @@ def auroc_of_groups(score: ArrayLike, positive: ArrayLike) -> Estimate:
         return _undefined(
             table.shape, f"run {run} has {sizes[0, run]} negatives and {sizes[1, run]} positives; both must be >= 2"
         )
-    placement = _placement(table, member)
+    placement = placement_values(table, member)
     per_run = (placement * member).sum(1) / sizes[1]
     images = table.shape[1]
     # An image of a group of size s stands for images / s of them. The root turns the divisor of the variance from
@@ -435,95 +437,22 @@ def _spearman(first: ArrayLike, second: ArrayLike, groups: ArrayLike, *, fewest:
     label, code = np.unique(group, return_inverse=True)
     run_of = np.repeat(np.arange(runs), images)
     key, block = np.unique(run_of * len(label) + code.reshape(-1), return_inverse=True)  # one block a run and group
-    size = _sums(np.ones(x.size), block, len(key))
+    size = sums_by(np.ones(x.size), block, len(key))
     kept = size >= fewest
-    kept_images = _sums(size * kept, key // len(label), runs)
+    kept_images = sums_by(size * kept, key // len(label), runs)
     if not kept_images.all():
         run = int(kept_images.argmin())
         return _undefined(x.shape, f"no group of run {run} has {fewest} images or more")
-    correlation, influence = _rank_correlation(x.reshape(-1), y.reshape(-1), block)
+    correlation, influence = rank_correlation(x.reshape(-1), y.reshape(-1), block)
     if np.isnan(correlation[kept]).any():
         run, position = divmod(int(key[kept & np.isnan(correlation)][0]), len(label))
         return _undefined(x.shape, f"values are constant in group {label[position]} of run {run}")
     weight = np.where(kept, size / kept_images[key // len(label)], 0.0)
-    per_run = _sums(weight * np.where(kept, correlation, 0.0), key // len(label), runs)
+    per_run = sums_by(weight * np.where(kept, correlation, 0.0), key // len(label), runs)
     # An image counts for its group's correlation and for the group's share; those left out only for neither.
     deviation = images / kept_images[run_of] * (influence + correlation[block] - per_run[run_of])
     table = (per_run[run_of] + np.where(kept[block], deviation, 0.0)).reshape(runs, images)
     return Estimate(float(table.mean()), table, per_run, (-1.0, 1.0), images)
-
-
-def _rank_correlation(x: Array, y: Array, block: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Spearman's correlation of each block (blocks,), and each value's influence on that of its block (values,).
-
-    x, y, block: (values,). Correlation is NaN in blocks where x or y is constant. With U, V the midrank distribution
-    functions, the correlation is Pearson's of (U, V). An image enters there with its own (U, V) and by moving the
-    ranks of all images above it; the second part is a sum over these, from sorted cumulative sums.
-    """
-    blocks = int(block.max()) + 1
-    size = _sums(np.ones_like(x), block, blocks)
-    above_x, above_y = _sum_above(x, block), _sum_above(y, block)
-    ones = np.ones_like(x)
-    u = 1 - above_x(ones) / size[block]
-    v = 1 - above_y(ones) / size[block]
-
-    def moment(one: Array, other: Array, moved_one: Array, moved_other: Array) -> tuple[Array, Array]:
-        """Block means of one * other, less 1/4 (midranks have mean 1/2), and the influence values on them."""
-        average = _sums(one * other, block, blocks) / size
-        return average - 0.25, one * other + (moved_one + moved_other) / size[block] - 3 * average[block]
-
-    x_by_x, y_by_y = above_x(u), above_y(v)
-    covariance, on_covariance = moment(u, v, above_x(v), above_y(u))
-    variance_x, on_x = moment(u, u, x_by_x, x_by_x)
-    variance_y, on_y = moment(v, v, y_by_y, y_by_y)
-    # A constant block has variance 0 up to rounding; the smallest other, one value apart, has about 1 / (4 size).
-    constant = np.minimum(variance_x, variance_y) * size < 1e-6
-    variance_x, variance_y = np.where(constant, np.nan, variance_x), np.where(constant, np.nan, variance_y)
-    correlation = covariance / np.sqrt(variance_x * variance_y)
-    influence = on_covariance / np.sqrt(variance_x * variance_y)[block] - correlation[block] / 2 * (
-        on_x / variance_x[block] + on_y / variance_y[block]
-    )
-    return correlation, influence
-
-
-def _sum_above(values: Array, block: NDArray[np.int64]) -> Callable[[Array], Array]:
-    """A function that sums weights (values,) over the larger values of the same block, ties half, self included."""
-    order = np.lexsort((values, block))
-    ordered, ordered_block = values[order], block[order]
-    changes = (ordered[1:] != ordered[:-1]) | (ordered_block[1:] != ordered_block[:-1])
-    tie = np.empty(len(values), dtype=np.int64)
-    tie[order] = np.concatenate([[0], np.cumsum(changes)])
-    tie_block = ordered_block[np.concatenate([[True], changes])]
-    last_tie = np.searchsorted(tie_block, tie_block, side="right") - 1  # of the tie's block
-
-    def total(weights: Array) -> Array:
-        tied = _sums(weights, tie, len(tie_block))
-        reached = np.cumsum(tied)
-        above: Array = (reached[last_tie] - reached + tied / 2)[tie]
-        return above
-
-    return total
-
-
-def _placement(score: Array, positive: NDArray[np.bool_]) -> Array:
-    """For each image the share of its run's other group that it stands on the right side of, ties half.
-
-    score, positive: (runs, images). A positive is on the right side of lower scores, a negative of higher ones.
-    """
-    runs, images = score.shape
-    above = _sum_above(score.reshape(-1), np.repeat(np.arange(runs), images))
-    flat = positive.reshape(-1)
-    positives_above = above(flat.astype(np.float64)).reshape(score.shape)
-    negatives_above = above((~flat).astype(np.float64)).reshape(score.shape)
-    positives, negatives = positive.sum(1, keepdims=True), (~positive).sum(1, keepdims=True)
-    share: Array = np.where(positive, 1 - negatives_above / negatives, positives_above / positives)
-    return share
-
-
-def _sums(weights: Array, label: NDArray[np.int64], labels: int) -> Array:
-    """Sum of the weights (values,) of each label from 0 to labels - 1. Returns (labels,)."""
-    sums: Array = np.bincount(label, weights, minlength=labels).astype(np.float64)
-    return sums
 
 
 def _first(clear: Callable[[int], bool], start: int, most: int) -> int | None:
