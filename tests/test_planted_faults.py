@@ -58,14 +58,17 @@ def sound(tmp_path_factory):
     return study
 
 
-@pytest.fixture
-def planted(sound, tmp_path):
-    """The same study, its models trained, its evidence still to be collected: by faulty parts."""
+@pytest.fixture(scope="session")
+def planted(sound, tmp_path_factory):
+    """The same study, its models trained, its evidence still to be collected: by faulty parts, once for each fault."""
+    studies = {}
 
-    def plant(change: Callable[[Any], Any] = lambda run: run) -> Study:
-        study = replace(sound, store=Store(tmp_path), wall_seconds={}, looked_at=set())
-        study._runs.update({number: change(run) for number, run in enumerate(sound.runs)})
-        return study
+    def plant(fault: str, change: Callable[[Any], Any]) -> Study:
+        if fault not in studies:
+            study = replace(sound, store=Store(tmp_path_factory.mktemp("planted")), wall_seconds={}, looked_at=set())
+            study._runs.update({number: change(run) for number, run in enumerate(sound.runs)})
+            studies[fault] = study
+        return studies[fault]
 
     return plant
 
@@ -166,7 +169,7 @@ def test_a_planted_fault_turns_the_verdict(planted, monkeypatch, name, fault):
     if fault in FAULTS:
         monkeypatch.setattr(evidence, *FAULTS[fault])
     dataset = "digits" if name in ON_DIGITS else "mnist"
-    assert verdict(name, planted(MODELS.get(fault, lambda run: run)), dataset) != SUPPORTED
+    assert verdict(name, planted(fault, MODELS.get(fault, lambda run: run)), dataset) != SUPPORTED
 
 
 def test_shuffled_labels_turn_soft_disagreement(sound, monkeypatch):
