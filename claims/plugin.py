@@ -290,7 +290,8 @@ class ClaimsSession:
         )
         terminalreporter.write(text)
         terminalreporter.line(terminal.tally([verdict.verdict for verdict in self.ordered]))
-        terminalreporter.line(self.ending)
+        if self.ending:
+            terminalreporter.line(self.ending)
 
 
 def _device(name: str) -> torch.device:

@@ -117,6 +117,6 @@ def _histogram(study: Study, conditions: Sequence[str], *, bar: str) -> Renderab
     for condition in conditions:
         distinct = study.paired(condition)[0].distinct
         shares = [float((distinct == count).mean()) for count in range(1, _SHOWN)]
-        shares.append(1 - sum(shares))
+        shares.append(float((distinct >= _SHOWN).mean()))
         grid.add_row(condition, *(f"{share:.2f}" for share in shares), bar * round(30 * shares[0]))
     return grid
