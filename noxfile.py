@@ -14,7 +14,7 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 @nox.session
 def reproduce(session: nox.Session) -> None:
     """Train, attack, judge every claim and write the report; options of `pytest claims` follow after `--`."""
-    session.install("-e", ".")
+    session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "parallel"))
     session.run("python", "-m", "pytest", "claims", *session.posargs, success_codes=[0, NOT_ALL_SUPPORTED])
 
 
@@ -28,7 +28,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def claims(session: nox.Session) -> None:
     """As `reproduce`, but a claim that is not supported fails the session."""
-    session.install("-e", ".")
+    session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "parallel"))
     session.run("python", "-m", "pytest", "claims", *session.posargs)
 
 

@@ -18,8 +18,11 @@ def main() -> int:
     cache.add_argument("--cache-dir", metavar="DIR", help="default: VAECORE_CACHE, else the user's cache folder")
     cache.add_argument("--clear", action="store_true", help="delete all models and evidence")
     options = parser.parse_args()
+    folder = cache_folder(options.cache_dir)
+    if not folder.is_dir():
+        parser.error(f"there is no cache in {folder} (nothing has been computed yet, or it is elsewhere: --cache-dir)")
     try:
-        store = Store(cache_folder(options.cache_dir))
+        store = Store(folder)
     except ValueError as error:
         parser.error(str(error))
     grid = Table("stage", "entries", "MiB")

@@ -177,6 +177,7 @@ class ClaimsSession:
         if reporter is None or not reporter.isatty:
             yield lambda _done, _of: None
             return
+        reporter.ensure_newline()  # the bar takes a line of its own, not that of pytest's dots
         capture = self.config.pluginmanager.get_plugin("capturemanager")
         suspended = capture.global_and_fixture_disabled() if capture is not None else nullcontext()
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -206,6 +207,7 @@ class ClaimsSession:
         if "study" in self.__dict__:
             node.workerinput[_DATASET] = (self.dataset.name, self.dataset.why)
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Check what was collected against the registry."""
         if not _look_at_study(items):
@@ -221,6 +223,7 @@ class ClaimsSession:
             if name in owner:
                 raise pytest.UsageError(f"{item.nodeid}: claim {name} is concluded by {owner[name]} already")
             owner[name] = item.nodeid
+            item.extra_keyword_matches.add(name)  # so that -k takes a claim's id
             sentence = _first_paragraph(item)
             if sentence != claim.sentence:
                 raise pytest.UsageError(
@@ -276,9 +279,17 @@ class ClaimsSession:
             self.ending = f"The report could not be written to {folder}: {error} (choose another with --report-dir)"
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    def pytest_keyboard_interrupt(self) -> None:
+        """Say what an interruption costs."""
+        if "study" in self.__dict__:
+            kept = self.study.store.folder
+            self.ending = f"Stopped. What was finished is kept in {kept}; the same command goes on from there."
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the verdicts, and say where the report is."""
         if not self.verdicts:
+            if self.ending:
+                terminalreporter.line(self.ending)
             return
         writer = terminalreporter._tw  # noqa: SLF001  # the only way to pytest's width and colour
         terminalreporter.section("claims")

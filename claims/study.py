@@ -170,6 +170,11 @@ class Study:
             classifier = self._model("classifier", seed, title)
             probe = self.test.pixels[:64].to(self.device)
             digests = model_digest(vae, "vae", probe), model_digest(classifier, "classifier", probe)
+            with torch.no_grad():
+                classes = classifier(probe[:1]).shape[1]
+            if classes < (self.test.classes or 0):
+                wanted = f"all {self.test.classes} classes of {self.test.name}"
+                raise ValueError(f"the classifier must know {wanted}; it gives {classes} logits")
             self._runs[number] = Run(seed, vae, classifier, *digests)
         return self._runs[number]
 

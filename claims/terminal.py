@@ -34,7 +34,8 @@ def header(study: Study, registry: Registry) -> list[str]:
         if study.device.type == "cuda"
         else f"{torch.get_num_threads()} threads"
     )
-    runs = f"{len(study.seeds)} runs (seeds {study.seeds[0]} to {study.seeds[-1]})"
+    first, last = study.seeds[0], study.seeds[-1]
+    runs = f"{len(study.seeds)} runs (seeds {first} to {last})" if last > first else f"1 run (seed {first})"
     models = ", ".join(f"{kind} {text}" for text, kind in study.given if text is not None) or "reference models"
     return [
         f"dataset: {test.name} ({study.dataset.why}), {len(test):,} test images, digest {test.digest[:12]}",
@@ -92,7 +93,7 @@ def tally(kinds: Sequence[str]) -> str:
 def _verdicts(registry: Registry, verdicts: Sequence[Verdict], lines: box.Box) -> RenderableType:
     grid = Grid(box=lines, show_edge=False, pad_edge=False, padding=(0, 1))
     grid.add_column("claim", no_wrap=True)
-    grid.add_column("", ratio=1, overflow="fold")
+    grid.add_column("", ratio=1, min_width=20, overflow="fold")
     grid.add_column("estimate [interval]", no_wrap=True)
     grid.add_column("bound", no_wrap=True)
     grid.add_column("verdict", no_wrap=True)

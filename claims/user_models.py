@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaecore._check import check_images, check_logits
+from vaecore._check import check_logits
 from vaecore._models import load_classifier, load_vae
-from vaecore._reconstruct import posterior
+from vaecore._reconstruct import check_reconstructions, posterior
 from vaecore._store import digest
 
 _METHODS = {"vae": ("encode", "decode"), "classifier": ("__call__",)}
@@ -67,11 +67,13 @@ def model_digest(model: Any, kind: str, probe: Tensor) -> str:
         if kind == "vae":
             mean, log_variance = posterior(model, probe)
             decoded = model.decode(mean)
-            check_images(decoded, "the VAE's reconstructions")
+            check_reconstructions(decoded)
             parts += [mean, log_variance, decoded]
         else:
             logits = model(probe)
             check_logits(logits, len(probe))
+            if bool((logits >= 0).all() & torch.isclose(logits.sum(1), logits.new_ones(()), atol=1e-4).all()):
+                raise ValueError("the classifier must return logits; got probabilities (leave out its last softmax)")
             parts.append(logits)
     return digest(*parts)
 

@@ -336,7 +336,7 @@ def test_finished_models_give_one_run(run):
     options = ("--vae=models:finished_vae", "--classifier=models:finished_classifier")
     result = run(source("A1", "np.ones((1, 600))"), *options, models=False)
     assert result.ret == OK
-    result.stdout.fnmatch_lines(["profile: standard, 1 runs (seeds 0 to 0), *; vae models:finished_vae, *"])
+    result.stdout.fnmatch_lines(["profile: standard, 1 run (seed 0), *; vae models:finished_vae, *"])
 
 
 def test_progress_is_shown_on_a_terminal_only(run, monkeypatch, capsys):
@@ -347,7 +347,7 @@ def test_progress_is_shown_on_a_terminal_only(run, monkeypatch, capsys):
     result = run(source("A1", None, body=f"study.table('clean'); claim.conclude(mean({ONES}))"))
     assert result.ret == OK
     assert "\x1b" not in result.stdout.str() + result.stderr.str()
-    terminal = SimpleNamespace(isatty=True)
+    terminal = SimpleNamespace(isatty=True, ensure_newline=lambda: None)
     plugins = {"terminalreporter": terminal, "capturemanager": None}
     config = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin=plugins.get), getoption=lambda _: False)
     with pytest.raises(AssertionError, match="no progress"), ClaimsSession(config).meter("training"):

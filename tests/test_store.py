@@ -331,8 +331,12 @@ def test_usage_and_clear(store):
 
     mine = store.folder / "models" / "mine.txt"
     mine.write_text("keep", encoding="utf-8")
+    weights = store.folder / "weights" / "own.safetensors"  # a user's own, of the same kind
+    weights.parent.mkdir()
+    write_tensors(weights, RESULT, {"model": "VAE"})
     store.clear()
-    assert [usage.entries for usage in store.usage()] == [0, 0]
+    assert weights.exists()
+    assert store.usage() == []
     assert list((store.folder / "locks").iterdir()) == []
     assert mine.exists()
     work = Work()

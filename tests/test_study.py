@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,3 +122,41 @@ def test_test_images_are_nested_and_the_same_for_all_studies(attacked):
     small, large = (replace(attacked, profile=PROFILES[name]) for name in ("smoke", "standard"))
     assert torch.equal(small.indices, large.indices[:200])
     assert sorted(large.indices.tolist()) == list(range(797))
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind", "message"),
+    [
+        (lambda images: torch.full((len(images), 4), 0.25), "classifier", "must return logits; got probabilities"),
+        (lambda images: torch.full((len(images), 4), torch.nan), "classifier", "logits must be finite"),
+        (lambda images: images, "classifier", r"must map 8 images to logits \(8, classes\)"),
+    ],
+)
+def test_a_classifier_that_gives_no_logits_is_refused(broken, kind, message):
+    with pytest.raises(ValueError, match=message):
+        model_digest(broken, kind, PROBE)
+
+
+@pytest.mark.parametrize(
+    ("encoded", "decoded", "message"),
+    [
+        (torch.zeros(8, 2), 0.5, "must encode to a pair, mean and log-variance; got Tensor"),
+        (
+            (torch.zeros(8, 2), torch.zeros(8, 2)),
+            -3.0,
+            r"reconstructions must lie in \[0, 1\].*end `decode` with a sigmoid",
+        ),
+    ],
+)
+def test_a_vae_that_gives_no_images_is_refused(encoded, decoded, message):
+    vae = SimpleNamespace(encode=lambda _: encoded, decode=lambda _: torch.full((8, 1, 28, 28), decoded))
+    with pytest.raises(ValueError, match=message):
+        model_digest(vae, "vae", PROBE)
+
+
+def test_a_classifier_of_other_classes_is_refused(attacked):
+    few = nn.Sequential(nn.Flatten(), nn.Linear(784, 5)).eval().requires_grad_(requires_grad=False)
+    vae = VAE(VAEConfig(latent_size=2, hidden_size=4), (28, 28)).eval().requires_grad_(requires_grad=False)
+    attacked._model = lambda kind, _seed, _title: vae if kind == "vae" else few
+    with pytest.raises(ValueError, match="must know all 10 classes of digits; it gives 5 logits"):
+        attacked.run(0)

@@ -3,9 +3,14 @@
 import torch
 from torch import Tensor
 
+_RANGE = "undo mean/std normalisation first; divide bytes by 255"
 
-def check_images(images: Tensor, name: str = "images") -> None:
-    """Raise unless `images` is a non-empty float32 tensor (n, 1, height, width) in [0, 1]."""
+
+def check_images(images: Tensor, name: str = "images", *, out_of_range: str = _RANGE) -> None:
+    """Raise unless `images` is a non-empty float32 tensor (n, 1, height, width) in [0, 1].
+
+    out_of_range: the likely cause of values outside [0, 1].
+    """
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor; got {type(images).__name__}")
     if images.ndim != 4 or images.shape[1] != 1:
@@ -14,17 +19,15 @@ def check_images(images: Tensor, name: str = "images") -> None:
             " (a missing channel axis is added with images.unsqueeze(1))"
         )
     if images.dtype != torch.float32:
-        raise ValueError(f"{name} must be float32; got {images.dtype} (bytes 0..255: use images.float() / 255)")
+        remedy = "use images.float()" if images.is_floating_point() else "bytes 0..255: use images.float() / 255"
+        raise ValueError(f"{name} must be float32; got {images.dtype} ({remedy})")
     if images.numel() == 0:
         raise ValueError(f"{name} is empty; got shape {tuple(images.shape)}")
     low, high = torch.aminmax(images)
     if not bool((low >= 0) & (high <= 1)):
         if not bool(torch.isfinite(images).all()):
             raise ValueError(f"{name} must be finite; got NaN or infinite pixels")
-        raise ValueError(
-            f"{name} must lie in [0, 1]; got [{low.item():.3g}, {high.item():.3g}]"
-            " (undo mean/std normalisation first; divide bytes by 255)"
-        )
+        raise ValueError(f"{name} must lie in [0, 1]; got [{low.item():.3g}, {high.item():.3g}] ({out_of_range})")
 
 
 def check_labels(labels: Tensor, count: int, classes: int | None = None, name: str = "labels") -> None:

@@ -6,6 +6,7 @@ from typing import TypeVar, overload
 import torch
 from torch import Tensor
 
+from vaecore._attacks import check_classifier
 from vaecore._check import check_images, check_logits
 from vaecore._models import Autoencoder, Classify
 from vaecore._noise import image_indices, normal
@@ -94,7 +95,7 @@ def reconstruct(
                     f"the VAE must decode to images shaped as its input, {(len(rows) * draws, *rows.shape[1:])};"
                     f" got {tuple(decoded.shape)}"
                 )
-            check_images(decoded, "the VAE's reconstructions")
+            check_reconstructions(decoded)
             reconstructions = decoded.view(len(rows), draws, *rows.shape[1:])
             if whole is not None:
                 whole[here] = reconstructions
@@ -113,7 +114,11 @@ def reconstruct_labels(
     first_index: int = 0,
     indices: Tensor | None = None,
 ) -> Tensor:
-    """The classifier's label of each reconstruction; images (n, 1, h, w) in [0, 1] to (n, draws) int64."""
+    """The classifier's label of each reconstruction; images (n, 1, h, w) in [0, 1] to (n, draws) int64.
+
+    Raises ValueError for a classifier in training mode, whose labels would be random.
+    """
+    check_classifier(classifier)
 
     def label(_: Tensor, reconstructions: Tensor) -> Tensor:
         logits = classifier(reconstructions.flatten(0, 1))
@@ -133,7 +138,10 @@ def distinct_labels(labels: Tensor) -> Tensor:
 
 def posterior(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log-variance of q(z | x), each (n, latent); raises ValueError where the VAE gives something else."""
-    mean, log_variance = vae.encode(images)
+    encoded: object = vae.encode(images)
+    if not isinstance(encoded, tuple | list) or len(encoded) != 2:
+        raise ValueError(f"the VAE must encode to a pair, mean and log-variance; got {type(encoded).__name__}")
+    mean, log_variance = encoded
     if mean.ndim != 2 or mean.shape[0] != len(images) or log_variance.shape != mean.shape:
         raise ValueError(
             f"the VAE must encode {len(images)} images to a mean and a log-variance ({len(images)}, latent) each;"
@@ -142,6 +150,11 @@ def posterior(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(torch.isfinite(mean).all() & torch.isfinite(log_variance).all()):
         raise ValueError("the VAE's posterior must be finite; got NaN or infinity (did its training diverge?)")
     return mean, log_variance
+
+
+def check_reconstructions(images: Tensor) -> None:
+    """Raise ValueError unless what a VAE decoded are images: (n, 1, h, w) float32 in [0, 1], and no NaN."""
+    check_images(images, "the VAE's reconstructions", out_of_range="logits? end `decode` with a sigmoid")
 
 
 def kl(vae: Autoencoder, images: Tensor) -> Tensor:

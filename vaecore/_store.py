@@ -7,7 +7,7 @@ damaged one is computed again with a warning. Processes that ask for the same ke
 import hashlib
 import json
 import os
-import shutil
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -80,6 +80,15 @@ def read_tensors(path: Path) -> tuple[dict[str, str], Tensors]:
     return header, tensors
 
 
+def _is_entry(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return re.fullmatch("[0-9a-f]{32}", path.stem) is not None  # damaged, under a name that `digest` gives
+    return header.get("key") == path.stem and header.get("stage") == path.parent.name
+
+
 def _checksum(tensors: Tensors, header: Mapping[str, str]) -> str:
     return digest(dict(header), *(part for name in sorted(tensors) for part in (name, tensors[name])))
 
@@ -139,17 +148,20 @@ class Store:
 
     def usage(self) -> list[Usage]:
         """Entries and bytes of each stage."""
-        stages = sorted(folder for folder in self.folder.iterdir() if folder.is_dir() and folder.name != "locks")
-        files = {stage.name: list(stage.glob("*.safetensors")) for stage in stages}
-        return [Usage(stage, len(found), sum(file.stat().st_size for file in found)) for stage, found in files.items()]
+        stages: dict[str, list[int]] = {}
+        for file in self._entries():
+            stages.setdefault(file.parent.name, []).append(file.stat().st_size)
+        return [Usage(stage, len(sizes), sum(sizes)) for stage, sizes in sorted(stages.items())]
 
     def clear(self) -> None:
-        """Delete all entries and locks; files that are not the store's stay."""
-        for usage in self.usage():
-            for file in (self.folder / usage.stage).glob("*.safetensors"):
-                file.unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "locks", ignore_errors=True)
-        (self.folder / "locks").mkdir(exist_ok=True)
+        """Delete all entries and their locks; files that are not the store's stay."""
+        for file in self._entries():
+            file.unlink(missing_ok=True)
+            (self.folder / "locks" / f"{file.stem}.lock").unlink(missing_ok=True)
+
+    def _entries(self) -> list[Path]:
+        """Files that say they are the store's; other safetensors files may lie in the same folder."""
+        return [file for file in self.folder.glob("*/*.safetensors") if _is_entry(file)]
 
     def _path(self, stage: str, key: str) -> Path:
         return self.folder / stage / f"{key}.safetensors"

@@ -46,7 +46,7 @@ def fit_vae(
     config: VAEConfig | None = None,
     *,
     seed: int,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> VAE:
     """Train the reference VAE on the evidence lower bound, and return it on `device` (the GPU if any) in eval mode.
@@ -76,7 +76,7 @@ def fit_classifier(
     config: ClassifierConfig | None = None,
     *,
     seed: int,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
     """Train the reference classifier on cross-entropy, and return it on `device` (the GPU if any) in eval mode.
@@ -156,9 +156,9 @@ def augment(pixels: Tensor, kind: Augmentation) -> Tensor:
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device | None) -> Iterator[torch.device]:
+def _seeded(seed: int, device: torch.device | str | None) -> Iterator[torch.device]:
     """Give initialisation, dropout and augmentation torch's global generators seeded, and restore them after."""
-    place = device or default_device()
+    place = default_device() if device is None else torch.device(device)
     # torch.manual_seed seeds every GPU, so all are put back that are in use.
     used = range(torch.cuda.device_count()) if place.type == "cuda" or torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=used):
