@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecore._attacks import Attack, fgsm
+from vaecore._attacks import Attack, fgsm, outcome
 from vaecore._check import check_logits
 from vaecore._lbfgs import lbfgs
 from vaecore._models import Autoencoder, Classify
@@ -113,7 +113,7 @@ def perturb(classifier: Classify, shard: Shard, condition: str, lbfgs_l2: Tensor
         targets = random_targets(shard.labels, shard.indices, classes=classes, seed=shard.seed, predicted=taken)
         return lbfgs(classifier, images, targets)
     if kind == "fgsm":
-        return fgsm(classifier, images, shard.labels, epsilon=float(epsilon))
+        return fgsm(classifier, images, shard.labels, epsilon=float(epsilon), keep_failed=True)
     draw = partial(_noise, seed=seed_for(kind, shard.seed), indices=shard.indices, like=images)
     if kind == "uniform":
         return _noisy(images, (images + float(epsilon) * (2 * draw(uniform) - 1)).clamp(0, 1))
@@ -163,11 +163,9 @@ def _noise(generate: Callable[..., Tensor], *, seed: int, indices: Tensor, like:
 
 def _noisy(clean: Tensor, images: Tensor) -> Attack:
     """Noise as the result of an attack that always reaches its aim and asks for no gradient."""
-    change = (images - clean).flatten(1)
     every = torch.ones(len(images), dtype=torch.bool, device=images.device)
-    return Attack(
-        images, every, change.norm(dim=1), change.abs().amax(dim=1), torch.zeros_like(every, dtype=torch.int64)
-    )
+    nothing = torch.zeros_like(every, dtype=torch.int64)
+    return outcome(clean, images, every, nothing, nothing)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,8 @@ random state; every random number follows from a seed.
 """
 
 from vaecore._attacks import Attack as Attack
+from vaecore._attacks import Sanity as Sanity
+from vaecore._attacks import Victim as Victim
 from vaecore._attacks import fgsm as fgsm
 from vaecore._images import Images as Images
 from vaecore._images import letters as letters

@@ -12,9 +12,20 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from vaecore._attacks import Attack, Classifier, check_chunk, check_classifier, input_gradient
-from vaecore._check import check_images, check_labels
+from vaecore._attacks import (
+    Attack,
+    Classifier,
+    check_chunk,
+    check_classifier,
+    differentiate,
+    join,
+    outcome,
+    victim_flags,
+    zero_gradient,
+)
+from vaecore._check import check_images, check_labels, check_logits
 
 # Armijo's constant (Nocedal & Wright 2006, section 3.1), and the factor by which a rejected step is shortened.
 _SUFFICIENT_DECREASE = 1e-4
@@ -167,17 +178,19 @@ def lbfgs(
     check_chunk(chunk)
     check_classifier(classifier)
     settings = _Settings(constants, first_evaluations, evaluations, first_constant, history, tolerance)
+    flags = victim_flags(classifier, images)
     parts = [
-        _attack_chunk(classifier, clean, target, settings)
+        _attack_chunk(classifier, clean, target, settings, flags)
         for clean, target in zip(torch.split(images, chunk), torch.split(targets, chunk), strict=True)
     ]
-    return Attack(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Attack)))
+    return join(parts)
 
 
-def _attack_chunk(classifier: Classifier, images: Tensor, targets: Tensor, settings: _Settings) -> Attack:
+def _attack_chunk(classifier: Classifier, images: Tensor, targets: Tensor, settings: _Settings, flags: int) -> Attack:
     """The attack on images that fit the memory together."""
     problems = _start(classifier, images, targets, settings)
     curvature = _Curvature(settings.history, problems.clean)
+    first = zero_gradient(problems.slope) * problems.active
     best, constant = images.flatten(1).clone(), problems.best_constant.clone()
     success, evaluations = torch.zeros_like(targets, dtype=torch.bool), torch.zeros_like(targets)
     while True:
@@ -190,20 +203,24 @@ def _attack_chunk(classifier: Classifier, images: Tensor, targets: Tensor, setti
             problems.keep(rows)
             curvature.keep(rows)
         _advance(classifier, problems, curvature, images.shape[1:], settings)
-    change = best - images.flatten(1)
-    return Attack(
-        images=best.view_as(images),
-        success=success,
-        l2=torch.linalg.vector_norm(change, dim=1).where(success, torch.nan),
-        linf=torch.linalg.vector_norm(change, ord=torch.inf, dim=1).where(success, torch.nan),
-        evaluations=evaluations,
-        constant=constant,
-    )
+    return outcome(images, best.view_as(images), success, evaluations, first | flags, constant=constant)
+
+
+def input_gradient(classifier: Classifier, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted class (n,), cross-entropy (n,) in nats and its gradient with respect to the pixels."""
+    with torch.enable_grad():
+        leaf = images.detach().requires_grad_()
+        logits = classifier(leaf)
+        check_logits(logits, len(images))
+        check_labels(targets, len(images), classes=logits.shape[1], name="targets")
+        loss = cross_entropy(logits, targets, reduction="none")
+        gradient = differentiate(loss, leaf)
+    return logits.detach().argmax(dim=1), loss.detach(), gradient
 
 
 def _start(classifier: Classifier, images: Tensor, targets: Tensor, settings: _Settings) -> _Problems:
     """All problems at their clean images, with the first c of each."""
-    predicted, loss, slope = input_gradient(classifier, images, targets, name="targets")
+    predicted, loss, slope = input_gradient(classifier, images, targets)
     clean, slope = images.flatten(1), slope.flatten(1)
     if settings.first_constant is None:
         # In a linear model the margin m is about the cross-entropy, and the class boundary lies m / ||slope|| away.
