@@ -14,7 +14,7 @@ import torch
 from torch.testing import assert_close
 
 from vaecore._augment import distort
-from vaecore._images import Images, data_root, is_available, letters, load_images, probe
+from vaecore._images import Images, data_root, is_available, letters, load_images, load_whole_npz, probe
 
 
 @pytest.fixture
@@ -36,6 +36,27 @@ def root(tmp_path):
         levels = np.array(levels, dtype=np.uint8)  # noqa: PLW2901
         write_idx(raw / f"{prefix}-images-idx3-ubyte", np.tile(levels[:, None, None], (1, 28, 28)))
         write_idx(raw / f"{prefix}-labels-idx1-ubyte", np.arange(len(levels), dtype=np.uint8))
+    return tmp_path
+
+
+@pytest.fixture
+def emnist(tmp_path):
+    """Give a data folder with 3 training and 2 test letters of EMNIST; (y, x) of the test's L is at (x, y) in the file.
+
+    The files of another part of EMNIST, which the archive also brings, are there in the same folder.
+    """
+    raw = tmp_path / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
+    upright = np.zeros((2, 28, 28), np.uint8)
+    upright[:, 4:24, 8] = 255  # the stem
+    upright[:, 23, 8:18] = 102  # the foot
+    for part, images, labels in (
+        ("letters-train", grey(3), (1, 2, 26)),
+        ("letters-test", upright.transpose(0, 2, 1), (12, 1)),
+        ("digits-test", grey(1), (9,)),
+    ):
+        write_idx(raw / f"emnist-{part}-images-idx3-ubyte", np.ascontiguousarray(images))
+        write_idx(raw / f"emnist-{part}-labels-idx1-ubyte", np.array(labels, dtype=np.uint8))
     return tmp_path
 
 
@@ -96,7 +117,7 @@ def test_images_refuse_what_is_not_in_range_and_labels_that_do_not_fit():
         (
             "minst",
             "test",
-            r"'mnist', 'fashion-mnist', 'kmnist', 'digits' or 'letters', or .* ends in .npz; got 'minst'",
+            r"'kmnist', 'emnist-letters', 'digits' or 'letters', or .* ends in .npz; got 'minst'",
         ),
         ("digits.csv", "test", r"ends in .npz; got 'digits.csv'"),
         ("digits", "validation", r"split must be 'train' or 'test'; got 'validation'"),
@@ -223,6 +244,32 @@ def test_files_that_do_not_fit_together_are_named(root, file, array, message):
         load_images("mnist", root=root)
 
 
+def test_emnist_letters_stand_upright_and_count_from_0(emnist):
+    test, train = (load_images("emnist-letters", split, emnist, download=False) for split in ("test", "train"))
+    assert (test.labels.tolist(), train.labels.tolist()) == ([11, 0], [0, 1, 25])
+    assert (test.name, test.split, train.split, train.classes) == ("emnist-letters", "test", "train", 26)
+    stem, foot = test.pixels[0, 0, 4:23, 8], test.pixels[0, 0, 23, 9:18]
+    assert_close(stem, torch.ones(19))
+    assert_close(foot, torch.full((9,), 0.4))
+    assert (test.pixels[0] > 0).sum() == 20 + 9
+    assert_close(train.pixels[:, 0].mT * 255, torch.from_numpy(grey(3)).float())
+
+
+@pytest.mark.parametrize("label", [0, 27])
+def test_a_label_that_is_no_letter_of_emnist_is_named(emnist, label):
+    write_idx(emnist / "EMNIST" / "raw" / "emnist-letters-test-labels-idx1-ubyte", np.array([7, label], np.uint8))
+    with pytest.raises(ValueError, match=rf"emnist-letters-test-labels-idx1-ubyte must .* 1 to 26; got {label} "):
+        load_images("emnist-letters", root=emnist)
+
+
+def test_only_the_letters_of_emnist_are_asked_for(emnist):
+    assert is_available("emnist-letters", emnist)
+    (emnist / "EMNIST" / "raw" / "emnist-letters-train-images-idx3-ubyte").unlink()
+    assert not is_available("emnist-letters", emnist)
+    with pytest.raises(FileNotFoundError, match=r"lacks emnist-letters-train-images-idx3-ubyte; .* holds EMNIST/raw/"):
+        load_images("emnist-letters", root=emnist, download=False)
+
+
 def test_a_missing_file_without_download_is_named_with_the_remedy(root):
     (root / "MNIST" / "raw" / "train-labels-idx1-ubyte").unlink()
     assert not is_available("mnist", root)
@@ -291,6 +338,37 @@ def test_a_download_lands_whole_and_restores_the_time_out(root, tmp_path, monkey
     )
 
 
+def test_emnist_is_asked_for_at_its_own_address(monkeypatch):
+    asked = []
+
+    def urlopen(request, timeout):
+        asked.append(request.full_url)
+        raise OSError("no route")
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    assert not probe("emnist-letters")
+    assert len(asked) == 1
+    assert asked[0].endswith("/EMNIST/gzip.zip")
+
+
+def test_of_all_of_emnist_only_the_letters_are_kept(emnist, tmp_path, monkeypatch):
+    from torchvision.datasets import EMNIST  # noqa: PLC0415 (seconds to import)
+
+    def download(self):
+        Path(self.raw_folder).mkdir(parents=True)
+        for file in (emnist / "EMNIST" / "raw").iterdir():
+            (Path(self.raw_folder) / file.name).write_bytes(file.read_bytes())
+
+    monkeypatch.setattr(EMNIST, "download", download)
+    monkeypatch.setattr("vaecore._images._unreachable", lambda name, timeout: "")
+    fresh = tmp_path / "fresh"
+    assert load_images("emnist-letters", root=fresh) == load_images("emnist-letters", root=emnist)
+    kept = sorted(path.name for path in (fresh / "EMNIST" / "raw").iterdir() if not path.name.startswith("."))
+    assert kept == [f"emnist-letters-{part}-ubyte" for part in ("test-images-idx3", "test-labels-idx1")] + [
+        f"emnist-letters-{part}-ubyte" for part in ("train-images-idx3", "train-labels-idx1")
+    ]
+
+
 def test_a_download_that_breaks_says_why_and_leaves_no_set_behind(tmp_path, monkeypatch):
     from torchvision.datasets import MNIST  # noqa: PLC0415 (seconds to import)
 
@@ -302,7 +380,7 @@ def test_a_download_that_breaks_says_why_and_leaves_no_set_behind(tmp_path, monk
     with pytest.raises(ConnectionError, match=r"the download failed \(File not found or corrupted.\).*'digits'"):
         load_images("mnist", root=tmp_path)
     assert not is_available("mnist", tmp_path)
-    with pytest.raises(ValueError, match=r"'mnist', 'fashion-mnist' or 'kmnist' can be downloaded; got 'digits'"):
+    with pytest.raises(ValueError, match=r"'fashion-mnist', 'kmnist' or 'emnist-letters' can be .* got 'digits'"):
         probe("digits")
     assert is_available("digits")
 
@@ -347,6 +425,17 @@ def test_without_labels_the_split_goes_by_place_in_the_file(npz):
     test, train = (load_images(npz(images=images), split) for split in ("test", "train"))
     assert torch.equal(test.pixels[:, 0], torch.from_numpy(images[[5, 11]]))
     assert len(train) == 10
+
+
+def test_a_whole_file_gives_up_no_fifth_and_prefers_images(npz):
+    images, labels = grey(4), np.array([3, 0, 0, 1])
+    whole = load_whole_npz(npz(images=images, labels=labels, test_images=grey(2), train_images=grey(2)))
+    assert torch.equal(whole.pixels[:, 0] * 255, torch.from_numpy(images).float())
+    assert (whole.labels.tolist(), whole.name, whole.split) == ([3, 0, 0, 1], "mine.npz", "test")
+    whole = load_whole_npz(npz(train_images=images, test_images=grey(2), test_labels=np.array([5, 1])))
+    assert (len(whole), whole.labels.tolist()) == (2, [5, 1])
+    with pytest.raises(ValueError, match=r"must hold an array `images` \(or `test_images`\); got train_images"):
+        load_whole_npz(npz(train_images=images))
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,9 @@ from vaecore import _embedded
 from vaecore._check import check_images, check_labels
 
 # Name a user types: the torchvision class, which is also the folder it keeps the files in.
-TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist-letters": "EMNIST"}
 EMBEDDED = ("digits", "letters")
 PREFIXES = {"train": "train", "test": "t10k"}
-RAW_FILES = tuple(f"{p}-{kind}-ubyte" for p in PREFIXES.values() for kind in ("images-idx3", "labels-idx1"))
 LETTERS = 1000
 SMALLEST_SIDE = 8
 
@@ -84,9 +83,11 @@ def load_images(
 ) -> Images:
     """Load an image set by name, or a user's own `.npz` file by its path.
 
-    name: "mnist", "fashion-mnist" or "kmnist", read from `root` as torchvision lays it out (`MNIST/raw/...`) and
-    downloaded there where absent and `download` is true; "digits" (1,000 to train on, 797 to test on) or "letters"
-    (1,000 and another 1,000), which need neither; or a path that ends in .npz.
+    name: "mnist", "fashion-mnist", "kmnist" or "emnist-letters", read from `root` as torchvision lays it out
+    (`MNIST/raw/...`) and downloaded there where absent and `download` is true; "digits" (1,000 to train on, 797 to test
+    on) or "letters" (1,000 and another 1,000), which need neither; or a path that ends in .npz.
+    "emnist-letters" are written by hand, capital and small mixed, A (0) to Z (25), and brought upright, which the files
+    are not. They come in one archive with all of EMNIST: half a gigabyte, and some three while it is unpacked.
     root: the data folder; by default the environment variable VAECORE_DATA, else a folder in the user's cache.
 
     An `.npz` holds `images`, (n, height, width) or (n, 1, height, width), sides of 8 pixels or more, uint8 0..255 or
@@ -107,9 +108,17 @@ def load_images(
     if known is None:
         return _load_npz(Path(name).expanduser(), split)
     folder = data_root(root) / TORCHVISION[known] / "raw"
-    if _missing(folder):
+    if _missing(known, folder):
         _fetch(known, folder, download=download)
-    return Images(*_read_raw(folder, PREFIXES[split]), known, split)
+    return Images(*_read_raw(known, folder, split), known, split)
+
+
+def load_whole_npz(path: str | os.PathLike[str]) -> Images:
+    """Load a user's `.npz` as a set to test on only: all of its `images`, else its `test_images`, in the file's order.
+
+    Array types, ranges and errors are those of `load_images`.
+    """
+    return _load_npz(Path(path).expanduser(), "test", whole=True)
 
 
 def letters(count: int, *, seed: int, first_index: int = 0, split: str = "test") -> Images:
@@ -139,7 +148,7 @@ def is_available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
     known = _known(name)
     if known is None:
         return Path(name).expanduser().is_file()
-    return known in EMBEDDED or not _missing(data_root(root) / TORCHVISION[known] / "raw")
+    return known in EMBEDDED or not _missing(known, data_root(root) / TORCHVISION[known] / "raw")
 
 
 def probe(name: str, *, timeout: float = 3.0) -> bool:
@@ -179,13 +188,19 @@ def _digest(pixels: Tensor, labels: Tensor | None) -> str:
     return digest.hexdigest()
 
 
-def _missing(folder: Path) -> list[str]:
-    return [file for file in RAW_FILES if not (folder / file).is_file()]
+def _raw_files(name: str, split: str) -> tuple[str, str]:
+    """Return the names of a split's file of images and file of labels."""
+    prefix = f"emnist-letters-{split}" if name == "emnist-letters" else PREFIXES[split]
+    return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
 
 
-def _read_raw(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
+def _missing(name: str, folder: Path) -> list[str]:
+    return [file for split in PREFIXES for file in _raw_files(name, split) if not (folder / file).is_file()]
+
+
+def _read_raw(name: str, folder: Path, split: str) -> tuple[Tensor, Tensor]:
     """Read one split of an MNIST-like set; torchvision, which looks only whether files are there, would not notice."""
-    image_file, label_file = folder / f"{prefix}-images-idx3-ubyte", folder / f"{prefix}-labels-idx1-ubyte"
+    image_file, label_file = (folder / file for file in _raw_files(name, split))
     images, labels = _read_idx(image_file, 3), _read_idx(label_file, 1)
     if images.shape[1:] != (28, 28) or len(images) == 0:
         raise ValueError(f"{image_file} must hold 28x28 images, one or more; its header says {images.shape}")
@@ -194,8 +209,16 @@ def _read_raw(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
             f"{label_file} must hold one label for each of {len(images)} images; got {len(labels)}"
             " (do the two files come from different sets?)"
         )
-    if labels.max() > 9:
-        raise ValueError(f"{label_file} must hold labels 0 to 9; got {labels.max()} (damaged, or of another set?)")
+    first, last = (1, 26) if name == "emnist-letters" else (0, 9)
+    for label in (labels.min(), labels.max()):
+        if not first <= label <= last:
+            raise ValueError(
+                f"{label_file} must hold labels {first} to {last}; got {label} (damaged, or of another set?)"
+            )
+    labels -= first
+    if name == "emnist-letters":
+        # EMNIST's files hold every image transposed, and torchvision hands them out so (its issue 8783).
+        images = np.ascontiguousarray(images.transpose(0, 2, 1))
     return torch.from_numpy(images).unsqueeze(1).float().div_(255), torch.from_numpy(labels).long()
 
 
@@ -219,9 +242,9 @@ def _fetch(name: str, folder: Path, *, download: bool) -> None:
     """Download what is missing in `folder` (root/MNIST/raw), whole files only, once however many processes ask."""
     remedy = (
         f"Name a folder that holds {TORCHVISION[name]}/raw/ with --data-root, root=... or the environment variable"
-        " VAECORE_DATA, or choose 'digits', which needs no network."
+        " VAECORE_DATA, or choose 'digits' or 'letters', which need no network."
     )
-    lacking = f"{name} is not complete on disk: {folder} lacks {', '.join(_missing(folder))}"
+    lacking = f"{name} is not complete on disk: {folder} lacks {', '.join(_missing(name, folder))}"
     if not download:
         raise FileNotFoundError(f"{lacking}; download is switched off. {remedy}")
     # A blocked network may swallow packets without a word, and torchvision would try each address in turn.
@@ -231,9 +254,10 @@ def _fetch(name: str, folder: Path, *, download: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"), tempfile.TemporaryDirectory(dir=folder) as fresh, _socket_timeout(10.0):
-            if _missing(folder):
-                _torchvision_class(name)(fresh, download=True)
-            for file in _missing(folder):
+            if _missing(name, folder):
+                part = {"split": "letters"} if name == "emnist-letters" else {}
+                _torchvision_class(name)(fresh, download=True, **part)
+            for file in _missing(name, folder):
                 (Path(fresh) / TORCHVISION[name] / "raw" / file).replace(folder / file)
     # What torchvision lets through: RuntimeError (all mirrors failed, wrong checksum), broken transfers, a full disk.
     except (OSError, RuntimeError, HTTPException, EOFError, zlib.error) as error:
@@ -250,22 +274,25 @@ def _torchvision_class(name: str) -> Any:
 def _unreachable(name: str, timeout: float) -> str:
     """Ask all mirrors at once; return "" as soon as one answers, else why none did, after `timeout` at the latest."""
     dataset = _torchvision_class(name)
+    # EMNIST has one address; the mirrors and resources that it inherits are MNIST's.
+    own = getattr(dataset, "url", None)
+    addresses = [own] if own else [mirror + dataset.resources[0][0] for mirror in dataset.mirrors]
     answers: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def ask(mirror: str) -> None:
-        request = urllib.request.Request(mirror + dataset.resources[0][0])  # noqa: S310 (torchvision's own https/http)
+    def ask(address: str) -> None:
+        request = urllib.request.Request(address)  # noqa: S310 (torchvision's own https/http)
         try:
             with urllib.request.urlopen(request, timeout=timeout):  # noqa: S310 (as above)
                 answers.put("")
         except (OSError, HTTPException, ValueError) as error:
-            answers.put(f"{mirror}: {error}")
+            answers.put(f"{address}: {error}")
 
     # In threads, because no time-out of a socket covers the look-up of the server's name.
-    for mirror in dataset.mirrors:
-        threading.Thread(target=ask, args=(mirror,), daemon=True).start()
+    for address in addresses:
+        threading.Thread(target=ask, args=(address,), daemon=True).start()
     deadline = time.monotonic() + timeout
     failures: list[str] = []
-    for _ in dataset.mirrors:
+    for _ in addresses:
         try:
             failure = answers.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
@@ -287,21 +314,20 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _load_npz(path: Path, split: str) -> Images:
+def _load_npz(path: Path, split: str, *, whole: bool = False) -> Images:
+    """Load a split; where the file is `whole`, a set to test on only, its `images` come first, and all of them."""
     arrays = _read_npz(path)
-    if f"{split}_images" in arrays:
-        key, keep = f"{split}_", None
-    elif "images" in arrays:
-        key, keep = "", split
-    else:
+    found = [key for key in ("", f"{split}_") if f"{key}images" in arrays]
+    if not found:
         raise ValueError(
             f"{path} must hold an array `images` (or `{split}_images`); got {', '.join(sorted(arrays)) or 'no arrays'}"
         )
+    key = found[0 if whole else -1]
     pixels = _npz_pixels(path, f"{key}images", arrays[f"{key}images"])
     labels = arrays.get(f"{key}labels")
     if labels is not None:
         labels = _npz_labels(path, f"{key}labels", labels, len(pixels))
-    if keep is not None:
+    if not key and not whole:
         chosen = _fifth(len(pixels), labels) == (split == "test")
         if not chosen.any():
             raise ValueError(

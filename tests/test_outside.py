@@ -1,0 +1,328 @@
+"""Are the out-of-distribution sets what their names say, whatever part of them is made, and do wrong names fail?"""
+
+import socket
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage, stats
+
+from vaecore import OUTSIDE_LOADED, OUTSIDE_MADE, Images, load_images, outside, outside_name
+
+RANDOM = ("uniform-noise", "gaussian-noise", "permuted", "shuffled-patches")
+
+
+def numbered(count, height=28, width=28):
+    """Give images in which no two pixels are equal, labelled 0, 1, 2, 0, ..."""
+    pixels = torch.arange(count * height * width, dtype=torch.float32) / (count * height * width)
+    return Images(pixels.view(count, 1, height, width), torch.arange(count) % 3, "numbered", "test")
+
+
+def write_raw(folder, prefix, images, labels):
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+        sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+        content = bytes((0, 0, 8, array.ndim)) + sizes + array.astype(np.uint8).tobytes()
+        (folder / f"{prefix}-{kind}-ubyte").write_bytes(content)
+
+
+def patches_of(image, height, width):
+    """Cut (h, w) into patches, row by row, as bytes."""
+    rows = range(0, image.shape[0], height)
+    columns = range(0, image.shape[1], width)
+    return [image[y : y + height, x : x + width].numpy().tobytes() for y in rows for x in columns]
+
+
+# Made sets, by hand
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("rotated-90", [[0.25, 0.75], [0.0, 0.5]]),
+        ("rotated-180", [[0.75, 0.5], [0.25, 0.0]]),
+        ("rotated-270", [[0.5, 0.0], [0.75, 0.25]]),
+        ("rotated--90", [[0.5, 0.0], [0.75, 0.25]]),
+        ("rotated-450", [[0.25, 0.75], [0.0, 0.5]]),
+        ("mirrored", [[0.25, 0.0], [0.75, 0.5]]),
+        ("inverted", [[1.0, 0.75], [0.5, 0.25]]),
+        ("dimmed-0.5", [[0.0, 0.125], [0.25, 0.375]]),
+    ],
+)
+def test_four_pixels_go_where_the_name_says_exactly(name, expected):
+    inside = Images(torch.tensor([[[[0.0, 0.25], [0.5, 0.75]]]] * 2), torch.tensor([3, 1]), "four", "train")
+    made = outside(name, inside, seed=0)
+    assert torch.equal(made.pixels, torch.tensor([[expected]] * 2))
+    assert (made.labels.tolist(), made.name, made.split) == ([3, 1], name, "test")
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (9, 14), (12, 8)])
+@pytest.mark.parametrize("degrees", ["15", "-33.5", "60", "90", "180", "204"])
+def test_any_angle_turns_as_scipy_does_bilinear_with_black_outside(shape, degrees):
+    pixels = torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(0))
+    made = outside(f"rotated-{degrees}", Images(pixels, None, "random", "test"), seed=0)
+    expected = [
+        ndimage.rotate(image.double().numpy(), float(degrees), reshape=False, order=1, mode="grid-constant")
+        for image in pixels[:, 0]
+    ]
+    np.testing.assert_allclose(made.pixels[:, 0].numpy(), np.stack(expected), atol=1e-5, rtol=0)
+    assert made.labels is None
+
+
+def test_a_half_turn_is_exact_whatever_the_shape():
+    inside = numbered(2, 6, 10)
+    assert torch.equal(outside("rotated-180", inside, seed=0).pixels, inside.pixels.flip(2, 3))
+
+
+def test_white_stays_within_range_at_every_angle():
+    white = Images(torch.ones(1, 1, 27, 31), None, "white", "test")
+    for degrees in range(1, 90):
+        made = outside(f"rotated-{degrees}", white, seed=0)  # Images themselves refuse a value above 1
+        assert made.pixels[0, 0, 13, 15].item() == pytest.approx(1)
+
+
+def test_permuted_puts_the_pixels_of_all_images_in_one_random_order():
+    inside = numbered(3, 6, 9)
+    made = outside("permuted", inside, seed=4).pixels.flatten(1)
+    order = torch.searchsorted(inside.pixels[0].flatten(), made[0])
+    assert sorted(order.tolist()) == list(range(54))
+    assert torch.equal(made, inside.pixels.flatten(1)[:, order])
+    # A random order keeps 1 pixel of 54 in place on average, and its correlation with the old one is 0 +- 0.14.
+    assert (order == torch.arange(54)).sum() < 7
+    assert abs(np.corrcoef(order, np.arange(54))[0, 1]) < 0.5
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (8, 12)])
+def test_shuffled_patches_keep_every_patch_and_never_all_in_place(shape):
+    inside, side = numbered(50, *shape), (shape[0] // 4, shape[1] // 4)
+    made = outside("shuffled-patches", inside, seed=0)
+    orders = set()
+    for before, after in zip(inside.pixels[:, 0], made.pixels[:, 0], strict=True):
+        patches, moved = patches_of(before, *side), patches_of(after, *side)
+        assert len(set(patches)) == 16
+        assert sorted(patches) == sorted(moved)
+        orders.add(tuple(patches.index(patch) for patch in moved))
+    assert len(orders) == 50
+    assert tuple(range(16)) not in orders
+
+
+def test_a_patch_is_as_likely_to_come_to_any_place():
+    tiny = Images((torch.arange(16.0) / 16).expand(4000, 16).reshape(4000, 1, 4, 4).clone(), None, "tiny", "test")
+    order = (outside("shuffled-patches", tiny, seed=0).pixels.flatten(1) * 16).long()
+    counts = torch.stack([(order == patch).sum(0) for patch in range(16)])
+    # 225 degrees of freedom: 4.5 standard deviations of chi-square are 95.
+    assert abs(((counts - 250) ** 2 / 250).sum().item() - 225) < 95
+
+
+def test_patches_that_would_all_stay_are_moved_on(monkeypatch):
+    def rising(seed, indices, *, draws, size, device=None):
+        return torch.arange(size).expand(len(indices), draws, size)
+
+    monkeypatch.setattr("vaecore._outside.words", rising)
+    inside = numbered(2, 4, 4)
+    made = outside("shuffled-patches", inside, seed=0)
+    assert torch.equal(made.pixels.flatten(1), inside.pixels.flatten(1).roll(1, 1))
+
+
+# Noise
+
+
+def test_uniform_noise_is_uniform_and_independent():
+    made = outside("uniform-noise", numbered(64), seed=0)
+    assert stats.kstest(made.pixels.flatten().numpy(), "uniform").pvalue > 0.01
+    correlation = np.corrcoef(made.pixels.flatten(1).numpy())
+    assert np.abs(correlation[np.triu_indices(64, 1)]).max() < 4.5 / 28
+    neighbours = np.corrcoef(made.pixels[..., :-1].flatten(), made.pixels[..., 1:].flatten())
+    assert abs(neighbours[0, 1]) < 4.5 / 48384**0.5
+    assert made.labels is None
+
+
+def test_gaussian_noise_has_mean_half_and_deviation_one_and_is_clipped():
+    made = outside("gaussian-noise", numbered(256), seed=0)
+    values = made.pixels.flatten().double().numpy()
+    inner = values[(values > 0) & (values < 1)]
+    tail = stats.norm.cdf(-0.5)
+    for share in ((values == 0).mean(), (values == 1).mean()):
+        assert share == pytest.approx(tail, abs=4.5 * (tail * (1 - tail) / len(values)) ** 0.5)
+    assert stats.kstest(inner, stats.truncnorm(-0.5, 0.5, loc=0.5).cdf).pvalue > 0.01
+    assert made.labels is None
+
+
+def test_the_two_noises_and_two_seeds_have_nothing_in_common():
+    inside = numbered(64)
+    drawn = [
+        outside(name, inside, seed=seed).pixels.flatten().numpy()
+        for name in ("uniform-noise", "gaussian-noise")
+        for seed in (0, 1)
+    ]
+    correlation = np.corrcoef(drawn)[np.triu_indices(4, 1)]
+    assert np.abs(correlation).max() < 4.5 / 50176**0.5
+
+
+# Whatever part is made
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE_MADE, "rotated-15"])
+def test_any_part_gets_what_the_whole_gets(name, monkeypatch):
+    inside = numbered(7, 12, 12)
+    whole = outside(name, inside, seed=3)
+    chosen = torch.tensor([6, 0, 3])
+    assert outside(name, inside.take(chosen), seed=3, indices=chosen) == whole.take(chosen)
+    assert outside(name, inside.take(slice(2)), seed=3) == whole.take(slice(2))
+    monkeypatch.setattr("vaecore._outside.MADE_AT_ONCE", 3)
+    assert outside(name, inside, seed=3) == whole
+    assert (outside(name, inside, seed=4) == whole) == (name not in RANDOM)
+
+
+@pytest.mark.parametrize("name", OUTSIDE_MADE)
+def test_every_listed_set_differs_from_the_inside_which_stays_as_it_was(name):
+    inside = numbered(2)
+    digest, state = inside.digest, torch.random.get_rng_state()
+    made = outside(name, inside, seed=0)
+    assert (made.pixels.shape, made.pixels.dtype, made.name) == (inside.pixels.shape, torch.float32, name)
+    assert not torch.equal(made.pixels, inside.pixels)
+    assert Images(inside.pixels, inside.labels, "numbered", "test").digest == digest
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_random_sets_are_the_same_on_every_machine():
+    pixels = (torch.arange(784) % 256 / 255).view(1, 1, 28, 28).repeat(2, 1, 1, 1)
+    inside = Images(pixels, None, "grey", "test")
+    assert {name: outside(name, inside, seed=0).digest for name in RANDOM} == {
+        "uniform-noise": "bf46803d1d4fdf5648b0e21273fa2c93",
+        "gaussian-noise": "af37cfbc8aa3279d9f4065d417345da6",
+        "permuted": "b00f40614c9bf4f37dee427ba94fb501",
+        "shuffled-patches": "2d2d8fbd9848e26c9c9031aa3cf9277d",
+    }
+
+
+# Loaded sets
+
+
+@pytest.mark.parametrize("name", ["digits", "letters"])
+def test_an_embedded_set_is_its_whole_test_split(name):
+    assert outside(name, numbered(2), seed=0, download=False) == load_images(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST"), ("emnist-letters", "EMNIST")],
+)
+def test_a_set_of_torchvision_is_its_whole_test_split(name, folder, tmp_path):
+    for split, count in (("train", 2), ("test", 5)):
+        prefix = f"emnist-letters-{split}" if folder == "EMNIST" else {"train": "train", "test": "t10k"}[split]
+        images = np.random.default_rng(count).integers(0, 256, (count, 28, 28))
+        write_raw(tmp_path / folder / "raw", prefix, images, np.arange(1, count + 1))
+    found = outside(name, numbered(3), seed=0, root=tmp_path, download=False)
+    assert (len(found), found.name, found.split) == (5, name, "test")
+    assert found == load_images(name, "test", tmp_path)
+    assert set(OUTSIDE_LOADED) == {"mnist", "fashion-mnist", "kmnist", "emnist-letters", "digits", "letters"}
+
+
+def test_a_file_of_images_is_taken_whole_and_in_order(tmp_path):
+    images = np.arange(4 * 64, dtype=np.float32).reshape(4, 8, 8) / 256
+    path = tmp_path / "Mine.NPZ"
+    with path.open("wb") as file:
+        np.savez(file, images=images, labels=np.array([2, 0, 1, 0]))
+    for name in (path, str(path)):
+        found = outside(name, numbered(9, 8, 8), seed=0)
+        assert torch.equal(found.pixels[:, 0], torch.from_numpy(images))
+        assert (found.labels.tolist(), found.name, found.split) == ([2, 0, 1, 0], "Mine.NPZ", "test")
+
+
+@pytest.mark.parametrize("name", ["digits", "rotated-90"])
+def test_the_inside_is_not_outside_itself(name):
+    inside = Images(torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0)), None, name, "test")
+    with pytest.raises(ValueError, match=rf"another than the set inside; got '{name}' for both"):
+        outside(name, inside, seed=0)
+
+
+def test_images_of_another_size_are_refused_before_any_download(tmp_path):
+    inside = numbered(2, 8, 12)
+    with pytest.raises(ValueError, match=r"size of numbered's, 8x12; kmnist has 28x28 \(resize"):
+        outside("kmnist", inside, seed=0, root=tmp_path)
+    assert not any(tmp_path.iterdir())
+    np.savez(tmp_path / "mine.npz", images=np.zeros((2, 12, 8)))
+    with pytest.raises(ValueError, match=r"size of numbered's, 8x12; mine.npz has 12x8"):
+        outside(tmp_path / "mine.npz", inside, seed=0)
+
+
+def test_an_absent_set_fails_fast_with_the_remedy(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"switched off.*VAECORE_DATA, or choose 'digits' or 'letters'"):
+        outside("emnist-letters", numbered(2), seed=0, root=tmp_path, download=False)
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*absent\.npz"):
+        outside(tmp_path / "absent.npz", numbered(2), seed=0)
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+        kmnist = SimpleNamespace(
+            mirrors=[address], resources=[("images.gz", "")]
+        )  # torchvision's takes seconds to import
+        monkeypatch.setattr("vaecore._images._torchvision_class", lambda name: kmnist)
+        start = time.monotonic()
+        with pytest.raises(ConnectionError, match=r"kmnist is not complete.*no server answers.*'letters'"):
+            outside("kmnist", numbered(2), seed=0, root=tmp_path)
+        assert time.monotonic() - start < 3
+    assert not any(tmp_path.iterdir())
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dimmed-.30", "dimmed-0.3"),
+        ("rotated-15.0", "rotated-15"),
+        ("rotated--22.5", "rotated--22.5"),
+        ("rotated-90.0", "rotated-90"),
+        ("letters", "letters"),
+        ("some/folder/rotated-90.npz", "rotated-90.npz"),
+    ],
+)
+def test_one_set_has_one_name(name, expected):
+    assert outside_name(name) == expected
+    if not name.endswith("npz") and name != "letters":
+        assert outside(name, numbered(1), seed=0) == outside(expected, numbered(1), seed=0)
+
+
+@pytest.mark.parametrize("name", ["", "rotated", "rotated-", "dimmed", "blurred", "Letters", "mirrored-2", "set.csv"])
+def test_an_unknown_name_lists_all_forms(name):
+    with pytest.raises(ValueError, match=r"set outside must be") as caught:
+        outside(name, numbered(1), seed=0)
+    message = str(caught.value)
+    for form in (*OUTSIDE_MADE, *OUTSIDE_LOADED, "rotated-D", "dimmed-F", ".npz", f"got {name!r}"):
+        assert form in message
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dimmed-0", r"above 0 and below 1, .*got 'dimmed-0'"),
+        ("dimmed-1", r"above 0 and below 1, .*got 'dimmed-1'"),
+        ("dimmed--0.3", r"above 0 and below 1"),
+        ("dimmed-nan", r"above 0 and below 1"),
+        ("dimmed-half", r"above 0 and below 1, .*got 'dimmed-half'"),
+        ("rotated-0", r"angle D in degrees, .*got 'rotated-0' \(a whole turn"),
+        ("rotated--720", r"angle D in degrees"),
+        ("rotated-inf", r"angle D in degrees"),
+        ("rotated-left", r"angle D in degrees"),
+    ],
+)
+def test_a_factor_or_angle_that_is_none_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        outside(name, numbered(1), seed=0)
+
+
+def test_unsuitable_arguments_are_named():
+    with pytest.raises(ValueError, match=r"sides that 4 divides; got 8x10"):
+        outside("shuffled-patches", numbered(2, 8, 10), seed=0)
+    with pytest.raises(ValueError, match=r"indices must be int64 of shape \(2,\)"):
+        outside("uniform-noise", numbered(2), seed=0, indices=torch.arange(3))
+    with pytest.raises(TypeError, match=r"inside must be Images; got Tensor"):
+        outside("mirrored", numbered(2).pixels, seed=0)
+    with pytest.raises(TypeError, match=r"integer"):
+        outside("uniform-noise", numbered(2), seed=0.5)
