@@ -14,24 +14,43 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaecore._adaptive import VAEDetector
 from vaecore._attacks import Attack, fgsm, outcome
 from vaecore._check import check_logits
 from vaecore._lbfgs import lbfgs
 from vaecore._models import Autoencoder, Classify
 from vaecore._noise import normal, seed_for, signs, uniform, words
+from vaecore._pgd import pgd
 from vaecore._reconstruct import distinct_labels, kl_of_posterior, log_bernoulli, posterior, reconstruct
 from vaecore._store import Tensors
 
 DRAWS = 10
+MANY_DRAWS = 50
 EPSILONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
-CLEAN, LBFGS, GAUSSIAN = "clean", "lbfgs", "gaussian-lbfgs"
+CONFIDENCE = 0.98  # of the target, on L-BFGS images that do not sit on the decision boundary
+CLEAN, LBFGS, CONFIDENT = "clean", "lbfgs", f"lbfgs-{CONFIDENCE:g}"
+JOINT, JOINT_MSE = "joint-0.3", "joint-mse-0.3"
+# Gaussian noise that is as large, image by image, as the perturbation of another condition.
+TWINS = {f"gaussian-{attack}": attack for attack in (LBFGS, CONFIDENT)}
+GAUSSIAN = f"gaussian-{LBFGS}"
 CONDITIONS = (
     CLEAN,
     *(f"{kind}-{epsilon:g}" for kind in ("fgsm", "uniform", "sign") for epsilon in EPSILONS),
     LBFGS,
-    GAUSSIAN,
+    CONFIDENT,
+    *TWINS,
+    JOINT,
+    JOINT_MSE,
 )
-FEW_IMAGES = (LBFGS, GAUSSIAN)  # conditions that cost a hundred gradients an image get fewer images
+MINIMAL = {LBFGS: LBFGS, CONFIDENT: CONFIDENT, **TWINS}  # an attack may fail here; and where to see whether it did
+ADAPTIVE = (JOINT, JOINT_MSE)
+MANY = (CLEAN, "fgsm-0.2", LBFGS)  # conditions looked at with MANY_DRAWS
+
+# The adaptive attacker's effort, settled on pilot seeds: more steps or draws than these gain nothing (see the figure
+# of convergence in the report), and at this weight of the error the better of count and MSE detects least. Steps are of
+# one size, 4 epsilon / steps: an adapted size takes the luck of a step's draws for progress.
+EOT_DRAWS, STEPS = 5, {JOINT: 40, JOINT_MSE: 60}
+ERROR_WEIGHT = {JOINT: 0.0, JOINT_MSE: 0.01}
 
 
 @dataclass(frozen=True)
@@ -45,83 +64,118 @@ class Shard:
 
 
 def collect(
-    vae: Autoencoder, classifier: Classify, shard: Shard, condition: str, lbfgs_l2: Tensor | None = None
+    vae: Autoencoder, classifier: Classify, shard: Shard, condition: str, twin_l2: Tensor | None = None
 ) -> Tensors:
     """Evidence on a shard under a condition; a dict of columns, each (n,) or (n, draws), on the CPU.
 
     index, label: of the image. success: the attack reached its aim (true for clean images and noise). l2: size of the
-    change. predicted: the classifier's label; confidence: its softmax, float64. ink: mean pixel. kl, elbo: nats.
+    change. evaluations, flags: as in `vaecore.Attack`. predicted: the classifier's label; confidence: its softmax,
+    float64. ink: mean pixel. kl, elbo: nats. latent_shift: L2 distance of the posterior mean from that of
+    the clean image.
     draw_label, draw_probability: label of each reconstruction and its softmax. draw_own_probability: softmax of a
-    reconstruction at the label that the image itself was given. draw_mse: mean squared error over pixels.
-    lbfgs_l2: (n,), the size of the L-BFGS perturbations, which condition "gaussian-lbfgs" imitates.
+    reconstruction at the label that the image itself was given. draw_mse: mean squared error over pixels. There are
+    DRAWS draws, or MANY_DRAWS, of which the first are the same.
+    twin_l2: (n,), the size of the perturbations that a condition in TWINS imitates.
     """
-    attack = perturb(classifier, shard, condition, lbfgs_l2)
+    attack, draws = perturb(vae, classifier, shard, condition, twin_l2), drawn(condition)
     images = attack.images
     with torch.no_grad():
         own = classifier(images)
         check_logits(own, len(images))
         confidence, predicted = own.double().softmax(dim=1).max(dim=1)
-        divergence = kl_of_posterior(*posterior(vae, images))
+        mean, log_variance = posterior(vae, images)
+        divergence = kl_of_posterior(mean, log_variance)
+        shift = (mean - posterior(vae, shard.pixels)[0]).norm(dim=1)
 
     offset = 0  # chunks reach the reduction in order
 
     def summarise(rows: Tensor, reconstructions: Tensor) -> Tensors:
         nonlocal offset
-        chosen = predicted[offset : offset + len(rows), None, None].expand(-1, DRAWS, 1)
+        chosen = predicted[offset : offset + len(rows), None, None].expand(-1, draws, 1)
         offset += len(rows)
         logits = classifier(reconstructions.flatten(0, 1))
-        check_logits(logits, len(rows) * DRAWS)
-        probability = logits.softmax(dim=1).view(len(rows), DRAWS, -1)
+        check_logits(logits, len(rows) * draws)
+        probability = logits.softmax(dim=1).view(len(rows), draws, -1)
         highest, label = probability.max(dim=2)
         return {
             "draw_label": label.to(torch.int16),
             "draw_probability": highest,
             "draw_own_probability": probability.gather(2, chosen).squeeze(2),
             "draw_mse": (reconstructions - rows.unsqueeze(1)).square().mean(dim=(2, 3, 4)),
-            "log_likelihood": log_bernoulli(rows, reconstructions).mean(dim=1),
+            "log_likelihood": log_bernoulli(rows, reconstructions[:, :DRAWS]).mean(dim=1),
         }
 
     seed = seed_for("reconstructions", shard.seed)
-    table = reconstruct(vae, images, draws=DRAWS, seed=seed, indices=shard.indices, reduce=summarise)
+    table = reconstruct(vae, images, draws=draws, seed=seed, indices=shard.indices, reduce=summarise)
     table |= {
         "index": shard.indices,
         "label": shard.labels,
         "success": attack.success,
         "l2": attack.l2,
+        "evaluations": attack.evaluations,
+        "flags": attack.flags,
         "predicted": predicted,
         "confidence": confidence,
         "ink": images.mean(dim=(1, 2, 3)),
         "kl": divergence,
+        "latent_shift": shift,
         "elbo": table.pop("log_likelihood") - divergence,
     }
     return {name: column.cpu() for name, column in table.items()}
 
 
-def perturb(classifier: Classify, shard: Shard, condition: str, lbfgs_l2: Tensor | None = None) -> Attack:
+def drawn(condition: str) -> int:
+    """Reconstructions drawn of each image under a condition."""
+    return MANY_DRAWS if condition in MANY else DRAWS
+
+
+def perturb(
+    vae: Autoencoder, classifier: Classify, shard: Shard, condition: str, twin_l2: Tensor | None = None
+) -> Attack:
     """The shard's images under a condition: attacked, noisy or as they are."""
-    images, count = shard.pixels, len(shard.pixels)
-    kind, _, epsilon = condition.partition("-")
+    images, labels, indices, count = shard.pixels, shard.labels, shard.indices, len(shard.pixels)
+    kind, _, epsilon = condition.rpartition("-")
     if condition not in CONDITIONS:
         raise ValueError(f"condition must be one of {', '.join(CONDITIONS)}; got {condition!r}")
     if condition == CLEAN:
         return _noisy(images, images)
-    if condition == LBFGS:
+    if condition in (LBFGS, CONFIDENT):
         with torch.no_grad():
             logits = classifier(images)
         check_logits(logits, count)
         classes, taken = logits.shape[1], logits.argmax(dim=1)
-        targets = random_targets(shard.labels, shard.indices, classes=classes, seed=shard.seed, predicted=taken)
-        return lbfgs(classifier, images, targets)
+        targets = random_targets(labels, indices, classes=classes, seed=shard.seed, predicted=taken)
+        return lbfgs(classifier, images, targets, confidence=CONFIDENCE if condition == CONFIDENT else None)
     if kind == "fgsm":
-        return fgsm(classifier, images, shard.labels, epsilon=float(epsilon), keep_failed=True)
+        return fgsm(classifier, images, labels, epsilon=float(epsilon), keep_failed=True)
+    if condition in ADAPTIVE:
+        detector = VAEDetector(vae, classifier, draws=EOT_DRAWS, error_weight=ERROR_WEIGHT[condition])
+        # The attacker's draws are not the detector's: another purpose, another seed.
+        seed = seed_for(f"attack/{condition}", shard.seed)
+        return joint_pgd(detector, shard, float(epsilon), STEPS[condition], seed)
     draw = partial(_noise, seed=seed_for(kind, shard.seed), indices=shard.indices, like=images)
     if kind == "uniform":
         return _noisy(images, (images + float(epsilon) * (2 * draw(uniform) - 1)).clamp(0, 1))
     if kind == "sign":
         return _noisy(images, (images + float(epsilon) * draw(signs)).clamp(0, 1))
-    if lbfgs_l2 is None or lbfgs_l2.shape != (count,):
-        raise ValueError(f"{GAUSSIAN} needs lbfgs_l2, the size of the L-BFGS perturbation of each of {count} images")
-    return _noisy(images, at_distance(images, draw(normal), lbfgs_l2.to(images.device)))
+    if twin_l2 is None or twin_l2.shape != (count,):
+        raise ValueError(f"{condition} needs twin_l2, the size of the L-BFGS perturbation of each of {count} images")
+    return _noisy(images, at_distance(images, draw(normal), twin_l2.to(images.device)))
+
+
+def joint_pgd(detector: VAEDetector, shard: Shard, epsilon: float, steps: int, seed: int) -> Attack:
+    """The adaptive attacker: PGD on a detector, with failures kept, since the detector must tell these as well."""
+    return pgd(
+        detector,
+        shard.pixels,
+        shard.labels,
+        epsilon=epsilon,
+        step_size=4 * epsilon / steps,
+        steps=steps,
+        seed=seed,
+        indices=shard.indices,
+        keep_failed=True,
+    )
 
 
 def random_targets(
@@ -164,13 +218,16 @@ def _noise(generate: Callable[..., Tensor], *, seed: int, indices: Tensor, like:
 def _noisy(clean: Tensor, images: Tensor) -> Attack:
     """Noise as the result of an attack that always reaches its aim and asks for no gradient."""
     every = torch.ones(len(images), dtype=torch.bool, device=images.device)
-    nothing = torch.zeros_like(every, dtype=torch.int64)
-    return outcome(clean, images, every, nothing, nothing)
+    none = torch.zeros(2, len(images), dtype=torch.int64, device=images.device)
+    return outcome(clean, images, every, evaluations=none[0], flags=none[1].clone())
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Evidence of all runs under a condition: columns (runs, images) or, those named `draw_`, (runs, images, draws)."""
+    """Evidence of all runs under a condition: columns (runs, images) or, those named `draw_`, (runs, images, draws).
+
+    What is said of the draws (`distinct`, `disagreement`, `mse`) is said of all that the table has.
+    """
 
     columns: Mapping[str, NDArray[Any]]
 
@@ -187,9 +244,17 @@ class Table:
         """The same table for some of its images."""
         return Table({name: column[:, images] for name, column in self.columns.items()})
 
+    def first_draws(self, draws: int) -> "Table":
+        """The same table with the first draws only; raises ValueError where it has fewer."""
+        there = self["draw_label"].shape[2]
+        if not 1 <= draws <= there:
+            raise ValueError(f"draws must be from 1 to {there}, those that were collected; got {draws}")
+        short = {name: column[:, :, :draws] for name, column in self.columns.items() if name.startswith("draw_")}
+        return Table({**self.columns, **short})
+
     @property
     def distinct(self) -> NDArray[np.int64]:
-        """Number of distinct labels over the draws, 1 to 10."""
+        """Number of distinct labels over the draws."""
         labels = torch.from_numpy(self["draw_label"])
         return distinct_labels(labels.flatten(0, 1)).view(labels.shape[:2]).numpy()
 

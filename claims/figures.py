@@ -10,10 +10,14 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart by lightness as well, so that it survives grey print.
 _CLEAN, _ATTACK, _NOISE = "#0072B2", "#D55E00", "#999999"
-_PANELS = ("clean", "fgsm-0.1", "fgsm-0.2", "lbfgs", "uniform-0.2", "sign-0.1", "sign-0.2", "gaussian-lbfgs")
+_PANELS = (
+    *("clean", "fgsm-0.1", "fgsm-0.2", "lbfgs", "joint-0.3"),
+    *("uniform-0.2", "sign-0.1", "sign-0.2", "gaussian-lbfgs"),
+)
 _TITLES = {
     "clean": "clean",
     "lbfgs": "L-BFGS",
+    "joint-0.3": "joint PGD on classifier\nand VAE, $\\epsilon$ = 0.3",
     "gaussian-lbfgs": "Gaussian noise,\nL2 size of L-BFGS",
     "fgsm": "FGSM",
     "uniform": "uniform noise",
@@ -24,7 +28,7 @@ _TITLES = {
 def distinct_labels(results: Mapping[str, Any]) -> Figure:
     """Bars of the number of distinct labels over an image's reconstructions, a panel for each condition."""
     found = [name for name in _PANELS if name in results["conditions"]]
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     columns = max(1, -(-len(found) // 2))
     axes = figure.subplots(2, columns, sharex=True, sharey=True, squeeze=False)
     for panel, name in zip(axes.flat, found, strict=False):
@@ -36,10 +40,12 @@ def distinct_labels(results: Mapping[str, Any]) -> Figure:
         panel.bar(number, share, color=colour, hatch="//" if noise else None, edgecolor="white", linewidth=0.5)
         panel.errorbar(number, share, ends, fmt="none", ecolor="black", elinewidth=0.8, capsize=1.5)
         panel.set_title(_title(name), fontsize=9)
-        label = (1, min(share[0] + ends[1, 0], 0.93))
-        panel.annotate(f"{share[0]:.2f}", label, (0, 2), textcoords="offset points", ha="center", fontsize=7)
-    for panel in axes.flat[len(found) :]:
+        top = share[0] + ends[1, 0]
+        label, side = ((1, top), "center") if not top > 0.93 else ((1.6, 0.93), "left")
+        panel.annotate(f"{share[0]:.2f}", label, (0, 2), textcoords="offset points", ha=side, fontsize=7)
+    for panel, above in zip(axes[1, len(found) - columns :], axes[0, len(found) - columns :], strict=True):
         panel.set_visible(False)
+        above.tick_params(labelbottom=True)  # which it leaves to the panel below
     axes[0, 0].set_ylim(0, 1)
     axes[0, 0].set_xticks(range(1, results["draws"] + 1))
     figure.supxlabel(f"distinct labels over {results['draws']} reconstructions of an image", fontsize=10)
@@ -81,6 +87,48 @@ def error_by_confidence(results: Mapping[str, Any]) -> Figure:
         f"{results['dataset']['name']}: error against confidence on clean images,"
         f" {len(results['seeds'])} training runs, 95% intervals",
         fontsize=10,
+    )
+    return figure
+
+
+def convergence(results: Mapping[str, Any]) -> Figure:
+    """Success of the adaptive attack as it may do more: epsilon, steps, draws; weaker attacks as points beside."""
+    trials = results["trials"]
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    for panel, thing, label in zip(
+        panels, ("epsilon", "steps", "draws"), ("$\\epsilon$ (L-infinity)", "steps", "EOT draws a step"), strict=True
+    ):
+        rows = [("detector", _ATTACK, "o-", trials[thing])]
+        if thing == "epsilon":
+            rows.append(("classifier", _CLEAN, "s--", trials["epsilon, classifier alone"]))
+        for victim, colour, style, row in rows:
+            x, y = [trial[thing] for trial in row], [trial["success"] for trial in row]
+            panel.plot(x, y, style, color=colour, markersize=4, label=f"PGD on the {victim}")
+        panel.set_xlabel(label)
+        panel.grid(alpha=0.3)
+    panels[1].set_xscale("log")
+    panels[2].set_xscale("log")
+    for panel, thing in ((panels[1], "steps"), (panels[2], "draws")):
+        panel.set_xticks([trial[thing] for trial in trials[thing]], [str(trial[thing]) for trial in trials[thing]])
+        panel.minorticks_off()
+    weaker = [weak for weak, _ in results["weaker_attacks"]]
+    for victim, colour in (("detector", _ATTACK), ("classifier", _CLEAN)):
+        for attack, name, marker in (("square", "Square", "^"), ("bpda", "BPDA", "x")):
+            found = [trial for trial in weaker if (trial["victim"], trial["attack"]) == (victim, attack)]
+            if found:
+                x, y = [trial["epsilon"] for trial in found], [trial["success"] for trial in found]
+                label = f"{name} on the {victim}"
+                panels[0].plot(x, y, marker, color=colour, markerfacecolor="none", markersize=7, label=label)
+    panels[0].set_ylim(-0.03, 1.03)
+    panels[0].set_ylabel("share of images won")
+    handles, names = panels[0].get_legend_handles_labels()
+    panels[1].legend(handles, names, fontsize=7, loc="lower right")
+    figure.suptitle(
+        f"{results['dataset']['name']}: adaptive attack as its effort grows, {weaker[0]['images']} images of run 0;"
+        f" elsewhere $\\epsilon$ = {trials['steps'][0]['epsilon']:g}, {trials['draws'][0]['steps']} steps,"
+        f" {trials['steps'][0]['draws']} draws",
+        fontsize=9,
     )
     return figure
 

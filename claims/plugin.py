@@ -14,11 +14,12 @@ import torch
 from platformdirs import user_cache_path
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from claims import report, terminal
+from claims import report, sanity, terminal
+from claims.evidence import CONDITIONS
 from claims.inference import Estimate
 from claims.registry import REGISTRY, Claim, Registry, load_registry
 from claims.study import PILOT_SEED, PROFILES, Dataset, Study, choose_dataset, profile_of
-from claims.verdict import PILOT, SUPPORTED, Verdict, judge, not_run
+from claims.verdict import PILOT, REPORTED, SUPPORTED, Verdict, judge, not_run
 from vaecore._store import Store
 from vaecore._training import Progress, default_device
 
@@ -112,6 +113,7 @@ class ClaimsSession:
         self.verdicts: dict[str, Verdict] = {}
         self.broken = False  # something failed that is not a verdict
         self.announced = False
+        self.flags: list[str] = []
         self.ending = ""
 
     @cached_property
@@ -254,7 +256,7 @@ class ClaimsSession:
         found = [Verdict.from_json(_values(value)) for name, value in report.user_properties if name == _PROPERTY]
         if report.when == "call":
             self.verdicts |= {verdict.claim: verdict for verdict in found}
-        judged = report.when == "call" and any(verdict.verdict not in {SUPPORTED, PILOT} for verdict in found)
+        judged = report.when == "call" and any(verdict.verdict not in {SUPPORTED, PILOT, REPORTED} for verdict in found)
         if report.failed and not judged:
             self.broken = True
 
@@ -268,13 +270,21 @@ class ClaimsSession:
         stopped_early = session.shouldfail or session.shouldstop
         if exitstatus == pytest.ExitCode.TESTS_FAILED and not self.broken and not stopped_early:
             session.exitstatus = NOT_ALL_SUPPORTED
+        looked_at = {condition for verdict in self.ordered for condition in verdict.conditions}
         folder = self.report_folder()
-        if folder is None:
-            self.ending = "No report was written: it takes all claims, on the reference study, or --report-dir."
-            return
         try:
+            self.flags = sanity.flags(self.study, [name for name in CONDITIONS if name in looked_at])
+            if folder is None:
+                self.ending = "No report was written: it takes all claims, on the reference study, or --report-dir."
+                return
             report.write(folder, report.gather(self.study, self.registry, self.ordered, pilot=self.pilot))
             self.ending = f"Report: {folder / 'summary.md'}"
+        except KeyboardInterrupt:
+            self.pytest_keyboard_interrupt()
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
+        except ValueError as error:  # models that can't be attacked; their claims' tests have failed already
+            self.ending = f"No report was written: {error}"
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         except OSError as error:
             self.ending = f"The report could not be written to {folder}: {error} (choose another with --report-dir)"
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -297,7 +307,13 @@ class ClaimsSession:
             terminalreporter.line(line)
         unicode = "utf" in (getattr(writer._file, "encoding", None) or "").lower()  # noqa: SLF001
         text = terminal.summary(
-            self.study, self.registry, self.ordered, width=writer.fullwidth, color=writer.hasmarkup, unicode=unicode
+            self.study,
+            self.registry,
+            self.ordered,
+            self.flags,
+            width=writer.fullwidth,
+            color=writer.hasmarkup,
+            unicode=unicode,
         )
         terminalreporter.write(text)
         terminalreporter.line(terminal.tally([verdict.verdict for verdict in self.ordered]))
@@ -368,7 +384,7 @@ class Conclusion:
         session.study.kept = 1.0
 
     def conclude(self, *estimates: Estimate) -> None:
-        """Record the verdict on one estimate, or on the smallest of several; then fail unless it is *supported*."""
+        """Record the verdict on one estimate, or on the smallest of several; then fail if it is not *supported*."""
         if self.verdict is not None:
             raise RuntimeError(f"claim {self._claim.id} must be concluded once; this test concludes it again")
         session = self._session
@@ -382,7 +398,7 @@ class Conclusion:
             conditions=sorted(session.study.looked_at),
         )
         self._item.user_properties.append((_PROPERTY, self.verdict.to_json()))
-        if not session.pilot and self.verdict.verdict != SUPPORTED:
+        if self.verdict.verdict not in {SUPPORTED, PILOT, REPORTED}:
             pytest.fail(self.verdict.message, pytrace=False)
 
 

@@ -12,7 +12,7 @@ from vaecore._store import digest
 
 REGISTRY = Path(__file__).with_name("registry.toml")
 KINDS = ("finding", "control", "baseline", "limit")
-_CLAIM_KEYS = {"kind", "sentence", "estimand", "source", "no_effect", "untested", "mnist", "digits"}
+_CLAIM_KEYS = {"kind", "sentence", "estimand", "source", "no_effect", "untested", "reported", "mnist", "digits"}
 _BOUND_KEYS = {"above", "below", "pilot", "date", "unregistered"}
 
 
@@ -24,7 +24,9 @@ class Bound:
     high: float = float("inf")
 
     def __str__(self) -> str:
-        """As in a table: "> 0.80", "< 0.50" or "in (0.40, 0.60)"."""
+        """As in a table: "> 0.80", "< 0.50", "in (0.40, 0.60)", or "none"."""
+        if self == Bound():
+            return "none"
         if self.high == float("inf"):
             return f"> {self.low:.2f}" if self.low == round(self.low, 2) else f"> {self.low:.3g}"
         if self.low == float("-inf"):
@@ -50,7 +52,8 @@ class Claim:
 
     bound: None where it is not registered for that data set, for the reason in `unregistered`.
     level: of its interval, shared out within its family. registered: date of the bound, empty for no effect.
-    untested: why no test concludes it yet, else empty.
+    untested: why no test concludes it yet, else empty. reported: why it is measured and not judged, else empty; then
+    its bound is none, on any data set, and it takes no share of its family's error rate.
     """
 
     id: str
@@ -65,12 +68,16 @@ class Claim:
     pilot: str = ""
     unregistered: str = ""
     untested: str = ""
+    reported: str = ""
 
     def suggested(self, pilot: float) -> Bound:
         """The bound that a pilot's mean suggests: half-way from no effect, rounded towards no effect to two digits.
 
-        No effect itself where the pilot shows none, or is NaN.
+        No effect itself where the pilot shows none, or is NaN, and where it has two sides: that two things are equal to
+        within a margin is no effect to go half-way from.
         """
+        if self.no_effect.low > -math.inf and self.no_effect.high < math.inf:
+            return self.no_effect
         rounds_up = self.no_effect.high < float("inf")
         null = self.no_effect.high if rounds_up else self.no_effect.low
         if not (pilot < null if rounds_up else pilot > null):
@@ -107,7 +114,8 @@ def load_registry(dataset: str, path: Path = REGISTRY) -> Registry:
         _check(name, entry)
     own = any(dataset in entry for entry in entries.values())
     bounds = {name: _bound(entry, dataset, own=own) for name, entry in entries.items()}
-    families = [name[0] for name, (bound, _) in bounds.items() if bound is not None]
+    judged = [name for name, (bound, _) in bounds.items() if bound is not None and "reported" not in entries[name]]
+    families = [name[0] for name in judged]
     claims = {}
     for name, entry in entries.items():
         bound, why = bounds[name]
@@ -118,18 +126,21 @@ def load_registry(dataset: str, path: Path = REGISTRY) -> Registry:
             entry["sentence"],
             entry["estimand"],
             entry["source"],
-            _no_effect(entry),
+            Bound() if "reported" in entry else _no_effect(entry),
             bound,
             family_level(max(1, families.count(name[0]))),
             str(of_dataset.get("date", "")),
             str(of_dataset.get("pilot", "")),
             why,
             entry.get("untested", ""),
+            entry.get("reported", ""),
         )
     return Registry(claims, digest(path))
 
 
 def _bound(entry: dict[str, Any], dataset: str, *, own: bool) -> tuple[Bound | None, str]:
+    if "reported" in entry:
+        return Bound(), ""
     if not own:
         return _no_effect(entry), ""
     if dataset not in entry:
@@ -141,13 +152,18 @@ def _bound(entry: dict[str, Any], dataset: str, *, own: bool) -> tuple[Bound | N
 
 
 def _no_effect(entry: dict[str, Any]) -> Bound:
-    direction, _, value = entry["no_effect"].partition(" ")
-    return Bound(low=float(value)) if direction == ">" else Bound(high=float(value))
+    direction, *values = entry["no_effect"].split()
+    if direction == "in":
+        return Bound(float(values[0]), float(values[1]))
+    return Bound(low=float(values[0])) if direction == ">" else Bound(high=float(values[0]))
 
 
 def _check(name: str, entry: dict[str, Any]) -> None:
     problems = [f"unknown key {key}" for key in sorted(set(entry) - _CLAIM_KEYS)]
-    problems += [f"no {key}" for key in ("kind", "sentence", "estimand", "source", "no_effect") if key not in entry]
+    needed = {"kind", "sentence", "estimand", "source"} | (set() if "reported" in entry else {"no_effect"})
+    problems += [f"no {key}" for key in sorted(needed - set(entry))]
+    if "reported" in entry and (extra := sorted({"no_effect", "mnist", "digits"} & set(entry))):
+        problems.append(f"a claim that is reported and not judged has no {', '.join(extra)}")
     if entry.get("kind") not in KINDS:
         problems.append(f"kind must be one of {', '.join(KINDS)}; got {entry.get('kind')}")
     for dataset in ("mnist", "digits"):

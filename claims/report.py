@@ -6,6 +6,7 @@ import math
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from claims import figures
+from claims import figures, sanity
 from claims.evidence import CLEAN, CONDITIONS, DRAWS
 from claims.inference import Estimate, interval, mean, smooth
 from claims.registry import Registry
@@ -30,6 +31,7 @@ _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "safetens
 
 def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pilot: bool) -> dict[str, Any]:
     """Everything that the report says, as plain values."""
+    wins = sanity.trials(study)
     return {
         "schema": 1,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -59,8 +61,11 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
             for claim in registry.claims.values()
             if claim.id not in {verdict.claim for verdict in verdicts}
         },
-        "conditions": {name: _of_condition(study, name) for name in CONDITIONS},
+        "conditions": {name: _of_condition(study, name) for name in CONDITIONS if len(study.found(name)) > 1},
         "error_by_confidence": _error_by_confidence(study),
+        "sanity_flags": sanity.flags(study),
+        "trials": {sweep: [_of_trial(trial, wins) for trial in row] for sweep, row in sanity.SWEEPS.items()},
+        "weaker_attacks": [[_of_trial(trial, wins) for trial in pair] for pair in sanity.WEAKER],
         "environment": _environment(study.device),
         "wall_seconds": {stage: round(seconds, 1) for stage, seconds in study.wall_seconds.items()},
     }
@@ -72,6 +77,7 @@ def write(folder: Path, results: Mapping[str, Any]) -> None:
     drawings = {
         "distinct-labels": figures.distinct_labels(results),
         "error-by-confidence": figures.error_by_confidence(results),
+        "convergence": figures.convergence(results),
     }
     for name, figure in drawings.items():
         for suffix in ("png", "svg"):
@@ -111,14 +117,26 @@ def summary(results: Mapping[str, Any]) -> str:
                 )
     line("\n## Conditions\n")
     line("Accuracy of the classifier, success of the attack, mean size of the change, share with one label.")
-    line("Images on which L-BFGS failed in a run are left out of its row and of its twin's.\n")
-    line("| condition | images | accuracy | success | mean L2 | consistent | mean MSE | mean KL (nats) |")
-    line("|---|---|---|---|---|---|---|---|")
+    line("Images on which L-BFGS failed in a run are left out of its row and of its twin's; unsuccessful counts all.\n")
+    line(
+        "| condition | images | accuracy | success | unsuccessful | mean L2 | consistent | mean MSE | mean KL (nats) |"
+    )
+    line("|---|---|---|---|---|---|---|---|---|")
     for name, one in results["conditions"].items():
         line(
-            f"| {name} | {one['images']} | {one['accuracy']:.3f} | {one['success']:.3f} | {one['l2']:.2f}"
+            f"| {name} | {one['images']} | {one['accuracy']:.3f} | {one['success']:.3f} | {one['unsuccessful']}"
+            f" | {one['l2']:.2f}"
             f" | {one['consistent']:.3f} | {one['mse']:.4f} | {one['kl']:.1f} |"
         )
+    line("\n## Can the attacks be believed?\n")
+    for flag in results["sanity_flags"] or ["No sanity flag was raised."]:
+        line(f"- {flag}")
+    line("\nAttacks that know less, beside the one that knows all; success on the first run's images:\n")
+    line("| attack | success | beside | success | images |\n|---|---|---|---|---|")
+    for weak, strong in results["weaker_attacks"]:
+        shares = weak["success"], strong["success"]
+        line(f"| {weak['name']} | {shares[0]:.2f} | {strong['name']} | {shares[1]:.2f} | {weak['images']} |")
+    line("\n![Success of the adaptive attack as its effort grows](convergence.png)")
     line("\n## Figures\n\n![Distinct labels per condition](distinct-labels.png)\n")
     line("![Reconstruction error by confidence](error-by-confidence.png)")
     if results["not_concluded"]:
@@ -148,12 +166,18 @@ def _of_condition(study: Study, name: str) -> dict[str, Any]:
         "images": distinct.shape[1],
         "accuracy": float(1 - table.wrong.mean()),
         "success": float(study.table(name)["success"].mean()),
+        "unsuccessful": int((~study.table(name)["success"]).sum()),
         "l2": float(table["l2"].mean()),
         "consistent": float(table.consistent.mean()),
         "mse": float(table.mse.mean()),
         "kl": float(table["kl"].mean()),
         "distinct_labels": [{"share": bar.estimate, "low": bar.low, "high": bar.high} for bar in bars],
     }
+
+
+def _of_trial(trial: sanity.Trial, wins: Mapping[sanity.Trial, sanity.Wins]) -> dict[str, Any]:
+    won = wins[trial]
+    return {"name": str(trial), **asdict(trial), "success": float(won.mean()), "images": len(won)}
 
 
 def _error_by_confidence(study: Study) -> list[dict[str, Any]]:

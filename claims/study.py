@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from claims import evidence
-from claims.evidence import FEW_IMAGES, GAUSSIAN, LBFGS, Shard, Table, collect
+from claims.evidence import ADAPTIVE, DRAWS, MINIMAL, TWINS, Shard, Table, collect
 from claims.user_models import makes_models, model_digest, user_model
-from vaecore import _attacks, _augment, _lbfgs, _models, _noise, _reconstruct, _training
+from vaecore import _adaptive, _attacks, _augment, _lbfgs, _models, _noise, _pgd, _reconstruct, _training
 from vaecore._images import Images, is_available, load_images, probe
 from vaecore._models import Autoencoder, Classifier
 from vaecore._noise import seed_for, words
@@ -29,20 +30,21 @@ PILOT_SEED = 1000  # seeds from here on set bounds and are never used by the cla
 
 @dataclass(frozen=True)
 class Profile:
-    """How much a study looks at: training runs, test images, and images for L-BFGS, which is dear."""
+    """How much a study looks at: training runs, test images, and fewer of them for attacks that are dear."""
 
     name: str
     runs: int
     images: int
     lbfgs_images: int
+    adaptive_images: int
 
 
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("smoke", 1, 200, 100),
-        Profile("standard", 5, 2_000, 500),
-        Profile("full", 10, 10_000, 1_000),
+        Profile("smoke", 1, 200, 100, 20),
+        Profile("standard", 5, 2_000, 500, 300),
+        Profile("full", 10, 10_000, 1_000, 1_000),
     )
 }
 
@@ -180,33 +182,45 @@ class Study:
 
     def count(self, condition: str) -> int:
         """Test images looked at under a condition."""
-        limit = self.profile.lbfgs_images if condition in FEW_IMAGES else self.profile.images
-        return min(limit, len(self.test))
+        profile = self.profile
+        limits = dict.fromkeys(MINIMAL, profile.lbfgs_images) | dict.fromkeys(ADAPTIVE, profile.adaptive_images)
+        return min(limits.get(condition, profile.images), len(self.test))
 
-    def table(self, condition: str, images: int | None = None) -> Table:
-        """Evidence of all runs under a condition; the first `images` of them where given, to pair with fewer."""
+    @property
+    def trial_images(self) -> int:
+        """Test images on which the adaptive attacker's effort is varied, in the first run."""
+        return min(max(2, self.profile.adaptive_images // 5), len(self.test))
+
+    def table(self, condition: str, images: int | None = None, draws: int = DRAWS) -> Table:
+        """Evidence of all runs under a condition; of the first `images` where given, to pair with fewer."""
         self.looked_at.add(condition)
         if condition not in self._tables:
             self._tables[condition] = self._collect(condition)
-        table = self._tables[condition]
+        table = self._tables[condition].first_draws(draws)
         return table if images is None else table.take(slice(images))
 
-    def paired(self, *conditions: str) -> list[Table]:
-        """Evidence under several conditions for the images they share.
+    def paired(self, *conditions: str, draws: int = DRAWS) -> list[Table]:
+        """Evidence under several conditions for the images they share, from the first `draws` of each image.
 
-        Where L-BFGS is among them, images on which it failed in a run, or found nothing to do, are left out: they are
-        not adversarial. `kept` says what share of the images is left. Raises ValueError where fewer than two are.
+        Images that L-BFGS leaves out (see `found`) are left out of all. `kept` says what share of the images is left.
+        Raises ValueError where fewer than two are.
+        """
+        shared, found = min(self.count(condition) for condition in conditions), self.found(*conditions)
+        tables = [self.table(condition, shared, draws) for condition in conditions]
+        self.kept = min(self.kept, len(found) / shared)
+        if len(found) < 2:
+            raise ValueError(f"L-BFGS must succeed on some image in all runs; it did on {len(found)} of {shared}")
+        return [table.take(found) for table in tables]
+
+    def found(self, *conditions: str) -> NDArray[np.int64]:
+        """Places of the images that these conditions share and have adversarial images of, where they should.
+
+        Left out are those on which L-BFGS, where it or its twin is among them, failed in a run or found nothing to do.
         """
         shared = min(self.count(condition) for condition in conditions)
-        tables = [self.table(condition, shared) for condition in conditions]
-        if LBFGS in conditions or GAUSSIAN in conditions:
-            attack = self.table(LBFGS, shared)
-            found = np.flatnonzero((attack["success"] & (attack["l2"] > 0)).all(axis=0))
-            self.kept = min(self.kept, len(found) / shared)
-            if len(found) < 2:
-                raise ValueError(f"L-BFGS must succeed on some image in all runs; it did on {len(found)} of {shared}")
-            tables = [table.take(found) for table in tables]
-        return tables
+        attacks = [self.table(name, shared) for name in sorted({MINIMAL[c] for c in conditions if c in MINIMAL})]
+        reached = [(attack["success"] & (attack["l2"] > 0)).all(axis=0) for attack in attacks]
+        return np.flatnonzero(np.all([np.ones(shared, dtype=bool), *reached], axis=0))
 
     def accuracy(self, run: Run) -> float:
         """Share of all test images that a run's classifier labels rightly."""
@@ -283,12 +297,12 @@ class Study:
         assert self.test.labels is not None
         pixels, labels = self.test.pixels[indices], self.test.labels[indices]
         models = (run.vae_digest, run.classifier_digest)
-        key = digest(condition, run.seed, *models, pixels, labels, indices, _EVIDENCE_STAGE, self.device.type)
+        key = digest(condition, run.seed, *models, pixels, labels, indices, EVIDENCE_STAGE, self.device.type)
 
         def compute() -> Tensors:
             place = self.device
             shard = Shard(pixels.to(place), labels.to(place), indices.to(place), run.seed)
-            l2 = self._shard(run, LBFGS, start, stop)["l2"] if condition == GAUSSIAN else None
+            l2 = self._shard(run, TWINS[condition], start, stop)["l2"] if condition in TWINS else None
             return collect(run.vae, run.classifier, shard, condition, l2)
 
         return self.store.get("evidence", key, compute)
@@ -302,14 +316,14 @@ class Study:
             self.wall_seconds[stage] = self.wall_seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def _stage(*modules: ModuleType) -> str:
+def stage(*modules: ModuleType) -> str:
     """Digest of what a stage's results depend on beside its input: the source of its modules, and torch."""
     return digest(*(Path(str(module.__file__)) for module in modules), torch.__version__.partition("+")[0])
 
 
 # Taken at import, so that they speak of the code that runs and not of what an editor has made of its file since.
-_MODELS_STAGE = _stage(_training, _models, _augment)
-_EVIDENCE_STAGE = _stage(evidence, _attacks, _lbfgs, _models, _noise, _reconstruct)
+_MODELS_STAGE = stage(_training, _models, _augment)
+EVIDENCE_STAGE = stage(evidence, _adaptive, _attacks, _lbfgs, _models, _noise, _pgd, _reconstruct)
 
 
 def profile_of(name: str, runs: int | None) -> Profile:

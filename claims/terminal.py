@@ -21,7 +21,7 @@ FAMILIES = {
     "D": "Cleaning adversarial images",
     "E": "Latent space under attack, and decisions",
 }
-_STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "pilot": "cyan"}
+_STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "pilot": "cyan", "reported": "cyan"}
 _PLAIN = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)  # box.SIMPLE in ASCII
 _SHOWN = 5  # distinct labels shown one by one; more are pooled
 
@@ -46,9 +46,16 @@ def header(study: Study, registry: Registry) -> list[str]:
 
 
 def summary(
-    study: Study, registry: Registry, verdicts: Sequence[Verdict], *, width: int, color: bool, unicode: bool
+    study: Study,
+    registry: Registry,
+    verdicts: Sequence[Verdict],
+    flags: Sequence[str],
+    *,
+    width: int,
+    color: bool,
+    unicode: bool,
 ) -> str:
-    """The verdicts grouped by family, what did not run, and how many labels the reconstructions got."""
+    """The verdicts grouped by family, how many labels the reconstructions got, sanity flags, and what did not run."""
     console = Console(
         file=io.StringIO(),
         width=max(width, 60),
@@ -63,13 +70,17 @@ def summary(
         console.print(Text(f"\n{family}. {FAMILIES.get(family, '')}", style="bold"))
         members = [verdict for verdict in verdicts if verdict.claim[0] == family]
         console.print(_verdicts(registry, members, box.SIMPLE if unicode else _PLAIN))
-    counted = [condition for condition in CONDITIONS if any(condition in verdict.conditions for verdict in verdicts)]
+    looked_at = [condition for condition in CONDITIONS if any(condition in verdict.conditions for verdict in verdicts)]
+    counted = [condition for condition in looked_at if len(study.found(condition)) > 1]
     if counted:
         console.print(Text("\nDistinct labels over 10 reconstructions, share of images", style="bold"))
         console.print(_histogram(study, counted, bar="█" if unicode else "#"))
         accuracy = [study.accuracy(run) for run in study.runs]
         spread = f"{min(accuracy):.4f} to {max(accuracy):.4f} over {len(accuracy)} runs"
         console.print(f"\nClassifier accuracy on all {len(study.test):,} test images: {spread}")
+    console.print(Text("\nSanity flags of the attacks", style="bold"))
+    for flag in flags or ["none raised"]:
+        console.print(f"  {flag}", style="yellow" if flags else "")
     missing = [(claim.id, "not run") for claim in not_run(registry, {verdict.claim for verdict in verdicts})]
     missing += [(c.id, c.unregistered or c.untested) for c in registry.claims.values() if c.unregistered or c.untested]
     reasons: dict[str, list[str]] = {}

@@ -9,7 +9,8 @@ from scipy.stats import norm
 from claims.inference import Estimate, Interval, Required, interval, smallest
 from claims.registry import Bound, Claim, Registry
 
-SUPPORTED, REFUTED, INCONCLUSIVE, PILOT = "supported", "refuted", "inconclusive", "pilot"
+SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
+PILOT, REPORTED = "pilot", "reported"  # measured, not judged: in a pilot, or for want of a bound
 FEWEST_KEPT = 0.95  # below it the images on which L-BFGS succeeds are no fair sample of the images
 
 
@@ -17,8 +18,8 @@ FEWEST_KEPT = 0.95  # below it the images on which L-BFGS succeeds are no fair s
 class Verdict:
     """What a study says of a claim; plain values only, so that it travels between processes and into JSON.
 
-    verdict: "supported", "refuted", "inconclusive", or "pilot" where the study only measures. message: the result in a
-    sentence. per_run: the estimate of each run. power: chance to clear the bound at the variances found, were the
+    verdict: "supported", "refuted", "inconclusive"; "pilot" or "reported" where it only measures. message: the result
+    in a sentence. per_run: the estimate of each run. power: chance to clear the bound at the variances found, were the
     estimate the truth. needed_images, needed_runs: what would decide, None where that is not to be had.
     """
 
@@ -68,10 +69,13 @@ def judge(
         raise ValueError(f"claim {claim.id} needs an estimate to conclude; got none")
     found = interval(estimates[0], claim.level) if len(estimates) == 1 else smallest(estimates, claim.level)
     per_run = tuple(min(values) for values in zip(*(estimate.per_run.tolist() for estimate in estimates), strict=True))
-    bound = claim.suggested(found.estimate) if pilot or claim.bound is None else claim.bound
-    clears = bound.verdict(found)
+    bound = claim.bound
+    if bound is None or (pilot and not claim.reported):
+        bound = claim.suggested(found.estimate)
     why = _indecision(decisive=decisive, kept=kept)
-    verdict = PILOT if pilot else INCONCLUSIVE if clears == SUPPORTED and why else clears
+    clears = bound.verdict(found)
+    judged = INCONCLUSIVE if clears == SUPPORTED and why else clears
+    verdict = REPORTED if claim.reported else PILOT if pilot else judged
     needed = None
     if verdict == INCONCLUSIVE and not why:
         reach = found.required(bound.nearest(found.estimate))
@@ -99,6 +103,8 @@ def judge(
 
 def _power(found: Interval, bound: Bound) -> float:
     """Normal approximation: chance that the interval's end on the bound's side clears it."""
+    if bound == Bound():
+        return float("nan")
     if bound.nearest(found.estimate) == bound.low:
         margin, gap = found.estimate - found.low, found.estimate - bound.low
     else:

@@ -8,11 +8,16 @@ import torch
 from scipy.stats import chisquare
 from torch.nn.functional import cross_entropy
 
+from claims import evidence
 from claims.evidence import (
+    ADAPTIVE,
     CONDITIONS,
     DRAWS,
     EPSILONS,
-    FEW_IMAGES,
+    MANY,
+    MANY_DRAWS,
+    MINIMAL,
+    TWINS,
     Shard,
     Table,
     at_distance,
@@ -20,26 +25,30 @@ from claims.evidence import (
     perturb,
     random_targets,
 )
-from vaecore import VAE, Classifier, ClassifierConfig, VAEConfig, _reconstruct, elbo, kl, load_images, reconstruct
+from vaecore import VAE, Classifier, ClassifierConfig, VAEConfig, _reconstruct, elbo, kl, latent_mean, load_images, reconstruct
 from vaecore._noise import seed_for
 
-COUNT, SEED = 30, 3
+COUNT, SEED = 20, 3
 COLUMNS = {
     "index": torch.int64,
     "label": torch.int64,
     "success": torch.bool,
     "l2": torch.float32,
+    "evaluations": torch.int64,
+    "flags": torch.int64,
     "predicted": torch.int64,
     "confidence": torch.float64,
     "ink": torch.float32,
     "kl": torch.float32,
+    "latent_shift": torch.float32,
     "elbo": torch.float32,
     "draw_label": torch.int16,
     "draw_probability": torch.float32,
     "draw_own_probability": torch.float32,
     "draw_mse": torch.float32,
 }
-KINDS = ("clean", "fgsm-0.1", "uniform-0.2", "sign-0.3", "lbfgs", "gaussian-lbfgs")
+KINDS = ("clean", "fgsm-0.1", "uniform-0.2", "sign-0.3", "lbfgs", "gaussian-lbfgs", "lbfgs-0.98", "gaussian-lbfgs-0.98")
+KINDS += ("joint-0.3", "joint-mse-0.3")
 
 
 class OneByOne:
@@ -82,6 +91,22 @@ def shard():
     return Shard(digits.pixels, digits.labels, indices, SEED)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    """Two steps of the adaptive attack do here: it asks about each image alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evidence, "STEPS", dict.fromkeys(ADAPTIVE, 2))
+        yield
+
+
+def draws_of(condition):
+    return MANY_DRAWS if condition in MANY else DRAWS
+
+
+def twin_of(tables, condition):
+    return tables[TWINS[condition]]["l2"] if condition in TWINS else None
+
+
 def part(shard, rows):
     return Shard(shard.pixels[rows], shard.labels[rows], shard.indices[rows], shard.seed)
 
@@ -91,8 +116,7 @@ def whole(models, shard):
     """Evidence on the whole shard under each kind of condition."""
     tables = {}
     for condition in KINDS:
-        l2 = tables["lbfgs"]["l2"] if condition == "gaussian-lbfgs" else None
-        tables[condition] = collect(models, models, shard, condition, l2)
+        tables[condition] = collect(models, models, shard, condition, twin_of(tables, condition))
     return tables
 
 
@@ -101,9 +125,12 @@ def grey(count, level=0.5):
 
 
 def test_the_conditions():
-    assert len(CONDITIONS) == len(set(CONDITIONS)) == 3 + 3 * len(EPSILONS)
+    assert len(CONDITIONS) == len(set(CONDITIONS)) == 7 + 3 * len(EPSILONS)
     assert {*KINDS, "fgsm-0.05", "uniform-0.15", "sign-0.25"} <= set(CONDITIONS)
-    assert set(FEW_IMAGES) == {"lbfgs", "gaussian-lbfgs"}
+    assert set(MINIMAL) == {"lbfgs", "gaussian-lbfgs", "lbfgs-0.98", "gaussian-lbfgs-0.98"}
+    assert all(TWINS.get(name, name) == attack for name, attack in MINIMAL.items())
+    assert set(ADAPTIVE) == {"joint-0.3", "joint-mse-0.3"}
+    assert set(MANY) < set(CONDITIONS)
 
 
 @pytest.mark.parametrize("condition", KINDS)
@@ -111,7 +138,7 @@ def test_columns_are_as_documented(whole, shard, condition):
     table = whole[condition]
     assert {name: column.dtype for name, column in table.items()} == COLUMNS
     for name, column in table.items():
-        assert column.shape == ((COUNT, DRAWS) if name.startswith("draw_") else (COUNT,)), name
+        assert column.shape == ((COUNT, draws_of(condition)) if name.startswith("draw_") else (COUNT,)), name
     assert torch.equal(table["index"], shard.indices)
     assert torch.equal(table["label"], shard.labels)
 
@@ -120,43 +147,50 @@ def test_columns_are_as_documented(whole, shard, condition):
 @pytest.mark.parametrize("split", ["halves", "reversed", "one and the rest"])
 def test_shards_join_to_the_whole(models, shard, whole, condition, split):
     order = torch.arange(COUNT - 1, -1, -1) if split == "reversed" else torch.arange(COUNT)
-    sizes = {"halves": [15, 15], "reversed": [COUNT], "one and the rest": [1, COUNT - 1]}[split]
-    l2 = whole["lbfgs"]["l2"] if condition == "gaussian-lbfgs" else None
+    sizes = {"halves": [10, 10], "reversed": [COUNT], "one and the rest": [1, COUNT - 1]}[split]
+    l2 = twin_of(whole, condition)
     tables = [
         collect(models, models, part(shard, rows), condition, None if l2 is None else l2[rows])
         for rows in torch.split(order, sizes)
     ]
     for name, column in whole[condition].items():
         joined = torch.cat([table[name] for table in tables])
-        torch.testing.assert_close(joined, column[order], rtol=1e-5, atol=1e-4 if name == "elbo" else 1e-6)
+        tolerance = {"rtol": 1e-5, "atol": 1e-4 if name == "elbo" else 1e-6}
+        torch.testing.assert_close(joined, column[order], equal_nan=name == "l2", **tolerance)
 
 
 @pytest.mark.parametrize("condition", KINDS)
 def test_the_rows_say_what_the_models_make_of_the_images(models, shard, whole, condition):
     table = whole[condition]
-    images = perturb(models, shard, condition, whole["lbfgs"]["l2"]).images
+    images = perturb(models, models, shard, condition, twin_of(whole, condition)).images
     chances = models(images).double().softmax(dim=1)
     assert torch.equal(table["predicted"], chances.argmax(dim=1))
     torch.testing.assert_close(table["confidence"], chances.amax(dim=1))
     torch.testing.assert_close(table["ink"], images.flatten(1).mean(dim=1))
-    torch.testing.assert_close(table["l2"], (images - shard.pixels).flatten(1).norm(dim=1), rtol=1e-4, atol=1e-6)
+    size = (images - shard.pixels).flatten(1).norm(dim=1)
+    failed = ~table["success"] if condition in MINIMAL else torch.zeros(COUNT, dtype=torch.bool)
+    torch.testing.assert_close(table["l2"][~failed], size[~failed], rtol=1e-4, atol=1e-6)
+    assert table["l2"][failed].isnan().all()
 
     seed = seed_for("reconstructions", SEED)
-    draws = reconstruct(models, images, draws=DRAWS, seed=seed, indices=shard.indices)
-    chances = models(draws.flatten(0, 1)).softmax(dim=1).view(COUNT, DRAWS, 10)
+    draws = reconstruct(models, images, draws=draws_of(condition), seed=seed, indices=shard.indices)
+    chances = models(draws.flatten(0, 1)).softmax(dim=1).view(COUNT, draws_of(condition), 10)
     assert torch.equal(table["draw_label"].long(), chances.argmax(dim=2))
     torch.testing.assert_close(table["draw_probability"], chances.amax(dim=2))
     own = torch.stack([chances[row, :, label] for row, label in enumerate(table["predicted"])])
     torch.testing.assert_close(table["draw_own_probability"], own)
     torch.testing.assert_close(table["draw_mse"], (draws - images[:, None]).square().mean(dim=(2, 3, 4)))
     torch.testing.assert_close(table["kl"], kl(models, images))
+    moved = (latent_mean(models, images) - latent_mean(models, shard.pixels)).norm(dim=1)
+    torch.testing.assert_close(table["latent_shift"], moved, rtol=1e-4, atol=1e-6)
+    assert bool((moved == 0).all()) == (condition == "clean")
     bound = elbo(models, images, draws=DRAWS, seed=seed, indices=shard.indices)
     torch.testing.assert_close(table["elbo"], bound, rtol=1e-5, atol=1e-3)
     assert table["draw_label"].unique().numel() > 1
 
 
 def test_own_probability_stays_with_its_image_across_chunks(models, shard, whole, monkeypatch):
-    monkeypatch.setattr(_reconstruct, "_DECODED_AT_ONCE", {"cpu": 7 * DRAWS})
+    monkeypatch.setattr(_reconstruct, "_DECODED_AT_ONCE", {"cpu": 7 * MANY_DRAWS})
     table = collect(models, models, shard, "clean")
     for name in ("draw_own_probability", "draw_label", "draw_mse"):
         torch.testing.assert_close(table[name], whole["clean"][name], rtol=1e-5, atol=1e-6)
@@ -165,7 +199,7 @@ def test_own_probability_stays_with_its_image_across_chunks(models, shard, whole
 @pytest.mark.parametrize("kind", ["fgsm", "uniform", "sign"])
 @pytest.mark.parametrize("epsilon", [0.05, 0.3])
 def test_perturbations_keep_within_epsilon_and_the_pixels_range(models, shard, kind, epsilon):
-    found = perturb(models, shard, f"{kind}-{epsilon}")
+    found = perturb(models, models, shard, f"{kind}-{epsilon}")
     change = (found.images - shard.pixels).flatten(1)
     assert found.images.min() >= 0
     assert found.images.max() <= 1
@@ -176,7 +210,7 @@ def test_perturbations_keep_within_epsilon_and_the_pixels_range(models, shard, k
 
 
 def test_clean_images_are_left_as_they_are(models, shard):
-    found = perturb(models, shard, "clean")
+    found = perturb(models, models, shard, "clean")
     assert torch.equal(found.images, shard.pixels)
     assert found.l2.tolist() == found.linf.tolist() == [0] * COUNT
     assert found.success.all()
@@ -185,30 +219,30 @@ def test_clean_images_are_left_as_they_are(models, shard):
 
 def test_noise_on_grey_images_is_of_the_size_it_claims(models):
     shard = grey(40)
-    sign = perturb(models, shard, "sign-0.2").images - 0.5
+    sign = perturb(models, models, shard, "sign-0.2").images - 0.5
     torch.testing.assert_close(sign.abs(), torch.full_like(sign, 0.2))
     assert abs(float((sign > 0).float().mean()) - 0.5) < 5 * 0.5 / sign.numel() ** 0.5
-    uniform = perturb(models, shard, "uniform-0.2").images - 0.5
+    uniform = perturb(models, models, shard, "uniform-0.2").images - 0.5
     assert abs(float(uniform.mean())) < 5 * 0.2 / 3**0.5 / uniform.numel() ** 0.5
     assert abs(float(uniform.square().mean()) - 0.04 / 3) < 0.04 / 3 * 0.05
-    fgsm = perturb(models, shard, "fgsm-0.2").images - 0.5
+    fgsm = perturb(models, models, shard, "fgsm-0.2").images - 0.5
     assert fgsm.abs().amax(dim=(1, 2, 3)).tolist() == pytest.approx([0.2] * 40, abs=1e-6)
 
 
 def test_noise_follows_its_kind_seed_and_image_but_not_epsilon(models):
     shard = grey(6)
-    small, large = (perturb(models, shard, f"sign-{epsilon}").images - 0.5 for epsilon in (0.1, 0.2))
+    small, large = (perturb(models, models, shard, f"sign-{epsilon}").images - 0.5 for epsilon in (0.1, 0.2))
     torch.testing.assert_close(2 * small, large)  # one pattern, so that sizes are compared on the same draws
-    other = perturb(models, Shard(shard.pixels, shard.labels, shard.indices, 1), "sign-0.1").images - 0.5
-    uniform = (perturb(models, shard, "uniform-0.1").images - 0.5).sign() * 0.1
-    shifted = perturb(models, Shard(shard.pixels, shard.labels, shard.indices + 1, 0), "sign-0.1").images - 0.5
+    other = perturb(models, models, Shard(shard.pixels, shard.labels, shard.indices, 1), "sign-0.1").images - 0.5
+    uniform = (perturb(models, models, shard, "uniform-0.1").images - 0.5).sign() * 0.1
+    shifted = perturb(models, models, Shard(shard.pixels, shard.labels, shard.indices + 1, 0), "sign-0.1").images - 0.5
     torch.testing.assert_close(shifted[:-1], small[1:])
     for unlike in (other, uniform, shifted):
         assert float(((unlike > 0) == (small > 0)).float().mean()) == pytest.approx(0.5, abs=0.05)
 
 
 def test_fgsm_climbs_the_loss_of_the_label(models, shard):
-    found = perturb(models, shard, "fgsm-0.05")
+    found = perturb(models, models, shard, "fgsm-0.05")
     before = cross_entropy(models(shard.pixels), shard.labels, reduction="none")
     after = cross_entropy(models(found.images), shard.labels, reduction="none")
     assert (after > before).float().mean() > 0.9
@@ -259,7 +293,7 @@ def test_random_targets_are_uniform_over_the_other_classes(classes):
     assert torch.equal(random_targets(labels[rows], rows, classes=classes, seed=0), targets[rows])
 
 
-@pytest.mark.parametrize("condition", ["fgsm", "fgsm-0.11", "pgd-0.1", "", "clean-0.1", "CLEAN"])
+@pytest.mark.parametrize("condition", ["fgsm", "fgsm-0.11", "pgd-0.1", "joint-0.2", "lbfgs-0.9", "", "clean-0.1"])
 def test_unknown_conditions(models, shard, condition):
     with pytest.raises(ValueError, match=rf"condition must be one of clean, fgsm-0.05, .*; got '{condition}'"):
         collect(models, models, shard, condition)
@@ -267,7 +301,7 @@ def test_unknown_conditions(models, shard, condition):
 
 @pytest.mark.parametrize("l2", [None, torch.ones(COUNT - 1), torch.ones(COUNT, 1)])
 def test_gaussian_noise_needs_its_size(models, shard, l2):
-    with pytest.raises(ValueError, match=f"gaussian-lbfgs needs lbfgs_l2, .* each of {COUNT} images"):
+    with pytest.raises(ValueError, match=f"gaussian-lbfgs needs twin_l2, .* each of {COUNT} images"):
         collect(models, models, shard, "gaussian-lbfgs", l2)
 
 
@@ -308,6 +342,42 @@ def test_a_table_read_by_hand():
     assert table.disagreement.dtype == table.mse.dtype == table.doubt.dtype == np.float64
     with pytest.raises(KeyError):
         table["absent"]
+
+
+def test_the_first_draws_of_a_table():
+    labels = torch.tensor([[[1, 1, 2], [3, 3, 3]]])
+    table = Table.of([{"label": torch.tensor([1, 3]), "draw_label": labels[0], "draw_mse": labels[0].double()}])
+    assert table.distinct.tolist() == [[2, 1]]
+    short = table.first_draws(2)
+    assert short.distinct.tolist() == [[1, 1]]
+    assert short.mse.tolist() == [[1.0, 3.0]]
+    assert short["label"].tolist() == [[1, 3]]
+    for draws in (0, 4):
+        with pytest.raises(ValueError, match=f"draws must be from 1 to 3, those that were collected; got {draws}"):
+            table.first_draws(draws)
+
+
+def test_ten_draws_are_the_first_of_fifty(models, shard, whole, monkeypatch):
+    monkeypatch.setattr(evidence, "MANY", ())
+    few = collect(models, models, shard, "clean")
+    assert few["draw_label"].shape == (COUNT, DRAWS)
+    for name, column in few.items():
+        many = whole["clean"][name]
+        torch.testing.assert_close(many[:, :DRAWS] if name.startswith("draw_") else many, column, rtol=1e-5, atol=1e-6)
+
+
+def test_the_adaptive_attack_stays_in_its_budget_and_minds_the_error(models, shard, whole, monkeypatch):
+    monkeypatch.setattr(evidence, "STEPS", dict.fromkeys(ADAPTIVE, 5))
+    monkeypatch.setattr(evidence, "ERROR_WEIGHT", {"joint-0.3": 0.0, "joint-mse-0.3": 1.0})
+    joint, minding = (perturb(models, models, shard, name) for name in ("joint-0.3", "joint-mse-0.3"))
+    for found in (joint, minding):
+        assert found.linf.max() <= 0.3 + 1e-6
+        assert found.linf.min() > 0.05
+    errors = []
+    for found in (joint, minding):
+        draws = reconstruct(models, found.images, draws=DRAWS, seed=1)
+        errors.append((draws - found.images[:, None]).square().mean(dim=(1, 2, 3, 4)))
+    assert (errors[1] < errors[0]).float().mean() > 0.8
 
 
 def test_random_targets_avoid_the_class_that_an_image_is_given():

@@ -60,7 +60,7 @@ def run(cache, trigger, say):
     study.collect = counted("collect", study.collect)
     _store.os.fsync = counted("fsync", os.fsync)
     looked_at = study.Study(
-        study.Dataset("digits", "small"), study.Profile("tiny", 2, 8, 4), Store(cache), device=torch.device("cpu"),
+        study.Dataset("digits", "small"), study.Profile("tiny", 2, 8, 4, 2), Store(cache), device=torch.device("cpu"),
         meter=meter,
     )
     columns = {}

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from claims import evidence, test_calibration, test_consistency
+from claims import evidence, test_calibration, test_consistency, test_latent
 from claims.evidence import Table
 from claims.registry import load_registry
 from claims.study import Dataset, Profile, Study
 from claims.verdict import SUPPORTED, judge
-from vaecore import Store, fgsm, lbfgs
+from vaecore import Store, fgsm, lbfgs, pgd
+from vaecore._attacks import outcome
 
 TESTS = {
     mark.args[0]: function
-    for module in (test_consistency, test_calibration)
+    for module in (test_consistency, test_calibration, test_latent)
     for function in vars(module).values()
     for mark in getattr(function, "pytestmark", [])
     if mark.name == "claim"
@@ -46,7 +47,7 @@ def verdict(name, study, dataset):
 
 @pytest.fixture(scope="session")
 def sound(tmp_path_factory):
-    profile = Profile("test", runs=5, images=700, lbfgs_images=300)
+    profile = Profile("test", runs=5, images=700, lbfgs_images=300, adaptive_images=100)
     study = Study(
         Dataset("digits", "for tests"),
         profile,
@@ -73,7 +74,7 @@ def planted(sound, tmp_path_factory):
     return plant
 
 
-ON_DIGITS = [claim.id for claim in load_registry("digits").testable if claim.family == "A"]
+ON_DIGITS = [claim.id for claim in load_registry("digits").testable if claim.family in "AE"]
 
 
 @pytest.mark.parametrize("name", ON_DIGITS)
@@ -82,15 +83,16 @@ def test_a_sound_study_supports(sound, name):
 
 
 class WideVAE:
-    """Draws from a posterior that is ten times too wide."""
+    """Draws from a posterior that is ten times too wide, or by another factor."""
 
-    def __init__(self, vae):
+    def __init__(self, vae, factor=10):
         self.decode = vae.decode
         self._encode = vae.encode
+        self._factor = factor
 
     def encode(self, images):
         mean, log_variance = self._encode(images)
-        return mean, log_variance + 2 * np.log(10)
+        return mean, log_variance + 2 * np.log(self._factor)
 
 
 class BlurredVAE:
@@ -113,18 +115,44 @@ class Constant:
         return logits
 
 
-def wrong_sign(classifier, images, labels, *, epsilon):
-    found = fgsm(classifier, images, labels, epsilon=epsilon)
+def wrong_sign(classifier, images, labels, **settings):
+    found = fgsm(classifier, images, labels, **settings)
     return replace(found, images=(2 * images - found.images).clamp(0, 1))
 
 
-def one_size(classifier, images, labels, *, epsilon):
-    return fgsm(classifier, images, labels, epsilon=0.1)
+def one_size(classifier, images, labels, *, epsilon, **settings):
+    return fgsm(classifier, images, labels, epsilon=0.1, **settings)
 
 
-def gives_up(classifier, images, targets):
+def gives_up(classifier, images, targets, **settings):
     """Calls the clean image adversarial."""
-    return replace(lbfgs(classifier, images, targets), images=images)
+    return replace(lbfgs(classifier, images, targets, **settings), images=images)
+
+
+def ignores_confidence(classifier, images, targets, *, confidence):
+    return lbfgs(classifier, images, targets)
+
+
+def idle(victim, images, labels, **settings):
+    """Changes nothing, and says so."""
+    every = torch.ones_like(labels, dtype=torch.bool)
+    return outcome(images, images, every, torch.ones_like(labels), torch.zeros_like(labels))
+
+
+def random_signs(classifier, images, labels, *, epsilon, **settings):
+    moved = (images + epsilon * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).sign()).clamp(
+        0, 1
+    )
+    every = torch.ones_like(labels, dtype=torch.bool)
+    return outcome(images, moved, every, torch.ones_like(labels), torch.zeros_like(labels))
+
+
+def forgets_the_vae(detector, images, labels, **settings):
+    return pgd(detector.classifier, images, labels, **settings)
+
+
+def minds_nothing_but_the_count(detector, images, labels, **settings):
+    return pgd(replace(detector, error_weight=0.0), images, labels, **settings)
 
 
 def strong(generate, factor):
@@ -135,12 +163,20 @@ FAULTS = {
     "fgsm climbs down": ("fgsm", wrong_sign),
     "fgsm ignores epsilon": ("fgsm", one_size),
     "lbfgs returns clean images": ("lbfgs", gives_up),
+    "lbfgs ignores the confidence": ("lbfgs", ignores_confidence),
+    "fgsm is idle": ("fgsm", idle),
+    "fgsm is sign noise": ("fgsm", random_signs),
+    "uniform noise is idle": ("uniform", lambda *a, **k: evidence.words(*a, **k) * 0.0 + 0.5),
+    "joint PGD is idle": ("pgd", idle),
+    "joint PGD forgets the VAE": ("pgd", forgets_the_vae),
+    "joint PGD minds nothing but the count": ("pgd", minds_nothing_but_the_count),
     "sign noise ten times too weak": ("signs", strong(evidence.signs, 0.1)),
     "sign noise ten times too strong": ("signs", strong(evidence.signs, 10)),
     "uniform noise ten times too strong": ("uniform", lambda *a, **k: evidence.words(*a, **k) % 2 * 10.0 - 5),
 }
 MODELS = {
     "posterior ten times too wide": lambda run: replace(run, vae=WideVAE(run.vae), vae_digest="wide"),
+    "posterior without spread": lambda run: replace(run, vae=WideVAE(run.vae, 1e-6), vae_digest="narrow"),
     "untrained decoder": lambda run: replace(run, vae=BlurredVAE(run.vae), vae_digest="blurred"),
     "constant classifier": lambda run: replace(run, classifier=Constant(), classifier_digest="constant"),
 }
@@ -163,6 +199,17 @@ MODELS = {
         ("A10", "lbfgs returns clean images"),
         ("A11a", "untrained decoder"),
         ("A11b", "lbfgs returns clean images"),
+        ("A12a", "posterior without spread"),
+        ("A12b", "posterior without spread"),
+        ("A13", "joint PGD forgets the VAE"),
+        ("A14", "joint PGD is idle"),
+        ("A14", "joint PGD forgets the VAE"),
+        ("A15", "lbfgs ignores the confidence"),
+        ("E1", "fgsm is sign noise"),
+        ("E2a", "fgsm is idle"),
+        ("E2b", "lbfgs returns clean images"),
+        ("E3", "fgsm is idle"),
+        ("E4", "uniform noise is idle"),
     ],
 )
 def test_a_planted_fault_turns_the_verdict(planted, monkeypatch, name, fault):
@@ -183,6 +230,27 @@ def test_shuffled_labels_turn_soft_disagreement(sound, monkeypatch):
     assert verdict("A11b", sound, "digits") != SUPPORTED
 
 
+@pytest.mark.parametrize(
+    ("name", "fault", "shift"),
+    [
+        ("A16a", "joint PGD forgets the VAE", 0.05),
+        ("A16b", "joint PGD minds nothing but the count", 0.1),
+        ("A16c", "joint PGD minds nothing but the count", 0.1),
+        ("A16d", "joint PGD is idle", -0.2),
+    ],
+)
+def test_a_planted_fault_moves_what_is_only_reported(sound, planted, monkeypatch, name, fault, shift):
+    def measured(study):
+        recorder = Recorder()
+        TESTS[name](study, recorder)
+        return recorder.estimates[0].value
+
+    expected = measured(sound)
+    monkeypatch.setattr(evidence, *FAULTS[fault])
+    moved = measured(planted(fault, lambda run: run)) - expected
+    assert moved * np.sign(shift) > abs(shift)
+
+
 @dataclass
 class MadeUp:
     """A study whose evidence follows a law: the columns of each condition, or of the only one."""
@@ -192,18 +260,24 @@ class MadeUp:
     def table(self, condition):
         return Table(self.columns(condition))
 
-    def paired(self, *conditions):
-        return [self.table(condition) for condition in conditions]
+    def paired(self, *conditions, draws=10):
+        return [self.table(condition).first_draws(draws) for condition in conditions]
 
 
-def draws(agreement, *, blind=False):
-    """Evidence of 5 runs on 2,000 images whose draws keep the image's label with the condition's probability."""
+def draws(agreement, *, blind=False, rough=False, count=10):
+    """Evidence of 5 runs on 2,000 images whose draws keep the image's label with the condition's probability.
+
+    blind: the probability that a draw gives the label says nothing. rough: it is all or nothing, so that few draws
+    tell little.
+    """
 
     def columns(condition):
         generator = np.random.default_rng(len(condition))
         keep = np.clip(agreement[condition] + 0.1 * generator.normal(size=(5, 2000, 1)), 0.02, 1)
-        own = generator.uniform(size=(5, 2000, 10)) < keep
+        own = generator.uniform(size=(5, 2000, count)) < keep
         probability = np.broadcast_to(keep, own.shape)
+        if rough:
+            probability = own.astype(float)
         if blind:
             probability = generator.uniform(size=own.shape)
         return {
@@ -222,6 +296,7 @@ FALLING = {"clean": 0.99, "fgsm-0.05": 0.95, "fgsm-0.1": 0.9, "fgsm-0.15": 0.8, 
     [
         ("A4", draws(FALLING), draws({**FALLING, "fgsm-0.15": 0.9})),
         ("A11a", draws(FALLING), draws(FALLING, blind=True)),
+        ("A17", draws(FALLING, count=50), draws(FALLING, count=50, rough=True)),
     ],
 )
 def test_consistency_claims_follow_the_law(name, sound_draws, broken_draws):
@@ -245,7 +320,8 @@ def law(slope, *, mistakes=1.0, noise=0.004, seed=0):
     label = generator.integers(10, size=(5, 2000))
     return {
         "confidence": confidence,
-        "draw_mse": mse[:, :, None],
+        "draw_mse": mse[:, :, None].repeat(10, axis=2),
+        "draw_label": np.zeros((5, 2000, 10), dtype=int),
         "label": label,
         "predicted": np.where(wrong, (label + 1) % 10, label),
     }
@@ -271,4 +347,7 @@ def test_calibration_claims_follow_the_law(name, sound_law, broken_law):
 
 def test_every_claim_has_a_planted_fault():
     marks = test_a_planted_fault_turns_the_verdict.pytestmark, test_calibration_claims_follow_the_law.pytestmark
-    assert {row[0] for (mark,) in marks for row in mark.args[1]} == set(TESTS)
+    rows = {row[0] for (mark,) in marks for row in mark.args[1]}
+    rows |= {row[0] for row in test_consistency_claims_follow_the_law.pytestmark[0].args[1]}
+    rows |= {row[0] for row in test_a_planted_fault_moves_what_is_only_reported.pytestmark[0].args[1]}
+    assert rows == set(TESTS)

@@ -51,7 +51,7 @@ def tiny(tmp_path_factory):
     module.vae, module.classifier = VAE, Classifier
     yield Study(
         Dataset(str(folder / "mine.npz"), "as asked"),
-        Profile("standard", 2, 12, 8),
+        Profile("standard", 2, 12, 8, 10),
         Store(folder / "cache"),
         device=torch.device("cpu"),
         vae=f"{__name__}.models:vae",
@@ -97,21 +97,22 @@ def test_results_hold_everything(results, registry, verdicts, tiny):
     assert results["claims"][0]["sentence"] == registry.claims["A1"].sentence
     assert set(results["not_concluded"]) == set(registry.claims) - {verdict.claim for verdict in verdicts}
     assert results["not_concluded"]["A3"] == "not run"
-    assert results["not_concluded"]["A13"] == "takes the adaptive attack, not built yet"
+    assert results["not_concluded"]["B6"] == registry.claims["B6"].untested
     assert results["dataset"]["name"] == "mine.npz"
     assert results["dataset"]["test_digest"] == tiny.test.digest
     assert results["dataset"]["train_digest"] is None  # no model was trained on it
     assert results["registry_digest"] == registry.digest
     assert results["seeds"] == [0, 1]
-    assert results["images"] == {name: 8 if "lbfgs" in name else 12 for name in CONDITIONS}
+    counts = {name: 8 if "lbfgs" in name else 10 if "joint" in name else 12 for name in CONDITIONS}
+    assert results["images"] == counts
     assert len({digest["vae"] for digest in results["models"]["digests"]}) == 2
 
 
 def test_conditions_are_the_evidence(results, tiny):
     assert list(results["conditions"]) == list(CONDITIONS)
     for name, one in results["conditions"].items():
-        table = tiny.table(name)
-        assert one["images"] == tiny.count(name)
+        (table,) = tiny.paired(name)
+        assert one["images"] == table["label"].shape[1] <= tiny.count(name)
         assert one["accuracy"] == pytest.approx((table["predicted"] == table["label"]).mean())
         assert one["mse"] == pytest.approx(table["draw_mse"].mean(), rel=1e-5)
         shares = [bar["share"] for bar in one["distinct_labels"]]
@@ -119,6 +120,15 @@ def test_conditions_are_the_evidence(results, tiny):
         assert sum(shares) == pytest.approx(1)
         assert one["consistent"] == pytest.approx(shares[0])
         assert all(bar["low"] <= bar["share"] <= bar["high"] for bar in one["distinct_labels"])
+
+
+def test_an_attack_that_hardly_succeeds_costs_its_row_and_not_the_report(tiny, registry, verdicts, monkeypatch):
+    columns = tiny.table("lbfgs-0.98").columns
+    failed = type(tiny.table("clean"))({**columns, "success": np.zeros_like(columns["success"])})
+    monkeypatch.setitem(tiny._tables, "lbfgs-0.98", failed)
+    results = report.gather(tiny, registry, verdicts, pilot=False)
+    assert set(CONDITIONS) - set(results["conditions"]) == {"lbfgs-0.98", "gaussian-lbfgs-0.98"}
+    assert "lbfgs-0.98: 16 of 16 images: the attack did not reach its aim" in results["sanity_flags"]
 
 
 def test_error_by_confidence_counts_every_image_once(results, tiny):
@@ -153,6 +163,8 @@ def test_written_files(results, tmp_path):
     report.write(tmp_path / "new" / "mine", results)
     folder = tmp_path / "new" / "mine"
     assert sorted(path.name for path in folder.iterdir()) == [
+        "convergence.png",
+        "convergence.svg",
         "distinct-labels.png",
         "distinct-labels.svg",
         "error-by-confidence.png",
@@ -181,8 +193,13 @@ def test_summary_names_every_claim_verdict_and_number(results, registry):
     for name, reason in results["not_concluded"].items():
         assert f"\n- {name}: {reason}\n" in text
     for name in CONDITIONS:
-        assert f"\n| {name} | {results['images'][name]} | " in text
+        assert f"\n| {name} | {results['conditions'][name]['images']} | " in text
     assert f"Registry {registry.digest[:12]}." in text
+    for flag in results["sanity_flags"]:
+        assert f"\n- {flag}\n" in text
+    assert "- No sanity flag was raised.\n" in report.summary({**results, "sanity_flags": []})
+    for weak, strong in results["weaker_attacks"]:
+        assert f"| {weak['name']} | {weak['success']:.2f} | {strong['name']} | {strong['success']:.2f} | 2 |\n" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith(("| A", "| B", "| claim"))}
     assert widths == {10}
 
@@ -269,6 +286,23 @@ def test_figures_are_drawn_and_the_same_twice(draw, case):
     assert figures.render(draw(CASES[case]), "svg") == svg
 
 
+def test_convergence_shows_every_trial(results):
+    figure = figures.convergence(results)
+    assert [panel.get_xlabel() for panel in figure.axes] == ["$\\epsilon$ (L-infinity)", "steps", "EOT draws a step"]
+    lines_drawn = {line.get_label(): line for line in figure.axes[0].lines}
+    assert set(lines_drawn) == {
+        "PGD on the detector",
+        "PGD on the classifier",
+        "Square on the detector",
+        "Square on the classifier",
+        "BPDA on the detector",
+    }
+    for label, sweep in (("PGD on the detector", "epsilon"), ("PGD on the classifier", "epsilon, classifier alone")):
+        assert list(lines_drawn[label].get_ydata()) == [trial["success"] for trial in results["trials"][sweep]]
+    assert list(figure.axes[1].lines[0].get_xdata()) == [trial["steps"] for trial in results["trials"]["steps"]]
+    assert figures.render(figure, "svg") == figures.render(figures.convergence(results), "svg")
+
+
 @pytest.mark.parametrize("draw", [figures.distinct_labels, figures.error_by_confidence])
 def test_png_is_the_same_twice(draw):
     png = figures.render(draw(CASES["usual"]), "png")
@@ -293,9 +327,9 @@ def test_panels_show_the_shares():
 # The terminal
 
 
-def lines(tiny, registry, verdicts, **settings):
+def lines(tiny, registry, verdicts, flags=(), **settings):
     settings = {"width": 80, "color": False, "unicode": False, **settings}
-    return terminal.summary(tiny, registry, verdicts, **settings).splitlines()
+    return terminal.summary(tiny, registry, verdicts, flags, **settings).splitlines()
 
 
 def test_summary_fits_80_columns(tiny, registry, verdicts):
@@ -307,7 +341,17 @@ def test_summary_fits_80_columns(tiny, registry, verdicts):
         interval = f"{verdict.estimate:.3f} [{verdict.low:.3f}, {verdict.high:.3f}]"
         assert any(interval in line and line.rstrip().endswith(verdict.verdict) for line in text)
         assert verdict.bound in words
-    assert "  A12a, A12b, A17: takes evidence at 50 draws, not collected yet" in text
+    assert f"  B6, B7, B8: {registry.claims['B6'].untested}" in text
+    assert text[text.index("Sanity flags of the attacks") + 1] == "  none raised"
+
+
+def test_sanity_flags_are_shown_whole_and_fit(tiny, registry, verdicts):
+    flags = ["lbfgs: 3 of 40 images: the attack did not reach its aim", "fgsm-0.1: " + 30 * "word "]
+    text = lines(tiny, registry, verdicts, flags=flags)
+    assert max(map(len, text)) <= 80
+    words = " ".join(" ".join(text).split())
+    for flag in flags:
+        assert " ".join(flag.split()) in words
 
 
 def test_brackets_are_not_taken_for_markup(tiny, registry):

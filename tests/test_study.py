@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from claims.evidence import CLEAN, LBFGS, Table
+from claims.evidence import CLEAN, CONFIDENT, JOINT, JOINT_MSE, LBFGS, Table
 from claims.study import PROFILES, Dataset, Profile, Study
 from claims.user_models import makes_models, model_digest, user_model
 from vaecore import VAE, Store, VAEConfig
@@ -93,12 +93,14 @@ def test_a_finished_vae_needs_no_torch(monkeypatch):
 
 def columns(success, l2):
     success, l2 = np.array(success), np.array(l2, dtype=np.float32)
-    return Table({"success": success, "l2": l2, "index": np.tile(np.arange(success.shape[1]), (len(success), 1))})
+    index = np.tile(np.arange(success.shape[1]), (len(success), 1))
+    draws = np.zeros((*success.shape, 10), dtype=np.int16)
+    return Table({"success": success, "l2": l2, "index": index, "draw_label": draws})
 
 
 @pytest.fixture
 def attacked(tmp_path):
-    made = Study(Dataset("digits", "for tests"), Profile("test", 2, 6, 4), Store(tmp_path), device=torch.device("cpu"))
+    made = Study(Dataset("digits", "for tests"), Profile("test", 2, 6, 4, 3), Store(tmp_path), device=torch.device("cpu"))
     made._tables[CLEAN] = columns(np.ones((2, 6), dtype=bool), np.zeros((2, 6)))
     success = np.array([[1, 1, 0, 1], [1, 1, 1, 1]], dtype=bool)
     made._tables[LBFGS] = columns(success, [[1, 2, np.nan, 0], [1, 2, 3, 4]])
@@ -110,6 +112,21 @@ def test_failures_of_lbfgs_are_left_out_and_counted(attacked):
     assert clean["index"].tolist() == found["index"].tolist() == [[0, 1], [0, 1]]
     assert attacked.kept == 0.5
     assert attacked.paired(CLEAN)[0]["index"].shape == (2, 6)
+
+
+def test_failures_of_another_attack_are_left_out_with_its_twin(attacked):
+    success = np.array([[1, 1, 1, 1], [1, 1, 0, 1]], dtype=bool)
+    attacked._tables[CONFIDENT] = columns(success, np.ones((2, 4)))
+    attacked._tables[f"gaussian-{CONFIDENT}"] = columns(np.ones((2, 4), dtype=bool), np.ones((2, 4)))
+    assert attacked.paired(f"gaussian-{CONFIDENT}")[0]["index"][0].tolist() == [0, 1, 3]
+    assert attacked.paired(LBFGS, CONFIDENT)[0]["index"][0].tolist() == [0, 1]
+
+
+def test_dear_attacks_get_fewer_images(attacked):
+    counts = {name: attacked.count(name) for name in (CLEAN, "fgsm-0.1", LBFGS, CONFIDENT, JOINT, JOINT_MSE)}
+    assert list(counts.values()) == [6, 6, 4, 4, 3, 3]
+    assert attacked.count(f"gaussian-{LBFGS}") == 4
+    assert attacked.trial_images == 2
 
 
 def test_an_attack_that_never_succeeds_is_an_error_that_says_so(attacked):

@@ -196,3 +196,19 @@ def test_a_difference_is_judged_as_it_stands():
     found = judge(claim(Bound(low=0.1)), [difference(values(0.9), values(0.2, seed=1))], **SETTINGS)
     assert found.estimate == pytest.approx(0.7)
     assert found.verdict == "supported"
+
+
+@pytest.mark.parametrize("pilot", [False, True])
+@pytest.mark.parametrize("centre", [-0.5, 0.5])
+def test_what_is_reported_is_measured_and_not_judged(pilot, centre):
+    """Whatever the value, in a pilot or not; NaN stays visible."""
+    told = claim(Bound(), no_effect=Bound(), reported="no pilot")
+    verdict = judge(told, [values(centre)], decisive=True, pilot=pilot, available=1000)
+    assert (verdict.verdict, verdict.bound) == ("reported", "none")
+    assert verdict.estimate == pytest.approx(centre)
+    assert verdict.low < centre < verdict.high
+    assert math.isnan(verdict.power)
+    assert numbers(verdict) in verdict.message
+    nothing = judge(told, [mean([[float("nan")]])], decisive=True, pilot=pilot, available=1000)
+    assert nothing.verdict == "reported"
+    assert "no interval" in nothing.message

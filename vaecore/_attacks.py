@@ -27,7 +27,10 @@ victim draws anew each step, and the same again for the same image and step.
 class Victim(Protocol):
     """What is attacked where it is more than a classifier, for instance a detector that contains a VAE."""
 
-    classifier: Classifier
+    @property
+    def classifier(self) -> Classifier:
+        """The classifier within, which the sanity checks look at."""
+        ...
 
     def objective(self, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int) -> Objective:
         """The attacker's objective; aims: (n,) the classes to reach or, untargeted, to leave; indices: (n,) int64."""
@@ -73,10 +76,15 @@ class Attack:
 
     def warnings(self) -> list[str]:
         """What to know before the result is believed, each with its number of images; empty where there is nothing."""
-        counts = {flag: int((self.flags & flag != 0).sum()) for flag in Sanity}
         failed, every = int((~self.success).sum()), len(self.success)
         lines = [f"{failed} of {every} images: the attack did not reach its aim"] if failed else []
-        return lines + [f"{count} of {every} images: {_MEANING[flag]}" for flag, count in counts.items() if count]
+        return lines + flag_warnings(self.flags)
+
+
+def flag_warnings(flags: Tensor) -> list[str]:
+    """What the flags (n,) of n attacked images mean, each with its number of images."""
+    counts = {flag: int((flags & flag != 0).sum()) for flag in Sanity}
+    return [f"{count} of {len(flags)} images: {_MEANING[flag]}" for flag, count in counts.items() if count]
 
 
 def check_classifier(classifier: object) -> None:
@@ -123,6 +131,12 @@ def check_budget(epsilon: float, norm: str, pixels: int) -> None:
         )
 
 
+def check_loss(loss: str) -> None:
+    """Raise ValueError unless `loss` is one that attacks can climb."""
+    if loss not in ("cross-entropy", "margin"):
+        raise ValueError(f"loss must be 'cross-entropy' or 'margin'; got {loss!r}")
+
+
 def classifier_objective(classifier: Classifier, aims: Tensor, *, targeted: bool, loss: Loss) -> Objective:
     """The objective of an attack on a classifier alone; see `class_loss`."""
 
@@ -142,13 +156,12 @@ def class_loss(logits: Tensor, aims: Tensor, *, targeted: bool, loss: Loss) -> T
     "cross-entropy" in nats (Madry et al. 2018); "margin", the best other logit's lead over the aim's, which never
     saturates (Carlini & Wagner 2017, objective 6).
     """
+    check_loss(loss)
     if loss == "cross-entropy":
         value = cross_entropy(logits, aims, reduction="none")
-    elif loss == "margin":
+    else:
         own = one_hot(aims, logits.shape[1]).bool()
         value = logits.masked_fill(own, -torch.inf).amax(dim=1) - logits.gather(1, aims.unsqueeze(1)).squeeze(1)
-    else:
-        raise ValueError(f"loss must be 'cross-entropy' or 'margin'; got {loss!r}")
     return -value if targeted else value
 
 
@@ -156,6 +169,7 @@ def objective_of(
     victim: Classifier | Victim, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int
 ) -> Objective:
     """The objective of an attack on whatever the caller passed; raises ValueError for a classifier in training mode."""
+    check_loss(loss)
     if isinstance(victim, Victim):
         check_classifier(victim.classifier)
         return victim.objective(aims, targeted=targeted, loss=loss, indices=indices, seed=seed)
@@ -177,7 +191,14 @@ def gradient_of(objective: Objective, points: Tensor, rows: Tensor, step: int) -
 
 
 def differentiate(loss: Tensor, leaf: Tensor) -> Tensor:
-    """Gradient of each image's loss (m,) with respect to that image; raises ValueError where there is none."""
+    """Gradient of each image's loss (m,) with respect to that image; raises ValueError if none, or not finite."""
+    gradient = input_gradient(loss, leaf)
+    check_gradient(gradient)
+    return gradient
+
+
+def input_gradient(loss: Tensor, leaf: Tensor) -> Tensor:
+    """As `differentiate`, but without a look at its values, for which the host would have to wait for the device."""
     # The sum keeps images apart; a mean would shrink each gradient by the number of batch-mates.
     gradient = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)[0] if loss.requires_grad else None
     if gradient is None:
@@ -185,12 +206,16 @@ def differentiate(loss: Tensor, leaf: Tensor) -> Tensor:
             "the classifier's logits must be differentiable with respect to the images; got logits cut off from them"
             " (is there a detach, a torch.no_grad or a conversion to numpy inside the classifier?)"
         )
+    return gradient
+
+
+def check_gradient(gradient: Tensor) -> None:
+    """Raise ValueError unless the gradient is finite."""
     if not bool(torch.isfinite(gradient).all()):
         raise ValueError(
             "the gradient of the loss with respect to the images must be finite; got NaN or infinity"
             " (does the classifier divide by, or take the root or logarithm of, something that can be 0?)"
         )
-    return gradient
 
 
 def zero_gradient(gradient: Tensor) -> Tensor:
@@ -224,8 +249,9 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
         return gradient.sign()
     # Scaled by the largest entry first: the square of a tiny gradient would underflow.
     largest = gradient.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny).view(-1, 1, 1, 1)
-    scaled = gradient / largest
-    return scaled / scaled.flatten(1).norm(dim=1).clamp(min=0.5).view(-1, 1, 1, 1)
+    scaled: Tensor = gradient / largest
+    scaled /= scaled.flatten(1).norm(dim=1).clamp(min=0.5).view(-1, 1, 1, 1)
+    return scaled
 
 
 def outcome(

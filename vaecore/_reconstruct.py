@@ -89,14 +89,8 @@ def reconstruct(
             rows = images[here]
             noise = normal(seed, index[here], draws=draws, size=mean.shape[1])
             latents = torch.addcmul(mean[here].unsqueeze(1), deviation[here].unsqueeze(1), noise)
-            decoded = vae.decode(latents.flatten(0, 1))
-            if decoded.shape != (len(rows) * draws, *rows.shape[1:]):
-                raise ValueError(
-                    f"the VAE must decode to images shaped as its input, {(len(rows) * draws, *rows.shape[1:])};"
-                    f" got {tuple(decoded.shape)}"
-                )
-            check_reconstructions(decoded)
-            reconstructions = decoded.view(len(rows), draws, *rows.shape[1:])
+            reconstructions = decode_draws(vae, latents, rows.shape)
+            check_reconstructions(reconstructions.flatten(0, 1))
             if whole is not None:
                 whole[here] = reconstructions
             elif reduce is not None:
@@ -150,6 +144,15 @@ def posterior(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(torch.isfinite(mean).all() & torch.isfinite(log_variance).all()):
         raise ValueError("the VAE's posterior must be finite; got NaN or infinity (did its training diverge?)")
     return mean, log_variance
+
+
+def decode_draws(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
+    """Images of latents (n, draws, latent): (n, draws, 1, h, w); raises ValueError unless as large as `shape`'s."""
+    wanted = (len(latents) * latents.shape[1], *shape[1:])
+    decoded = vae.decode(latents.flatten(0, 1))
+    if decoded.shape != wanted:
+        raise ValueError(f"the VAE must decode to images shaped as its input, {wanted}; got {tuple(decoded.shape)}")
+    return decoded.view(len(latents), -1, *shape[1:])
 
 
 def check_reconstructions(images: Tensor) -> None:

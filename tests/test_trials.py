@@ -1,0 +1,160 @@
+"""The adaptive attacker's trials and the flags on a study's attacks, on a study whose models and wins are made up."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from claims import sanity
+from claims.evidence import DRAWS, Shard, Table
+from claims.sanity import CLASSIFIER, DETECTOR, SWEEPS, WEAKER, beats, flags
+from claims.study import Run
+from vaecore import Sanity
+from vaecore._store import digest
+
+IMAGES = 40
+EVERY = list(dict.fromkeys([*(trial for row in SWEEPS.values() for trial in row), *(t for p in WEAKER for t in p)]))
+
+
+class Claimed:
+    """A study whose conditions say what a test wants of them."""
+
+    def __init__(self, **changes):
+        self.changes = changes
+
+    def table(self, condition):
+        columns = {"flags": np.zeros((2, IMAGES), dtype=np.int64), "success": np.ones((2, IMAGES), dtype=bool)}
+        return Table({**columns, **self.changes.get(condition.replace("-", "_").replace(".", "_"), {})})
+
+
+def share(part):
+    return np.arange(IMAGES) < round(part * IMAGES)
+
+
+@pytest.fixture
+def wins(monkeypatch):
+    """All trials win all images, but Square and BPDA; a test may change it."""
+    made = {trial: share(1.0 if trial.attack == "pgd" else 0.3) for trial in EVERY}
+    monkeypatch.setattr(sanity, "trials", lambda _study: made)
+    return made
+
+
+def test_sound_attacks_raise_no_flag(wins):
+    assert flags(Claimed()) == []
+
+
+def test_sweeps_vary_one_thing_upwards_and_weaker_attacks_stand_beside_their_equals():
+    for thing in ("epsilon", "steps", "draws"):
+        values = [getattr(trial, thing) for trial in SWEEPS[thing]]
+        assert values == sorted(set(values))
+        assert len({replace(trial, **{thing: 0}) for trial in SWEEPS[thing]}) == 1
+    for weak, strong in WEAKER:
+        assert weak.attack in {"square", "bpda"}
+        assert (strong.attack, strong.victim, strong.epsilon) == ("pgd", weak.victim, weak.epsilon)
+    assert {weak.victim for weak, _ in WEAKER if weak.attack == "square"} == {"classifier", "detector"}
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_success_that_falls_with_more_effort_is_flagged(wins, sweep):
+    row = SWEEPS[sweep]
+    wins[row[1]] = share(0.6)
+    found = [flag for flag in flags(Claimed()) if "falls" in flag]
+    assert f"success falls from 100% to 60% with more effort: {row[0]}, then {row[1]}" in found
+
+
+def test_success_that_does_not_become_complete_is_flagged(wins):
+    last = SWEEPS["epsilon"][-1]
+    wins[last] = share(0.975)
+    assert flags(Claimed()) == [f"{last} wins 98% only: with so much room it must win every image"]
+
+
+@pytest.mark.parametrize("number", range(len(WEAKER)))
+def test_an_attack_that_knows_less_and_wins_more_is_flagged(wins, number):
+    weak, strong = WEAKER[number]
+    for trial in EVERY:  # all equal, so that no sweep falls
+        wins[trial] = share(0.5 if trial.attack == "pgd" else 0.1)
+    wins[weak] = share(0.9)
+    found = [flag for flag in flags(Claimed()) if "knows less" in flag]
+    assert len(found) == 1
+    assert found[0].startswith(f"{weak} wins 90%, {strong} 50%: ")
+    assert "16 images only it wins" in found[0]
+
+
+def test_trials_are_asked_for_only_where_the_adaptive_attack_is(monkeypatch):
+    def refuse(_study):
+        raise AssertionError("no trials here")
+
+    monkeypatch.setattr(sanity, "trials", refuse)
+    assert flags(Claimed(), ["clean", "fgsm-0.1"]) == []
+
+
+def test_flags_of_images_and_failures_of_minimal_attacks_are_counted():
+    zero = np.zeros((2, IMAGES), dtype=np.int64)
+    zero[0, :3] = Sanity.ZERO_GRADIENT
+    zero[:, :] |= int(Sanity.PROBABILITIES)
+    failed = np.ones((2, IMAGES), dtype=bool)
+    failed[1, :2] = False
+    study = Claimed(fgsm_0_1={"flags": zero}, lbfgs={"success": failed}, fgsm_0_2={"success": failed})
+    found = flags(study, ["clean", "fgsm-0.1", "fgsm-0.2", "lbfgs"])
+    assert [flag.partition(": the ")[0] for flag in found] == [
+        "fgsm-0.1: 3 of 80 images",
+        "fgsm-0.1: 80 of 80 images",
+        "lbfgs: 2 of 80 images",
+    ]
+
+
+def test_fgsm_that_weakens_as_epsilon_grows_is_flagged():
+    study = Claimed(fgsm_0_2={"success": np.stack([share(0.5), share(0.5)])})
+    (flag,) = flags(study, ["fgsm-0.1", "fgsm-0.2", "fgsm-0.3"])
+    assert flag == "success falls from 100% to 50% with more effort: fgsm-0.1, then fgsm-0.2"
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "flagged"),
+    [(0, 0, False), (4, 0, False), (5, 0, True), (10, 4, False), (30, 19, False), (30, 16, True)],
+)
+def test_beats_is_mcnemars_test(more, less, flagged):
+    one = np.array([True] * more + [False] * less + [True, False] * 20)
+    other = np.array([False] * more + [True] * less + [True, False] * 20)
+    assert beats(one, other) == flagged
+
+
+class Models:
+    """A VAE whose draws are their image, blurred by noise, and a classifier by the mean pixel of the left half."""
+
+    def encode(self, images):
+        return images.flatten(1), torch.full((len(images), images[0].numel()), -6.0)
+
+    def decode(self, latents):
+        return latents.clamp(0, 1).view(-1, 1, 4, 4)
+
+    def __call__(self, images):
+        level = images[..., :2].mean(dim=(1, 2, 3))
+        return torch.stack([-level, level - 1, -2 * (level - 0.5).abs() - 2], dim=1) * 10
+
+
+@pytest.mark.parametrize("trial", [CLASSIFIER, DETECTOR, *(replace(weak, steps=60) for weak, _ in WEAKER[:3])], ids=str)
+def test_a_trial_wins_what_it_can_and_no_more(trial):
+    """Images 0.1 from the boundary of the two classes fall to epsilon 0.3, and not to 0.05."""
+    models = Models()
+    shard = Shard(torch.full((6, 1, 4, 4), 0.4), torch.zeros(6, dtype=torch.int64), torch.arange(6), 0)
+    run = Run(0, models, models, digest("vae"), digest("classifier"))
+    assert sanity._judge(run, replace(trial, epsilon=0.3), shard).all()
+    assert not sanity._judge(run, replace(trial, epsilon=0.05), shard).any()
+
+
+def test_a_detectors_trial_is_judged_by_new_draws(monkeypatch):
+    """A win that new draws do not confirm is none."""
+    models = Models()
+    shard = Shard(torch.full((6, 1, 4, 4), 0.4), torch.zeros(6, dtype=torch.int64), torch.arange(6), 0)
+    run = Run(0, models, models, digest("vae"), digest("classifier"))
+
+    def alarm(*_arguments, draws, **_settings):
+        assert draws == DRAWS
+        labels = torch.ones(6, draws, dtype=torch.int64)
+        labels[:3, -1] = 0
+        return labels
+
+    monkeypatch.setattr(sanity, "reconstruct_labels", alarm)
+    assert sanity._judge(run, DETECTOR, shard).tolist() == [False] * 3 + [True] * 3
