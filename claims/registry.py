@@ -12,7 +12,18 @@ from vaecore._store import digest
 
 REGISTRY = Path(__file__).with_name("registry.toml")
 KINDS = ("finding", "control", "baseline", "limit")
-_CLAIM_KEYS = {"kind", "sentence", "estimand", "source", "no_effect", "untested", "reported", "mnist", "digits"}
+_CLAIM_KEYS = {
+    "kind",
+    "sentence",
+    "estimand",
+    "source",
+    "no_effect",
+    "untested",
+    "reported",
+    "outside",
+    "mnist",
+    "digits",
+}
 _BOUND_KEYS = {"above", "below", "pilot", "date", "unregistered"}
 
 
@@ -54,6 +65,7 @@ class Claim:
     level: of its interval, shared out within its family. registered: date of the bound, empty for no effect.
     untested: why no test concludes it yet, else empty. reported: why it is measured and not judged, else empty; then
     its bound is none, on any data set, and it takes no share of its family's error rate.
+    outside: the set outside that it takes, for instance "kmnist"; empty where it takes none, or one that is made.
     """
 
     id: str
@@ -69,6 +81,7 @@ class Claim:
     unregistered: str = ""
     untested: str = ""
     reported: str = ""
+    outside: str = ""
 
     def suggested(self, pilot: float) -> Bound:
         """The bound that a pilot's mean suggests: half-way from no effect, rounded towards no effect to two digits.
@@ -134,6 +147,7 @@ def load_registry(dataset: str, path: Path = REGISTRY) -> Registry:
             why,
             entry.get("untested", ""),
             entry.get("reported", ""),
+            entry.get("outside", ""),
         )
     return Registry(claims, digest(path))
 

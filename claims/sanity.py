@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from claims.evidence import ADAPTIVE, CONDITIONS, DRAWS, EOT_DRAWS, EPSILONS, JOINT, MINIMAL, STEPS, Shard, joint_pgd
-from claims.study import EVIDENCE_STAGE, Run, Study, stage
+from claims.study import EVIDENCE_STAGE, Run, Study
 from vaecore import _square
 from vaecore._adaptive import VAEDetector
 from vaecore._attacks import Victim, flag_warnings
@@ -23,7 +23,7 @@ from vaecore._noise import seed_for
 from vaecore._pgd import pgd
 from vaecore._reconstruct import reconstruct_labels
 from vaecore._square import square
-from vaecore._store import Tensors, digest
+from vaecore._store import Tensors, digest, source_digest
 
 QUERIES = 500
 Wins = NDArray[np.bool_]
@@ -67,7 +67,7 @@ WEAKER = [(replace(DETECTOR, attack="bpda"), DETECTOR)] + [
     for size in (0.1, 0.2, 0.3)
     for best in (replace(CLASSIFIER, epsilon=size), replace(DETECTOR, epsilon=size))
 ]
-_STAGE = digest(EVIDENCE_STAGE, stage(_square))
+_STAGE = digest(EVIDENCE_STAGE, source_digest(_square))
 
 
 def trials(study: Study) -> dict[Trial, Wins]:

@@ -4,6 +4,7 @@ Images are float32 tensors (n, 1, h, w) in [0, 1], labels int64 (n,). Nothing he
 random state; every random number follows from a seed.
 """
 
+from vaecore._adaptive import VAEDetector as VAEDetector
 from vaecore._attacks import Attack as Attack
 from vaecore._attacks import Sanity as Sanity
 from vaecore._attacks import Victim as Victim
@@ -12,6 +13,8 @@ from vaecore._images import Images as Images
 from vaecore._images import letters as letters
 from vaecore._images import load_images as load_images
 from vaecore._lbfgs import lbfgs as lbfgs
+from vaecore._likelihood import likelihood_regret as likelihood_regret
+from vaecore._likelihood import log_likelihood as log_likelihood
 from vaecore._metrics import aupr as aupr
 from vaecore._metrics import auroc as auroc
 from vaecore._metrics import brier as brier
@@ -24,12 +27,22 @@ from vaecore._models import ClassifierConfig as ClassifierConfig
 from vaecore._models import VAEConfig as VAEConfig
 from vaecore._models import load_classifier as load_classifier
 from vaecore._models import load_vae as load_vae
+from vaecore._outside import OUTSIDE_LOADED as OUTSIDE_LOADED
+from vaecore._outside import OUTSIDE_MADE as OUTSIDE_MADE
+from vaecore._outside import outside as outside
+from vaecore._outside import outside_name as outside_name
+from vaecore._pgd import pgd as pgd
 from vaecore._reconstruct import distinct_labels as distinct_labels
 from vaecore._reconstruct import elbo as elbo
 from vaecore._reconstruct import kl as kl
 from vaecore._reconstruct import latent_mean as latent_mean
 from vaecore._reconstruct import reconstruct as reconstruct
 from vaecore._reconstruct import reconstruct_labels as reconstruct_labels
+from vaecore._scores import FittedScores as FittedScores
+from vaecore._scores import Score as Score
+from vaecore._scores import fit_scores as fit_scores
+from vaecore._scores import scores as scores
+from vaecore._square import square as square
 from vaecore._store import Store as Store
 from vaecore._store import StoreWarning as StoreWarning
 from vaecore._training import fit_classifier as fit_classifier

@@ -52,7 +52,7 @@ _SURPLUS = 1.1
 _DOUBLING = 10
 # c stays where c times a cross-entropy keeps clear of float32's ends, and never aims nearer to the clean image than at
 # this share of the present distance.
-_LEAST_CONSTANT, _GREATEST_CONSTANT = 1e-10, 1e10
+_LEAST_CONSTANT, _GREATEST_CONSTANT = 1e-30, 1e10
 _NEAREST_AIM = 0.05
 _LEAST_SLOPE = 1e-12
 # A success leads by this share of the largest logit, lest rounding in a batch of another size take it back.
@@ -96,10 +96,10 @@ def lbfgs(
     nearest success of all counts. The noise is always the same: a result depends on nothing but image and target.
     chunk: the number of images worked on at once, which bounds memory and changes no result but by rounding.
 
-    Returns an Attack with `constant`, the smallest c that would do, by the estimate with which the image was found. With
-    a confidence p, log(p / (1 - p)) is taken off the target's logit for it, so that success begins at even odds. A
-    failure has the clean image, success False and NaN in l2, linf and constant. An image that is a success already has
-    l2, linf and constant 0.
+    Returns an Attack with `constant`, the smallest c that would do, by the estimate with which the image was found (of
+    a cross-entropy that, with a confidence p, has log(p / (1 - p)) taken off the target's logit, so that success begins
+    at even odds). A failure has the clean image, success False and NaN in l2, linf and constant. An image that is a
+    success already has l2, linf and constant 0.
     Raises ValueError for bad input, a classifier in training mode, and logits or gradients that are not finite.
     Source: Szegedy et al. (2013), section 4.1; pixels at a bound are held there as in Bertsekas (1982).
     """
@@ -394,19 +394,21 @@ def _descend(
             _advance(judge, now, curvature, rounds)
 
 
-def _held(point: Tensor, gradient: Tensor) -> Tensor:
-    """Which pixels sit at a bound that descent would push them through."""
-    return ((point <= 0) & (gradient > 0)) | ((point >= 1) & (gradient < 0))
+def _free(point: Tensor, gradient: Tensor) -> Tensor:
+    """0 for pixels that sit at a bound through which descent would push them, else 1; float."""
+    held = ((point <= 0) & (gradient > 0)) | ((point >= 1) & (gradient < 0))
+    return (~held).to(gradient.dtype)
 
 
 def _smallest_constant(now: _Descent) -> Tensor:
     """The c whose minimiser would lie where success begins, if the log-odds were linear; (n,)."""
     # The way there is along the rise of the pixels that can move. At its end the gradients of the objective's two parts
-    # cancel: c * (1 - p) * slope = 2 * way, with the log-odds of p, if they grow as the lead does, odds - lead.
-    slope = vector_norm(torch.where(_held(now.point, -now.rise), 0, now.rise), dim=1).clamp(min=_LEAST_SLOPE)
+    # cancel: c * (1 - p) * slope = 2 * way, where the log-odds of p, if they grow as the lead does, are odds - lead. They
+    # are 0 where the target has one rival, and less where it has more; above 0 is but the clearance of a success.
+    slope = vector_norm(now.rise * _free(now.point, -now.rise), dim=1).clamp(min=_LEAST_SLOPE)
     away = vector_norm(now.point - now.clean, dim=1)
     way = torch.maximum(away - now.lead / slope, _NEAREST_AIM * away)
-    constant: Tensor = 2 * way / (slope * torch.sigmoid(now.lead - now.odds))
+    constant: Tensor = 2 * way / (slope * torch.sigmoid((now.lead - now.odds).clamp(min=0)))
     return constant.clamp(_LEAST_CONSTANT, _GREATEST_CONSTANT)
 
 
@@ -424,13 +426,11 @@ def _advance(judge: _Judge, now: _Descent, curvature: _Curvature, rounds: int) -
     value = constant * softplus(-now.odds) + vecdot(away, away)
 
     # Newton's direction among the free pixels; those held at a bound stay, or the clipped step may go uphill.
-    held = _held(now.point, gradient)
+    free = _free(now.point, gradient)
     # Gauss-Newton: as if the log-odds were linear, the cross-entropy's Hessian is p (1 - p) times rise rise'.
     stiffness = constant * torch.sigmoid(now.odds) * torch.sigmoid(-now.odds)
-    direction = curvature.solve(
-        gradient.masked_fill(held, 0), 2 * now.damping, now.rise.masked_fill(held, 0), stiffness
-    ).masked_fill_(held, 0)
-    trial = (now.point - direction).clamp_(0, 1)
+    direction = curvature.solve(gradient * free, 2 * now.damping, now.rise * free, stiffness)
+    trial = torch.addcmul(now.point, direction, free, value=-1).clamp_(0, 1)
     verdict = judge.look(trial, now.target)
     square = now.note(trial, verdict, smallest, rounds)
 

@@ -12,7 +12,9 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
@@ -44,6 +46,11 @@ def digest(*parts: object) -> str:
         state.update(len(content).to_bytes(8, "little"))  # so that ("ab", "c") and ("a", "bc") differ
         state.update(content)
     return state.hexdigest()
+
+
+def source_digest(*modules: ModuleType) -> str:
+    """Digest of what a computation depends on beside its input: the source of its modules, and torch's version."""
+    return digest(*(Path(str(module.__file__)) for module in modules), version("torch").partition("+")[0])
 
 
 def write_atomically(path: Path, content: bytes) -> None:
