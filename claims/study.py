@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from vaecore import _adaptive, _attacks, _augment, _lbfgs, _models, _noise, _pgd
 from vaecore._images import Images, is_available, load_images, probe
 from vaecore._models import Autoencoder, Classifier
 from vaecore._noise import seed_for, words
-from vaecore._store import Store, Tensors, digest
+from vaecore._store import Store, Tensors, digest, source_digest
 from vaecore._training import Progress, default_device, fit_classifier, fit_vae, reference_configs
 
 SHARD = 500  # images; what a kill costs at most
@@ -316,14 +314,9 @@ class Study:
             self.wall_seconds[stage] = self.wall_seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def stage(*modules: ModuleType) -> str:
-    """Digest of what a stage's results depend on beside its input: the source of its modules, and torch."""
-    return digest(*(Path(str(module.__file__)) for module in modules), torch.__version__.partition("+")[0])
-
-
 # Taken at import, so that they speak of the code that runs and not of what an editor has made of its file since.
-_MODELS_STAGE = stage(_training, _models, _augment)
-EVIDENCE_STAGE = stage(evidence, _adaptive, _attacks, _lbfgs, _models, _noise, _pgd, _reconstruct)
+_MODELS_STAGE = source_digest(_training, _models, _augment)
+EVIDENCE_STAGE = source_digest(evidence, _adaptive, _attacks, _lbfgs, _models, _noise, _pgd, _reconstruct)
 
 
 def profile_of(name: str, runs: int | None) -> Profile:
