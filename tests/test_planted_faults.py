@@ -47,7 +47,7 @@ def verdict(name, study, dataset):
 
 @pytest.fixture(scope="session")
 def sound(tmp_path_factory):
-    profile = Profile("test", runs=5, images=700, lbfgs_images=300, adaptive_images=100)
+    profile = Profile("test", runs=5, images=700, lbfgs_images=300, adaptive_images=200)
     study = Study(
         Dataset("digits", "for tests"),
         profile,
@@ -74,7 +74,7 @@ def planted(sound, tmp_path_factory):
     return plant
 
 
-ON_DIGITS = [claim.id for claim in load_registry("digits").testable if claim.family in "AE"]
+ON_DIGITS = [c.id for c in load_registry("digits").testable if c.family in "AE" and not c.reported]
 
 
 @pytest.mark.parametrize("name", ON_DIGITS)

@@ -77,12 +77,14 @@ def pgd(
     check_budget(epsilon, norm, images[0].numel())
     check_chunk(chunk)
     _check_effort(steps, step_size, restarts, random_start=random_start)
-    index = image_indices(len(images), first_index, indices).to(images.device)
-    objective = objective_of(classifier, aims, targeted=targets is not None, loss=loss, indices=index, seed=seed)
-    flags = torch.full_like(aims, victim_flags(classifier, images, objective))
-    points, evaluations = images.detach().clone(), torch.zeros_like(aims)
-    success, height = torch.zeros_like(aims, dtype=torch.bool), torch.full_like(images[:, 0, 0, 0], -inf)
-    with torch.no_grad():
+    # Autograd refuses tensors made in inference mode; copies made outside it will do.
+    with torch.inference_mode(mode=False), torch.no_grad():
+        images, aims = images.clone(), aims.clone()
+        index = image_indices(len(images), first_index, indices).to(images.device)
+        objective = objective_of(classifier, aims, targeted=targets is not None, loss=loss, indices=index, seed=seed)
+        flags = torch.full_like(aims, victim_flags(classifier, images, objective))
+        points, evaluations = images.clone(), torch.zeros_like(aims)
+        success, height = torch.zeros_like(aims, dtype=torch.bool), torch.full_like(images[:, 0, 0, 0], -inf)
         for restart in range(restarts):
             for rows in torch.split((~success).nonzero().squeeze(1), chunk):
                 if len(rows) == 0:  # all are won
