@@ -1,5 +1,7 @@
 """Sessions that set up everything they need: `nox -s reproduce` is the main job, `nox -l` lists the rest."""
 
+import os
+
 import nox
 
 nox.needs_version = ">=2025.5"
@@ -35,8 +37,10 @@ def claims(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Throughput, side by side with naive code and peers; options of `pytest bench` follow after `--`."""
-    session.install("-e", ".")
-    session.run("python", "-m", "pytest", "bench", "--benchmark-only", *session.posargs)
+    session.install("-e", ".[peers]")
+    # One thread unless the caller says otherwise: L-BFGS one by one and all at once compare by the core.
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    session.run("python", "-m", "pytest", "bench", "--benchmark-only", *session.posargs, env=threads)
 
 
 @nox.session

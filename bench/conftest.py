@@ -1,8 +1,13 @@
-"""What pytest-benchmark does not know of its machine: torch, its threads, and the GPU."""
+"""What pytest-benchmark doesn't know of its machine, and the table at the end of `pytest bench`."""
 
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+
+from bench.table import plain, tables
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
@@ -10,3 +15,21 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     machine_info["torch"] = torch.__version__
     machine_info["torch_threads"] = torch.get_num_threads()
     machine_info["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+@pytest.hookimpl(trylast=True)  # below pytest-benchmark's own tables
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Speed and quality of all that was measured, and why the rest was not."""
+    session: Any = config._benchmarksession  # type: ignore[attr-defined]  # noqa: SLF001  # there is no other way
+    measured = [{"group": entry.group, "extra_info": entry.extra_info} for entry in session.benchmarks]
+    for title, grid in tables(measured).items():
+        terminalreporter.section(title)
+        terminalreporter.write_line(plain(grid))
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if _is_ours(report)]
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"not measured ({count}): {reason}")
+
+
+def _is_ours(report: pytest.TestReport) -> bool:
+    return Path(report.nodeid.partition("::")[0]).parent.name == Path(__file__).parent.name

@@ -1,25 +1,22 @@
 """Ten reconstructions of each image: K forward passes of the VAE, as its users write them, against `reconstruct`.
 
 Both give (images, 10, 1, h, w) on the same weights; the last rows reduce to the labels, which is what detectors need.
-`images_per_second` in `extra_info` counts input images, all their draws included.
+Milliseconds are per input image, all its draws included.
 """
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
+from bench.measure import DEVICES, measure
 from claims.study import Study
 from vaecore import VAE, Classifier, reconstruct, reconstruct_labels
 
 DRAWS, IMAGES = 10, 1_000
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")),
-]
+WAYS = ["vaecore", f"{DRAWS} forward passes"]
 Setup = tuple[VAE, Classifier, Tensor]
 
 
@@ -52,41 +49,26 @@ def naive_labels(vae: VAE, classifier: Classifier, images: Tensor) -> Tensor:
         return torch.stack([classifier(naive_pass).argmax(dim=1) for naive_pass in naive(vae, images).unbind(1)], dim=1)
 
 
-def measure(benchmark: BenchmarkFixture, device: str, function: Callable[[], Tensor]) -> Tensor:
-    """Time a function, with the GPU's queue emptied, and note images per second."""
-
-    def synchronised() -> Tensor:
-        result = function()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return result
-
-    result: Tensor = benchmark.pedantic(synchronised, rounds=10, warmup_rounds=2)  # type: ignore[no-untyped-call]
-    if benchmark.stats is not None:  # None with --benchmark-disable
-        benchmark.extra_info["images_per_second"] = round(IMAGES / benchmark.stats.stats.median)
-    return result
-
-
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("way", ["naive", "reconstruct"])
+@pytest.mark.parametrize("way", WAYS)
 def test_reconstructions(benchmark: BenchmarkFixture, setup: Setup, device: str, way: str) -> None:
     """All pixels of all draws."""
     vae, _, images = setup
-    benchmark.group = f"{DRAWS} reconstructions of {IMAGES} images, {device}"
-    ways = {"naive": lambda: naive(vae, images), "reconstruct": lambda: reconstruct(vae, images, draws=DRAWS, seed=0)}
-    found = measure(benchmark, device, ways[way])
+    ways = {WAYS[0]: lambda: reconstruct(vae, images, draws=DRAWS, seed=0), WAYS[1]: lambda: naive(vae, images)}
+    task = f"{DRAWS} reconstructions, pixels"
+    found = measure(benchmark, ways[way], task=task, way=way, images=IMAGES, device=device, rounds=10, warmup_rounds=2)
     assert found.shape == (IMAGES, DRAWS, *images.shape[1:])
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("way", ["naive", "reconstruct"])
+@pytest.mark.parametrize("way", WAYS)
 def test_labels(benchmark: BenchmarkFixture, setup: Setup, device: str, way: str) -> None:
     """The label of each draw."""
     vae, classifier, images = setup
-    benchmark.group = f"labels of {DRAWS} reconstructions of {IMAGES} images, {device}"
     ways = {
-        "naive": lambda: naive_labels(vae, classifier, images),
-        "reconstruct": lambda: reconstruct_labels(vae, classifier, images, draws=DRAWS, seed=0),
+        WAYS[0]: lambda: reconstruct_labels(vae, classifier, images, draws=DRAWS, seed=0),
+        WAYS[1]: lambda: naive_labels(vae, classifier, images),
     }
-    found = measure(benchmark, device, ways[way])
+    task = f"{DRAWS} reconstructions, labels"
+    found = measure(benchmark, ways[way], task=task, way=way, images=IMAGES, device=device, rounds=10, warmup_rounds=2)
     assert found.shape == (IMAGES, DRAWS)

@@ -298,17 +298,20 @@ def fgsm(
     check_budget(epsilon, norm, images[0].numel())
     check_chunk(chunk)
     check_classifier(classifier)
-    objective = classifier_objective(classifier, aims, targeted=targets is not None, loss="cross-entropy")
-    flags = victim_flags(classifier, images)
-    parts = []
-    for rows in torch.split(torch.arange(len(images), device=images.device), chunk):
-        clean = images[rows]
-        _, _, gradient = gradient_of(objective, clean, rows, 0)
-        moved = (clean + epsilon * steepest(gradient, norm)).clamp(0, 1)
-        with torch.no_grad():
+    # Autograd refuses tensors made in inference mode; copies made outside it will do.
+    with torch.inference_mode(mode=False), torch.no_grad():
+        images, aims = images.clone(), aims.clone()
+        objective = classifier_objective(classifier, aims, targeted=targets is not None, loss="cross-entropy")
+        flags = victim_flags(classifier, images)
+        parts = []
+        for rows in torch.split(torch.arange(len(images), device=images.device), chunk):
+            clean = images[rows]
+            _, _, gradient = gradient_of(objective, clean, rows, 0)
+            moved = (clean + epsilon * steepest(gradient, norm)).clamp(0, 1)
             success, _ = objective(moved, rows, 1)
-        spent = torch.ones_like(rows)
-        parts.append(outcome(clean, moved, success, spent, zero_gradient(gradient) | flags, keep_failed=keep_failed))
+            spent = torch.ones_like(rows)
+            seen = zero_gradient(gradient) | flags
+            parts.append(outcome(clean, moved, success, spent, seen, keep_failed=keep_failed))
     return join(parts)
 
 

@@ -36,8 +36,7 @@ from vaecore._noise import normal, seed_for
 
 # Armijo's constant (Nocedal & Wright 2006, section 3.1).
 _SUFFICIENT_DECREASE = 1e-4
-# A rejected step multiplies the damping by this, an accepted one divides by it, down to 1, at which the Hessian of
-# ||z - x||^2 counts as the 2 I that it is.
+# Damping multiplies the 2 I that is the Hessian of ||z - x||^2. A rejected step doubles it, an accepted one halves it.
 _DAMP = 2.0
 _GREATEST_DAMPING = 1e4
 # Pairs of move and change of gradient.
@@ -48,7 +47,7 @@ _LEAST_CURVATURE = 1e-8
 _LEAST_SQUARE = 1e-20
 # c is a little greater than where success just begins, as descents end short of their minimum. Without success it
 # doubles every so many rounds.
-_SURPLUS = 1.1
+_SURPLUS = 1.05
 _DOUBLING = 10
 # c stays where c times a cross-entropy keeps clear of float32's ends, and never aims nearer to the clean image than at
 # this share of the present distance.
@@ -268,45 +267,51 @@ class _Curvature:
     """The last few moves and changes of gradient of each image: what L-BFGS knows of its inverse Hessian.
 
     A ring over the rounds, the same for all images because all of them make one move a round; no history is copied
-    when it turns. A pair whose curvature is not positive has weight 0, which skips it in that image alone.
+    when it turns. A pair whose curvature is not positive is skipped in that image alone.
     """
 
     def __init__(self, like: Tensor) -> None:
         self.moves = like.new_zeros(_HISTORY, *like.shape)  # (history, n, pixels)
         self.changes = torch.zeros_like(self.moves)
-        self.weights = like.new_zeros(_HISTORY, len(like))  # 1 / (move . change)
+        self.squares = like.new_zeros(_HISTORY, len(like))  # move . move
+        self.curvatures = torch.zeros_like(self.squares)  # move . change, infinite for a pair to be skipped
         self.rounds = 0
 
     def add(self, move: Tensor, change: Tensor) -> None:
         """Remember a move (n, pixels) and the change of the objective's gradient along it."""
         slot = self.rounds % _HISTORY
-        self.moves[slot], self.changes[slot] = move, change
+        self.moves[slot], self.changes[slot], self.squares[slot] = move, change, vecdot(move, move)
         curvature, square = vecdot(move, change), vecdot(change, change)
         usable = (square > _LEAST_SQUARE) & (curvature > _LEAST_CURVATURE * square)
-        self.weights[slot] = torch.where(usable, 1 / curvature, 0)
+        self.curvatures[slot] = torch.where(usable, curvature, torch.inf)
         self.rounds += 1
 
-    def solve(self, gradient: Tensor, ridge: Tensor, axis: Tensor, stiffness: Tensor) -> Tensor:
+    def solve(self, gradient: Tensor, extra: Tensor, axis: Tensor, stiffness: Tensor) -> Tensor:
         """Inverse Hessian times gradient (n, pixels): the two-loop recursion (Nocedal & Wright 2006, algorithm 7.4).
 
-        It starts from ridge * I + stiffness * axis axis'; ridge, stiffness: (n,). axis: (n, pixels).
+        The Hessian is built on 2 I + stiffness * axis axis', and damped by adding extra * I, to the changes of gradient
+        too. extra, stiffness: (n,). axis: (n, pixels).
         """
-        newest_first = [(self.rounds - 1 - age) % _HISTORY for age in range(min(_HISTORY, self.rounds))]
-        product = gradient.clone()
-        coefficients = {}
-        for slot in newest_first:
-            coefficients[slot] = self.weights[slot] * vecdot(self.moves[slot], product)
-            product.addcmul_(self.changes[slot], coefficients[slot].unsqueeze(1), value=-1)
+        product, each = gradient.clone(), extra.unsqueeze(1)
+        used = []
+        for age in range(min(_HISTORY, self.rounds)):
+            slot = (self.rounds - 1 - age) % _HISTORY
+            move, weight = self.moves[slot], 1 / (self.curvatures[slot] + extra * self.squares[slot])
+            change = torch.addcmul(self.changes[slot], move, each)
+            coefficient = weight * vecdot(move, product)
+            product.addcmul_(change, coefficient.unsqueeze(1), value=-1)
+            used.append((move, change, weight, coefficient))
+        ridge = 2 + extra
         along = stiffness * vecdot(axis, product) / (ridge + stiffness * vecdot(axis, axis))  # Sherman-Morrison
         product.addcmul_(axis, along.unsqueeze(1), value=-1).div_(ridge.unsqueeze(1))
-        for slot in reversed(newest_first):
-            correction = coefficients[slot] - self.weights[slot] * vecdot(self.changes[slot], product)
-            product.addcmul_(self.moves[slot], correction.unsqueeze(1))
+        for move, change, weight, coefficient in reversed(used):
+            product.addcmul_(move, (coefficient - weight * vecdot(change, product)).unsqueeze(1))
         return product
 
     def keep(self, rows: Tensor) -> None:
         """Drop all images but those in these rows."""
-        self.moves, self.changes, self.weights = self.moves[:, rows], self.changes[:, rows], self.weights[:, rows]
+        self.moves, self.changes = self.moves[:, rows], self.changes[:, rows]
+        self.squares, self.curvatures = self.squares[:, rows], self.curvatures[:, rows]
 
 
 def _attack_chunk(
@@ -402,11 +407,12 @@ def _free(point: Tensor, gradient: Tensor) -> Tensor:
 
 def _smallest_constant(now: _Descent) -> Tensor:
     """The c whose minimiser would lie where success begins, if the log-odds were linear; (n,)."""
-    # The way there is along the rise of the pixels that can move. At its end the gradients of the objective's two parts
+    # The way there is along the rise, of the pixels that can move. At its end the gradients of the objective's two parts
     # cancel: c * (1 - p) * slope = 2 * way, where the log-odds of p, if they grow as the lead does, are odds - lead. They
     # are 0 where the target has one rival, and less where it has more; above 0 is but the clearance of a success.
-    slope = vector_norm(now.rise * _free(now.point, -now.rise), dim=1).clamp(min=_LEAST_SLOPE)
-    away = vector_norm(now.point - now.clean, dim=1)
+    free = _free(now.point, -now.rise)
+    slope = vector_norm(now.rise * free, dim=1).clamp(min=_LEAST_SLOPE)
+    away = vector_norm((now.point - now.clean) * free, dim=1)
     way = torch.maximum(away - now.lead / slope, _NEAREST_AIM * away)
     constant: Tensor = 2 * way / (slope * torch.sigmoid((now.lead - now.odds).clamp(min=0)))
     return constant.clamp(_LEAST_CONSTANT, _GREATEST_CONSTANT)
@@ -429,7 +435,7 @@ def _advance(judge: _Judge, now: _Descent, curvature: _Curvature, rounds: int) -
     free = _free(now.point, gradient)
     # Gauss-Newton: as if the log-odds were linear, the cross-entropy's Hessian is p (1 - p) times rise rise'.
     stiffness = constant * torch.sigmoid(now.odds) * torch.sigmoid(-now.odds)
-    direction = curvature.solve(gradient * free, 2 * now.damping, now.rise * free, stiffness)
+    direction = curvature.solve(gradient * free, 2 * (now.damping - 1), now.rise * free, stiffness)
     trial = torch.addcmul(now.point, direction, free, value=-1).clamp_(0, 1)
     verdict = judge.look(trial, now.target)
     square = now.note(trial, verdict, smallest, rounds)

@@ -21,8 +21,8 @@ Posterior = tuple[Tensor, Tensor]  # mean and log-variance, (n, latent) each
 
 # Latents decoded at once: on a CPU, what is made of them should stay in a core's cache; a GPU wants to be filled.
 _PORTION = {"cpu": 500, "cuda": 65_536}
-# A chunk of images has this many times more draws, since noise is dear to make in small portions.
-_CHUNK = 8
+# A chunk of images has this many times more draws, as noise is dear to make in small portions.
+_CHUNK = 4
 
 _STEPS = {"posterior": 20, "encoder": 100}
 _POSTERIOR_RATE = 0.1  # Adam's, falling to 0 along a half cosine
@@ -43,14 +43,15 @@ def log_likelihood(
 ) -> Tensor:
     """Importance-weighted bound on the log-likelihood; (n, 1, h, w) in [0, 1] to (n,) nats; higher is *less* anomalous.
 
-    log((1 / draws) sum of p(x, z) / q(z | x)) over draws z of the posterior: Burda et al. 2016, equation 8. The ELBO at
-    one draw, and in expectation nearer to log p(x) with each further one.
+    log((1 / draws) sum of p(x, z) / q(z | x)) over draws z of the posterior: Burda et al. 2016, equation 8. In
+    expectation it is the ELBO at one draw, and nearer to log p(x) with each further one.
 
     log_density: of images given what the VAE decodes; None for a Bernoulli of each grey pixel, as the reference VAE is
     trained, in terms of the decoder's log-odds (see `log_odds`). Noise, `first_index`, `indices` and `chunk` are as in
     `reconstruct`, whose draws these are at the same seed. Memory grows with the draws by their latents alone.
     """
-    index, chunk = _check(images, draws, first_index, indices, chunk)
+    index = _check(images, draws, first_index, indices, chunk)
+    chunk = chunk or max(1, _CHUNK * _portion(images) // draws)
     parts = []
     with torch.no_grad():
         for rows, at in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
@@ -93,7 +94,8 @@ def likelihood_regret(
     steps = _STEPS[how] if steps is None else steps
     if steps < 1:
         raise ValueError(f"steps must be 1 or more; got {steps}")
-    index, chunk = _check(images, draws, first_index, indices, chunk)
+    index = _check(images, draws, first_index, indices, chunk)
+    chunk = chunk or max(1, _portion(images) // 2)  # as each step decodes a pair of draws
     parts = []
     for rows, at in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
         with torch.no_grad():
@@ -142,11 +144,6 @@ def log_weights(encoded: Posterior, noise: Tensor, densities: Tensor) -> Tensor:
     log_variance = encoded[1]
     squares = noise.square() - latents_of(encoded, noise).square()
     return densities + 0.5 * (squares.sum(dim=2) + log_variance.sum(dim=1, keepdim=True))
-
-
-def _portion(tensor: Tensor) -> int:
-    """Latents to decode at once on a tensor's device."""
-    return _PORTION.get(tensor.device.type, 4096)
 
 
 def importance_weighted(weights: Tensor, dim: int = 1) -> Tensor:
@@ -252,7 +249,7 @@ def _own_encoder(vae: Autoencoder, images: Tensor, _: Posterior, noise: Tensor) 
         with torch.no_grad():
             for weight, value in zip(encoder, start, strict=True):
                 weight.copy_(value)
-        optimizer = torch.optim.Adam(encoder, lr=_ENCODER_RATE, weight_decay=_ENCODER_DECAY)
+        optimizer = torch.optim.Adam(encoder, lr=_ENCODER_RATE, weight_decay=_ENCODER_DECAY, fused=True)
         for draw in draws:
             with torch.enable_grad():
                 mean, log_variance = own.encode(image)
@@ -277,15 +274,16 @@ def _used_by_encoder(vae: Any, image: Tensor) -> list[Tensor]:
     return [weight for weight, slope in zip(weights, slopes, strict=True) if slope is not None]
 
 
-def _check(
-    images: Tensor, draws: int, first_index: int, indices: Tensor | None, chunk: int | None
-) -> tuple[Tensor, int]:
-    """Index of each image, (n,) on their device, and how many of them to work on at once."""
+def _portion(tensor: Tensor) -> int:
+    """Latents to decode at once on a tensor's device."""
+    return _PORTION.get(tensor.device.type, 4096)
+
+
+def _check(images: Tensor, draws: int, first_index: int, indices: Tensor | None, chunk: int | None) -> Tensor:
+    """Index of each image, (n,) on their device; raises ValueError for settings that make no sense."""
     check_images(images)
     if draws < 1:
         raise ValueError(f"draws must be 1 or more; got {draws}")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be 1 or more images; got {chunk}")
-    if chunk is None:
-        chunk = max(1, _CHUNK * _portion(images) // draws)
-    return image_indices(len(images), first_index, indices).to(images.device), chunk
+    return image_indices(len(images), first_index, indices).to(images.device)

@@ -309,10 +309,10 @@ _KNOWN = (
         _BOTH,
         _disagreement,
     ),
-    Score("mean-pixel", "Mean pixel: ink.", _OWN, (), lambda seen: seen.images.mean(dim=(1, 2, 3))),
+    Score("mean-pixel", "Mean pixel: much ink is anomalous.", _OWN, (), lambda seen: seen.images.mean(dim=(1, 2, 3))),
     Score(
         "zeros",
-        "Minus the fraction of pixels that are exactly 0: few blank pixels are anomalous, as much ink is.",
+        "Minus the fraction of pixels that are exactly 0: few blank pixels are anomalous, as is much ink.",
         _OWN,
         (),
         lambda seen: -(seen.images == 0).float().mean(dim=(1, 2, 3)),

@@ -1,0 +1,31 @@
+"""`python -m bench table RESULTS`: the table of a benchmark run in Markdown, from pytest-benchmark's JSON."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from bench.table import machine, markdown, tables
+
+
+def main() -> int:
+    """Run the command line; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    table = commands.add_parser("table", help="speed and quality in Markdown")
+    table.add_argument("results", type=Path, help="what `pytest bench --benchmark-json=RESULTS` wrote")
+    options = parser.parse_args()
+    try:
+        run = json.loads(options.results.read_text(encoding="utf-8"))
+        found, measured_on = tables(run["benchmarks"]), machine(run["machine_info"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.error(f"{options.results} must be what --benchmark-json wrote; {type(error).__name__}: {error}")
+    if not found:
+        parser.error(f"{options.results} holds no timings of `pytest bench` (were they skipped?)")
+    parts = [f"{title[0].upper()}{title[1:]}:\n\n{markdown(grid)}" for title, grid in found.items()]
+    print(*parts, measured_on, sep="\n\n")  # noqa: T201  # the command's output
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

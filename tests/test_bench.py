@@ -1,0 +1,325 @@
+"""Is what the benchmarks say true? Peers under one signature, success asked anew, tables, and reasons for gaps."""
+
+import importlib
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench import __main__ as command
+from bench import peers
+from bench.measure import Victims, l2_ratio, shown
+from bench.table import comparison, digits, plain
+from claims.registry import REGISTRY
+
+ROOT = REGISTRY.parents[1]
+
+
+def network(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+@pytest.fixture
+def victims():
+    """Twelve grey images that a small network labels as it pleases, and for each another class as its target."""
+    model = network()
+    images = 0.2 + 0.6 * torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    labels = model(images).argmax(1)
+    return Victims(model, images, labels, (labels + 1) % 10)
+
+
+def need(library):
+    """Skip, saying why, where a peer is not installed."""
+    try:
+        peers.load(library)
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+# Peers
+
+
+def test_the_shim_leaves_torch_as_it_was(monkeypatch):
+    gradcheck = importlib.import_module("torch.autograd.gradcheck")
+    before = dict(vars(gradcheck))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "advertorch"]:
+        monkeypatch.delitem(sys.modules, name)  # imported anew
+    need("advertorch")
+    assert vars(gradcheck) == before
+
+
+def test_the_shim_goes_also_when_the_import_fails(monkeypatch):
+    gradcheck = importlib.import_module("torch.autograd.gradcheck")
+    monkeypatch.setitem(sys.modules, "advertorch", None)
+    with pytest.raises(ImportError, match="advertorch cannot be imported"):
+        peers.load("advertorch")
+    assert not hasattr(gradcheck, "zero_gradients")
+
+
+def test_a_missing_peer_is_named_with_the_way_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "foolbox", None)
+    with pytest.raises(ImportError, match=r"foolbox cannot be imported: .* \(uv pip install -e '\.\[peers\]'\)"):
+        peers.load("foolbox")
+
+
+@pytest.mark.parametrize("batch", [5, 12])
+def test_advertorch_reaches_the_targets(victims, batch):
+    need("advertorch")
+    done = []
+    found = peers.advertorch_lbfgs(
+        victims.classifier, victims.images, victims.targets, batch=batch, progress=lambda *now: done.append(now)
+    )
+    l2 = victims.norms(found, targeted=True)
+    assert l2.isfinite().all()
+    assert (l2 > 0).all()
+    assert done == [(number + 1, -(-12 // batch)) for number in range(-(-12 // batch))]
+
+
+def test_advertorch_finds_the_nearest_point_of_a_hyperplane():
+    need("advertorch")
+    weight = torch.linspace(-1, 1, 16)
+
+    def ahead(images):  # class 0 is ahead by 0.8 at grey images
+        return 0.8 - (images.flatten(1) - 0.5) @ weight
+
+    found = peers.advertorch_lbfgs(
+        lambda images: torch.stack([ahead(images), torch.zeros(len(images))], dim=1),
+        torch.full((3, 1, 4, 4), 0.5),
+        torch.ones(3, dtype=torch.int64),
+        batch=2,
+    )
+    l2 = (found - 0.5).flatten(1).norm(dim=1)
+    torch.testing.assert_close(l2, (0.8 / weight.norm()).expand(3), rtol=0.01, atol=0)
+
+
+SETTINGS = {"epsilon": 0.1, "norm": "linf"}, {"epsilon": 0.5, "norm": "l2"}
+BUDGETED = [
+    *((peers.foolbox_fgsm, setting) for setting in SETTINGS),
+    *((peers.foolbox_pgd, {**setting, "steps": 10, "step_size": setting["epsilon"] / 4}) for setting in SETTINGS),
+    (peers.torchattacks_fgsm, {"epsilon": 0.1}),
+    *((peers.torchattacks_pgd, {**setting, "steps": 10, "step_size": setting["epsilon"] / 4}) for setting in SETTINGS),
+    (peers.torchattacks_square, {"epsilon": 0.1, "queries": 50}),
+]
+
+
+@pytest.mark.parametrize(
+    ("attack", "setting"), BUDGETED, ids=[f"{a.__name__}-{s.get('norm', 'linf')}" for a, s in BUDGETED]
+)
+def test_peers_use_their_budget_and_succeed(victims, attack, setting):
+    need(attack.__name__.partition("_")[0])
+    state = torch.get_rng_state()
+    found = attack(victims.classifier, victims.images, victims.labels, **setting)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(1)  # whatever others have drawn
+    assert torch.equal(attack(victims.classifier, victims.images, victims.labels, **setting), found)
+    order = torch.inf if setting.get("norm", "linf") == "linf" else 2
+    sizes = torch.linalg.vector_norm((found - victims.images).flatten(1), ord=order, dim=1)
+    assert (sizes <= setting["epsilon"] * 1.0001).all()
+    assert sizes.max() > setting["epsilon"] * 0.99
+    assert victims.norms(found, targeted=False).isfinite().float().mean() >= 0.5
+    assert victims.norms(victims.images, targeted=False).isnan().all()
+
+
+def test_one_query_of_square_is_one_query(victims):
+    need("torchattacks")
+    with shown(victims.classifier) as sizes:
+        peers.torchattacks_square(victims.classifier, victims.images, victims.labels, epsilon=0.01, queries=3)
+    # Clean images before, and images after the search.
+    assert len(sizes) == 2 + 3
+
+
+# Measuring
+
+
+def test_norms_are_of_images_that_fool_the_classifier_and_lie_in_the_box(victims):
+    gap = victims.images[:1] - victims.images
+    everyone = Victims(victims.classifier, victims.images, victims.labels, victims.labels[:1].expand(12))
+    l2 = everyone.norms(victims.images + gap, targeted=True)
+    torch.testing.assert_close(l2, gap.flatten(1).norm(dim=1))
+    assert victims.norms(victims.images, targeted=True).isnan().all()
+    outside = victims.images.clone()
+    outside[:, 0, 0, 0] = 1.001
+    unlike = Victims(victims.classifier, victims.images, (victims.labels + 1) % 10, victims.targets)
+    assert unlike.norms(victims.images, targeted=False).eq(0).all()
+    assert unlike.norms(outside, targeted=False).isnan().all()
+
+
+def test_the_ratio_of_norms_is_ours_over_theirs_where_neither_failed():
+    ours, theirs = torch.tensor([1.0, 2.0, torch.nan, 1.0]), torch.tensor([2.0, 2.0, 1.0, torch.nan])
+    assert l2_ratio(ours=ours, theirs=theirs) == pytest.approx([0.75, 0.975])
+
+
+def test_shown_counts_images_while_it_is_asked_to(victims):
+    with shown(victims.classifier) as sizes:
+        victims.classifier(victims.images)
+        victims.classifier(victims.images[:5])
+    victims.classifier(victims.images)
+    assert sizes == [12, 5]
+
+
+# Tables
+
+RUN = {
+    "machine_info": {
+        "machine": "x86_64",
+        "cpu": {"brand_raw": "Some CPU"},
+        "torch": "2.15.0",
+        "torch_threads": 1,
+        "gpu": None,
+    },
+    "benchmarks": [
+        {
+            "group": "L-BFGS, targeted, cpu",
+            "extra_info": {"way": "vaecore", "ms_per_image": 8.04, "median_l2": 1.6773, "success": 1.0},
+        },
+        {"group": "PGD, cpu", "extra_info": {"way": "foolbox", "ms_per_image": 0.0512, "success": 0.5}},
+        {
+            "group": "L-BFGS, targeted, cpu",
+            "extra_info": {
+                "way": "scipy, one by one",
+                "ms_per_image": 1169.6,
+                "median_l2": float("nan"),
+                "success": 0.0,
+                "l2_ratio": {"vaecore": [1.0019, 1.027], "vaecore, thorough": [0.99, 1.01]},
+            },
+        },
+        {"group": "other", "extra_info": {}},
+    ],
+}
+PLAIN = """\
+task                   way                ms an image  times vaecore's  median L2  success
+L-BFGS, targeted, cpu  vaecore                   8.04              1.0      1.677   100.0%
+                       scipy, one by one        1,170              145          -     0.0%
+PGD, cpu               foolbox                 0.0512                -          -    50.0%"""
+MARKDOWN = """\
+Speed and quality:
+
+| task | way | ms an image | times vaecore's | median L2 | success |
+| --- | --- | ---: | ---: | ---: | ---: |
+| L-BFGS, targeted, cpu | vaecore | 8.04 | 1.0 | 1.677 | 100.0% |
+| L-BFGS, targeted, cpu | scipy, one by one | 1,170 | 145 | - | 0.0% |
+| PGD, cpu | foolbox | 0.0512 | - | - | 50.0% |
+
+L2 norm of vaecore's images over the peer's, image by image: median (95%):
+
+| task | L2 over that of | vaecore | vaecore, thorough |
+| --- | --- | ---: | ---: |
+| L-BFGS, targeted, cpu | scipy, one by one | 1.002 (1.027) | 0.990 (1.010) |
+
+Measured on Some CPU; torch 2.15.0, 1 thread.
+"""
+
+
+def test_the_table_for_the_terminal():
+    assert plain(comparison(RUN["benchmarks"])) == PLAIN
+
+
+def test_the_command_prints_the_tables_in_markdown(tmp_path, monkeypatch, capsys):
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(RUN))
+    monkeypatch.setattr(sys, "argv", ["bench", "table", str(results)])
+    assert command.main() == 0
+    assert capsys.readouterr().out == MARKDOWN
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "must be what --benchmark-json wrote; FileNotFoundError"),
+        ("{", "must be what --benchmark-json wrote; JSONDecodeError"),
+        ("[]", "must be what --benchmark-json wrote; TypeError"),
+        ('{"benchmarks": []}', "must be what --benchmark-json wrote; KeyError: 'machine_info'"),
+        (json.dumps({**RUN, "benchmarks": []}), "holds no timings"),
+    ],
+)
+def test_the_command_says_what_is_wrong_with_its_file(tmp_path, monkeypatch, capsys, text, message):
+    results = tmp_path / "results.json"
+    if text is not None:
+        results.write_text(text)
+    monkeypatch.setattr(sys, "argv", ["bench", "table", str(results)])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "count", "text"),
+    [
+        (1169.6, 3, "1,170"),
+        (8.04, 3, "8.04"),
+        (0.05123, 3, "0.0512"),
+        (145.3, 2, "145"),
+        (0.0, 2, "0.0"),
+        (9.996, 3, "10.0"),
+    ],
+)
+def test_digits(number, count, text):
+    assert digits(number, count) == text
+
+
+# The whole
+
+MODELS = """
+import torch
+from torch import nn
+
+
+def classifier(seed):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    model[1].weight.data = torch.randn(3, 64, generator=torch.Generator().manual_seed(seed))
+    return model
+
+
+class VAE(nn.Module):
+    def encode(self, images):
+        return images.flatten(1), torch.zeros_like(images.flatten(1))
+
+    def decode(self, latents):
+        return latents.view(-1, 1, 8, 8).sigmoid()
+
+
+def vae(seed):
+    return VAE()
+"""
+
+
+def test_the_attacks_are_measured_and_what_is_not_has_a_reason(pytester, monkeypatch):
+    """The benchmark itself, on twelve images; torchattacks is hidden."""
+    monkeypatch.setitem(sys.modules, "torchattacks", None)
+    pytester.makepyfile(models=MODELS)
+    images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
+    np.savez(pytester.path / "mine.npz", images=images, labels=np.arange(60) % 3)
+    given = ["-c", ROOT / "pyproject.toml", "--rootdir", ROOT, ROOT / "bench" / "test_attacks.py", "--benchmark-only"]
+    given += ["--dataset=mine.npz", "--runs=1", "--cache-dir=cache", "--device=cpu", "-pno:cacheprovider"]
+    given += [
+        "--vae=models:vae",
+        "--classifier=models:classifier",
+        "--benchmark-json=results.json",
+        "-pno:hypothesispytest",
+    ]
+    result = pytester.runpytest_inprocess(*given)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        [
+            "task * way *",
+            "L-BFGS, targeted, cpu * vaecore *  1.0 * 100.0%",
+            "not measured (*): torchattacks cannot be imported: *",
+        ]
+    )
+    run = json.loads((pytester.path / "results.json").read_text())
+    timed = {(entry["group"], entry["extra_info"]["way"]): entry for entry in run["benchmarks"]}
+    ours = timed["PGD, 40 steps, Linf 0.1, cpu", "vaecore"]
+    assert ours["extra_info"]["images"] == 12
+    assert 40 < ours["extra_info"]["evaluations"] < 44
+    assert ours["extra_info"]["ms_per_image"] == pytest.approx(1e3 * ours["stats"]["median"] / 12)
+    scipy = timed["L-BFGS, targeted, cpu", "scipy, one by one"]["extra_info"]
+    assert scipy["success"] == 1
+    for median, high in scipy["l2_ratio"].values():
+        assert 0.98 < median <= high < 1.1
