@@ -25,7 +25,18 @@ from claims.evidence import (
     perturb,
     random_targets,
 )
-from vaecore import VAE, Classifier, ClassifierConfig, VAEConfig, _reconstruct, elbo, kl, latent_mean, load_images, reconstruct
+from vaecore import (
+    VAE,
+    Classifier,
+    ClassifierConfig,
+    VAEConfig,
+    _reconstruct,
+    elbo,
+    kl,
+    latent_mean,
+    load_images,
+    reconstruct,
+)
 from vaecore._noise import seed_for
 
 COUNT, SEED = 20, 3
@@ -47,8 +58,10 @@ COLUMNS = {
     "draw_own_probability": torch.float32,
     "draw_mse": torch.float32,
 }
-KINDS = ("clean", "fgsm-0.1", "uniform-0.2", "sign-0.3", "lbfgs", "gaussian-lbfgs", "lbfgs-0.98", "gaussian-lbfgs-0.98")
-KINDS += ("joint-0.3", "joint-mse-0.3")
+KINDS = (
+    *("clean", "fgsm-0.1", "uniform-0.2", "sign-0.3"),
+    *("lbfgs", "gaussian-lbfgs", "lbfgs-0.98", "gaussian-lbfgs-0.98", "joint-0.3", "joint-mse-0.3"),
+)
 
 
 class OneByOne:

@@ -383,32 +383,6 @@ def test_training_images_teach_in_any_order_of_the_scores_asked_for():
         torch.testing.assert_close(alone[name], everything[name])
 
 
-@pytest.mark.parametrize("learn_from", [1, 7, 150])
-def test_scores_learn_from_no_more_training_images_than_they_want(monkeypatch, learn_from):
-    learnt = {}
-
-    def spy(name, learn):
-        def learning(looked, told):
-            learnt[name] = len(looked)
-            return learn(looked, told)
-
-        return learning
-
-    spied = {
-        name: dataclasses.replace(
-            score,
-            learn=score.learn and spy(name, score.learn),
-            learn_from=score.learn_from and learn_from,
-        )
-        for name, score in scores.items()
-    }
-    monkeypatch.setattr(_scores, "scores", spied)
-    monkeypatch.setattr(_scores, "_CHUNK", {"cpu": 4})
-    fitted()
-    wanted = {"mahalanobis": 150, "latent-knn": 150, "typicality": learn_from, "density-of-states": learn_from}
-    assert learnt == wanted
-
-
 class Counting:
     """A VAE and a classifier that keep count of what they are shown."""
 
@@ -430,6 +404,35 @@ class Counting:
     def classify(self, images):
         self.classified += len(images)
         return self.net(images)
+
+
+@pytest.mark.parametrize("learn_from", [1, 7, 150])
+def test_scores_learn_from_no_more_training_images_than_they_want(monkeypatch, learn_from):
+    learnt = {}
+
+    def spy(name, learn):
+        def learning(looked, told):
+            learnt[name] = len(looked)
+            return learn(looked, told)
+
+        return learning
+
+    spied = {
+        name: dataclasses.replace(
+            score,
+            learn=score.learn and spy(name, score.learn),
+            learn_from=score.learn_from and learn_from,
+        )
+        for name, score in scores.items()
+    }
+    monkeypatch.setattr(_scores, "scores", spied)
+    monkeypatch.setattr(_scores, "_CHUNK", {"cpu": 4})
+    counting = Counting()
+    fit_scores(counting, counting.classify, some_images(150, 9), seed=SEED, **SETTINGS)
+    chunks = -(-learn_from // 4)
+    assert (counting.encoded, counting.decoded) == (150, 6 * min(4 * chunks, 150))  # nor are more decoded
+    wanted = {"mahalanobis": 150, "latent-knn": 150, "typicality": learn_from, "density-of-states": learn_from}
+    assert learnt == wanted
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def columns(success, l2):
 
 @pytest.fixture
 def attacked(tmp_path):
-    made = Study(Dataset("digits", "for tests"), Profile("test", 2, 6, 4, 3), Store(tmp_path), device=torch.device("cpu"))
+    profile = Profile("test", 2, 6, 4, 3)
+    made = Study(Dataset("digits", "for tests"), profile, Store(tmp_path), device=torch.device("cpu"))
     made._tables[CLEAN] = columns(np.ones((2, 6), dtype=bool), np.zeros((2, 6)))
     success = np.array([[1, 1, 0, 1], [1, 1, 1, 1]], dtype=bool)
     made._tables[LBFGS] = columns(success, [[1, 2, np.nan, 0], [1, 2, 3, 4]])
