@@ -177,7 +177,7 @@ def test_a_study_run_again_ends_in_the_same_bits(studies, name):
     folder, _, _ = studies
     with np.load(folder / "undisturbed.npz") as expected, np.load(folder / f"{name.replace(' ', '-')}.npz") as found:
         assert sorted(found) == sorted(expected)
-        assert len(expected) == 3 * 13
+        assert len(expected) == 3 * 16
         for column in expected:
             assert found[column].dtype == expected[column].dtype, column
             assert found[column].tobytes() == expected[column].tobytes(), column
