@@ -45,6 +45,15 @@ def verdict(name, study, dataset):
     return judge(claim, recorder.estimates, decisive=True, pilot=False, available=797).verdict
 
 
+@pytest.fixture(scope="module", autouse=True)
+def little_effort():
+    """Half the steps and fewer draws of the adaptive attack do on digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evidence, "STEPS", dict.fromkeys(evidence.STEPS, 20))
+        patch.setattr(evidence, "EOT_DRAWS", 3)
+        yield
+
+
 @pytest.fixture(scope="session")
 def sound(tmp_path_factory):
     profile = Profile("test", runs=5, images=700, lbfgs_images=300, adaptive_images=200)
