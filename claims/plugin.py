@@ -20,6 +20,7 @@ from claims.inference import Estimate
 from claims.registry import REGISTRY, Claim, Registry, load_registry
 from claims.study import PILOT_SEED, PROFILES, Dataset, Study, choose_dataset, profile_of
 from claims.verdict import PILOT, REPORTED, SUPPORTED, Verdict, judge, not_run
+from vaecore._outside import OUTSIDE_LOADED
 from vaecore._store import Store
 from vaecore._training import Progress, default_device
 
@@ -36,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dataset",
         default="auto",
         metavar="NAME",
-        help="mnist, fashion-mnist, kmnist, digits, or path/to/file.npz with `images` and `labels`"
+        help="mnist, fashion-mnist, kmnist, emnist-letters, digits, or path/to/file.npz with `images` and `labels`"
         " (default: auto, mnist where it is on disk or can be downloaded, else digits)",
     )
     group.addoption(
@@ -66,6 +67,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             help=f"your own ({methods}): package.module:attribute, a torch module or a callable seed -> module;"
             " or a file saved by vaecore (default: the reference model)",
         )
+    group.addoption(
+        "--ood",
+        action="append",
+        default=[],
+        metavar="SET",
+        help="a set outside to compare with, beside those at hand; may be repeated: rotated-D (degrees), dimmed-F"
+        f" (factor), {', '.join(OUTSIDE_LOADED)}, or path/to/file.npz (those in `ood` of --data-root need no asking)",
+    )
     group.addoption(
         "--report-dir",
         default=None,
@@ -131,6 +140,7 @@ class ClaimsSession:
                 device=_device(option("--device")),
                 vae=option("--vae"),
                 classifier=option("--classifier"),
+                ood=tuple(option("--ood")),
                 first_seed=PILOT_SEED if self.pilot else 0,
                 meter=self.meter,
             )
@@ -167,7 +177,7 @@ class ClaimsSession:
         chosen: str | None = self.config.getoption("--report-dir")
         study = self.study
         reference = study.vae is None and study.classifier is None and study.profile == PROFILES["standard"]
-        if chosen is None and (self.pilot or not reference or not_run(self.registry, self.verdicts)):
+        if chosen is None and (self.pilot or not reference or not_run(self.registry, self.study, self.verdicts)):
             return None
         folder = Path(chosen) if chosen is not None else self.config.rootpath / "reports"
         return folder / (study.test.name + ("-pilot" if self.pilot else ""))
@@ -234,6 +244,8 @@ class ClaimsSession:
                 )
             if claim.bound is None and not self.pilot:
                 item.add_marker(pytest.mark.skip(reason=f"{name} is not registered here: {claim.unregistered}"))
+            elif why := self.study.outside.lacks(claim.outside):
+                item.add_marker(pytest.mark.skip(reason=f"{name} {why}"))
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
         """Say what is studied, and why, before it starts."""

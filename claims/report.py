@@ -5,7 +5,7 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from claims import figures, sanity
+from claims import detection, figures, figures_outside, sanity
 from claims.evidence import CLEAN, CONDITIONS, DRAWS
 from claims.inference import Estimate, interval, mean, smooth
 from claims.registry import Registry
 from claims.study import Study
-from claims.terminal import FAMILIES, tally
+from claims.terminal import FAMILIES, no_verdict, tally
 from claims.verdict import Verdict
 from vaecore._store import write_atomically
 
 BINS = 20
 LEVEL = 0.95  # of the intervals in figures, which describe and decide nothing
+_PHOTOGRAPHS = {"extreme-images"}  # figures that gain nothing by being SVG
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "safetensors", "matplotlib", "pytest")
 
 
@@ -56,32 +57,34 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
         },
         "accuracy_per_run": [study.accuracy(run) for run in study.runs],
         "claims": [_of_claim(registry, verdict) for verdict in verdicts],
-        "not_concluded": {
-            claim.id: claim.unregistered or claim.untested or "not run"
-            for claim in registry.claims.values()
-            if claim.id not in {verdict.claim for verdict in verdicts}
-        },
+        "not_concluded": no_verdict(study, registry, verdicts),
         "conditions": {name: _of_condition(study, name) for name in CONDITIONS if len(study.found(name)) > 1},
         "error_by_confidence": _error_by_confidence(study),
         "sanity_flags": sanity.flags(study),
         "trials": {sweep: [_of_trial(trial, wins) for trial in row] for sweep, row in sanity.SWEEPS.items()},
         "weaker_attacks": [[_of_trial(trial, wins) for trial in pair] for pair in sanity.WEAKER],
+        "detection": detection.gather(study),
         "environment": _environment(study.device),
         "wall_seconds": {stage: round(seconds, 1) for stage, seconds in study.wall_seconds.items()},
     }
 
 
 def write(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write results.json, summary.md and the figures, each file whole or not at all; results.json comes last."""
+    """Write results.json, the pages and the figures, each file whole or not at all; results.json comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     drawings = {
         "distinct-labels": figures.distinct_labels(results),
         "error-by-confidence": figures.error_by_confidence(results),
         "convergence": figures.convergence(results),
+        "detection-matrix": figures_outside.detection_matrix(results),
+        "score-histograms": figures_outside.score_histograms(results),
+        "latent-space": figures_outside.latent_space(results),
+        "extreme-images": figures_outside.extreme_images(results),
     }
     for name, figure in drawings.items():
-        for suffix in ("png", "svg"):
+        for suffix in ("png",) if name in _PHOTOGRAPHS else ("png", "svg"):
             write_atomically(folder / f"{name}.{suffix}", figures.render(figure, suffix))
+    write_atomically(folder / "detection.md", detection_page(results).encode())
     write_atomically(folder / "summary.md", summary(results).encode())
     write_atomically(folder / "results.json", (json.dumps(_plain(results), indent=1, allow_nan=False) + "\n").encode())
 
@@ -137,6 +140,9 @@ def summary(results: Mapping[str, Any]) -> str:
         shares = weak["success"], strong["success"]
         line(f"| {weak['name']} | {shares[0]:.2f} | {strong['name']} | {shares[1]:.2f} | {weak['images']} |")
     line("\n![Success of the adaptive attack as its effort grows](convergence.png)")
+    line("\n## Which score detects which set?\n")
+    line("AUROC with intervals, AUPR-in, AUPR-out and FPR95: [detection.md](detection.md).\n")
+    line("![AUROC of every score on every set outside](detection-matrix.png)")
     line("\n## Figures\n\n![Distinct labels per condition](distinct-labels.png)\n")
     line("![Reconstruction error by confidence](error-by-confidence.png)")
     if results["not_concluded"]:
@@ -150,6 +156,38 @@ def summary(results: Mapping[str, Any]) -> str:
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in results["wall_seconds"].items())
     line(f"Wall time, with what the cache held: {times}. Test set digest {dataset['test_digest']}.")
     return lines.getvalue()
+
+
+def detection_page(results: Mapping[str, Any]) -> str:
+    """The matrix of scores and sets, one table for each measure, as a Markdown page."""
+    found = results["detection"]
+    cells, counts = found["cells"], found["images"]
+    sets = [*next(iter(cells.values()))]
+    lines = [f"# Which score detects which set? {results['dataset']['name']} inside", ""]
+    lines += [f"Means over {len(results['seeds'])} training runs; higher scores are more anomalous.", ""]
+    lines += [f"Images: {', '.join(f'{name} {count:,}' for name, count in counts.items())}.", ""]
+    lines += [f"- **{name}**: {text}" for name, text in found["about"].items()]
+
+    def table(title: str, show: Callable[[Mapping[str, float]], str]) -> None:
+        head = [f"\n## {title}\n", f"| score | {' | '.join(sets)} |", "|---|" + "---:|" * len(sets)]
+        lines.extend(head)
+        lines.extend(f"| {name} | {' | '.join(show(row[one]) for one in sets)} |" for name, row in cells.items())
+
+    table(
+        f"AUROC, with {found['level']:.0%} intervals over runs and images (0.5: no better than chance)",
+        lambda cell: f"{_share(cell['auroc'])} [{_share(cell['low'])}, {_share(cell['high'])}]",
+    )
+    table("AUPR-out: average precision, images outside as positives", lambda cell: _share(cell["aupr_out"]))
+    table("AUPR-in: average precision, images inside as positives", lambda cell: _share(cell["aupr_in"]))
+    table("FPR95: share outside that passes where 95% inside do", lambda cell: _share(cell["fpr95"]))
+    lines.append("\n![Scores inside, and on the sets that each tells best and worst](score-histograms.png)")
+    lines.append("\n![Posterior means in two dimensions](latent-space.png)")
+    lines.append("\n![The least and the most anomalous images of each set](extreme-images.png)")
+    return "\n".join(lines) + "\n"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
 def _of_claim(registry: Registry, verdict: Verdict) -> dict[str, Any]:

@@ -14,11 +14,13 @@ from torch import nn
 
 from claims import evidence
 from claims.evidence import ADAPTIVE, DRAWS, MINIMAL, TWINS, Shard, Table, collect
+from claims.outside import Outside
 from claims.user_models import makes_models, model_digest, user_model
 from vaecore import _adaptive, _attacks, _augment, _lbfgs, _models, _noise, _pgd, _reconstruct, _training
 from vaecore._images import Images, is_available, load_images, probe
 from vaecore._models import Autoencoder, Classifier
 from vaecore._noise import seed_for, words
+from vaecore._outside import outside_name
 from vaecore._store import Store, Tensors, digest, source_digest
 from vaecore._training import Progress, default_device, fit_classifier, fit_vae, reference_configs
 
@@ -107,6 +109,7 @@ class Study:
     vae: str | None = None
     classifier: str | None = None
     first_seed: int = 0
+    ood: tuple[str, ...] = ()  # sets outside that are asked for, beside those at hand
     meter: Meter = silent
     wall_seconds: dict[str, float] = field(default_factory=dict)
     looked_at: set[str] = field(default_factory=set)  # conditions asked for, and
@@ -115,6 +118,8 @@ class Study:
     def check(self) -> None:
         """Raise now what would otherwise be raised late: unusable data, models that are not there."""
         _ = self.test
+        for source in self.ood:
+            self.outside.images(outside_name(source))
         for text, kind in self.given:
             if text is not None and not makes_models(text, kind):
                 user_model(text, kind, self.first_seed, self.device)
@@ -156,6 +161,11 @@ class Study:
         """Training seed of each run."""
         runs = 1 if self.fixed else self.profile.runs
         return list(range(self.first_seed, self.first_seed + runs))
+
+    @cached_property
+    def outside(self) -> Outside:
+        """The sets outside, and their scores."""
+        return Outside(self, self.ood)
 
     @property
     def runs(self) -> list[Run]:
@@ -253,7 +263,7 @@ class Study:
         text = self.vae if kind == "vae" else self.classifier
         if text is not None:
             return user_model(text, kind, seed, self.device)
-        with self._timed("training"):
+        with self.timed("training"):
             return self._reference_model(kind, seed, title)
 
     def _reference_model(self, kind: str, seed: int, title: str) -> nn.Module:
@@ -280,7 +290,7 @@ class Study:
     def _collect(self, condition: str) -> Table:
         runs = self.runs
         count = self.count(condition)
-        with self._timed("evidence"), self.meter(f"evidence: {condition}") as advance:
+        with self.timed("evidence"), self.meter(f"evidence: {condition}") as advance:
             parts: list[Tensors] = []
             for number, run in enumerate(runs):
                 shards = []
@@ -306,7 +316,8 @@ class Study:
         return self.store.get("evidence", key, compute)
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count what is done within towards a stage's wall time."""
         start = time.perf_counter()
         try:
             yield

@@ -9,10 +9,11 @@ from rich.console import Console, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
+from claims.detection import matrix
 from claims.evidence import CLEAN, CONDITIONS, LBFGS
 from claims.registry import Registry
 from claims.study import Study
-from claims.verdict import Verdict, not_run
+from claims.verdict import Verdict
 
 FAMILIES = {
     "A": "Consistency of labels over the reconstructions",
@@ -23,6 +24,7 @@ FAMILIES = {
 }
 _STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "pilot": "cyan", "reported": "cyan"}
 _PLAIN = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)  # box.SIMPLE in ASCII
+_SCORES = ("mse", "latent-knn", "max-softmax", "mean-pixel")  # shown of all
 _SHOWN = 5  # distinct labels shown one by one; more are pooled
 
 
@@ -78,13 +80,16 @@ def summary(
         accuracy = [study.accuracy(run) for run in study.runs]
         spread = f"{min(accuracy):.4f} to {max(accuracy):.4f} over {len(accuracy)} runs"
         console.print(f"\nClassifier accuracy on all {len(study.test):,} test images: {spread}")
+    sets = study.outside.named(condition for verdict in verdicts for condition in verdict.conditions)
+    if sets:
+        console.print(Text("\nAUROC of some of the scores, set by set (0.5: no better than chance)", style="bold"))
+        console.print(_detection(study, sets))
     console.print(Text("\nSanity flags of the attacks", style="bold"))
     for flag in flags or ["none raised"]:
         console.print(f"  {flag}", style="yellow" if flags else "")
-    missing = [(claim.id, "not run") for claim in not_run(registry, {verdict.claim for verdict in verdicts})]
-    missing += [(c.id, c.unregistered or c.untested) for c in registry.claims.values() if c.unregistered or c.untested]
+    missing = no_verdict(study, registry, verdicts)
     reasons: dict[str, list[str]] = {}
-    for name, reason in missing:
+    for name, reason in missing.items():
         reasons.setdefault(reason, []).append(name)
     if reasons:
         console.print(Text("\nNo verdict", style="bold"))
@@ -96,6 +101,16 @@ def summary(
     return output.getvalue()
 
 
+def no_verdict(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """Each claim that was not concluded, and why."""
+    concluded = {verdict.claim for verdict in verdicts}
+    return {
+        claim.id: claim.unregistered or claim.untested or study.outside.lacks(claim.outside) or "not run"
+        for claim in registry.claims.values()
+        if claim.id not in concluded
+    }
+
+
 def tally(kinds: Sequence[str]) -> str:
     """How many of each verdict, in words."""
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in _STYLES if kind in kinds)
@@ -104,7 +119,7 @@ def tally(kinds: Sequence[str]) -> str:
 def _verdicts(registry: Registry, verdicts: Sequence[Verdict], lines: box.Box) -> RenderableType:
     grid = Grid(box=lines, show_edge=False, pad_edge=False, padding=(0, 1))
     grid.add_column("claim", no_wrap=True)
-    grid.add_column("", ratio=1, min_width=20, overflow="fold")
+    grid.add_column("", ratio=1, min_width=16, overflow="fold")
     grid.add_column("estimate [interval]", no_wrap=True)
     grid.add_column("bound", no_wrap=True)
     grid.add_column("verdict", no_wrap=True)
@@ -116,6 +131,21 @@ def _verdicts(registry: Registry, verdicts: Sequence[Verdict], lines: box.Box) -
         outcome = verdict.verdict if verdict.verdict != "pilot" else f"power {verdict.power:.2f}"
         cells = (verdict.claim, sentence, interval, verdict.bound)
         grid.add_row(*(Text(cell) for cell in cells), Text(outcome, style=style))
+    return grid
+
+
+def _detection(study: Study, sets: Sequence[str]) -> RenderableType:
+    """A row for each set: the AUROC of a few scores, and which of all scores is best."""
+    cells = matrix(study, sets)
+    grid = Grid(box=None, padding=(0, 1), pad_edge=False)
+    grid.add_column("set", no_wrap=True)
+    for name in _SCORES:
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("best of all", no_wrap=True)
+    for one in sets:
+        best = max(cells, key=lambda name: cells[name][one]["auroc"])
+        shown = [f"{cells[name][one]['auroc']:.2f}" for name in _SCORES]
+        grid.add_row(one, *shown, f"{cells[best][one]['auroc']:.2f} {best}")
     return grid
 
 

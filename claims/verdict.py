@@ -8,6 +8,7 @@ from scipy.stats import norm
 
 from claims.inference import Estimate, Interval, Required, interval, smallest
 from claims.registry import Bound, Claim, Registry
+from claims.study import Study
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 PILOT, REPORTED = "pilot", "reported"  # measured, not judged: in a pilot, or for want of a bound
@@ -149,6 +150,7 @@ def _message(claim: Claim, found: Interval, bound: str, verdict: str, why: str) 
     return f"{text}; {why}" if why else text
 
 
-def not_run(registry: Registry, concluded: Container[str]) -> list[Claim]:
-    """Claims registered for the data set that have a test and were not concluded."""
-    return [claim for claim in registry.testable if claim.id not in concluded]
+def not_run(registry: Registry, study: Study, concluded: Container[str]) -> list[Claim]:
+    """Claims that a test could have concluded on this study and were not."""
+    there = [claim for claim in registry.testable if not study.outside.lacks(claim.outside)]
+    return [claim for claim in there if claim.id not in concluded]

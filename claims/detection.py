@@ -1,0 +1,159 @@
+"""How every score tells every set outside from the test images: the report's matrix, and what its figures show."""
+
+import base64
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from claims.evidence import LBFGS, Shard, Table, perturb
+from claims.inference import auroc, interval
+from claims.outside import INSIDE
+from claims.study import Study
+from vaecore._metrics import aupr, fpr95
+from vaecore._reconstruct import posterior
+from vaecore._scores import scores
+from vaecore._store import Tensors, digest
+
+LEVEL = 0.95  # of the intervals, which describe and decide nothing
+PIXELS, LATENTS = "mse", "latent-knn"  # scores whose extreme images are shown
+BINS = 40
+ENDS = 4  # images shown at each end of a score
+POINTS = 200  # images of each group in the map of the latent space,
+ATTACKS = ("fgsm-0.2", LBFGS)  # attacked ones among them, and
+LEARNT = 5_000  # training images, whose principal components it shows
+
+Values = NDArray[np.floating[Any]]
+
+
+def gather(study: Study) -> dict[str, Any]:
+    """The matrix over all sets, and the content of the figures, as plain values; the figures show the first run."""
+    sets = [*study.outside.sources]
+    cells = matrix(study, sets)
+    tables = {name: study.outside.scores(name) for name in (INSIDE, *sets)}
+    return {
+        "level": LEVEL,
+        "images": {name: table[PIXELS].shape[1] for name, table in tables.items()},
+        "about": {name: scores[name].description for name in cells},
+        "cells": cells,
+        "histograms": {name: _histogram(name, cells[name], tables) for name in cells},
+        "latent": _latent_map(study),
+        "extremes": {name: _extremes(study, name, table) for name, table in tables.items()},
+    }
+
+
+def matrix(study: Study, sets: Iterable[str], names: Iterable[str] = scores) -> dict[str, dict[str, dict[str, float]]]:
+    """For each score and set: auroc with ends low and high, aupr_in, aupr_out and fpr95, each a mean over runs."""
+    wanted = list(names)
+    cells: dict[str, dict[str, dict[str, float]]] = {name: {} for name in wanted}
+    for one in sets:
+        columns = _cells(study, one)
+        for name in wanted:
+            cells[name][one] = columns[name]
+    return cells
+
+
+def _cells(study: Study, one: str) -> dict[str, dict[str, float]]:
+    """The column of the matrix that a set makes; kept in the store."""
+    inside, outside, paired = study.outside.scores(INSIDE), study.outside.scores(one), study.outside.is_made(one)
+    contents = [torch.from_numpy(table[name]) for name in scores for table in (inside, outside)]
+
+    def compute() -> Tensors:
+        rows = [_cell(inside[name], outside[name], paired=paired) for name in scores]
+        return {key: torch.tensor([row[key] for row in rows], dtype=torch.float64) for key in rows[0]}
+
+    kept = study.store.get("evidence", digest("matrix", LEVEL, paired, *contents), compute)
+    return {name: {key: float(column[place]) for key, column in kept.items()} for place, name in enumerate(scores)}
+
+
+def _cell(inside: Values, outside: Values, *, paired: bool) -> dict[str, float]:
+    found = interval(auroc(inside, outside, paired=paired), LEVEL)
+    runs = list(zip(inside, outside, strict=True))
+    return {
+        "auroc": found.estimate,
+        "low": found.low,
+        "high": found.high,
+        "aupr_in": float(np.mean([aupr(-high, -low) for low, high in runs])),
+        "aupr_out": float(np.mean([aupr(low, high) for low, high in runs])),
+        "fpr95": float(np.mean([fpr95(low, high) for low, high in runs])),
+    }
+
+
+def _histogram(name: str, row: dict[str, dict[str, float]], tables: dict[str, Table]) -> dict[str, Any]:
+    """Shares of images in bins of a score: inside, and the sets that it tells best and worst."""
+    best, worst = (choose(row, key=lambda one: row[one]["auroc"]) for choose in (max, min))
+    values = {one: tables[one][name][0].astype(np.float64) for one in dict.fromkeys((INSIDE, best, worst))}
+    # From where the images that are hard to tell lie, with room on both sides; what is beyond counts in the last bins.
+    low, high = np.quantile(np.concatenate([values[INSIDE], values[worst]]), [0.005, 0.995])
+    room = (high - low) / 2 or 1
+    edges = np.linspace(low - room, high + room, BINS + 1)
+    counts = {one: np.histogram(value.clip(edges[0], edges[-1]), edges)[0] for one, value in values.items()}
+    shares = {one: (count / count.sum()).tolist() for one, count in counts.items()}
+    return {"best": best, "worst": worst, "edges": edges.tolist(), "shares": shares}
+
+
+def _latent_map(study: Study) -> dict[str, Any]:
+    """Posterior means in the plane of the training images' first two principal components; the first run."""
+    run = study.run(0)
+    learnt = _means(study, study.train.pixels[:LEARNT])
+    plane = PCA(2, svd_solver="full").fit(learnt)
+    groups = {INSIDE: study.outside.images(INSIDE)[0].pixels[:POINTS]}
+    groups |= {name: study.outside.images(name)[0].pixels[:POINTS] for name in study.outside.sources}
+    groups |= {name: _attacked(study, name) for name in ATTACKS}
+    return {
+        "seed": run.seed,
+        "explained": plane.explained_variance_ratio_.tolist(),
+        "points": {
+            name: np.round(plane.transform(_means(study, pixels)), 3).tolist() for name, pixels in groups.items()
+        },
+    }
+
+
+def _means(study: Study, pixels: torch.Tensor) -> Values:
+    with torch.no_grad():
+        means: Values = posterior(study.run(0).vae, pixels.to(study.device))[0].cpu().double().numpy()
+    return means
+
+
+def _attacked(study: Study, condition: str) -> torch.Tensor:
+    """The first test images under attack in the first run, those of them on which it succeeded."""
+    run, indices = study.run(0), study.indices[:POINTS]
+    pixels, labels = study.test.pixels[indices], study.test.labels
+    assert labels is not None
+    shard = Shard(pixels.to(study.device), labels[indices].to(study.device), indices.to(study.device), run.seed)
+    attack = perturb(run.vae, run.classifier, shard, condition)
+    return attack.images[attack.success].cpu()
+
+
+def _extremes(study: Study, name: str, table: Table) -> dict[str, Any]:
+    """Images of a set with the least and the most anomalous scores of the first run, each from the end inwards."""
+    images, indices = study.outside.images(name)
+    found = {}
+    for score in (PIXELS, LATENTS):
+        order = table[score][0].argsort(kind="stable")
+        ends = {"least": order[:ENDS], "most": order[: -ENDS - 1 : -1]}
+        found[score] = {
+            end: {
+                "index": indices[places.copy()].tolist(),
+                "score": table[score][0][places].tolist(),
+                "pixels": pack(images.pixels[places.copy()]),
+            }
+            for end, places in ends.items()
+        }
+    return found
+
+
+def pack(pixels: torch.Tensor) -> dict[str, Any]:
+    """Images (n, 1, h, w) in [0, 1] as 8-bit text for JSON."""
+    grey = (pixels * 255).round().to(torch.uint8).squeeze(1).numpy()
+    return {"shape": list(grey.shape), "zlib_base64": base64.b64encode(zlib.compress(grey.tobytes(), 9)).decode()}
+
+
+def unpack(packed: dict[str, Any]) -> NDArray[np.uint8]:
+    """What `pack` made, (n, h, w) bytes."""
+    content = zlib.decompress(base64.b64decode(packed["zlib_base64"]))
+    return np.frombuffer(content, dtype=np.uint8).reshape(packed["shape"])
