@@ -1,12 +1,17 @@
 """In tests every warning is an error; claims and benchmarks run other people's models, which may warn."""
 
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
+
+from claims.study import Dataset, Profile, Study
+from vaecore._store import Store
 
 
 def pytest_collection_modifyitems(items):
@@ -46,3 +51,43 @@ def digits():
     assert (model(images).argmax(1) == labels).float().mean() > 0.85
     offset = torch.randint(1, 10, labels.shape, generator=torch.Generator().manual_seed(0))
     return model, images, labels, (labels + offset) % 10
+
+
+class TinyVAE(nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(64, 4, generator=torch.Generator().manual_seed(seed)))
+
+    def encode(self, images):
+        return images.flatten(1) @ self.weight / 8, images.new_zeros(len(images), 4)
+
+    def decode(self, latents):
+        return (latents @ self.weight.T).sigmoid().view(-1, 1, 8, 8)
+
+
+class TinyClassifier(nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(64, 3, generator=torch.Generator().manual_seed(100 + seed)))
+
+    def forward(self, images):
+        return images.flatten(1) @ self.weight
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Give a study of two tiny runs on 12 images."""
+    folder = tmp_path_factory.mktemp("study")
+    images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
+    np.savez(folder / "mine.npz", images=images, labels=np.arange(60) % 3)
+    sys.modules[f"{__name__}.models"] = module = type(sys)("models")
+    module.vae, module.classifier = TinyVAE, TinyClassifier
+    yield Study(
+        Dataset(str(folder / "mine.npz"), "as asked"),
+        Profile("standard", 2, 12, 8, 10),
+        Store(folder / "cache"),
+        device=torch.device("cpu"),
+        vae=f"{__name__}.models:vae",
+        classifier=f"{__name__}.models:classifier",
+    )
+    del sys.modules[f"{__name__}.models"]

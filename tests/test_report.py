@@ -13,51 +13,10 @@ from claims import figures, report, terminal
 from claims.evidence import CONDITIONS
 from claims.inference import mean
 from claims.registry import load_registry
-from claims.study import Dataset, Profile, Study
 from claims.verdict import judge
 from vaecore._store import Store, digest
 
 NAN = float("nan")
-
-
-class VAE(torch.nn.Module):
-    def __init__(self, seed):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(64, 4, generator=torch.Generator().manual_seed(seed)))
-
-    def encode(self, images):
-        return images.flatten(1) @ self.weight / 8, images.new_zeros(len(images), 4)
-
-    def decode(self, latents):
-        return (latents @ self.weight.T).sigmoid().view(-1, 1, 8, 8)
-
-
-class Classifier(torch.nn.Module):
-    def __init__(self, seed):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(64, 3, generator=torch.Generator().manual_seed(100 + seed)))
-
-    def forward(self, images):
-        return images.flatten(1) @ self.weight
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """Give a study of two tiny runs on 12 images."""
-    folder = tmp_path_factory.mktemp("study")
-    images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
-    np.savez(folder / "mine.npz", images=images, labels=np.arange(60) % 3)
-    sys.modules[f"{__name__}.models"] = module = type(sys)("models")
-    module.vae, module.classifier = VAE, Classifier
-    yield Study(
-        Dataset(str(folder / "mine.npz"), "as asked"),
-        Profile("standard", 2, 12, 8, 10),
-        Store(folder / "cache"),
-        device=torch.device("cpu"),
-        vae=f"{__name__}.models:vae",
-        classifier=f"{__name__}.models:classifier",
-    )
-    del sys.modules[f"{__name__}.models"]
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +124,19 @@ def test_written_files(results, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == [
         "convergence.png",
         "convergence.svg",
+        "detection-matrix.png",
+        "detection-matrix.svg",
+        "detection.md",
         "distinct-labels.png",
         "distinct-labels.svg",
         "error-by-confidence.png",
         "error-by-confidence.svg",
+        "extreme-images.png",
+        "latent-space.png",
+        "latent-space.svg",
         "results.json",
+        "score-histograms.png",
+        "score-histograms.svg",
         "summary.md",
     ]
     read = json.loads((folder / "results.json").read_text(), parse_constant=refuse)

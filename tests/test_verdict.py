@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -186,10 +187,13 @@ def test_not_run_lists_registered_claims_with_a_test():
         claim(bound, name="A2"),
         claim(None, name="A3", unregistered="no power"),
         claim(bound, name="A4", untested="not built yet"),
+        claim(bound, name="C1", outside="kmnist"),
+        claim(bound, name="C2", outside="notmnist"),
     ]
     registry = Registry({one.id: one for one in claims}, "0")
-    assert [one.id for one in not_run(registry, {"A1"})] == ["A2"]
-    assert not_run(registry, {"A1", "A2"}) == []
+    study = SimpleNamespace(outside=SimpleNamespace(lacks=lambda kind: "not at hand" if kind == "kmnist" else ""))
+    assert [one.id for one in not_run(registry, study, {"A1"})] == ["A2", "C2"]
+    assert not_run(registry, study, {"A1", "A2", "C2"}) == []
 
 
 def test_a_difference_is_judged_as_it_stands():

@@ -1,0 +1,305 @@
+"""Sets outside, their scores for each run, the matrix and figures of family C: right, kept, nothing peeked at."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from claims import detection, figures, figures_outside, outside, report, terminal
+from claims.inference import mean
+from claims.outside import INSIDE, Outside
+from claims.registry import load_registry
+from claims.verdict import judge
+from vaecore import scores
+from vaecore._outside import OUTSIDE_MADE
+from vaecore._store import Store
+
+MADE = [*OUTSIDE_MADE]
+
+
+def fresh(study, **changes):
+    """The same study, which has computed nothing yet."""
+    return replace(study, wall_seconds={}, looked_at=set(), **changes)
+
+
+@pytest.fixture(scope="module")
+def gathered(tiny):
+    return detection.gather(tiny)
+
+
+@pytest.fixture(scope="module")
+def results(tiny, gathered):
+    """What the figures and pages look at."""
+    return {"detection": gathered, "dataset": {"name": tiny.test.name}, "seeds": tiny.seeds}
+
+
+# Which sets there are
+
+
+def of(size, root, asked=(), name="mine"):
+    """The sets beside a data set of images of this size."""
+    test = SimpleNamespace(pixels=torch.zeros(4, 1, *size), name=name)
+    return Outside(SimpleNamespace(test=test, root=str(root)), tuple(asked))
+
+
+def test_made_sets_are_there_for_any_images(tmp_path):
+    assert [*of((8, 8), tmp_path).sources] == MADE
+    assert [*of((12, 8), tmp_path).sources] == MADE
+    assert [*of((9, 8), tmp_path).sources] == [name for name in MADE if name != "shuffled-patches"]
+
+
+def test_letters_and_files_at_hand_join_images_of_mnist_s_size(tmp_path):
+    (tmp_path / "ood").mkdir()
+    for name in ("kmnist-test", "other"):
+        np.savez(tmp_path / "ood" / f"{name}.npz", images=np.zeros((3, 28, 28), np.uint8))
+    found = of((28, 28), tmp_path)
+    assert [*found.sources] == [*MADE, "letters", "kmnist-test.npz", "other.npz"]
+    assert found.find("kmnist") == "kmnist-test.npz"
+    assert found.find("other") == "other.npz"
+    assert found.find("letters") == "letters"
+    assert "letters" not in of((28, 28), tmp_path, name="letters").sources
+
+
+def test_what_is_asked_for_is_there_under_its_name(tmp_path):
+    path = str(tmp_path / "mine.npz")
+    assert [*of((8, 8), tmp_path, ["rotated-45", path, "rotated-45"]).sources] == [*MADE, "rotated-45", "mine.npz"]
+
+
+def test_a_set_that_is_not_at_hand_is_named_with_the_way_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(outside, "probe", lambda _: False)
+    found = of((28, 28), tmp_path)
+    assert found.find("kmnist") is None
+    assert found.lacks("kmnist") == "takes images of kmnist, which are not at hand (--ood path/to/kmnist.npz)"
+    assert found.lacks("letters") == found.lacks("") == ""
+
+
+def test_a_set_of_torchvision_s_is_fetched_where_its_server_answers(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(outside, "probe", lambda name: asked.append(name) or True)
+    found = of((28, 28), tmp_path)
+    assert found.find("kmnist") == found.find("kmnist") == "kmnist"
+    assert found.find("notmnist") is None  # torchvision has none
+    assert asked == ["kmnist"]
+    assert of((28, 28), tmp_path, name="kmnist").find("kmnist") is None
+
+
+def test_a_set_asked_for_is_looked_at_before_anything_is_computed(tiny):
+    with pytest.raises(ValueError, match="nosuch"):
+        fresh(tiny, ood=("nosuch",)).check()
+    fresh(tiny, ood=("rotated-45",)).check()
+
+
+def test_images_of_made_sets_are_made_of_the_study_s_images(tiny):
+    inside, indices = tiny.outside.images(INSIDE)
+    assert torch.equal(inside.pixels, tiny.test.pixels[tiny.indices])
+    mirrored, same = tiny.outside.images("mirrored")
+    assert torch.equal(mirrored.pixels, inside.pixels.flip(3))
+    assert torch.equal(same, indices)
+
+
+def test_of_a_loaded_set_a_random_part_is_taken(tiny, tmp_path):
+    images = np.arange(100, dtype=np.float32).reshape(-1, 1, 1).repeat(8, 1).repeat(8, 2) / 100
+    np.savez(tmp_path / "steps.npz", images=images)
+    study = fresh(tiny, ood=(str(tmp_path / "steps.npz"),))
+    assert not study.outside.is_made("steps.npz")
+    part, indices = study.outside.images("steps.npz")
+    assert len(part) == len(indices.unique()) == study.profile.images == 12
+    assert torch.equal(part.pixels[:, 0, 0, 0], torch.from_numpy(images[:, 0, 0])[indices])
+    assert indices.tolist() != sorted(indices.tolist())
+
+
+# Scores
+
+
+def test_scores_are_learnt_from_training_images_alone(tiny, tmp_path, monkeypatch):
+    learnt, original = [], outside.fit_scores
+
+    def fit(vae, classifier, train, **settings):
+        learnt.append(train)
+        return original(vae, classifier, train, **settings)
+
+    monkeypatch.setattr(outside, "fit_scores", fit)
+    study = fresh(tiny, store=Store(tmp_path))
+    for name in (INSIDE, "mirrored"):
+        assert study.outside.scores(name)["mse"].shape == (2, 12)
+    assert len(learnt) == len(study.runs)  # once a run, for all sets
+    assert all(torch.equal(train, study.train.pixels) for train in learnt)
+    # Half as many test images: what is said of those that stay is the same.
+    fewer = fresh(tiny, store=Store(tmp_path / "fewer"), profile=replace(tiny.profile, images=6))
+    for name, column in fewer.outside.scores("mirrored").columns.items():
+        np.testing.assert_array_equal(column, study.outside.scores("mirrored")[name][:, :6], err_msg=name)
+
+
+def test_scores_are_kept_and_those_of_another_image_are_not_taken_for_them(tiny, monkeypatch):
+    expected = tiny.outside.scores("mirrored")
+    monkeypatch.setattr(outside, "fit_scores", None)
+    again = fresh(tiny).outside
+    for name, column in again.scores("mirrored").columns.items():
+        np.testing.assert_array_equal(column, expected[name])
+    with pytest.raises(TypeError):
+        again.scores("rotated-17")  # new, so it has to be computed
+
+
+def test_every_score_is_there_for_every_run(tiny):
+    table = tiny.outside.scores("dimmed-0.3")
+    assert set(table.columns) == set(scores)
+    for name, column in table.columns.items():
+        assert column.shape == (2, 12), name
+        assert np.isfinite(column).all(), name
+    assert not np.array_equal(table["mse"][0], table["mse"][1])
+    np.testing.assert_array_equal(table["mean-pixel"][0], table["mean-pixel"][1])
+
+
+def test_sets_are_noted_among_what_was_looked_at(tiny):
+    tiny.looked_at.clear()
+    for name in ("mirrored", INSIDE):
+        tiny.outside.scores(name)
+    tiny.table("clean")
+    assert Outside.named(sorted(tiny.looked_at)) == ["mirrored"]
+
+
+# The matrix
+
+
+@pytest.mark.parametrize("one", ["mirrored", "dimmed-0.3", "uniform-noise"])
+def test_cells_are_what_scikit_learn_says(tiny, gathered, one):
+    inside, found = tiny.outside.scores(INSIDE), tiny.outside.scores(one)
+    labels = np.repeat([0, 1], 12)
+    for name in scores:
+        cell = gathered["cells"][name][one]
+        values = [np.concatenate(pair) for pair in zip(inside[name], found[name], strict=True)]
+        assert cell["auroc"] == pytest.approx(np.mean([roc_auc_score(labels, both) for both in values]))
+        out = np.mean([average_precision_score(labels, both) for both in values])
+        assert cell["aupr_out"] == pytest.approx(out)
+        within = np.mean([average_precision_score(1 - labels, -both) for both in values])
+        assert cell["aupr_in"] == pytest.approx(within)
+        # 95% of 12 images are 12: what passes is what no inside image exceeds.
+        passed = np.mean([(high <= low.max()).mean() for low, high in zip(inside[name], found[name], strict=True)])
+        assert cell["fpr95"] == pytest.approx(passed)
+        assert cell["low"] <= cell["auroc"] <= cell["high"]
+
+
+def test_the_matrix_is_whole_and_is_kept(tiny, gathered, monkeypatch):
+    assert [*gathered["cells"]] == [*scores]
+    assert all([*row] == MADE for row in gathered["cells"].values())
+    monkeypatch.setattr(detection, "_cell", None)
+    assert detection.matrix(fresh(tiny), MADE) == gathered["cells"]
+    assert detection.matrix(tiny, ["mirrored"], ["mse"]) == {"mse": {"mirrored": gathered["cells"]["mse"]["mirrored"]}}
+
+
+# What figures show
+
+
+def test_histograms_are_of_the_best_and_the_worst_set(gathered, tiny):
+    for name, one in gathered["histograms"].items():
+        aurocs = {key: cell["auroc"] for key, cell in gathered["cells"][name].items()}
+        assert aurocs[one["best"]] == max(aurocs.values())
+        assert aurocs[one["worst"]] == min(aurocs.values())
+        assert set(one["shares"]) == {INSIDE, one["best"], one["worst"]}
+        for shares in one["shares"].values():
+            assert len(shares) == len(one["edges"]) - 1
+            assert sum(shares) == pytest.approx(1)
+    edges = np.array(gathered["histograms"]["mse"]["edges"])
+    counts = np.histogram(tiny.outside.scores(INSIDE)["mse"][0].astype(float), edges)[0]
+    assert np.allclose(gathered["histograms"]["mse"]["shares"][INSIDE], counts / 12)
+
+
+def test_extremes_are_the_ends_of_each_score(gathered, tiny):
+    for name, of_set in gathered["extremes"].items():
+        images, indices = tiny.outside.images(name)
+        for score, ends in of_set.items():
+            column = tiny.outside.scores(name)[score][0]
+            assert ends["least"]["score"] == sorted(column.tolist())[:4]
+            assert ends["most"]["score"] == sorted(column.tolist())[:-5:-1]
+            for end in ends.values():
+                places = [indices.tolist().index(index) for index in end["index"]]
+                assert column[places].tolist() == end["score"]
+                grey = (images.pixels[places, 0] * 255).round().to(torch.uint8).numpy()
+                np.testing.assert_array_equal(detection.unpack(end["pixels"]), grey)
+
+
+def test_the_latent_map_is_a_plane_of_the_training_images(gathered, tiny):
+    latent = gathered["latent"]
+    assert [*latent["points"]] == [INSIDE, *MADE, "fgsm-0.2", "lbfgs"]
+    vae, train = tiny.run(0).vae, tiny.train.pixels
+    with torch.no_grad():
+        means = vae.encode(train)[0].double()
+        inside = vae.encode(tiny.test.pixels[tiny.indices])[0].double()
+    values, vectors = torch.linalg.eigh((means - means.mean(0)).T @ (means - means.mean(0)))
+    assert latent["explained"] == pytest.approx((values.flip(0)[:2] / values.sum()).tolist())
+    expected = (inside - means.mean(0)) @ vectors.flip(1)[:, :2]
+    np.testing.assert_allclose(np.abs(latent["points"][INSIDE]), expected.abs().numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        figures_outside.detection_matrix,
+        figures_outside.score_histograms,
+        figures_outside.latent_space,
+        figures_outside.extreme_images,
+    ],
+)
+def test_figures_are_drawn_from_what_json_keeps_and_the_same_twice(results, draw):
+    read = json.loads(json.dumps(results))
+    first, second = (figures.render(draw(which), "png") for which in (results, read))
+    assert first == second
+    assert first.startswith(b"\x89PNG")
+
+
+def test_the_heat_map_has_every_number(results):
+    axes = figures_outside.detection_matrix(results).axes[0]
+    cells = results["detection"]["cells"]
+    assert [text.get_text() for text in axes.texts] == [
+        f"{cell['auroc']:.2f}" for row in cells.values() for cell in row.values()
+    ]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [*scores]
+    assert [label.get_text() for label in axes.get_xticklabels()] == MADE
+
+
+def test_no_histogram_panel_is_left_empty(results):
+    panels = [panel for panel in figures_outside.score_histograms(results).axes if panel.get_visible()]
+    assert [panel.get_title() for panel in panels] == [*scores]
+
+
+def test_the_page_has_a_table_for_each_measure(results):
+    text = report.detection_page(results)
+    cells = results["detection"]["cells"]
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| score")]
+    assert len(rows) == 4 * len(scores)
+    assert {line.count("|") for line in rows} == {2 + len(MADE)}
+    for name, row in cells.items():
+        shown = [f"{cell['auroc']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in row.values()]
+        assert f"| {name} | {' | '.join(shown)} |" in rows
+        for measure in ("aupr_out", "aupr_in", "fpr95"):
+            assert f"| {name} | {' | '.join(f'{cell[measure]:.3f}' for cell in row.values())} |" in rows
+        assert f"- **{name}**: {scores[name].description}" in text
+
+
+def test_the_terminal_shows_the_sets_that_claims_took(tiny, gathered):
+    registry = load_registry("mine.npz")
+    concluded = judge(
+        registry.claims["C6"],
+        [mean(np.ones((2, 60)), limits=(0, 1))],
+        decisive=True,
+        pilot=False,
+        available=10**6,
+        conditions=("outside/dimmed-0.3", "outside/inside"),
+    )
+    text = terminal.summary(tiny, registry, [concluded], (), width=80, color=False, unicode=False)
+    row = next(line for line in text.splitlines() if line.startswith("dimmed-0.3"))
+    column = {name: cells["dimmed-0.3"]["auroc"] for name, cells in gathered["cells"].items()}
+    assert row.split()[1:5] == [f"{column[name]:.2f}" for name in ("mse", "latent-knn", "max-softmax", "mean-pixel")]
+    assert row.split()[5] == f"{max(column.values()):.2f}"
+    assert not any(line.startswith("mirrored") for line in text.splitlines())
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_set_is_named_on_the_command_line_as_often_as_wanted(tiny):
+    study = fresh(tiny, ood=("rotated-45", "dimmed-0.5"))
+    assert [*study.outside.sources][-2:] == ["rotated-45", "dimmed-0.5"]
+    assert study.outside.is_made("rotated-45")
