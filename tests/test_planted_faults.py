@@ -1,8 +1,8 @@
 """Each claim's test says *supported* on a sound study, and no longer does once a fault is planted behind it.
 
-Family A runs on trained models and real images (`digits`), with faults in the attack, the noise, the VAE or the
-classifier. What `digits` is too small to decide (most of family B, A4 and A11a) runs on evidence that is made up, from
-a law under which the claim holds, and the fault breaks the law.
+Families A, C and E run on trained models and real images (`digits`), with faults in the attack, the noise, the sets
+outside, the VAE or the classifier. What `digits` is too small to decide (most of family B, A4 and A11a), or has no set
+for (most of C), runs on evidence that is made up, from a law under which the claim holds, and the fault breaks the law.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from claims import evidence, test_calibration, test_consistency, test_latent
+from claims import evidence, outside, test_calibration, test_consistency, test_latent, test_outside
 from claims.evidence import Table
 from claims.registry import load_registry
 from claims.study import Dataset, Profile, Study
@@ -23,7 +23,7 @@ from vaecore._attacks import outcome
 
 TESTS = {
     mark.args[0]: function
-    for module in (test_consistency, test_calibration, test_latent)
+    for module in (test_consistency, test_calibration, test_latent, test_outside)
     for function in vars(module).values()
     for mark in getattr(function, "pytestmark", [])
     if mark.name == "claim"
@@ -83,7 +83,7 @@ def planted(sound, tmp_path_factory):
     return plant
 
 
-ON_DIGITS = [c.id for c in load_registry("digits").testable if c.family in "AE" and not c.reported]
+ON_DIGITS = [c.id for c in load_registry("digits").testable if c.family in "ACE" and not c.reported]
 
 
 @pytest.mark.parametrize("name", ON_DIGITS)
@@ -113,6 +113,18 @@ class BlurredVAE:
 
     def decode(self, latents):
         return torch.full_like(self._decode(latents), 0.5)
+
+
+class BlindVAE:
+    """Encodes every image to the same posterior."""
+
+    def __init__(self, vae):
+        self.decode = vae.decode
+        self._encode = vae.encode
+
+    def encode(self, images):
+        mean, log_variance = self._encode(images)
+        return torch.zeros_like(mean), torch.zeros_like(log_variance)
 
 
 class Constant:
@@ -187,6 +199,7 @@ MODELS = {
     "posterior ten times too wide": lambda run: replace(run, vae=WideVAE(run.vae), vae_digest="wide"),
     "posterior without spread": lambda run: replace(run, vae=WideVAE(run.vae, 1e-6), vae_digest="narrow"),
     "untrained decoder": lambda run: replace(run, vae=BlurredVAE(run.vae), vae_digest="blurred"),
+    "encoder that sees nothing": lambda run: replace(run, vae=BlindVAE(run.vae), vae_digest="blind"),
     "constant classifier": lambda run: replace(run, classifier=Constant(), classifier_digest="constant"),
 }
 
@@ -214,6 +227,9 @@ MODELS = {
         ("A14", "joint PGD is idle"),
         ("A14", "joint PGD forgets the VAE"),
         ("A15", "lbfgs ignores the confidence"),
+        ("C1d", "untrained decoder"),
+        ("C2d", "encoder that sees nothing"),
+        ("C5d", "untrained decoder"),
         ("E1", "fgsm is sign noise"),
         ("E2a", "fgsm is idle"),
         ("E2b", "lbfgs returns clean images"),
@@ -226,6 +242,23 @@ def test_a_planted_fault_turns_the_verdict(planted, monkeypatch, name, fault):
         monkeypatch.setattr(evidence, *FAULTS[fault])
     dataset = "digits" if name in ON_DIGITS else "mnist"
     assert verdict(name, planted(fault, MODELS.get(fault, lambda run: run)), dataset) != SUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "instead"),
+    [
+        ("C7", "dimmed-0.3", lambda pixels: pixels),
+        ("C8", "rotated-90", lambda pixels: pixels),
+        ("C9", "mirrored", lambda pixels: 1 - pixels),
+    ],
+)
+def test_a_set_that_is_made_wrongly_turns_the_verdict(planted, monkeypatch, name, made, instead):
+    def wrong(which, inside, **_):
+        assert which == made
+        return replace(inside, pixels=instead(inside.pixels), name=made)
+
+    monkeypatch.setattr(outside, "outside", wrong)
+    assert verdict(name, planted("sets made wrongly", lambda run: run), "digits") != SUPPORTED
 
 
 def test_shuffled_labels_turn_soft_disagreement(sound, monkeypatch):
@@ -297,6 +330,72 @@ def draws(agreement, *, blind=False, rough=False, count=10):
     return columns
 
 
+class MadeUpSets:
+    """Scores of 5 runs on 2,000 images that say nothing, but one on one set: it is shifted, in standard deviations."""
+
+    def __init__(self, **shifts):
+        self.outside, self.shifts = self, shifts
+
+    def find(self, kind):
+        return kind
+
+    def is_made(self, name):
+        return False
+
+    def scores(self, name):
+        generator = np.random.default_rng(len(name))
+        return {
+            score: generator.normal(size=(5, 2000)) + (shift if name == of_set else 0)
+            for score, (of_set, shift) in self.shifts.items()
+        }
+
+
+def sets(score, of_set, shift, **others):
+    """Evidence in which one score is shifted on one set, and all other scores the claims might take are not."""
+    shifts = dict.fromkeys(outside._scores.scores, (of_set, 0.0)) | {score: (of_set, shift)}
+    return MadeUpSets(**shifts | {name.replace("_", "-"): (of_set, value) for name, value in others.items()})
+
+
+FAR = {"a": "kmnist", "b": "notmnist", "c": "fashion-mnist", "d": "letters"}
+LAWS = [
+    *((f"C1{part}", "mse", FAR[part], 4.0, 0.0) for part in "abc"),
+    *((f"C2{part}", "latent-knn", FAR[part], 4.0, 0.0) for part in "abc"),
+    *((f"C3{part}", "log-variance", FAR[part], 2.0, 0.0) for part in "abc"),
+    ("C3d", "log-variance", "letters", 2.0, 0.0),
+    *((f"C4{part}", "kl", FAR[part], 3.0, 0.0) for part in "ab"),
+    ("C4d", "kl", "letters", 2.0, 0.0),
+    ("C5a", "mse", "kmnist", 4.0, 0.0),
+    ("C6", "mse", "dimmed-0.3", -3.0, 0.0),
+    ("C7", "relative-mse", "dimmed-0.3", 4.0, 0.0),
+    ("C8", "mse", "rotated-90", 3.0, 0.0),
+    ("C9", "mse", "mirrored", 1.0, 4.0),
+    ("C10", "likelihood-regret", "dimmed-0.3", 0.0, 3.0),
+]
+
+
+@pytest.mark.parametrize(("name", "score", "of_set", "shift", "broken"), LAWS)
+def test_claims_on_sets_outside_follow_the_law(name, score, of_set, shift, broken):
+    dataset = "mnist" if load_registry("mnist").claims[name].bound else "mine.npz"
+    assert verdict(name, sets(score, of_set, shift), dataset) == SUPPORTED
+    assert verdict(name, sets(score, of_set, broken), dataset) != SUPPORTED
+
+
+@pytest.mark.parametrize("part", "ad")
+def test_an_equally_good_baseline_turns_the_comparison(part):
+    equal = sets("mse", FAR[part], 4.0, max_softmax=4.0)
+    assert verdict(f"C5{part}", equal, "mine.npz") != SUPPORTED
+
+
+@pytest.mark.parametrize(("part", "of_set"), [*zip("abcd", FAR.values(), strict=True)])
+@pytest.mark.parametrize("score", ["mean-pixel", "compressed-size"])
+def test_what_is_reported_of_trivial_scores_is_theirs(score, part, of_set):
+    name = f"C11{part if score == 'mean-pixel' else chr(ord(part) + 4)}"
+    for shift, expected in ((0.0, 0.5), (2.0, 0.921)):  # Phi(shift / sqrt 2)
+        recorder = Recorder()
+        TESTS[name](sets(score, of_set, shift), recorder)
+        assert recorder.estimates[0].value == pytest.approx(expected, abs=0.02)
+
+
 FALLING = {"clean": 0.99, "fgsm-0.05": 0.95, "fgsm-0.1": 0.9, "fgsm-0.15": 0.8, "fgsm-0.2": 0.6}
 
 
@@ -358,5 +457,7 @@ def test_every_claim_has_a_planted_fault():
     marks = test_a_planted_fault_turns_the_verdict.pytestmark, test_calibration_claims_follow_the_law.pytestmark
     rows = {row[0] for (mark,) in marks for row in mark.args[1]}
     rows |= {row[0] for row in test_consistency_claims_follow_the_law.pytestmark[0].args[1]}
+    rows |= {row[0] for row in test_a_set_that_is_made_wrongly_turns_the_verdict.pytestmark[0].args[1]}
+    rows |= {row[0] for row in LAWS} | {f"C11{part}" for part in "abcdefgh"}  # of the trivial scores, all eight
     rows |= {row[0] for row in test_a_planted_fault_moves_what_is_only_reported.pytestmark[0].args[1]}
     assert rows == set(TESTS)
