@@ -25,8 +25,8 @@ from claims.study import Study
 from vaecore import VAE, likelihood_regret, load_images, log_likelihood
 
 DRAWS = 100
-PYTHAE = "pythae"
-LIKELIHOOD = {OURS: 200, PYTHAE: 20}  # images, as pythae takes long
+PYTHAE, HALF = "pythae", f"{OURS}, bfloat16"
+LIKELIHOOD = {OURS: 200, HALF: 200, PYTHAE: 20}  # images, as pythae takes long
 PUBLISHED, SCORE = "published", f"{OURS}, as a score"
 REGRETTED = 100  # images, half of them outside
 
@@ -78,7 +78,7 @@ def test_log_likelihood(benchmark: BenchmarkFixture, study: Study, vae: VAE, dev
 
     def run() -> Tensor:
         if peer is None:
-            return log_likelihood(vae, images, draws=DRAWS, seed=0)
+            return log_likelihood(vae, images, draws=DRAWS, seed=0, precision="bfloat16" if way == HALF else "float32")
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return torch.tensor(peer.get_nll(images, n_samples=DRAWS, batch_size=DRAWS))

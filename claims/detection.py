@@ -89,7 +89,7 @@ def _histogram(name: str, row: dict[str, dict[str, float]], tables: dict[str, Ta
     values = {one: tables[one][name][0].astype(np.float64) for one in dict.fromkeys((INSIDE, best, worst))}
     # From where the images that are hard to tell lie, with room on both sides; what is beyond counts in the last bins.
     low, high = np.quantile(np.concatenate([values[INSIDE], values[worst]]), [0.005, 0.995])
-    room = (high - low) / 2 or 1
+    room = (high - low) / 4 or 1
     edges = np.linspace(low - room, high + room, BINS + 1)
     counts = {one: np.histogram(value.clip(edges[0], edges[-1]), edges)[0] for one, value in values.items()}
     shares = {one: (count / count.sum()).tolist() for one, count in counts.items()}

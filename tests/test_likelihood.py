@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributions import Bernoulli, MultivariateNormal, Normal
 from torch.nn.functional import logsigmoid
 
-from vaecore import VAE, VAEConfig, _likelihood, elbo, likelihood_regret, log_likelihood
+from vaecore import VAE, VAEConfig, _likelihood, _models, elbo, likelihood_regret, log_likelihood
 from vaecore._noise import normal, seed_for
 from vaecore._reconstruct import kl_of_posterior
 
@@ -186,6 +186,30 @@ def test_a_vae_without_log_odds_gives_the_same():
     for function in (log_likelihood, likelihood_regret):
         found = function(Plain(vae), images, draws=5, seed=2)
         torch.testing.assert_close(found, function(vae, images, draws=5, seed=2), rtol=1e-4, atol=1e-3)
+
+
+def squared(images, decoded):
+    return -10 * (decoded - images.unsqueeze(1)).square().sum((2, 3, 4))
+
+
+@pytest.mark.parametrize("density", [None, squared])
+def test_half_precision_is_used_only_where_it_is_asked_for_and_is_near(density, monkeypatch):
+    vae, images, seen = tiny_vae(), some_images(40), []
+
+    def linear(*given):
+        found = torch.nn.functional.linear(*given)
+        seen.append(found.dtype)
+        return found
+
+    monkeypatch.setattr(_models, "linear", linear)
+    told = {"draws": 20, "log_density": density}
+    exact = log_likelihood(vae, images, seed=2, **told)
+    assert set(seen) == {torch.float32}
+    rough = log_likelihood(vae, images, seed=2, precision="bfloat16", **told)
+    assert seen[-1] == torch.bfloat16
+    another = log_likelihood(vae, images, seed=3, **told)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).std() < 0.2 * (another - exact).std()
 
 
 class Fixed:
@@ -370,6 +394,11 @@ def test_unfit_settings_and_models(function, vae, told, message):
 def test_unfit_ways_to_regret(vae, told, message):
     with pytest.raises(ValueError, match=message):
         likelihood_regret(vae, some_images(2), seed=0, **told)
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="precision must be 'float32' or 'bfloat16'; got 'float16'"):
+        log_likelihood(tiny_vae(), some_images(2), seed=0, precision="float16")
 
 
 def test_a_density_must_be_of_each_draw():
