@@ -44,11 +44,10 @@ class Outside:
         At hand are letters, torchvision's sets that are on disk, and every .npz file in the data folder's `ood`.
         """
         test, root = self.study.test, data_root(self.study.root)
-        sides = test.pixels.shape[-2:]
         found = [*OUTSIDE_MADE]
-        if any(side % PATCHES_ALONG_A_SIDE for side in sides):
+        if any(side % PATCHES_ALONG_A_SIDE for side in test.pixels.shape[-2:]):
             found.remove("shuffled-patches")
-        if sides == (28, 28):
+        if self._fits_loaded:
             found += [name for name in TORCHVISION if is_available(name, self.study.root)]
             found += ["letters", *sorted(map(str, (root / "ood").glob("*.npz")))]
         named = {outside_name(source): source for source in (*found, *self.asked)}
@@ -61,11 +60,17 @@ class Outside:
         """
         if kind not in self._found:
             names = [name for name in self.sources if name in (kind, f"{kind}.npz") or name.startswith(f"{kind}-")]
-            if not names and kind in TORCHVISION and kind != self.study.test.name and probe(kind):
+            wanted = kind in TORCHVISION and kind != self.study.test.name and self._fits_loaded
+            if not names and wanted and probe(kind):
                 self.sources[kind] = kind
                 names = [kind]
             self._found[kind] = min(names, default=None, key=len)
         return self._found[kind]
+
+    @property
+    def _fits_loaded(self) -> bool:
+        """Whether the study's images are of the size of torchvision's sets and of letters."""
+        return self.study.test.pixels.shape[-2:] == (28, 28)
 
     def lacks(self, kind: str) -> str:
         """Why a claim that takes a set of this kind can't be concluded; empty where it can, or where it takes none."""

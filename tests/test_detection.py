@@ -84,6 +84,7 @@ def test_a_set_of_torchvision_s_is_fetched_where_its_server_answers(tmp_path, mo
     assert found.find("kmnist") == found.find("kmnist") == "kmnist"
     assert found.find("notmnist") is None  # torchvision has none
     assert asked == ["kmnist"]
+    assert of((8, 8), tmp_path).find("kmnist") is None  # it would not fit
     assert of((28, 28), tmp_path, name="kmnist").find("kmnist") is None
 
 

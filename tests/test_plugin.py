@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rich.progress
 import torch
+import torchvision  # noqa: F401  # here: what it imports aborts if runs within this one import it twice
 
 from claims import study as study_module
 from claims.plugin import NOT_ALL_SUPPORTED, ClaimsSession
