@@ -62,7 +62,14 @@ def score_histograms(results: Mapping[str, Any]) -> Figure:
         panel.set_ylim(0, 2 * max(*one["shares"][INSIDE], *one["shares"][one["worst"]]))
         panel.ticklabel_format(axis="x", scilimits=(-3, 4))
         panel.xaxis.offsetText.set_fontsize(6)
-        panel.legend(fontsize=5.5, loc="upper right", frameon=False, title="best, worst (AUROC)", title_fontsize=5.5)
+        panel.legend(
+            fontsize=5.5,
+            loc="upper right",
+            framealpha=1,
+            edgecolor="none",
+            title="best, worst (AUROC)",
+            title_fontsize=5.5,
+        )
     for panel in panels:
         panel.set_visible(False)
     figure.supxlabel("score (higher is more anomalous; the outermost bins hold what lies beyond)", fontsize=9)
