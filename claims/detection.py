@@ -1,6 +1,7 @@
 """How every score tells every set outside from the test images: the report's matrix, and what its figures show."""
 
 import base64
+import sys
 import zlib
 from collections.abc import Iterable
 from typing import Any
@@ -10,14 +11,17 @@ import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
+from claims import inference, ranks
 from claims.evidence import LBFGS, Shard, Table, perturb
 from claims.inference import auroc, interval
 from claims.outside import INSIDE
-from claims.study import Study
+from claims.study import EVIDENCE_STAGE, Study
+from vaecore import _metrics
 from vaecore._metrics import aupr, fpr95
+from vaecore._noise import seed_for, words
 from vaecore._reconstruct import posterior
 from vaecore._scores import scores
-from vaecore._store import Tensors, digest
+from vaecore._store import Tensors, digest, source_digest
 
 LEVEL = 0.95  # of the intervals, which describe and decide nothing
 PIXELS, LATENTS = "mse", "latent-knn"  # scores whose extreme images are shown
@@ -46,32 +50,39 @@ def gather(study: Study) -> dict[str, Any]:
     }
 
 
-def matrix(study: Study, sets: Iterable[str], names: Iterable[str] = scores) -> dict[str, dict[str, dict[str, float]]]:
-    """For each score and set: auroc with ends low and high, aupr_in, aupr_out and fpr95, each a mean over runs."""
-    wanted = list(names)
-    cells: dict[str, dict[str, dict[str, float]]] = {name: {} for name in wanted}
-    for one in sets:
-        columns = _cells(study, one)
-        for name in wanted:
-            cells[name][one] = columns[name]
-    return cells
+def matrix(study: Study, sets: Iterable[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """For each score and set: auroc with ends low and high, aupr_in, aupr_out and fpr95, each a mean over runs.
+
+    All are NaN where an interval can't be had: with NaN among the scores, or with one image.
+    """
+    columns = {one: _cells(study, one) for one in sets}
+    return {name: {one: column[name] for one, column in columns.items()} for name in _names(study)}
+
+
+def _names(study: Study) -> list[str]:
+    """The scores that the study has, in the order of `vaecore.scores`."""
+    there = study.outside.scores(INSIDE).columns
+    return [name for name in scores if name in there]
 
 
 def _cells(study: Study, one: str) -> dict[str, dict[str, float]]:
     """The column of the matrix that a set makes; kept in the store."""
     inside, outside, paired = study.outside.scores(INSIDE), study.outside.scores(one), study.outside.is_made(one)
-    contents = [torch.from_numpy(table[name]) for name in scores for table in (inside, outside)]
+    names = _names(study)
+    contents = [torch.from_numpy(table[name]) for name in names for table in (inside, outside)]
 
     def compute() -> Tensors:
-        rows = [_cell(inside[name], outside[name], paired=paired) for name in scores]
+        rows = [_cell(inside[name], outside[name], paired=paired) for name in names]
         return {key: torch.tensor([row[key] for row in rows], dtype=torch.float64) for key in rows[0]}
 
-    kept = study.store.get("evidence", digest("matrix", LEVEL, paired, *contents), compute)
-    return {name: {key: float(column[place]) for key, column in kept.items()} for place, name in enumerate(scores)}
+    kept = study.store.get("evidence", digest("matrix", LEVEL, paired, names, *contents, _STAGE), compute)
+    return {name: {key: float(column[place]) for key, column in kept.items()} for place, name in enumerate(names)}
 
 
 def _cell(inside: Values, outside: Values, *, paired: bool) -> dict[str, float]:
     found = interval(auroc(inside, outside, paired=paired), LEVEL)
+    if not np.isfinite(found.low):
+        return dict.fromkeys(("auroc", "low", "high", "aupr_in", "aupr_out", "fpr95"), float("nan"))
     runs = list(zip(inside, outside, strict=True))
     return {
         "auroc": found.estimate,
@@ -85,31 +96,42 @@ def _cell(inside: Values, outside: Values, *, paired: bool) -> dict[str, float]:
 
 def _histogram(name: str, row: dict[str, dict[str, float]], tables: dict[str, Table]) -> dict[str, Any]:
     """Shares of images in bins of a score: inside, and the sets that it tells best and worst."""
-    best, worst = (choose(row, key=lambda one: row[one]["auroc"]) for choose in (max, min))
+    known = [one for one in row if np.isfinite(row[one]["auroc"])] or [*row]
+    best, worst = (choose(known, key=lambda one: row[one]["auroc"]) for choose in (max, min))
     values = {one: tables[one][name][0].astype(np.float64) for one in dict.fromkeys((INSIDE, best, worst))}
     # From where the images that are hard to tell lie, with room on both sides; what is beyond counts in the last bins.
-    low, high = np.quantile(np.concatenate([values[INSIDE], values[worst]]), [0.005, 0.995])
+    hard = np.concatenate([values[INSIDE], values[worst]])
+    low, high = np.quantile(hard[np.isfinite(hard)], [0.005, 0.995]) if np.isfinite(hard).any() else (0.0, 1.0)
     room = (high - low) / 4 or 1
     edges = np.linspace(low - room, high + room, BINS + 1)
-    counts = {one: np.histogram(value.clip(edges[0], edges[-1]), edges)[0] for one, value in values.items()}
-    shares = {one: (count / count.sum()).tolist() for one, count in counts.items()}
+    counts = {
+        one: np.histogram(value[~np.isnan(value)].clip(edges[0], edges[-1]), edges)[0] for one, value in values.items()
+    }
+    shares = {one: (count / max(1, count.sum())).tolist() for one, count in counts.items()}
     return {"best": best, "worst": worst, "edges": edges.tolist(), "shares": shares}
 
 
 def _latent_map(study: Study) -> dict[str, Any]:
-    """Posterior means in the plane of the training images' first two principal components; the first run."""
-    run = study.run(0)
-    learnt = _means(study, study.train.pixels[:LEARNT])
-    plane = PCA(2, svd_solver="full").fit(learnt)
+    """Posterior means in the plane of the first two principal components; the first run.
+
+    The components are those of random training images or, where finished models came without any, of the test images.
+    Sets of which nothing is left are not in it. A latent space of one dimension is shown along one axis.
+    """
+    run, train = study.run(0), study.outside.train
+    whole = study.test if train is None else train
+    chosen = words(seed_for("latent-map", 0), torch.arange(len(whole)), draws=1, size=1).flatten().argsort()[:LEARNT]
+    learnt = _means(study, whole.pixels[chosen])
+    plane = PCA(min(2, *learnt.shape), svd_solver="full").fit(learnt)
     groups = {INSIDE: study.outside.images(INSIDE)[0].pixels[:POINTS]}
     groups |= {name: study.outside.images(name)[0].pixels[:POINTS] for name in study.outside.sources}
     groups |= {name: _attacked(study, name) for name in ATTACKS}
+    points = {name: plane.transform(_means(study, pixels)) for name, pixels in groups.items() if len(pixels) > 0}
+    missing = 2 - plane.n_components_
     return {
         "seed": run.seed,
-        "explained": plane.explained_variance_ratio_.tolist(),
-        "points": {
-            name: np.round(plane.transform(_means(study, pixels)), 3).tolist() for name, pixels in groups.items()
-        },
+        "of": "test" if train is None else "training",
+        "explained": [*plane.explained_variance_ratio_.tolist(), *[0.0] * missing],
+        "points": {name: np.round(np.pad(found, ((0, 0), (0, missing))), 3).tolist() for name, found in points.items()},
     }
 
 
@@ -124,16 +146,21 @@ def _attacked(study: Study, condition: str) -> torch.Tensor:
     run, indices = study.run(0), study.indices[:POINTS]
     pixels, labels = study.test.pixels[indices], study.test.labels
     assert labels is not None
-    shard = Shard(pixels.to(study.device), labels[indices].to(study.device), indices.to(study.device), run.seed)
-    attack = perturb(run.vae, run.classifier, shard, condition)
-    return attack.images[attack.success].cpu()
+    key = (run.classifier_digest, run.seed, pixels, labels[indices], indices, EVIDENCE_STAGE, study.device.type)
+
+    def compute() -> Tensors:
+        shard = Shard(pixels.to(study.device), labels[indices].to(study.device), indices.to(study.device), run.seed)
+        attack = perturb(run.vae, run.classifier, shard, condition)
+        return {"images": attack.images[attack.success].cpu()}
+
+    return study.store.get("evidence", digest("attacked", condition, *key), compute)["images"]
 
 
 def _extremes(study: Study, name: str, table: Table) -> dict[str, Any]:
     """Images of a set with the least and the most anomalous scores of the first run, each from the end inwards."""
     images, indices = study.outside.images(name)
     found = {}
-    for score in (PIXELS, LATENTS):
+    for score in (one for one in (PIXELS, LATENTS) if one in table.columns):
         order = table[score][0].argsort(kind="stable")
         ends = {"least": order[:ENDS], "most": order[: -ENDS - 1 : -1]}
         found[score] = {
@@ -157,3 +184,7 @@ def unpack(packed: dict[str, Any]) -> NDArray[np.uint8]:
     """What `pack` made, (n, h, w) bytes."""
     content = zlib.decompress(base64.b64decode(packed["zlib_base64"]))
     return np.frombuffer(content, dtype=np.uint8).reshape(packed["shape"])
+
+
+# Taken at import, as in `claims.study`.
+_STAGE = source_digest(inference, ranks, _metrics, sys.modules[__name__])

@@ -93,7 +93,7 @@ def latent_space(results: Mapping[str, Any]) -> Figure:
     for panel, names in zip(figure.subplots(1, len(portions), sharex=True, sharey=True), portions, strict=True):
         _scatter(panel, points, names)
     first, second = latent["explained"]
-    figure.supxlabel(f"first principal component of the training images ({first:.0%} of their variance)", fontsize=9)
+    figure.supxlabel(f"first principal component of {latent['of']} images ({first:.0%} of their variance)", fontsize=9)
     figure.supylabel(f"second ({second:.0%})", fontsize=9)
     figure.suptitle(
         f"{results['dataset']['name']}, run of seed {latent['seed']}: posterior means,"

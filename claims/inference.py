@@ -28,7 +28,7 @@ no bound.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -51,7 +51,8 @@ class Estimate:
 
     value: influence.mean(). influence: (runs, images). per_run: (runs,), each run's own statistic, for display.
     limits: the range that the estimand can take. count: images in the smallest group that it compares, which bounds
-    the evidence; all images where there are no groups. reason: why the value is NaN, else empty.
+    the evidence; all images where there are no groups. reason: why the value is NaN, else empty. outside: how many of
+    the images are of another set than the test images.
     """
 
     value: float
@@ -60,6 +61,7 @@ class Estimate:
     limits: Limits
     count: int
     reason: str = ""
+    outside: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Interval:
     count: int
     reason: str = ""
     parts: tuple["Interval", ...] = ()
+    outside: int = 0
 
     def required(self, bound: float) -> "Required":
         """How many images (at these runs) or runs (at these images) bring the end on the bound's side clear of it.
@@ -154,13 +157,15 @@ def interval(estimate: Estimate, level: float) -> Interval:
         )
         low = max(estimate.value - below, estimate.limits[0])
         high = min(estimate.value + above, estimate.limits[1])
-        return Interval(
+        found = Interval(
             estimate.value, low, high, level, runs, images, run, image, residual, estimate.limits, estimate.count
         )
+        return replace(found, outside=estimate.outside)
     nan = float("nan")
-    return Interval(
+    found = Interval(
         estimate.value, nan, nan, level, runs, images, nan, nan, nan, estimate.limits, estimate.count, reason
     )
+    return replace(found, outside=estimate.outside)
 
 
 def smallest(estimates: Sequence[Estimate], level: float) -> Interval:
@@ -191,6 +196,7 @@ def smallest(estimates: Sequence[Estimate], level: float) -> Interval:
         lowest.count,
         lowest.reason,
         parts,
+        lowest.outside,
     )
 
 
@@ -278,7 +284,7 @@ def auroc(inside: ArrayLike, outside: ArrayLike, *, paired: bool) -> Estimate:
     is_outside = np.broadcast_to(np.arange(both.shape[1]) >= low.shape[1], both.shape)
     grouped = auroc_of_groups(both, is_outside)
     if not paired or np.isnan(grouped.value):
-        return grouped if not paired else _undefined(low.shape, grouped.reason)
+        return replace(grouped, outside=high.shape[1]) if not paired else _undefined(low.shape, grouped.reason)
     images = low.shape[1]
     placement = placement_values(both, is_outside)
     influence = placement[:, :images] + placement[:, images:] - grouped.per_run[:, None]
@@ -349,6 +355,7 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
         limits,
         min(first.count, second.count),
         first.reason or second.reason,
+        max(first.outside, second.outside),
     )
 
 
@@ -362,6 +369,7 @@ def absolute(estimate: Estimate) -> Estimate:
         (0.0, np.inf),  # no upper end: on the logit scale the interval could never reach 0
         estimate.count,
         estimate.reason,
+        estimate.outside,
     )
 
 

@@ -12,12 +12,15 @@ from vaecore import _features, _fitted, _likelihood, _models, _noise, _outside, 
 from vaecore._images import TORCHVISION, Images, data_root, is_available, probe
 from vaecore._noise import seed_for, words
 from vaecore._outside import OUTSIDE_MADE, PATCHES_ALONG_A_SIDE, outside, outside_name
-from vaecore._scores import FittedScores, fit_scores
+from vaecore._reconstruct import posterior
+from vaecore._scores import FittedScores, fit_scores, scores
 from vaecore._store import Tensors, digest, source_digest
 
 if TYPE_CHECKING:
     from claims.study import Run, Study
 
+_LEARNS = "training images"  # among the needs of a score
+_ALIKE = 1e-3
 INSIDE = "inside"  # the test images themselves
 _PREFIX = "outside/"  # of sets among the conditions that a study has looked at
 SHARD = 2_000  # images; what a kill costs at most
@@ -33,6 +36,7 @@ class Outside:
 
     study: "Study"
     asked: tuple[str, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)  # sets at hand that can't be compared, and why
     _found: dict[str, str | None] = field(default_factory=dict)
     _tables: dict[str, Table] = field(default_factory=dict)
     _judges: dict[int, FittedScores] = field(default_factory=dict)
@@ -41,36 +45,70 @@ class Outside:
     def sources(self) -> dict[str, str]:
         """Each set's name, and what `vaecore.outside` takes for it: made sets, those at hand, those asked for.
 
-        At hand are letters, torchvision's sets that are on disk, and every .npz file in the data folder's `ood`.
+        At hand are letters, torchvision's sets that are on disk, and the .npz files in the data folder's `ood`; those
+        that do not fit the images are `left_out`. Raises ValueError where what is asked for does not fit, or two sets
+        go by one name.
         """
-        test, root = self.study.test, data_root(self.study.root)
-        found = [*OUTSIDE_MADE]
-        if any(side % PATCHES_ALONG_A_SIDE for side in test.pixels.shape[-2:]):
-            found.remove("shuffled-patches")
+        made = [*OUTSIDE_MADE]
+        if any(side % PATCHES_ALONG_A_SIDE for side in self.study.test.pixels.shape[-2:]):
+            made.remove("shuffled-patches")
+        at_hand = sorted(map(str, (data_root(self.study.root) / "ood").glob("*.npz")))
         if self._fits_loaded:
-            found += [name for name in TORCHVISION if is_available(name, self.study.root)]
-            found += ["letters", *sorted(map(str, (root / "ood").glob("*.npz")))]
-        named = {outside_name(source): source for source in (*found, *self.asked)}
-        return {name: source for name, source in named.items() if name != test.name}
+            at_hand = [*(name for name in TORCHVISION if is_available(name, self.study.root)), "letters", *at_hand]
+        found = dict(zip(made, made, strict=True))
+        for source in at_hand:
+            name = outside_name(source)
+            if name == self.study.test.name:
+                continue
+            try:
+                self._load(source)
+            except (ValueError, OSError) as error:
+                self.left_out[name] = str(error)
+            else:
+                found[name] = source
+        asked: dict[str, str] = {}
+        for source in self.asked:
+            name = outside_name(source)
+            if asked.setdefault(name, source) != source:
+                raise ValueError(f"sets outside must have different names; got two {name} (rename one of the files)")
+            # What is made is made of one image here, to see whether it can be.
+            some = self.study.test.take(slice(1)) if self.is_made(name) else self.study.test
+            outside(source, some, seed=SEED, root=self.study.root)
+            self.left_out.pop(name, None)
+        return found | asked
 
     def find(self, kind: str) -> str | None:
         """The name of the set of a kind, for instance "kmnist" or a file "kmnist-test.npz"; None where there is none.
 
-        A set of torchvision's that is not on disk is downloaded where its server answers.
+        What was asked for goes first. A set of torchvision's that is not on disk is downloaded if its server answers.
         """
         if kind not in self._found:
-            names = [name for name in self.sources if name in (kind, f"{kind}.npz") or name.startswith(f"{kind}-")]
-            wanted = kind in TORCHVISION and kind != self.study.test.name and self._fits_loaded
-            if not names and wanted and probe(kind):
-                self.sources[kind] = kind
-                names = [kind]
-            self._found[kind] = min(names, default=None, key=len)
+            self._found[kind] = self._find(kind)
         return self._found[kind]
+
+    def _find(self, kind: str) -> str | None:
+        names = [name for name in self.sources if name in (kind, f"{kind}.npz") or name.startswith(f"{kind}-")]
+        if names:
+            asked = {outside_name(source) for source in self.asked}
+            return min(names, key=lambda name: (name not in asked, len(name)))
+        wanted = kind in TORCHVISION and kind != self.study.test.name and self._fits_loaded
+        if not wanted or not probe(kind):
+            return None
+        try:
+            self._load(kind)
+        except OSError as error:
+            self.left_out[kind] = str(error)
+            return None
+        self.sources[kind] = kind
+        return kind
 
     @property
     def _fits_loaded(self) -> bool:
         """Whether the study's images are of the size of torchvision's sets and of letters."""
         return self.study.test.pixels.shape[-2:] == (28, 28)
+
+    def _load(self, source: str) -> Images:
+        return outside(source, self.study.test, seed=SEED, root=self.study.root)
 
     def lacks(self, kind: str) -> str:
         """Why a claim that takes a set of this kind can't be concluded; empty where it can, or where it takes none."""
@@ -89,17 +127,22 @@ class Outside:
             return inside, study.indices
         if self.is_made(name):
             return outside(name, inside, seed=SEED, indices=study.indices, root=study.root), study.indices
-        whole = outside(self.sources[name], study.test, seed=SEED, root=study.root)
+        whole = self._load(self.sources[name])
         order = words(seed_for("outside-images", SEED), torch.arange(len(whole)), draws=1, size=1).flatten().argsort()
         chosen = order[: study.profile.images]
         return whole.take(chosen), chosen
 
     def is_made(self, name: str) -> bool:
         """Whether image i of a set is made of image i of the test set, so that the two are compared as a pair."""
-        return name == INSIDE or name.startswith(("rotated-", "dimmed-")) or name in OUTSIDE_MADE
+        return not name.endswith(".npz") and (
+            name == INSIDE or name.startswith(("rotated-", "dimmed-")) or name in OUTSIDE_MADE
+        )
 
     def scores(self, name: str) -> Table:
-        """Every score of a set's images, columns (runs, images); higher is more anomalous."""
+        """Every score of a set's images, columns (runs, images); higher is more anomalous.
+
+        Where finished models came without training images, scores that learn from these are not among them.
+        """
         self.study.looked_at.add(_PREFIX + name)
         if name not in self._tables:
             self._tables[name] = self._collect(name)
@@ -113,31 +156,60 @@ class Outside:
 
     def _collect(self, name: str) -> Table:
         images, indices = self.images(name)
-        runs = []
+        models, runs = self.study.runs, []
         with self.study.timed("scores"), self.study.meter(f"scores: {name}") as advance:
-            for number, run in enumerate(self.study.runs):
+            for number, run in enumerate(models):
                 shards = []
                 for start in range(0, len(images), SHARD):
                     here = slice(start, start + SHARD)
                     shards.append(self._shard(number, run, images.pixels[here], indices[here]))
-                    advance(number * len(images) + min(start + SHARD, len(images)), len(self.study.runs) * len(images))
+                    advance(number * len(images) + min(start + SHARD, len(images)), len(models) * len(images))
                 runs.append({score: torch.cat([shard[score] for shard in shards]) for score in shards[0]})
         return Table.of(runs)
 
     def _shard(self, number: int, run: "Run", pixels: torch.Tensor, indices: torch.Tensor) -> Tensors:
-        study = self.study
-        models = (run.vae_digest, run.classifier_digest, study.train.digest)
+        study, train = self.study, self.train
+        known = None if train is None else train.digest
+        models = (run.vae_digest, run.classifier_digest, _odds_digest(run, study), known)
         key = digest("scores", run.seed, *models, pixels, indices, _STAGE, study.device.type)
 
         def compute() -> Tensors:
             if number not in self._judges:
-                train = study.train.pixels.to(study.device)
+                learnt = None if train is None else train.pixels.to(study.device)
+                names = [name for name, score in scores.items() if learnt is not None or _LEARNS not in score.needs]
                 seed = seed_for("scores", run.seed)
-                self._judges[number] = fit_scores(run.vae, run.classifier, train, seed=seed)
+                self._judges[number] = fit_scores(run.vae, run.classifier, learnt, seed=seed, names=names)
             found = self._judges[number](pixels.to(study.device), indices=indices.to(study.device))
             return {score: values.cpu() for score, values in found.items()}
 
         return study.store.get("evidence", key, compute)
+
+    @cached_property
+    def train(self) -> Images | None:
+        """Training images; None where finished models came without any."""
+        try:
+            return self.study.train
+        except ValueError:
+            if None in (self.study.vae, self.study.classifier):
+                raise
+            return None
+
+
+def _odds_digest(run: "Run", study: "Study") -> str:
+    """Digest of the log-odds that a VAE gives beside its images, where it does; raises ValueError where they differ."""
+    give = getattr(run.vae, "decode_logits", None)
+    if give is None:
+        return ""
+    with torch.no_grad():
+        latents = posterior(run.vae, study.test.pixels[:64].to(study.device))[0]
+        odds = give(latents)
+        difference = float((odds.float().sigmoid().flatten(1) - run.vae.decode(latents).flatten(1)).abs().max())
+    if not difference < _ALIKE:
+        raise ValueError(
+            "the VAE's decode_logits must be the log-odds of what decode gives; their sigmoid is off by"
+            f" {difference:.3g}"
+        )
+    return digest(odds)
 
 
 # Taken at import, as in `claims.study`.

@@ -20,7 +20,6 @@ from vaecore import _adaptive, _attacks, _augment, _lbfgs, _models, _noise, _pgd
 from vaecore._images import Images, is_available, load_images, probe
 from vaecore._models import Autoencoder, Classifier
 from vaecore._noise import seed_for, words
-from vaecore._outside import outside_name
 from vaecore._store import Store, Tensors, digest, source_digest
 from vaecore._training import Progress, default_device, fit_classifier, fit_vae, reference_configs
 
@@ -118,8 +117,7 @@ class Study:
     def check(self) -> None:
         """Raise now what would otherwise be raised late: unusable data, models that are not there."""
         _ = self.test
-        for source in self.ood:
-            self.outside.images(outside_name(source))
+        _ = self.outside.sources
         for text, kind in self.given:
             if text is not None and not makes_models(text, kind):
                 user_model(text, kind, self.first_seed, self.device)

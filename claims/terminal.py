@@ -39,11 +39,13 @@ def header(study: Study, registry: Registry) -> list[str]:
     first, last = study.seeds[0], study.seeds[-1]
     runs = f"{len(study.seeds)} runs (seeds {first} to {last})" if last > first else f"1 run (seed {first})"
     models = ", ".join(f"{kind} {text}" for text, kind in study.given if text is not None) or "reference models"
+    left_out = [f"set outside left out: {name}: {why}" for name, why in study.outside.left_out.items()]
     return [
         f"dataset: {test.name} ({study.dataset.why}), {len(test):,} test images, digest {test.digest[:12]}",
         f"profile: {profile.name}, {runs}, {study.count(CLEAN):,} images ({study.count(LBFGS):,} for L-BFGS); {models}",
         f"device: {study.device.type} ({device}); cache: {study.store.folder}",
         f"registry: {len(registry.claims)} claims, digest {registry.digest[:12]}",
+        *left_out,
     ]
 
 
@@ -143,9 +145,10 @@ def _detection(study: Study, sets: Sequence[str]) -> RenderableType:
         grid.add_column(name, justify="right", no_wrap=True)
     grid.add_column("best of all", no_wrap=True)
     for one in sets:
-        best = max(cells, key=lambda name: cells[name][one]["auroc"])
-        shown = [f"{cells[name][one]['auroc']:.2f}" for name in _SCORES]
-        grid.add_row(one, *shown, f"{cells[best][one]['auroc']:.2f} {best}")
+        known = {name: row[one]["auroc"] for name, row in cells.items() if row[one]["auroc"] >= 0}  # not NaN
+        best = max(known, key=lambda name: known[name], default=None)
+        shown = [f"{known[name]:.2f}" if name in known else "-" for name in _SCORES]
+        grid.add_row(one, *shown, "-" if best is None else f"{known[best]:.2f} {best}")
     return grid
 
 

@@ -16,7 +16,10 @@ def detection(study: Study, score: str, kind: str) -> Estimate:
     """AUROC of a score, a set outside against the test images; made sets are paired with what they are made of."""
     name = study.outside.find(kind)
     assert name is not None  # the plugin skips claims whose set (`outside` in the registry) is not at hand
-    inside, found = (study.outside.scores(one)[score] for one in (INSIDE, name))
+    tables = [study.outside.scores(one) for one in (INSIDE, name)]
+    if score not in tables[0].columns:
+        raise ValueError(f"{score} learns from training images, of which {study.test.name} has none")
+    inside, found = (table[score] for table in tables)
     return auroc(inside, found, paired=study.outside.is_made(name))
 
 

@@ -80,9 +80,10 @@ def judge(
     needed = None
     if verdict == INCONCLUSIVE and not why:
         reach = found.required(bound.nearest(found.estimate))
-        enough = reach.images is not None and reach.images <= available
-        needed = Required(reach.images if enough else None, reach.runs)
-        why = _remedy(needed, available)
+        # Of the test images; those of a set outside grow with them.
+        images = None if reach.images is None else -(-reach.images * (found.images - found.outside) // found.images)
+        needed = Required(images if images is not None and images <= available else None, reach.runs)
+        why = _remedy(needed, available, outside=found.outside > 0)
     return Verdict(
         claim.id,
         verdict,
@@ -125,10 +126,11 @@ def _indecision(*, decisive: bool, kept: float) -> str:
     return ""
 
 
-def _remedy(needed: Required, available: int) -> str:
+def _remedy(needed: Required, available: int, *, outside: bool) -> str:
     ways = []
     if needed.images is not None:
-        ways.append(f"about {needed.images:,} images (--profile full)")
+        more = "test images, and more of the set outside" if outside else "images"
+        ways.append(f"about {needed.images:,} {more} (--profile full)")
     if needed.runs is not None:
         ways.append(f"about {needed.runs:,} runs (--runs)")
     if ways:
@@ -137,9 +139,10 @@ def _remedy(needed: Required, available: int) -> str:
 
 
 def _message(claim: Claim, found: Interval, bound: str, verdict: str, why: str) -> str:
+    images = f"{found.images - found.outside} + {found.outside}" if found.outside else str(found.images)
     text = (
         f"{claim.id} {verdict}: {claim.estimand} = {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
-        f" (level {found.level:.4f}, {found.runs} runs x {found.images} images); bound {bound}"
+        f" (level {found.level:.4f}, {found.runs} runs x {images} images); bound {bound}"
     )
     if found.runs == 1:
         text += "; one run: the interval covers images only"

@@ -1,6 +1,8 @@
 """Sets outside, their scores for each run, the matrix and figures of family C: right, kept, nothing peeked at."""
 
 import json
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,16 +11,20 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from claims import detection, figures, figures_outside, outside, report, terminal
-from claims.inference import mean
+from claims import detection, figures, figures_outside, outside, report, terminal, test_outside
+from claims.evidence import Table
+from claims.inference import auroc, interval, mean
 from claims.outside import INSIDE, Outside
 from claims.registry import load_registry
+from claims.study import Dataset
 from claims.verdict import judge
 from vaecore import scores
+from vaecore._images import Images
 from vaecore._outside import OUTSIDE_MADE
 from vaecore._store import Store
 
 MADE = [*OUTSIDE_MADE]
+REGISTRY = load_registry("mine.npz")
 
 
 def fresh(study, **changes):
@@ -42,8 +48,15 @@ def results(tiny, gathered):
 
 def of(size, root, asked=(), name="mine"):
     """The sets beside a data set of images of this size."""
-    test = SimpleNamespace(pixels=torch.zeros(4, 1, *size), name=name)
-    return Outside(SimpleNamespace(test=test, root=str(root)), tuple(asked))
+    test = Images(torch.full((4, 1, *size), 0.5), None, name, "test")
+    return Outside(SimpleNamespace(test=test, root=str(root)), tuple(map(str, asked)))
+
+
+def a_file(path, size=(8, 8), count=3):
+    """A set of random images."""
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, images=np.random.default_rng(1).integers(0, 256, (count, *size), np.uint8))
+    return path
 
 
 def test_made_sets_are_there_for_any_images(tmp_path):
@@ -53,9 +66,8 @@ def test_made_sets_are_there_for_any_images(tmp_path):
 
 
 def test_letters_and_files_at_hand_join_images_of_mnist_s_size(tmp_path):
-    (tmp_path / "ood").mkdir()
     for name in ("kmnist-test", "other"):
-        np.savez(tmp_path / "ood" / f"{name}.npz", images=np.zeros((3, 28, 28), np.uint8))
+        a_file(tmp_path / "ood" / f"{name}.npz", (28, 28))
     found = of((28, 28), tmp_path)
     assert [*found.sources] == [*MADE, "letters", "kmnist-test.npz", "other.npz"]
     assert found.find("kmnist") == "kmnist-test.npz"
@@ -65,8 +77,52 @@ def test_letters_and_files_at_hand_join_images_of_mnist_s_size(tmp_path):
 
 
 def test_what_is_asked_for_is_there_under_its_name(tmp_path):
-    path = str(tmp_path / "mine.npz")
-    assert [*of((8, 8), tmp_path, ["rotated-45", path, "rotated-45"]).sources] == [*MADE, "rotated-45", "mine.npz"]
+    path = a_file(tmp_path / "other.npz")
+    assert [*of((8, 8), tmp_path, ["rotated-45", path, "rotated-45"]).sources] == [*MADE, "rotated-45", "other.npz"]
+
+
+def test_files_at_hand_that_do_not_fit_are_left_out_with_a_reason(tmp_path, tiny):
+    a_file(tmp_path / "ood" / "fits.npz")
+    a_file(tmp_path / "ood" / "large.npz", (9, 9))
+    (tmp_path / "ood" / "broken.npz").write_bytes(b"not a file of arrays")
+    found = of((8, 8), tmp_path)
+    assert [*found.sources] == [*MADE, "fits.npz"]
+    assert set(found.left_out) == {"large.npz", "broken.npz"}
+    assert "9x9" in found.left_out["large.npz"]
+    study = fresh(tiny, root=str(tmp_path))
+    study.check()
+    assert any(line.startswith("set outside left out: large.npz: ") for line in terminal.header(study, REGISTRY))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["mine.npz"], "mine.npz"),  # the inside set itself
+        (["a/x.npz", "b/x.npz"], "two x.npz"),
+        (["large.npz"], "9x9"),
+        (["dimmed-2"], "below 1"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_where_it_is_asked_for(tmp_path, asked, message):
+    for name, size in (("mine", (8, 8)), ("a/x", (8, 8)), ("b/x", (8, 8)), ("large", (9, 9))):
+        a_file(tmp_path / f"{name}.npz", size)
+    paths = [tmp_path / one if one.endswith(".npz") else one for one in asked]
+    with pytest.raises(ValueError, match=message):
+        _ = of((8, 8), tmp_path, paths, name="mine.npz").sources
+
+
+def test_a_file_is_no_made_set_whatever_its_name(tmp_path, tiny):
+    study = fresh(tiny, ood=(str(a_file(tmp_path / "rotated-mine.npz", count=40)),), store=Store(tmp_path))
+    assert not study.outside.is_made("rotated-mine.npz")
+    assert len(study.outside.images("rotated-mine.npz")[0]) == 12
+    assert study.outside.scores("rotated-mine.npz")["mse"].shape == (2, 12)
+
+
+def test_what_was_asked_for_goes_before_what_is_at_hand(tmp_path):
+    a_file(tmp_path / "ood" / "kmnist.npz")
+    mine = a_file(tmp_path / "mine" / "kmnist-of-mine.npz")
+    assert of((8, 8), tmp_path).find("kmnist") == "kmnist.npz"
+    assert of((8, 8), tmp_path, [mine]).find("kmnist") == "kmnist-of-mine.npz"
 
 
 def test_a_set_that_is_not_at_hand_is_named_with_the_way_to_get_it(tmp_path, monkeypatch):
@@ -80,12 +136,26 @@ def test_a_set_that_is_not_at_hand_is_named_with_the_way_to_get_it(tmp_path, mon
 def test_a_set_of_torchvision_s_is_fetched_where_its_server_answers(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(outside, "probe", lambda name: asked.append(name) or True)
+    monkeypatch.setattr(Outside, "_load", lambda _, source: source)
     found = of((28, 28), tmp_path)
     assert found.find("kmnist") == found.find("kmnist") == "kmnist"
     assert found.find("notmnist") is None  # torchvision has none
     assert asked == ["kmnist"]
     assert of((8, 8), tmp_path).find("kmnist") is None  # it would not fit
     assert of((28, 28), tmp_path, name="kmnist").find("kmnist") is None
+
+
+def test_a_download_that_fails_after_all_is_a_set_that_is_not_at_hand(tmp_path, monkeypatch):
+    def broken(_, source):
+        raise OSError("the connection was reset")
+
+    found = of((28, 28), tmp_path)
+    assert "letters" in found.sources
+    monkeypatch.setattr(outside, "probe", lambda _: True)
+    monkeypatch.setattr(Outside, "_load", broken)
+    assert found.find("kmnist") is None
+    assert found.left_out["kmnist"] == "the connection was reset"
+    assert "kmnist" not in found.sources
 
 
 def test_a_set_asked_for_is_looked_at_before_anything_is_computed(tiny):
@@ -145,6 +215,47 @@ def test_scores_are_kept_and_those_of_another_image_are_not_taken_for_them(tiny,
         again.scores("rotated-17")  # new, so it has to be computed
 
 
+def test_finished_models_without_training_images_have_the_other_scores(tiny, tmp_path):
+    images = np.random.default_rng(0).random((30, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "tests.npz", test_images=images, test_labels=np.arange(30) % 3)
+    module = sys.modules[tiny.vae.partition(":")[0]]
+    module.finished_vae, module.finished_classifier = module.vae(0).eval(), module.classifier(0).eval()
+    study = fresh(
+        tiny,
+        dataset=Dataset(str(tmp_path / "tests.npz"), "as asked"),
+        vae=tiny.vae.replace(":vae", ":finished_vae"),
+        classifier=tiny.classifier.replace(":classifier", ":finished_classifier"),
+        store=Store(tmp_path),
+    )
+    study.check()
+    assert study.outside.train is None
+    untaught = {name for name, score in scores.items() if "training images" not in score.needs}
+    found = detection.gather(study)
+    assert set(found["cells"]) == untaught < set(scores)
+    assert found["latent"]["of"] == "test"
+    assert test_outside.detection(study, "mse", "mirrored").influence.shape == (1, 12)
+    with pytest.raises(ValueError, match=r"latent-knn learns from training images, of which tests.npz has none"):
+        test_outside.detection(study, "latent-knn", "mirrored")
+
+
+class Odd:
+    """A VAE whose log-odds are not those of its images."""
+
+    def __init__(self, vae, factor):
+        self.encode, self.decode, self.factor = vae.encode, vae.decode, factor
+
+    def decode_logits(self, latents):
+        return self.factor * torch.logit(self.decode(latents)).flatten(1)
+
+
+def test_log_odds_that_are_not_those_of_the_images_are_refused(tiny, tmp_path):
+    for factor, message in ((1.0, None), (2.0, "decode_logits must be the log-odds")):
+        study = fresh(tiny, store=Store(tmp_path))
+        study._runs.update({number: replace(run, vae=Odd(run.vae, factor)) for number, run in enumerate(tiny.runs)})
+        with pytest.raises(ValueError, match=message) if message else nullcontext():
+            study.outside.scores("mirrored")
+
+
 def test_every_score_is_there_for_every_run(tiny):
     table = tiny.outside.scores("dimmed-0.3")
     assert set(table.columns) == set(scores)
@@ -189,7 +300,44 @@ def test_the_matrix_is_whole_and_is_kept(tiny, gathered, monkeypatch):
     assert all([*row] == MADE for row in gathered["cells"].values())
     monkeypatch.setattr(detection, "_cell", None)
     assert detection.matrix(fresh(tiny), MADE) == gathered["cells"]
-    assert detection.matrix(tiny, ["mirrored"], ["mse"]) == {"mse": {"mirrored": gathered["cells"]["mse"]["mirrored"]}}
+    only = detection.matrix(tiny, ["mirrored"])
+    assert only == {name: {"mirrored": row["mirrored"]} for name, row in gathered["cells"].items()}
+
+
+def test_made_sets_are_paired_with_what_they_are_made_of_and_files_are_not(tiny, tmp_path):
+    study = fresh(tiny, ood=(str(a_file(tmp_path / "random.npz", count=40)),))
+    for name, paired in (("mirrored", True), ("random.npz", False)):
+        inside, found = (study.outside.scores(one)["mean-pixel"] for one in (INSIDE, name))
+        expected = interval(auroc(inside, found, paired=paired), detection.LEVEL)
+        other = interval(auroc(inside, found, paired=not paired), detection.LEVEL)
+        cell = detection.matrix(study, [name])["mean-pixel"][name]
+        assert (cell["low"], cell["high"]) == (expected.low, expected.high) != (other.low, other.high)
+        claimed = test_outside.detection(study, "mean-pixel", name)
+        assert claimed.influence.shape[1] == (12 if paired else 24)
+        assert claimed.outside == (0 if paired else 12)
+
+
+def test_scores_that_are_infinite_rank_and_those_that_are_nan_have_no_measures():
+    generator = np.random.default_rng(0)
+    inside, found = generator.normal(size=(2, 50)), generator.normal(size=(2, 50)) + 1
+    found[:, :3] = np.inf
+    cell = detection._cell(inside, found, paired=False)
+    expected = np.mean([(high[:, None] > low).mean() for low, high in zip(inside, found, strict=True)])
+    assert cell["auroc"] == pytest.approx(expected)
+    found[0, 0] = np.nan
+    assert all(np.isnan(value) for value in detection._cell(inside, found, paired=False).values())
+    assert all(np.isnan(value) for value in detection._cell(inside[:, :1], found[:, 1:2], paired=False).values())
+
+
+def test_histograms_stand_what_is_not_finite():
+    low = np.array([np.linspace(0, 1, 100)])
+    high = np.where(low > 0.5, np.inf, low)
+    tables = {INSIDE: Table({"mse": low}), "a": Table({"mse": high}), "b": Table({"mse": low * np.nan})}
+    row = {"a": {"auroc": 0.7}, "b": {"auroc": float("nan")}}
+    found = detection._histogram("mse", row, tables)
+    assert (found["best"], found["worst"]) == ("a", "a")
+    assert np.isfinite(found["edges"]).all()
+    assert found["shares"]["a"][-1] == pytest.approx(0.5, abs=0.02)
 
 
 # What figures show

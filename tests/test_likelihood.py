@@ -396,6 +396,25 @@ def test_unfit_ways_to_regret(vae, told, message):
         likelihood_regret(vae, some_images(2), seed=0, **told)
 
 
+class FarOff(Plain):
+    """Gives some images a posterior without end."""
+
+    def encode(self, images):
+        mean, log_variance = self.vae.encode(images)
+        far = images[:, 0, 0, 0] > 0.5
+        return mean, torch.where(far.unsqueeze(1), log_variance + 89, log_variance)
+
+
+def test_a_posterior_without_end_is_regretted_and_spoils_no_other_image():
+    images, vae = some_images(10), tiny_vae()
+    far = images[:, 0, 0, 0] > 0.5
+    assert 0 < far.sum() < 10
+    found = likelihood_regret(FarOff(vae), images, seed=0)
+    assert not found.isnan().any()
+    torch.testing.assert_close(found[~far], likelihood_regret(Plain(vae), images, seed=0)[~far])
+    assert found[far].min() > found[~far].max()
+
+
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precision must be 'float32' or 'bfloat16'; got 'float16'"):
         log_likelihood(tiny_vae(), some_images(2), seed=0, precision="float16")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from claims.inference import difference, mean
+from claims.inference import auroc, difference, interval, mean
 from claims.registry import Bound, Claim, Registry
 from claims.verdict import Verdict, judge, not_run
 
@@ -175,6 +175,20 @@ def test_power_follows_the_level():
     wide = judge(claim(Bound(low=0.49), level=0.999), [estimate], **SETTINGS)
     narrow = judge(claim(Bound(low=0.49), level=0.9), [estimate], **SETTINGS)
     assert 0 < wide.power < narrow.power < 1
+
+
+def test_images_of_a_set_outside_do_not_count_among_the_test_images_that_would_decide():
+    generator = np.random.default_rng(0)
+    inside, found = generator.normal(size=(5, 400)), generator.normal(size=(5, 800)) + 0.03
+    estimate = auroc(inside, found, paired=False)
+    total = interval(estimate, 0.95).required(0.5).images
+    verdict = judge(claim(Bound(low=0.5)), [estimate], **SETTINGS)
+    assert verdict.verdict == "inconclusive"
+    assert verdict.needed_images == math.ceil(total / 3)
+    assert "5 runs x 400 + 800 images" in verdict.message
+    assert (
+        f"about {verdict.needed_images:,} test images, and more of the set outside (--profile full)" in verdict.message
+    )
 
 
 # What was not run

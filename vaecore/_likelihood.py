@@ -90,7 +90,8 @@ def likelihood_regret(
     The difference is taken over `draws` antithetic draws, the same before and after and others than those of the
     optimiser, so what the optimiser made of its own noise is lost again, and a regret can be below 0. bound="elbo" is
     the paper's definition; "importance" the importance-weighted bound of the authors' code, at 1,000 draws there, which
-    hardly depends on the posterior, so that noise decides between images of the training distribution.
+    hardly depends on the posterior, so that noise decides between images of the training distribution. The regret is
+    infinite where the bound is minus infinity or beyond float32.
     Noise, `first_index`, `indices` and `chunk` are as in `reconstruct`.
     """
     if how not in _STEPS or bound not in ("elbo", "importance"):
@@ -136,7 +137,8 @@ def regret_of(
             reduce(log_weights(parameters, noise, log_densities(vae, images, latents_of(parameters, noise))), dim=1)
             for parameters in (own, encoded)
         )
-    return after - before
+    # Where a bound is minus infinity, so far off is the posterior: an image that nothing explains.
+    return (after - before).nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
 
 
 def latents_of(encoded: Posterior, noise: Tensor) -> Tensor:
@@ -231,7 +233,9 @@ def _own_posterior(vae: Autoencoder, images: Tensor, shared: Posterior, noise: T
         second = torch.lerp(gradient.square(), second, _DECAYS[1])
         unbiased = [moment / (1 - decay ** (step + 1)) for moment, decay in zip((first, second), _DECAYS, strict=True)]
         rate = _POSTERIOR_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-        parameters = parameters + rate * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
+        # A posterior so far off that its gradient or the square of that overflows stays; its regret will say so.
+        move = rate * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
+        parameters = parameters + move.where(move.isfinite(), 0)
     mean, log_variance = parameters
     return mean, log_variance
 
