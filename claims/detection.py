@@ -1,8 +1,6 @@
 """How every score tells every set outside from the test images: the report's matrix, and what its figures show."""
 
-import base64
 import sys
-import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +13,7 @@ from claims import inference, ranks
 from claims.evidence import LBFGS, Shard, Table, perturb
 from claims.inference import auroc, interval
 from claims.outside import INSIDE
+from claims.pack import pack
 from claims.study import EVIDENCE_STAGE, Study
 from vaecore import _metrics
 from vaecore._metrics import aupr, fpr95
@@ -172,18 +171,6 @@ def _extremes(study: Study, name: str, table: Table) -> dict[str, Any]:
             for end, places in ends.items()
         }
     return found
-
-
-def pack(pixels: torch.Tensor) -> dict[str, Any]:
-    """Images (n, 1, h, w) in [0, 1] as 8-bit text for JSON."""
-    grey = (pixels * 255).round().to(torch.uint8).squeeze(1).numpy()
-    return {"shape": list(grey.shape), "zlib_base64": base64.b64encode(zlib.compress(grey.tobytes(), 9)).decode()}
-
-
-def unpack(packed: dict[str, Any]) -> NDArray[np.uint8]:
-    """What `pack` made, (n, h, w) bytes."""
-    content = zlib.decompress(base64.b64decode(packed["zlib_base64"]))
-    return np.frombuffer(content, dtype=np.uint8).reshape(packed["shape"])
 
 
 # Taken at import, as in `claims.study`.

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from claims.detection import unpack
 from claims.evidence import CONDITIONS
 from claims.outside import INSIDE
+from claims.pack import unpack
 
 # Okabe and Ito's palette again; a marker or a line style says the same as the colour.
 _INSIDE, _BEST, _WORST = "#999999", "#0072B2", "#D55E00"

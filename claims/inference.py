@@ -373,6 +373,12 @@ def absolute(estimate: Estimate) -> Estimate:
     )
 
 
+def beats(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
+    """Whether an attack wins more images than another by more than chance: McNemar's test at two standard errors."""
+    more, less = int((one & ~other).sum()), int((other & ~one).sum())
+    return bool(more - less > 2 * (more + less) ** 0.5)
+
+
 def _variance_components(influence: Array) -> tuple[float, float, float]:
     """Run, image and residual variance of influence values (runs, images), from crossed mean squares, at least 0."""
     runs, images = influence.shape

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from claims import detection, figures, figures_outside, sanity
+from claims import cleaning, detection, figures, figures_cleaning, figures_outside, sanity
 from claims.evidence import CLEAN, CONDITIONS, DRAWS
 from claims.inference import Estimate, interval, mean, smooth
 from claims.registry import Registry
@@ -26,7 +26,7 @@ from vaecore._store import write_atomically
 
 BINS = 20
 LEVEL = 0.95  # of the intervals in figures, which describe and decide nothing
-_PHOTOGRAPHS = {"extreme-images"}  # figures that gain nothing by being SVG
+_PHOTOGRAPHS = {"extreme-images", "cleaned-images"}  # figures that gain nothing by being SVG
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "safetensors", "matplotlib", "pytest")
 
 
@@ -60,10 +60,11 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
         "not_concluded": no_verdict(study, registry, verdicts),
         "conditions": {name: _of_condition(study, name) for name in CONDITIONS if len(study.found(name)) > 1},
         "error_by_confidence": _error_by_confidence(study),
-        "sanity_flags": sanity.flags(study),
+        "sanity_flags": [*sanity.flags(study), *cleaning.flags(study)],
         "trials": {sweep: [_of_trial(trial, wins) for trial in row] for sweep, row in sanity.SWEEPS.items()},
         "weaker_attacks": [[_of_trial(trial, wins) for trial in pair] for pair in sanity.WEAKER],
         "detection": detection.gather(study),
+        "cleaning": cleaning.gather(study),
         "environment": _environment(study.device),
         "wall_seconds": {stage: round(seconds, 1) for stage, seconds in study.wall_seconds.items()},
     }
@@ -80,6 +81,8 @@ def write(folder: Path, results: Mapping[str, Any]) -> None:
         "score-histograms": figures_outside.score_histograms(results),
         "latent-space": figures_outside.latent_space(results),
         "extreme-images": figures_outside.extreme_images(results),
+        "accuracy-by-epsilon": figures_cleaning.accuracy_by_epsilon(results),
+        "cleaned-images": figures_cleaning.cleaned_images(results),
     }
     for name, figure in drawings.items():
         for suffix in ("png",) if name in _PHOTOGRAPHS else ("png", "svg"):
@@ -143,6 +146,7 @@ def summary(results: Mapping[str, Any]) -> str:
     line("\n## Which score detects which set?\n")
     line("AUROC with intervals, AUPR-in, AUPR-out and FPR95: [detection.md](detection.md).\n")
     line("![AUROC of every score on every set outside](detection-matrix.png)")
+    _cleaning_section(results["cleaning"], line)
     line("\n## Figures\n\n![Distinct labels per condition](distinct-labels.png)\n")
     line("![Reconstruction error by confidence](error-by-confidence.png)")
     if results["not_concluded"]:
@@ -156,6 +160,27 @@ def summary(results: Mapping[str, Any]) -> str:
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in results["wall_seconds"].items())
     line(f"Wall time, with what the cache held: {times}. Test set digest {dataset['test_digest']}.")
     return lines.getvalue()
+
+
+def _cleaning_section(found: Mapping[str, Any], line: Callable[[str], None]) -> None:
+    """Accuracy behind each purifier, under attackers who ignore it and under one who does not."""
+    accuracy, attacked = found["accuracy"], found["attacked"]
+    line("\n## What does cleaning buy?\n")
+    line("Accuracy, all runs; the attacker ignores the purifier.\n")
+    names = list(dict.fromkeys(name for row in accuracy.values() for name in row))
+    line(f"| condition | images | {' | '.join(names)} |\n|---|---:|{'---:|' * len(names)}")
+    for condition, row in accuracy.items():
+        shown = " | ".join(f"{row[name]['accuracy']:.3f}" if name in row else "-" for name in names)
+        line(f"| {condition} | {found['images'][condition]} | {shown} |")
+    line("\nAccuracy under PGD on the first run: ignoring the purifier / through it / right under both.\n")
+    sizes = [row["epsilon"] for row in next(iter(attacked.values()))]
+    line(f"| purifier | images | {' | '.join(f'epsilon {size:g}' for size in sizes)} |")
+    line(f"|---|---:|{'---:|' * len(sizes)}")
+    for name, rows in attacked.items():
+        cells = [" / ".join(f"{row[key]['accuracy']:.2f}" for key in ("ignoring", "through", "worst")) for row in rows]
+        line(f"| {name} | {rows[0]['images']} | {' | '.join(cells)} |")
+    line("\n![Accuracy against epsilon behind each purifier](accuracy-by-epsilon.png)")
+    line("\n![Images attacked and cleaned](cleaned-images.png)")
 
 
 def detection_page(results: Mapping[str, Any]) -> str:

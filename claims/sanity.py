@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from claims.evidence import ADAPTIVE, CONDITIONS, DRAWS, EOT_DRAWS, EPSILONS, JOINT, MINIMAL, STEPS, Shard, joint_pgd
+from claims.inference import beats
 from claims.study import EVIDENCE_STAGE, Run, Study
 from vaecore import _square
 from vaecore._adaptive import VAEDetector
@@ -138,12 +139,6 @@ def flags(study: Study, conditions: Collection[str] = CONDITIONS) -> list[str]:
                 f" be better; {(wins[weak] & ~wins[strong]).sum()} images only it wins (are gradients masked?)"
             )
     return found
-
-
-def beats(one: Wins, other: Wins) -> bool:
-    """Whether an attack wins more images than another by more than chance: McNemar's test at two standard errors."""
-    more, less = int((one & ~other).sum()), int((other & ~one).sum())
-    return bool(more - less > 2 * (more + less) ** 0.5)
 
 
 def _falls(names: Sequence[object], wins: Sequence[Wins]) -> list[str]:

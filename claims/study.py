@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from claims import evidence
+from claims.cleaning import Cleaning
 from claims.evidence import ADAPTIVE, DRAWS, MINIMAL, TWINS, Shard, Table, collect
 from claims.outside import Outside
 from claims.user_models import makes_models, model_digest, user_model
@@ -165,6 +166,11 @@ class Study:
         """The sets outside, and their scores."""
         return Outside(self, self.ood)
 
+    @cached_property
+    def cleaning(self) -> Cleaning:
+        """What purifiers make of attacked images."""
+        return Cleaning(self)
+
     @property
     def runs(self) -> list[Run]:
         """The models of all runs."""
@@ -293,12 +299,13 @@ class Study:
             for number, run in enumerate(runs):
                 shards = []
                 for start in range(0, count, SHARD):
-                    shards.append(self._shard(run, condition, start, min(start + SHARD, count)))
+                    shards.append(self.evidence_shard(run, condition, start, min(start + SHARD, count)))
                     advance(number * count + min(start + SHARD, count), len(runs) * count)
                 parts.append({name: torch.cat([shard[name] for shard in shards]) for name in shards[0]})
         return Table.of(parts)
 
-    def _shard(self, run: Run, condition: str, start: int, stop: int) -> Tensors:
+    def evidence_shard(self, run: Run, condition: str, start: int, stop: int) -> Tensors:
+        """Evidence of a run under a condition on some of the images, as `collect` gives it."""
         indices = self.indices[start:stop]
         assert self.test.labels is not None
         pixels, labels = self.test.pixels[indices], self.test.labels[indices]
@@ -308,7 +315,7 @@ class Study:
         def compute() -> Tensors:
             place = self.device
             shard = Shard(pixels.to(place), labels.to(place), indices.to(place), run.seed)
-            l2 = self._shard(run, TWINS[condition], start, stop)["l2"] if condition in TWINS else None
+            l2 = self.evidence_shard(run, TWINS[condition], start, stop)["l2"] if condition in TWINS else None
             return collect(run.vae, run.classifier, shard, condition, l2)
 
         return self.store.get("evidence", key, compute)

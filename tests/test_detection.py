@@ -15,6 +15,7 @@ from claims import detection, figures, figures_outside, outside, report, termina
 from claims.evidence import Table
 from claims.inference import auroc, interval, mean
 from claims.outside import INSIDE, Outside
+from claims.pack import unpack
 from claims.registry import load_registry
 from claims.study import Dataset
 from claims.verdict import judge
@@ -368,7 +369,7 @@ def test_extremes_are_the_ends_of_each_score(gathered, tiny):
                 places = [indices.tolist().index(index) for index in end["index"]]
                 assert column[places].tolist() == end["score"]
                 grey = (images.pixels[places, 0] * 255).round().to(torch.uint8).numpy()
-                np.testing.assert_array_equal(detection.unpack(end["pixels"]), grey)
+                np.testing.assert_array_equal(unpack(end["pixels"]), grey)
 
 
 def test_the_latent_map_is_a_plane_of_the_training_images(gathered, tiny):

@@ -122,6 +122,9 @@ def test_written_files(results, tmp_path):
     report.write(tmp_path / "new" / "mine", results)
     folder = tmp_path / "new" / "mine"
     assert sorted(path.name for path in folder.iterdir()) == [
+        "accuracy-by-epsilon.png",
+        "accuracy-by-epsilon.svg",
+        "cleaned-images.png",
         "convergence.png",
         "convergence.svg",
         "detection-matrix.png",

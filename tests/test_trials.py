@@ -8,7 +8,8 @@ import torch
 
 from claims import sanity
 from claims.evidence import DRAWS, Shard, Table
-from claims.sanity import CLASSIFIER, DETECTOR, SWEEPS, WEAKER, beats, flags
+from claims.inference import beats
+from claims.sanity import CLASSIFIER, DETECTOR, SWEEPS, WEAKER, flags
 from claims.study import Run
 from vaecore import Sanity
 from vaecore._store import digest

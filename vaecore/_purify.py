@@ -218,7 +218,11 @@ class Purified(nn.Module):
         """Logits, with the noise of the seed and the images' indices; None for their places in the batch."""
         check_images(images)
         index = image_indices(len(images), 0, indices).to(images.device)
-        return self._logits(images, index, self.seed, smooth=False)
+        return self.of_views(self.purifier.views(images, index, self.seed))
+
+    def of_views(self, views: Tensor) -> Tensor:
+        """Logits (n, classes) of views that are there already, (n, draws, 1, h, w)."""
+        return self._decide(views, smooth=False)
 
     def objective(self, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int) -> Objective:
         """The attacker's objective (see `vaecore.Victim`); the noise of an image follows from (seed, index, step)."""
@@ -228,7 +232,7 @@ class Purified(nn.Module):
             won, losses = [], []
             for again in range(self.eot):
                 noise = seed_for(f"eot/{step}/{again}", seed)
-                logits = self._logits(points, indices[rows], noise, smooth=True)
+                logits = self._decide(self._views(points, indices[rows], noise), smooth=True)
                 check_labels(aims, len(aims), classes=logits.shape[1], name="targets" if targeted else "labels")
                 won.append((logits.detach().argmax(dim=1) == aim) == targeted)
                 losses.append(class_loss(logits, aim, targeted=targeted, loss=loss))
@@ -236,12 +240,15 @@ class Purified(nn.Module):
 
         return objective
 
-    def _logits(self, images: Tensor, indices: Tensor, seed: int, *, smooth: bool) -> Tensor:
-        """smooth: with the mean softmax for the majority, which has a gradient."""
+    def _views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
         views = self.purifier.views(images, indices, seed)
-        if self.backward == "identity":
-            straight = images.unsqueeze(1).expand_as(views)
-            views = straight + (views - straight).detach()
+        if self.backward == "exact":
+            return views
+        straight = images.unsqueeze(1).expand_as(views)
+        return straight + (views - straight).detach()
+
+    def _decide(self, views: Tensor, *, smooth: bool) -> Tensor:
+        """smooth: with the mean softmax for the majority, which has a gradient."""
         count, draws = views.shape[:2]
         if self.decide == "mean-image" or draws == 1:
             logits = self.classifier(views.mean(dim=1))

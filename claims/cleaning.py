@@ -1,0 +1,292 @@
+"""Evidence of family D: what purifiers make of attacked images, under attackers who ignore them and who do not.
+
+Threat model. White box: the attacker knows classifier, purifier and its parameters, and not the defender's random
+numbers. He changes each pixel by epsilon at most, within [0, 1], and wants any wrong label. He who ignores the purifier
+runs FGSM, PGD or L-BFGS on the classifier alone. He who does not runs PGD on the whole, with the exact gradient through
+the purifier, or the identity where it has none that says anything (thresholds, searches), and with draws of the
+purifier's noise that are new in each step (EOT). Either is judged by draws that he has not seen.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from claims import evidence
+from claims.evidence import CONDITIONS, DRAWS, LBFGS, Shard, Table, perturb
+from claims.inference import beats, interval, mean
+from claims.pack import pack
+from vaecore import _adaptive, _attacks, _autoencoder, _lbfgs, _models, _noise, _pgd, _purify, _reconstruct
+from vaecore._attacks import Attack
+from vaecore._autoencoder import fit_autoencoder
+from vaecore._models import VAE, Autoencoder, Classify
+from vaecore._noise import seed_for
+from vaecore._pgd import pgd
+from vaecore._purify import BitDepth, Chain, GaussianBlur, LatentSearch, MedianFilter, Purified, Threshold, VAEPurifier
+from vaecore._store import Tensors, digest, source_digest
+from vaecore._training import reference_configs
+
+if TYPE_CHECKING:
+    from claims.study import Run, Study
+
+NONE, MAJORITY, THRESHOLD, SEARCH = "none", "vae-majority", "threshold", "latent-search"
+PGD = ("pgd-0.1", "pgd-0.2")
+SIZES = (0.05, 0.1, 0.15, 0.2, 0.3)  # of the attacks that the accuracy is shown against
+CLEANED = (
+    *(name for name in CONDITIONS if name == "clean" or name.startswith(("fgsm-", "sign-"))),
+    *PGD,
+    LBFGS,
+    f"gaussian-{LBFGS}",
+)
+STEPS = 40
+EOT = 5  # times that a step draws a single view
+STRIP = ("clean", "fgsm-0.2", "pgd-0.2", LBFGS)  # what the strip of images shows,
+SHOWN = ("vae-mean-softmax", THRESHOLD)  # and cleaned by which
+LEVEL = 0.95  # of intervals that describe and decide nothing
+SEARCHED = 100  # images for the search in latent space, which is dear
+SHARD = 500
+
+
+def purifiers(
+    vae: Autoencoder, autoencoder: Autoencoder | None, classifier: Classify, seed: int
+) -> dict[str, Purified]:
+    """The classifier behind each purifier, with the defender's noise of a seed."""
+    behind = partial(Purified, classifier=classifier, seed=seed)
+    draws = VAEPurifier(vae, draws=DRAWS)
+    plain = {} if autoencoder is None else {"autoencoder": behind(VAEPurifier(autoencoder))}
+    return {
+        "vae-posterior-mean": behind(VAEPurifier(vae)),
+        "vae-one-draw": behind(VAEPurifier(vae, draws=1), eot=EOT),
+        "vae-mean-image": behind(draws),
+        "vae-mean-softmax": behind(draws, decide="mean-softmax"),
+        MAJORITY: behind(draws, decide="majority"),
+        "vae-three-times": behind(Chain([VAEPurifier(vae)] * 3)),
+        **plain,
+        SEARCH: behind(LatentSearch(vae)),
+        THRESHOLD: behind(Threshold()),
+        "bit-depth": behind(BitDepth(2)),
+        "median": behind(MedianFilter()),
+        "blur": behind(GaussianBlur()),
+    }
+
+
+@dataclass
+class Cleaning:
+    """The evidence of a study, each part made once and kept in the store."""
+
+    study: "Study"
+    _tables: dict[str, Table] = field(default_factory=dict)
+    _models: dict[int, Mapping[str, Purified]] = field(default_factory=dict)
+
+    def table(self, condition: str) -> Table:
+        """For each purifier, and NONE, whether the label is right: columns (runs, images) of bool.
+
+        condition: of CLEANED. Besides `found`: the attack reached its aim, where it has one.
+        """
+        self.study.looked_at.add(condition)
+        if condition not in self._tables:
+            self._tables[condition] = self._collect(condition)
+        return self._tables[condition]
+
+    def attacked(self, name: str, epsilon: float, runs: int | None = None) -> Table:
+        """Whether the label behind a purifier is right under PGD: columns (runs, images) of bool.
+
+        through: under the attack on the whole; ignoring: on the classifier alone. runs: the first of them.
+        """
+        study = self.study
+        count = min(study.profile.adaptive_images, len(study.test))
+        count = min(count, SEARCHED) if name == SEARCH else count
+        chosen = study.runs[: runs or len(study.runs)]
+        title = f"PGD {epsilon:g} through {name}"
+        with study.timed("cleaning"), study.meter(title) as advance:
+            found = []
+            for number, run in enumerate(chosen):
+                found.append(self._attacked(number, run, name, epsilon, count))
+                advance(number + 1, len(chosen))
+        return Table.of(found)
+
+    def models(self, number: int) -> Mapping[str, Purified]:
+        """The classifier of a run behind each purifier."""
+        if number not in self._models:
+            run = self.study.run(number)
+            seed = seed_for("purifier", run.seed)
+            self._models[number] = purifiers(run.vae, self._autoencoder(run), run.classifier, seed)
+        return self._models[number]
+
+    def _autoencoder(self, run: "Run") -> VAE | None:
+        """The plain autoencoder of a run's seed; None where finished models came without training images."""
+        study, images = self.study, self.study.outside.train
+        if images is None:
+            return None
+        config = reference_configs(images)[0]
+        key = digest("autoencoder", config, run.seed, images.digest, _MODEL_STAGE, study.device.type)
+
+        def train() -> Tensors:
+            with study.timed("training"), study.meter(f"training the autoencoder of seed {run.seed}") as advance:
+                model = fit_autoencoder(images, config, seed=run.seed, device=study.device, progress=advance)
+            return dict(model.state_dict())
+
+        model = VAE(config, (images.pixels.shape[-2], images.pixels.shape[-1]))
+        model.load_state_dict(study.store.get("models", key, train))
+        return model.requires_grad_(requires_grad=False).to(study.device).eval()
+
+    def _collect(self, condition: str) -> Table:
+        study = self.study
+        count, runs = study.count(condition), study.runs
+        with study.timed("cleaning"), study.meter(f"cleaning: {condition}") as advance:
+            parts: list[Tensors] = []
+            for number, run in enumerate(runs):
+                shards = []
+                for start in range(0, count, SHARD):
+                    shards.append(self._shard(number, run, condition, start, min(start + SHARD, count)))
+                    advance(number * count + min(start + SHARD, count), len(runs) * count)
+                parts.append({name: torch.cat([shard[name] for shard in shards]) for name in shards[0]})
+        return Table.of(parts)
+
+    def _shard(self, number: int, run: "Run", condition: str, start: int, stop: int) -> Tensors:
+        shard, key = self._of_run(run, start, stop)
+
+        def compute() -> Tensors:
+            twin = study.evidence_shard(run, LBFGS, start, stop)["l2"] if condition.startswith("gaussian") else None
+            attack = attacked(run, shard, condition, twin)
+            right = {NONE: _right(run.classifier, attack.images, shard)}
+            views: dict[int, Tensor] = {}  # of each purifier, which several decisions share
+            models = self.models(number)
+            with torch.no_grad():
+                for name, model in models.items():
+                    if name == SEARCH:
+                        continue
+                    place = id(model.purifier)
+                    if place not in views:
+                        views[place] = model.purifier.views(attack.images, shard.indices, model.seed)
+                    right[name] = model.of_views(views[place]).argmax(dim=1) == shard.labels
+            return {name: column.cpu() for name, column in right.items()} | {"found": attack.success.cpu()}
+
+        study = self.study
+        return study.store.get("evidence", digest("cleaning", condition, *key), compute)
+
+    def _attacked(self, number: int, run: "Run", name: str, epsilon: float, count: int) -> Tensors:
+        shard, key = self._of_run(run, 0, count)
+
+        def compute() -> Tensors:
+            model = self.models(number)[name]
+            random = model.purifier.draws > 1 or model.eot > 1
+            told: dict[str, Any] = {"epsilon": epsilon, "steps": STEPS, "indices": shard.indices, "keep_failed": True}
+            seed = seed_for("attack/purified", run.seed)
+            # The adapted step size takes the luck of a step's draws for progress.
+            size = 4 * epsilon / STEPS if random else None
+            through = pgd(model, shard.pixels, shard.labels, seed=seed, step_size=size, **told).images
+            ignoring = pgd(run.classifier, shard.pixels, shard.labels, seed=seed, **told).images
+            judge = partial(model, indices=shard.indices)
+            return {
+                "through": _right(judge, through, shard).cpu(),
+                "ignoring": _right(judge, ignoring, shard).cpu(),
+                NONE: _right(run.classifier, ignoring, shard).cpu(),
+            }
+
+        return self.study.store.get("evidence", digest("through", name, epsilon, *key), compute)
+
+    def _of_run(self, run: "Run", start: int, stop: int) -> tuple[Shard, tuple[object, ...]]:
+        """Test images of a run, and what any result on them depends on."""
+        study, indices = self.study, self.study.indices[start:stop]
+        labels = study.test.labels
+        assert labels is not None
+        pixels, labels = study.test.pixels[indices], labels[indices]
+        shard = Shard(pixels.to(study.device), labels.to(study.device), indices.to(study.device), run.seed)
+        known = study.outside.train
+        models = (run.vae_digest, run.classifier_digest, None if known is None else known.digest)
+        return shard, (run.seed, *models, pixels, labels, indices, _STAGE, study.device.type)
+
+
+def gather(study: "Study") -> dict[str, Any]:
+    """What the report says of family D, as plain values; attacks through the purifiers are on the first run."""
+    tables = {name: study.cleaning.table(name) for name in CLEANED}
+    names = [*study.cleaning.models(0)]
+    curves = {}
+    for name in names:
+        rows = []
+        for epsilon in SIZES:
+            found = study.cleaning.attacked(name, epsilon, runs=1)
+            through, ignoring = found["through"], found["ignoring"]
+            row = {"epsilon": epsilon, "images": through.shape[1], NONE: _interval(found[NONE])}
+            measured = {"through": through, "ignoring": ignoring, "worst": through & ignoring}
+            rows.append(row | {key: _interval(right) for key, right in measured.items()})
+        curves[name] = rows
+    return {
+        "images": {condition: table[NONE].shape[1] for condition, table in tables.items()},
+        "accuracy": {
+            condition: {name: _interval(table[name]) for name in (NONE, *names) if name in table.columns}
+            for condition, table in tables.items()
+        },
+        "attacked": curves,
+        "strip": _strip(study),
+    }
+
+
+def flags(study: "Study") -> list[str]:
+    """Where an attack through a purifier wins fewer images than one that ignores it, beyond chance, in words."""
+    found = []
+    for name in study.cleaning.models(0):
+        for epsilon in SIZES:
+            table = study.cleaning.attacked(name, epsilon, runs=1)
+            if beats(~table["ignoring"].ravel(), ~table["through"].ravel()):
+                shares = [f"{1 - table[key].mean():.0%}" for key in ("through", "ignoring")]
+                found.append(
+                    f"PGD {epsilon:g} through {name} wins {shares[0]}, PGD that ignores it {shares[1]}: one that knows"
+                    " less must not be better (are gradients masked?)"
+                )
+    return found
+
+
+def _interval(right: Any) -> dict[str, float]:
+    found = interval(mean(right.astype(float), limits=(0, 1)), LEVEL)
+    return {"accuracy": found.estimate, "low": found.low, "high": found.high}
+
+
+def _strip(study: "Study") -> dict[str, Any]:
+    """A test image of each class, attacked and cleaned, with labels and confidence; the first run."""
+    run, labels = study.run(0), study.test.labels
+    assert labels is not None
+    of = labels[study.indices[: study.count(LBFGS)]]
+    places = torch.tensor([int((of == label).nonzero()[0]) for label in range(study.test.classes or 0)])
+    indices = study.indices[places]
+    place = study.device
+    shard = Shard(study.test.pixels[indices].to(place), labels[indices].to(place), indices.to(place), run.seed)
+    models, rows = study.cleaning.models(0), []
+    with torch.no_grad():
+        for condition in STRIP:
+            images = attacked(run, shard, condition).images
+            rows.append(_row(condition, NONE, images, run.classifier(images)))
+            for name in SHOWN:
+                views = models[name].purifier.views(images, shard.indices, models[name].seed)
+                rows.append(_row(condition, name, views.mean(dim=1), models[name].of_views(views)))
+    return {"labels": labels[indices].tolist(), "rows": rows}
+
+
+def _row(condition: str, name: str, images: Tensor, logits: Tensor) -> dict[str, Any]:
+    confidence, label = logits.double().softmax(dim=1).max(dim=1)
+    facts = {"condition": condition, "purifier": name, "pixels": pack(images.cpu())}
+    return facts | {"label": label.tolist(), "confidence": confidence.tolist()}
+
+
+def attacked(run: "Run", shard: Shard, condition: str, twin_l2: Tensor | None = None) -> Attack:
+    """A shard's images under a condition of CLEANED; the attacker ignores any purifier."""
+    if condition not in PGD:
+        return perturb(run.vae, run.classifier, shard, condition, twin_l2)
+    epsilon, seed = float(condition.removeprefix("pgd-")), seed_for("attack/pgd", shard.seed)
+    told: dict[str, Any] = {"seed": seed, "indices": shard.indices, "keep_failed": True}
+    return pgd(run.classifier, shard.pixels, shard.labels, epsilon=epsilon, steps=STEPS, **told)
+
+
+def _right(classify: Classify, images: Tensor, shard: Shard) -> Tensor:
+    with torch.no_grad():
+        return classify(images).argmax(dim=1) == shard.labels
+
+
+_MODEL_STAGE = source_digest(_autoencoder, _models)
+_STAGE = source_digest(
+    evidence, _adaptive, _attacks, _autoencoder, _lbfgs, _models, _noise, _pgd, _purify, _reconstruct
+)

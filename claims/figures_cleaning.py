@@ -1,0 +1,78 @@
+"""The figures of family D, drawn from the results alone: accuracy against epsilon, and a strip of cleaned images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from claims.cleaning import NONE
+from claims.pack import unpack
+
+_COLUMNS = 4
+# What is said of an attack, its colour and line: told apart without colour, too.
+_CURVES = (
+    ("ignoring", "PGD that ignores the purifier", "#0072B2", "o-"),
+    ("through", "PGD through the purifier", "#D55E00", "s--"),
+    (NONE, "no purifier", "#999999", "x:"),
+)
+
+
+def accuracy_by_epsilon(results: Mapping[str, Any]) -> Figure:
+    """Accuracy behind each purifier as the attack grows; solid: it ignores the purifier, dashed: it does not."""
+    attacked = results["cleaning"]["attacked"]
+    rows = -(-len(attacked) // _COLUMNS)
+    figure = Figure(figsize=(2.6 * _COLUMNS, 2.1 * rows + 0.6), layout="constrained")
+    panels = figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False)
+    for (name, row), panel in zip(attacked.items(), panels.flat, strict=False):
+        epsilon = [one["epsilon"] for one in row]
+        for key, label, colour, style in _CURVES:
+            accuracy = np.array([one[key]["accuracy"] for one in row])
+            ends = np.array([[one[key]["low"], one[key]["high"]] for one in row], dtype=float)
+            panel.plot(epsilon, accuracy, style, color=colour, markersize=3.5, linewidth=1.2, label=label)
+            panel.fill_between(epsilon, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
+        panel.set_title(f"{name} ({row[0]['images']})", fontsize=8)
+        panel.grid(alpha=0.3)
+        panel.tick_params(labelsize=7)
+    for panel in panels.flat[len(attacked) :]:
+        panel.set_visible(False)
+    panels[0, 0].set_ylim(-0.03, 1.03)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    figure.supxlabel("$\\epsilon$ (L-infinity)", fontsize=9)
+    figure.supylabel("accuracy", fontsize=9)
+    figure.suptitle(
+        f"{results['dataset']['name']}, run of seed {results['seeds'][0]}: accuracy behind a purifier"
+        " (test images in brackets), 95% intervals over images",
+        fontsize=9,
+    )
+    return figure
+
+
+def cleaned_images(results: Mapping[str, Any]) -> Figure:
+    """An image of each class: clean, attacked, and both cleaned, with label and confidence; wrong labels are bold."""
+    strip = results["cleaning"]["strip"]
+    rows, labels = strip["rows"], strip["labels"]
+    figure = Figure(figsize=(0.85 * len(labels) + 1.8, 0.98 * len(rows) + 0.5), layout="constrained")
+    panels = figure.subplots(len(rows), len(labels), squeeze=False)
+    for line, row in zip(panels, rows, strict=True):
+        found = zip(unpack(row["pixels"]), row["label"], row["confidence"], labels, strict=True)
+        for panel, (image, label, confidence, right) in zip(line, found, strict=True):
+            panel.imshow(image, cmap="gray", vmin=0, vmax=255)
+            panel.set_xticks([])
+            panel.set_yticks([])
+            wrong = label != right
+            panel.set_title(
+                f"{label} ({confidence:.2f})",
+                fontsize=6.5,
+                pad=2,
+                fontweight="bold" if wrong else "normal",
+                color="#D55E00" if wrong else "black",
+            )
+        what = row["condition"] if row["purifier"] == NONE else f"{row['condition']},\n{row['purifier']}"
+        line[0].set_ylabel(what, rotation=0, ha="right", va="center", fontsize=7)
+    figure.suptitle(
+        f"{results['dataset']['name']}, run of seed {results['seeds'][0]}: label (confidence) of test images,"
+        " attacked and cleaned; wrong ones bold",
+        fontsize=9,
+    )
+    return figure
