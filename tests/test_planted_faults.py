@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from claims import evidence, outside, test_calibration, test_consistency, test_latent, test_outside
+from claims import (
+    cleaning,
+    evidence,
+    outside,
+    test_calibration,
+    test_cleaning,
+    test_consistency,
+    test_latent,
+    test_outside,
+)
 from claims.evidence import Table
 from claims.registry import load_registry
 from claims.study import Dataset, Profile, Study
@@ -23,7 +32,7 @@ from vaecore._attacks import outcome
 
 TESTS = {
     mark.args[0]: function
-    for module in (test_consistency, test_calibration, test_latent, test_outside)
+    for module in (test_consistency, test_calibration, test_cleaning, test_latent, test_outside)
     for function in vars(module).values()
     for mark in getattr(function, "pytestmark", [])
     if mark.name == "claim"
@@ -396,6 +405,48 @@ def test_what_is_reported_of_trivial_scores_is_theirs(score, part, of_set):
         assert recorder.estimates[0].value == pytest.approx(expected, abs=0.02)
 
 
+class MadeUpCleaning:
+    """Whether labels are right, on 5 runs and 2,000 images: by chance, as often as is said of each column."""
+
+    def __init__(self, **shares):
+        self.cleaning, self.shares = self, shares
+
+    def table(self, condition):
+        generator = np.random.default_rng(len(condition))
+        right = {
+            name.replace("_", "-"): generator.uniform(size=(5, 2000)) < share for name, share in self.shares.items()
+        }
+        return Table(right | {"found": np.ones((5, 2000), dtype=bool)})
+
+    def attacked(self, name, epsilon):
+        assert name == cleaning.MAJORITY
+        return self.table(str(epsilon))
+
+    def paired(self, *conditions):
+        return [self.table(condition) for condition in conditions]
+
+
+CLEANING_LAWS = [
+    ("D1", {"vae_majority": 0.9}, {"vae_majority": 0.5}),
+    ("D2a", {"vae_majority": 0.6, "none": 0.3}, {"vae_majority": 0.3, "none": 0.3}),
+    ("D2b", {"vae_majority": 0.6, "none": 0.3}, {"vae_majority": 0.3, "none": 0.3}),
+    ("D3", {"vae_majority": 0.97, "none": 0.99}, {"vae_majority": 0.99, "none": 0.99}),
+    ("D3", {"vae_majority": 0.97, "none": 0.99}, {"vae_majority": 0.8, "none": 0.99}),
+    ("D4", {"vae_majority": 0.5, "threshold": 0.9}, {"vae_majority": 0.5, "threshold": 0.5}),
+    ("D5a", {"through": 0.1}, {"through": 0.6}),
+    ("D5b", {"through": 0.01}, {"through": 0.2}),
+    ("D6", {"vae_majority": 0.95}, {"vae_majority": 0.5}),
+    ("D7", {"vae_majority": 0.6, "none": 0.0}, {"vae_majority": 0.1, "none": 0.1}),
+    ("D8", {"vae_majority": 0.6, "none": 0.95}, {"vae_majority": 0.95, "none": 0.95}),
+]
+
+
+@pytest.mark.parametrize(("name", "sound_shares", "broken_shares"), CLEANING_LAWS)
+def test_cleaning_claims_follow_the_law(name, sound_shares, broken_shares):
+    assert verdict(name, MadeUpCleaning(**sound_shares), "mnist") == SUPPORTED
+    assert verdict(name, MadeUpCleaning(**broken_shares), "mnist") != SUPPORTED
+
+
 FALLING = {"clean": 0.99, "fgsm-0.05": 0.95, "fgsm-0.1": 0.9, "fgsm-0.15": 0.8, "fgsm-0.2": 0.6}
 
 
@@ -458,6 +509,7 @@ def test_every_claim_has_a_planted_fault():
     rows = {row[0] for (mark,) in marks for row in mark.args[1]}
     rows |= {row[0] for row in test_consistency_claims_follow_the_law.pytestmark[0].args[1]}
     rows |= {row[0] for row in test_a_set_that_is_made_wrongly_turns_the_verdict.pytestmark[0].args[1]}
+    rows |= {row[0] for row in CLEANING_LAWS}
     rows |= {row[0] for row in LAWS} | {f"C11{part}" for part in "abcdefgh"}  # of the trivial scores, all eight
     rows |= {row[0] for row in test_a_planted_fault_moves_what_is_only_reported.pytestmark[0].args[1]}
     assert rows == set(TESTS)

@@ -67,7 +67,7 @@ def _labelled(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> tuple[
 
 
 def _scores(values: ArrayLike | Tensor, name: str) -> NDArray[np.float64]:
-    scores = _numbers(values)
+    scores = numbers(values)
     if scores.ndim != 1 or scores.size == 0:
         raise ValueError(f"{name} must be a non-empty vector of scores, one for each image; got shape {scores.shape}")
     if missing := int(np.isnan(scores).sum()):
@@ -78,7 +78,7 @@ def _scores(values: ArrayLike | Tensor, name: str) -> NDArray[np.float64]:
 def _predictions(
     probabilities: ArrayLike | Tensor, labels: ArrayLike | Tensor
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    table, label = _numbers(probabilities), _numbers(labels)
+    table, label = numbers(probabilities), numbers(labels)
     if table.ndim != 2 or table.size == 0 or label.shape != table.shape[:1]:
         raise ValueError(
             "probabilities must have shape (n, classes) and labels (n,), n at least 1;"
@@ -97,6 +97,7 @@ def _predictions(
     return table, label.astype(np.int64)
 
 
-def _numbers(values: ArrayLike | Tensor) -> NDArray[np.float64]:
+def numbers(values: ArrayLike | Tensor) -> NDArray[np.float64]:
+    """A tensor or anything like an array, as float64."""
     plain = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
     return np.asarray(plain, dtype=np.float64)

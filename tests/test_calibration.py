@@ -1,0 +1,158 @@
+"""Calibration measures by hand, by loops and against scikit-learn; temperature; risk and coverage."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss, log_loss
+
+from vaecore._calibration import aurc, brier_parts, ece, fit_temperature, reliability, risk_coverage
+
+
+def some(seed=0, count=500):
+    generator = np.random.default_rng(seed)
+    confidence = generator.uniform(size=count)
+    return confidence, generator.uniform(size=count) < confidence**2
+
+
+# Expected calibration error
+
+
+@pytest.mark.parametrize(
+    ("confidence", "right", "bins", "expected"),
+    [
+        ([1.0], [True], 10, 0.0),
+        ([1.0], [False], 10, 1.0),  # confidence 1 is in the last bin, not beyond it
+        ([0.0], [False], 10, 0.0),
+        ([0.9, 0.9], [True, False], 10, 0.4),
+        ([0.5, 0.6], [True, True], 1, 0.45),
+        ([0.05, 0.95], [True, True], 2, 0.5),  # 0.95 and 0.05, in a bin each
+        ([0.5, 0.51], [False, True], 2, 0.495),  # 0.5 belongs to the lower bin
+        ([0.2, 0.4], [True, False], 2, 0.2),  # accuracy 0.5, confidence 0.3
+        ([0.7, 0.8, 0.9], [True, True, True], 3, 0.2),
+        ([0.34, 0.33], [True, False], 3, (0.66 + 0.33) / 2),
+    ],
+)
+def test_ece_by_hand(confidence, right, bins, expected):
+    assert ece(confidence, right, bins=bins) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("strategy", ["width", "mass"])
+def test_bins_are_those_of_scikit_learn(strategy):
+    confidence, right = some()
+    rows = reliability(confidence, right, bins=10, equal=strategy)
+    accuracy, mean = calibration_curve(
+        right, confidence, n_bins=10, strategy={"width": "uniform", "mass": "quantile"}[strategy]
+    )
+    assert sum(row.count for row in rows) == 500
+    np.testing.assert_allclose([row.accuracy for row in rows], accuracy, atol=0.02 if strategy == "mass" else 1e-12)
+    np.testing.assert_allclose([row.confidence for row in rows], mean, atol=0.01 if strategy == "mass" else 1e-12)
+
+
+def test_bins_of_equal_mass_have_it():
+    confidence, right = some(count=1000)
+    assert [row.count for row in reliability(confidence, right, bins=20, equal="mass")] == [50] * 20
+    # Equal confidences stay together, whatever that does to the bins.
+    saturated = np.where(confidence > np.sort(confidence)[249], 1.0, confidence)
+    rows = reliability(saturated, right, bins=20, equal="mass")
+    assert [row.count for row in rows] == [50] * 5 + [750]
+    assert rows[-1].confidence == 1
+    assert sum(row.count for row in rows) == 1000
+
+
+def test_empty_bins_are_not_there():
+    rows = reliability([0.05, 0.95, 0.96], [True, True, False], bins=10)
+    assert [(row.low, row.high, row.count) for row in rows] == [(0.0, 0.1, 1), (0.9, 1.0, 2)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31), bins=st.integers(1, 30), equal=st.sampled_from(["width", "mass"]))
+def test_every_image_is_counted_once_and_parts_add_up(seed, bins, equal):
+    confidence, right = some(seed, 60)
+    confidence = np.round(confidence, 1)  # with ties, zeros and ones
+    assert sum(row.count for row in reliability(confidence, right, bins=bins, equal=equal)) == 60
+    parts = brier_parts(confidence, right, bins=bins, equal=equal)
+    total = parts.reliability - parts.resolution + parts.uncertainty + parts.within
+    assert total == pytest.approx(brier_score_loss(right, confidence))
+    assert min(parts.reliability, parts.resolution, parts.uncertainty) >= 0
+
+
+def test_parts_of_the_brier_score_by_hand():
+    """Two bins without spread: 0.2 (one in four right) and 0.8 (three in four)."""
+    parts = brier_parts([0.2] * 4 + [0.8] * 4, [1, 0, 0, 0, 1, 1, 1, 0], bins=2)
+    assert parts.reliability == pytest.approx(0.05**2)
+    assert parts.resolution == pytest.approx(0.25**2)
+    assert parts.uncertainty == pytest.approx(0.25)
+    assert parts.within == pytest.approx(0, abs=1e-12)
+
+
+# Temperature
+
+
+@pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
+def test_temperature_is_found(true):
+    generator = np.random.default_rng(0)
+    logits = 3 * generator.normal(size=(20_000, 5))
+    labels = np.array([generator.choice(5, p=row) for row in softmax(logits / true, axis=1)])
+    found = fit_temperature(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert found == pytest.approx(true, rel=0.05)
+
+    def nll(temperature):
+        return log_loss(labels, softmax(logits / temperature, axis=1), labels=range(5))
+
+    assert nll(found) <= min(nll(found * 1.02), nll(found / 1.02))
+
+
+# Risk and coverage
+
+
+def test_risk_and_coverage_by_hand():
+    coverage, risk = risk_coverage([0.1, 0.9, 0.5], [False, True, False])
+    assert coverage.tolist() == pytest.approx([1 / 3, 2 / 3, 1])
+    assert risk.tolist() == pytest.approx([0, 0, 1 / 3])
+    assert aurc([0.1, 0.9, 0.5], [False, True, False]) == pytest.approx(1 / 9)
+    assert aurc([0.9, 0.1, 0.5], [False, True, False]) == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+
+
+def test_equal_doubts_are_answered_in_random_order():
+    generator = np.random.default_rng(0)
+    doubt, wrong = generator.integers(0, 4, 60), generator.uniform(size=60) < 0.3
+    areas = []
+    for _ in range(4000):
+        order = np.lexsort([generator.uniform(size=60), doubt])
+        areas.append((np.cumsum(wrong[order]) / np.arange(1, 61)).mean())
+    assert aurc(doubt, wrong) == pytest.approx(np.mean(areas), abs=4 * np.std(areas) / 4000**0.5)
+    assert aurc(np.zeros(60), wrong) == pytest.approx(wrong.mean())
+
+
+def test_refusing_the_wrong_ones_is_best():
+    _, wrong = some()
+    best, worst, none = aurc(wrong, wrong), aurc(~wrong, wrong), wrong.mean()
+    assert best < aurc(some(1)[0], wrong) < worst
+    assert aurc(some(1)[0], wrong) == pytest.approx(none, abs=0.05)
+    assert aurc(np.where(wrong, np.inf, 0), wrong) == best
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ece([0.5, 1.5], [True, False]), r"confidence must be from 0 to 1; got \[0.5, 1.5\]"),
+        (lambda: ece([0.5], [True, False]), r"vectors of one length, 1 or more; got \(1,\) and \(2,\)"),
+        (lambda: ece([], []), "vectors of one length, 1 or more"),
+        (lambda: ece([np.nan], [True]), "must not be NaN"),
+        (lambda: ece([0.5], [0.5]), "second true or false"),
+        (lambda: ece([0.5], [True], bins=0), "bins must be 1 or more; got 0"),
+        (lambda: ece([0.5], [True], equal="size"), "equal must be 'width' or 'mass'; got 'size'"),
+        (lambda: fit_temperature([[0.0, np.inf]], [0]), "logits must be finite"),
+        (lambda: fit_temperature([[0.0, 1.0]], [0, 1]), r"got \(1, 2\) and \(2,\)"),
+    ],
+)
+def test_unfit_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,195 @@
+"""Evidence of family D against loops by hand: who attacks what, who judges, what is kept; and the plain autoencoder."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from claims import cleaning, figures, figures_cleaning, report
+from claims.cleaning import CLEANED, MAJORITY, NONE, SEARCH, SIZES, THRESHOLD, Cleaning
+from claims.evidence import Table
+from claims.pack import unpack
+from vaecore import VAEConfig, fit_vae, load_images, pgd, reconstruct_labels
+from vaecore._autoencoder import fit_autoencoder
+from vaecore._noise import seed_for
+from vaecore._purify import VAEPurifier
+from vaecore._store import Store
+
+
+def fresh(study, **changes):
+    """The same study, which has computed nothing yet."""
+    return replace(study, wall_seconds={}, looked_at=set(), **changes)
+
+
+@pytest.fixture(scope="module")
+def gathered(tiny):
+    return cleaning.gather(tiny)
+
+
+@pytest.fixture(scope="module")
+def results(tiny, gathered):
+    return {"cleaning": gathered, "dataset": {"name": tiny.test.name}, "seeds": tiny.seeds}
+
+
+# The evidence
+
+
+@pytest.mark.parametrize("condition", ["clean", "fgsm-0.2", "sign-0.1", "pgd-0.2", "lbfgs", "gaussian-lbfgs"])
+def test_labels_are_right_as_by_hand(tiny, condition):
+    table = tiny.cleaning.table(condition)
+    count = tiny.count(condition)
+    indices = tiny.indices[:count]
+    labels = tiny.test.labels[indices]
+    for number, run in enumerate(tiny.runs):
+        shard = cleaning.Shard(tiny.test.pixels[indices], labels, indices, run.seed)
+        twin = torch.from_numpy(tiny.table("lbfgs")["l2"][number]) if condition == "gaussian-lbfgs" else None
+        images = cleaning.attacked(run, shard, condition, twin).images
+        assert table[NONE][number].tolist() == (run.classifier(images).argmax(1) == labels).tolist()
+        binary = run.classifier((images >= 0.5).float()).argmax(1)
+        assert table[THRESHOLD][number].tolist() == (binary == labels).tolist()
+        seed = seed_for("purifier", run.seed)
+        drawn = reconstruct_labels(run.vae, run.classifier, images, draws=10, seed=seed, indices=indices).numpy()
+        votes = np.stack([np.bincount(row, minlength=3) for row in drawn])
+        clear = (votes == votes.max(axis=1, keepdims=True)).sum(axis=1) == 1
+        assert clear.any()
+        assert ((votes.argmax(axis=1) == labels.numpy())[clear] == table[MAJORITY][number][clear]).all()
+    assert table["found"].dtype == bool
+
+
+def test_pgd_is_pgd_on_the_classifier(tiny):
+    run, indices = tiny.run(0), tiny.indices
+    labels = tiny.test.labels[indices]
+    shard = cleaning.Shard(tiny.test.pixels[indices], labels, indices, run.seed)
+    found = cleaning.attacked(run, shard, "pgd-0.1")
+    seed = seed_for("attack/pgd", run.seed)
+    expected = pgd(run.classifier, shard.pixels, labels, epsilon=0.1, seed=seed, indices=indices, keep_failed=True)
+    assert torch.equal(found.images, expected.images)
+    assert found.linf.max() <= 0.1 + 1e-6
+
+
+def test_attacks_through_purifiers_are_judged_by_draws_they_have_not_seen(tiny, monkeypatch):
+    seeds, original = [], VAEPurifier.views
+
+    def views(self, images, indices, seed):
+        seeds.append((seed, torch.is_grad_enabled()))
+        return original(self, images, indices, seed)
+
+    monkeypatch.setattr(VAEPurifier, "views", views)
+    study = fresh(tiny, profile=replace(tiny.profile, adaptive_images=9))
+    found = study.cleaning.attacked(MAJORITY, 0.15, runs=1)
+    attacker = {seed for seed, gradient in seeds if gradient}
+    defender = {seed for seed, gradient in seeds if not gradient} - attacker
+    assert len(attacker) == cleaning.STEPS
+    assert seed_for("purifier", tiny.run(0).seed) in defender
+    assert found["through"].shape == (1, 9)
+
+
+def test_attacks_through_purifiers_are_those_of_each_run(tiny):
+    both, first = (tiny.cleaning.attacked("vae-posterior-mean", 0.2, runs=runs) for runs in (None, 1))
+    assert both["through"].shape == (2, 10)
+    np.testing.assert_array_equal(both["through"][:1], first["through"])
+    assert both["through"].mean() < both["ignoring"].mean()
+
+
+def test_the_search_gets_fewer_images(tiny, monkeypatch):
+    monkeypatch.setattr(cleaning, "SEARCHED", 3)
+    assert tiny.cleaning.attacked(SEARCH, 0.2, runs=1)["through"].shape == (1, 3)
+    assert SEARCH not in tiny.cleaning.table("clean").columns
+
+
+def test_what_is_computed_is_kept(tiny, gathered, monkeypatch):
+    monkeypatch.setattr(cleaning, "_right", None)
+    monkeypatch.setattr(cleaning, "attacked", None)
+    monkeypatch.setattr(cleaning, "_strip", lambda _: gathered["strip"])
+    assert cleaning.gather(fresh(tiny)) == gathered
+
+
+def test_without_training_images_there_is_no_autoencoder(tiny, tmp_path):
+    study = fresh(tiny, store=Store(tmp_path))
+    study.outside.__dict__["train"] = None
+    assert set(tiny.cleaning.models(0)) - set(study.cleaning.models(0)) == {"autoencoder"}
+
+
+# What the report says
+
+
+def test_an_attack_that_knows_less_and_wins_more_is_flagged(tiny, monkeypatch):
+    def attacked(_, name, epsilon, runs=None):
+        worse = name == THRESHOLD and epsilon == 0.2
+        return Table({"through": np.full((1, 50), worse), "ignoring": np.zeros((1, 50), bool), NONE: np.ones((1, 50))})
+
+    monkeypatch.setattr(Cleaning, "attacked", attacked)
+    (flag,) = cleaning.flags(tiny)
+    assert flag.startswith("PGD 0.2 through threshold wins 0%, PGD that ignores it 100%")
+
+
+def test_the_results_have_every_condition_purifier_and_size(tiny, gathered):
+    names = [*tiny.cleaning.models(0)]
+    assert len(names) == 12
+    assert [*gathered["accuracy"]] == [*CLEANED]
+    for condition, row in gathered["accuracy"].items():
+        assert [*row] == [NONE, *(name for name in names if name != SEARCH)]
+        assert row[NONE]["accuracy"] == pytest.approx(tiny.cleaning.table(condition)[NONE].mean())
+        assert gathered["images"][condition] == tiny.count(condition)
+    assert [*gathered["attacked"]] == names
+    for rows in gathered["attacked"].values():
+        assert [row["epsilon"] for row in rows] == [*SIZES]
+        for row in rows:
+            assert row["worst"]["accuracy"] <= min(row["through"]["accuracy"], row["ignoring"]["accuracy"])
+
+
+def test_the_strip_shows_an_image_of_each_class(tiny, gathered):
+    strip = gathered["strip"]
+    assert strip["labels"] == [0, 1, 2]
+    assert [(row["condition"], row["purifier"]) for row in strip["rows"]] == [
+        (condition, name) for condition in cleaning.STRIP for name in (NONE, *cleaning.SHOWN)
+    ]
+    clean = strip["rows"][0]
+    assert unpack(clean["pixels"]).shape == (3, 8, 8)
+    binary = unpack(strip["rows"][2]["pixels"])
+    np.testing.assert_array_equal(binary, np.where(unpack(clean["pixels"]) >= 128, 255, 0))
+    assert all(1 / 3 <= confidence <= 1 for row in strip["rows"] for confidence in row["confidence"])
+
+
+@pytest.mark.parametrize("draw", [figures_cleaning.accuracy_by_epsilon, figures_cleaning.cleaned_images])
+def test_figures_are_drawn_from_what_json_keeps_and_the_same_twice(results, draw):
+    first, second = (figures.render(draw(which), "png") for which in (results, json.loads(json.dumps(results))))
+    assert first == second
+
+
+def test_curves_show_every_accuracy(results):
+    figure = figures_cleaning.accuracy_by_epsilon(results)
+    panels = [panel for panel in figure.axes if panel.get_visible()]
+    for panel, (name, rows) in zip(panels, results["cleaning"]["attacked"].items(), strict=True):
+        assert panel.get_title().startswith(name)
+        shown = [line.get_ydata().tolist() for line in panel.get_lines()]
+        assert shown == [[row[key]["accuracy"] for row in rows] for key in ("ignoring", "through", NONE)]
+
+
+def test_the_summary_has_both_tables(results):
+    lines = []
+    report._cleaning_section(results["cleaning"], lines.append)
+    text = "\n".join(lines)
+    for condition, row in results["cleaning"]["accuracy"].items():
+        shown = " | ".join(f"{row[name]['accuracy']:.3f}" if name in row else "-" for name in row)
+        assert f"| {condition} | {results['cleaning']['images'][condition]} | {shown}" in text
+    for name, rows in results["cleaning"]["attacked"].items():
+        cell = " / ".join(f"{rows[0][key]['accuracy']:.2f}" for key in ("ignoring", "through", "worst"))
+        assert f"| {name} | {rows[0]['images']} | {cell} |" in text
+
+
+# The plain autoencoder
+
+
+def test_an_autoencoder_has_no_spread_and_reconstructs_better_than_a_vae():
+    train = load_images("digits", "train").take(slice(300))
+    config = VAEConfig(epochs=30, batch_size=50)
+    plain, vae = (fit(train, config, seed=0, device="cpu") for fit in (fit_autoencoder, fit_vae))
+    errors = [float((VAEPurifier(model)(train.pixels) - train.pixels).square().mean()) for model in (plain, vae)]
+    assert errors[0] < 0.8 * errors[1]
+    draws = VAEPurifier(plain, draws=3).views(train.pixels[:5], torch.arange(5), 0)
+    torch.testing.assert_close(draws, VAEPurifier(plain)(train.pixels[:5]).unsqueeze(1).expand_as(draws))
+    again = fit_autoencoder(train, config, seed=0, device="cpu")
+    assert torch.equal(again.pixels.weight, plain.pixels.weight)
