@@ -7,6 +7,7 @@ the purifier, or the identity where it has none that says anything (thresholds, 
 purifier's noise that are new in each step (EOT). Either is judged by draws that he has not seen.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,7 +47,7 @@ EOT = 5  # times that a step draws a single view
 STRIP = ("clean", "fgsm-0.2", "pgd-0.2", LBFGS)  # what the strip of images shows,
 SHOWN = ("vae-mean-softmax", THRESHOLD)  # and cleaned by which
 LEVEL = 0.95  # of intervals that describe and decide nothing
-SEARCHED = 100  # images for the search in latent space, which is dear
+SEARCHED = 50  # images for the search in latent space, which is dear
 SHARD = 500
 
 
@@ -65,7 +66,7 @@ def purifiers(
         MAJORITY: behind(draws, decide="majority"),
         "vae-three-times": behind(Chain([VAEPurifier(vae)] * 3)),
         **plain,
-        SEARCH: behind(LatentSearch(vae)),
+        SEARCH: behind(LatentSearch(vae, steps=50, starts=2)),
         THRESHOLD: behind(Threshold()),
         "bit-depth": behind(BitDepth(2)),
         "median": behind(MedianFilter()),
@@ -288,5 +289,15 @@ def _right(classify: Classify, images: Tensor, shard: Shard) -> Tensor:
 
 _MODEL_STAGE = source_digest(_autoencoder, _models)
 _STAGE = source_digest(
-    evidence, _adaptive, _attacks, _autoencoder, _lbfgs, _models, _noise, _pgd, _purify, _reconstruct
+    sys.modules[__name__],
+    evidence,
+    _adaptive,
+    _attacks,
+    _autoencoder,
+    _lbfgs,
+    _models,
+    _noise,
+    _pgd,
+    _purify,
+    _reconstruct,
 )
