@@ -14,6 +14,7 @@ from torch import nn
 
 from claims import evidence
 from claims.cleaning import Cleaning
+from claims.decisions import Decisions
 from claims.evidence import ADAPTIVE, DRAWS, MINIMAL, TWINS, Shard, Table, collect
 from claims.outside import Outside
 from claims.user_models import makes_models, model_digest, user_model
@@ -165,6 +166,11 @@ class Study:
     def outside(self) -> Outside:
         """The sets outside, and their scores."""
         return Outside(self, self.ood)
+
+    @cached_property
+    def decisions(self) -> Decisions:
+        """What the VAE's error adds to calibrated confidence."""
+        return Decisions(self)
 
     @cached_property
     def cleaning(self) -> Cleaning:
