@@ -92,15 +92,17 @@ class Cleaning:
             self._tables[condition] = self._collect(condition)
         return self._tables[condition]
 
-    def attacked(self, name: str, epsilon: float, runs: int | None = None) -> Table:
+    def attacked(self, name: str, epsilon: float, *, curve: bool = False) -> Table:
         """Whether the label behind a purifier is right under PGD: columns (runs, images) of bool.
 
-        through: under the attack on the whole; ignoring: on the classifier alone. runs: the first of them.
+        through: under the attack on the whole; ignoring: on the classifier alone. curve: for a figure, which shows many
+        of them, on the first run and a third of the images.
         """
         study = self.study
         count = min(study.profile.adaptive_images, len(study.test))
+        count = max(2, count // 3) if curve else count
         count = min(count, SEARCHED) if name == SEARCH else count
-        chosen = study.runs[: runs or len(study.runs)]
+        chosen = study.runs[:1] if curve else study.runs
         title = f"PGD {epsilon:g} through {name}"
         with study.timed("cleaning"), study.meter(title) as advance:
             found = []
@@ -210,7 +212,7 @@ def gather(study: "Study") -> dict[str, Any]:
     for name in names:
         rows = []
         for epsilon in SIZES:
-            found = study.cleaning.attacked(name, epsilon, runs=1)
+            found = study.cleaning.attacked(name, epsilon, curve=True)
             through, ignoring = found["through"], found["ignoring"]
             row = {"epsilon": epsilon, "images": through.shape[1], NONE: _interval(found[NONE])}
             measured = {"through": through, "ignoring": ignoring, "worst": through & ignoring}
@@ -232,7 +234,7 @@ def flags(study: "Study") -> list[str]:
     found = []
     for name in study.cleaning.models(0):
         for epsilon in SIZES:
-            table = study.cleaning.attacked(name, epsilon, runs=1)
+            table = study.cleaning.attacked(name, epsilon, curve=True)
             if beats(~table["ignoring"].ravel(), ~table["through"].ravel()):
                 shares = [f"{1 - table[key].mean():.0%}" for key in ("through", "ignoring")]
                 found.append(

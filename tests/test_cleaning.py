@@ -78,24 +78,24 @@ def test_attacks_through_purifiers_are_judged_by_draws_they_have_not_seen(tiny, 
 
     monkeypatch.setattr(VAEPurifier, "views", views)
     study = fresh(tiny, profile=replace(tiny.profile, adaptive_images=9))
-    found = study.cleaning.attacked(MAJORITY, 0.15, runs=1)
+    found = study.cleaning.attacked(MAJORITY, 0.15, curve=True)
     attacker = {seed for seed, gradient in seeds if gradient}
     defender = {seed for seed, gradient in seeds if not gradient} - attacker
     assert len(attacker) == cleaning.STEPS
     assert seed_for("purifier", tiny.run(0).seed) in defender
-    assert found["through"].shape == (1, 9)
+    assert found["through"].shape == (1, 3)
 
 
 def test_attacks_through_purifiers_are_those_of_each_run(tiny):
-    both, first = (tiny.cleaning.attacked("vae-posterior-mean", 0.2, runs=runs) for runs in (None, 1))
+    both, first = (tiny.cleaning.attacked("vae-posterior-mean", 0.2, curve=curve) for curve in (False, True))
     assert both["through"].shape == (2, 10)
-    np.testing.assert_array_equal(both["through"][:1], first["through"])
+    np.testing.assert_array_equal(both["through"][:1, :3], first["through"])
     assert both["through"].mean() < both["ignoring"].mean()
 
 
 def test_the_search_gets_fewer_images(tiny, monkeypatch):
-    monkeypatch.setattr(cleaning, "SEARCHED", 3)
-    assert tiny.cleaning.attacked(SEARCH, 0.2, runs=1)["through"].shape == (1, 3)
+    monkeypatch.setattr(cleaning, "SEARCHED", 2)
+    assert tiny.cleaning.attacked(SEARCH, 0.2)["through"].shape == (2, 2)
     assert SEARCH not in tiny.cleaning.table("clean").columns
 
 
@@ -116,7 +116,8 @@ def test_without_training_images_there_is_no_autoencoder(tiny, tmp_path):
 
 
 def test_an_attack_that_knows_less_and_wins_more_is_flagged(tiny, monkeypatch):
-    def attacked(_, name, epsilon, runs=None):
+    def attacked(_, name, epsilon, *, curve):
+        assert curve
         worse = name == THRESHOLD and epsilon == 0.2
         return Table({"through": np.full((1, 50), worse), "ignoring": np.zeros((1, 50), bool), NONE: np.ones((1, 50))})
 
