@@ -38,7 +38,8 @@ def accuracy_by_epsilon(results: Mapping[str, Any]) -> Figure:
         panel.set_visible(False)
     panels[0, 0].set_ylim(-0.03, 1.03)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-    figure.supxlabel("$\\epsilon$ (L-infinity)", fontsize=9)
+    for panel in panels[-1]:
+        panel.set_xlabel("$\\epsilon$ (L-infinity)", fontsize=8)
     figure.supylabel("accuracy", fontsize=9)
     figure.suptitle(
         f"{results['dataset']['name']}, run of seed {results['seeds'][0]}: accuracy behind a purifier"
