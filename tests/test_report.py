@@ -310,7 +310,7 @@ def test_summary_fits_80_columns(tiny, registry, verdicts):
         interval = f"{verdict.estimate:.3f} [{verdict.low:.3f}, {verdict.high:.3f}]"
         assert any(interval in line and line.rstrip().endswith(verdict.verdict) for line in text)
         assert verdict.bound in words
-    assert "  C1a, C2a, C3a, C4a, C5a, C11a, C11e: takes images of kmnist" in text
+    assert "C1a, C2a, C3a, C4a, C5a, C11a, C11e: takes images of kmnist" in words
     assert text[text.index("Sanity flags of the attacks") + 1] == "  none raised"
 
 
