@@ -3,8 +3,10 @@
 Threat model. White box: the attacker knows classifier, purifier and its parameters, and not the defender's random
 numbers. He changes each pixel by epsilon at most, within [0, 1], and wants any wrong label. He who ignores the purifier
 runs FGSM, PGD or L-BFGS on the classifier alone. He who does not runs PGD on the whole, with the exact gradient through
-the purifier, or the identity where it has none that says anything (thresholds, searches), and with draws of the
-purifier's noise that are new in each step (EOT). Either is judged by draws that he has not seen.
+the purifier and with draws of its noise that are new in each step (EOT). Where a purifier has no gradient that says
+anything he takes another's on the way back (BPDA): the identity's for rounding, the VAE's for the search in its latent
+space; and as gradients may still mislead him, he tries Square, which asks for none. All are judged by draws that the
+attacker has not seen.
 """
 
 import sys
@@ -13,20 +15,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from claims import evidence
-from claims.evidence import CONDITIONS, DRAWS, LBFGS, Shard, Table, perturb
+from claims.evidence import CHUNK, CONDITIONS, DRAWS, EOT_DRAWS, LBFGS, Shard, Table, perturb
 from claims.inference import beats, interval, mean
 from claims.pack import pack
-from vaecore import _adaptive, _attacks, _autoencoder, _lbfgs, _models, _noise, _pgd, _purify, _reconstruct
+from vaecore import _adaptive, _attacks, _autoencoder, _lbfgs, _models, _noise, _pgd, _purify, _reconstruct, _square
 from vaecore._attacks import Attack
 from vaecore._autoencoder import fit_autoencoder
 from vaecore._models import VAE, Autoencoder, Classify
 from vaecore._noise import seed_for
 from vaecore._pgd import pgd
 from vaecore._purify import BitDepth, Chain, GaussianBlur, LatentSearch, MedianFilter, Purified, Threshold, VAEPurifier
+from vaecore._square import square
 from vaecore._store import Tensors, digest, source_digest
 from vaecore._training import reference_configs
 
@@ -42,13 +46,12 @@ CLEANED = (
     LBFGS,
     f"gaussian-{LBFGS}",
 )
-STEPS = 40
-EOT = 5  # times that a step draws a single view
+STEPS, QUERIES = 40, 300
+KNOWING = ("ignoring", "through", "queried")  # attacks, by what they know of the purifier
 STRIP = ("clean", "fgsm-0.2", "pgd-0.2", LBFGS)  # what the strip of images shows,
 SHOWN = ("vae-mean-softmax", THRESHOLD)  # and cleaned by which
 LEVEL = 0.95  # of intervals that describe and decide nothing
-SEARCHED = 50  # images for the search in latent space, which is dear
-SHARD = 500
+SEARCHED, SEARCH_QUERIES = 50, 50  # images and queries for the search in latent space, which is dear
 
 
 def purifiers(
@@ -60,13 +63,13 @@ def purifiers(
     plain = {} if autoencoder is None else {"autoencoder": behind(VAEPurifier(autoencoder))}
     return {
         "vae-posterior-mean": behind(VAEPurifier(vae)),
-        "vae-one-draw": behind(VAEPurifier(vae, draws=1), eot=EOT),
+        "vae-one-draw": behind(VAEPurifier(vae, draws=1), eot=EOT_DRAWS),
         "vae-mean-image": behind(draws),
         "vae-mean-softmax": behind(draws, decide="mean-softmax"),
         MAJORITY: behind(draws, decide="majority"),
         "vae-three-times": behind(Chain([VAEPurifier(vae)] * 3)),
         **plain,
-        SEARCH: behind(LatentSearch(vae, steps=50, starts=2)),
+        SEARCH: behind(LatentSearch(vae, steps=50, starts=2), backward=VAEPurifier(vae)),
         THRESHOLD: behind(Threshold()),
         "bit-depth": behind(BitDepth(2)),
         "median": behind(MedianFilter()),
@@ -85,7 +88,8 @@ class Cleaning:
     def table(self, condition: str) -> Table:
         """For each purifier, and NONE, whether the label is right: columns (runs, images) of bool.
 
-        condition: of CLEANED. Besides `found`: the attack reached its aim, where it has one.
+        condition: of CLEANED; SEARCH is asked about the first SEARCHED images only. Besides `found`: the attack reached
+        its aim, where it has one.
         """
         self.study.looked_at.add(condition)
         if condition not in self._tables:
@@ -93,23 +97,39 @@ class Cleaning:
         return self._tables[condition]
 
     def attacked(self, name: str, epsilon: float, *, curve: bool = False) -> Table:
-        """Whether the label behind a purifier is right under PGD: columns (runs, images) of bool.
+        """Whether the label behind a purifier is right under attack: columns (runs, images) of bool.
 
-        through: under the attack on the whole; ignoring: on the classifier alone. curve: for a figure, which shows many
-        of them, on the first run and a third of the images.
+        through: under PGD on the whole; ignoring: on the classifier alone, and NONE: without the purifier then;
+        queried: under Square on the whole, where the purifier has no gradient of its own. curve: for a figure, which
+        shows many of them, on the first run and fewer images.
         """
         study = self.study
-        count = min(study.profile.adaptive_images, len(study.test))
-        count = max(2, count // 3) if curve else count
+        count = study.trial_images if curve else min(study.profile.adaptive_images, len(study.test))
         count = min(count, SEARCHED) if name == SEARCH else count
         chosen = study.runs[:1] if curve else study.runs
-        title = f"PGD {epsilon:g} through {name}"
+        title = f"attack {epsilon:g} through {name}"
         with study.timed("cleaning"), study.meter(title) as advance:
             found = []
             for number, run in enumerate(chosen):
                 found.append(self._attacked(number, run, name, epsilon, count))
                 advance(number + 1, len(chosen))
         return Table.of(found)
+
+    def adversarial(self, run: "Run", condition: str, rows: tuple[int, int]) -> Tensors:
+        """Test images from one place to another under a condition of CLEANED: images, and success of the attack (n,).
+
+        The attacker ignores any purifier; what he found is kept where it is dear.
+        """
+        study = self.study
+        shard, key = self._of_run(run, *rows)
+
+        def compute() -> Tensors:
+            twin = study.evidence_shard(run, LBFGS, *rows)["l2"] if condition.startswith("gaussian") else None
+            attack = attacked(run, shard, condition, twin)
+            return {"images": attack.images.cpu(), "success": attack.success.cpu()}
+
+        dear = condition in (*PGD, LBFGS)
+        return study.store.get("evidence", digest("adversarial", condition, *key), compute) if dear else compute()
 
     def models(self, number: int) -> Mapping[str, Purified]:
         """The classifier of a run behind each purifier."""
@@ -143,54 +163,72 @@ class Cleaning:
             parts: list[Tensors] = []
             for number, run in enumerate(runs):
                 shards = []
-                for start in range(0, count, SHARD):
-                    shards.append(self._shard(number, run, condition, start, min(start + SHARD, count)))
-                    advance(number * count + min(start + SHARD, count), len(runs) * count)
+                for rows in study.shards(count):
+                    shards.append(self._shard(number, run, condition, rows))
+                    advance(number * count + rows[1], len(runs) * count)
                 parts.append({name: torch.cat([shard[name] for shard in shards]) for name in shards[0]})
         return Table.of(parts)
 
-    def _shard(self, number: int, run: "Run", condition: str, start: int, stop: int) -> Tensors:
-        shard, key = self._of_run(run, start, stop)
+    def _shard(self, number: int, run: "Run", condition: str, rows: tuple[int, int]) -> Tensors:
+        shard, key = self._of_run(run, *rows)
 
         def compute() -> Tensors:
-            twin = study.evidence_shard(run, LBFGS, start, stop)["l2"] if condition.startswith("gaussian") else None
-            attack = attacked(run, shard, condition, twin)
-            right = {NONE: _right(run.classifier, attack.images, shard)}
+            attack = self.adversarial(run, condition, rows)
+            images = attack["images"].to(study.device)
+            right = {NONE: _right(run.classifier, images, shard)}
             views: dict[int, Tensor] = {}  # of each purifier, which several decisions share
             models = self.models(number)
             with torch.no_grad():
                 for name, model in models.items():
-                    if name == SEARCH:
-                        continue
                     place = id(model.purifier)
+                    some = slice(max(0, SEARCHED - rows[0]) if name == SEARCH else None)
                     if place not in views:
-                        views[place] = model.purifier.views(attack.images, shard.indices, model.seed)
-                    right[name] = model.of_views(views[place]).argmax(dim=1) == shard.labels
-            return {name: column.cpu() for name, column in right.items()} | {"found": attack.success.cpu()}
+                        views[place] = model.purifier.views(images[some], shard.indices[some], model.seed)
+                    right[name] = model.of_views(views[place]).argmax(dim=1) == shard.labels[some]
+            return {name: column.cpu() for name, column in right.items()} | {"found": attack["success"]}
 
         study = self.study
         return study.store.get("evidence", digest("cleaning", condition, *key), compute)
 
     def _attacked(self, number: int, run: "Run", name: str, epsilon: float, count: int) -> Tensors:
         shard, key = self._of_run(run, 0, count)
+        model = self.models(number)[name]
+        # The two decisions by labels and softmax of the same views have one loss, and so one attack.
+        victim = "vae-mean-softmax" if name == MAJORITY else name
+        judge = partial(model, indices=shard.indices)
+        told: dict[str, Any] = {"epsilon": epsilon, "indices": shard.indices, "keep_failed": True}
+
+        def ignoring() -> Tensors:
+            attack = pgd(run.classifier, shard.pixels, shard.labels, steps=STEPS, seed=seed, **told)
+            return {"images": attack.images.cpu()}
+
+        def through() -> Tensors:
+            attacker = _as_attacked(self.models(number)[victim])
+            random = attacker.purifier.draws > 1 or attacker.eot > 1
+            # The adapted step size takes the luck of a step's draws for progress.
+            effort: dict[str, Any] = {"step_size": 4 * epsilon / STEPS, "chunk": CHUNK} if random else {}
+            attack = pgd(attacker, shard.pixels, shard.labels, steps=STEPS, seed=seed, **effort, **told)
+            return {"images": attack.images.cpu()}
+
+        def queried() -> Tensors:
+            queries = SEARCH_QUERIES if name == SEARCH else QUERIES
+            attack = square(model, shard.pixels, shard.labels, queries=queries, seed=seed, **told)
+            return {"images": attack.images.cpu()}
 
         def compute() -> Tensors:
-            model = self.models(number)[name]
-            random = model.purifier.draws > 1 or model.eot > 1
-            told: dict[str, Any] = {"epsilon": epsilon, "steps": STEPS, "indices": shard.indices, "keep_failed": True}
-            seed = seed_for("attack/purified", run.seed)
-            # The adapted step size takes the luck of a step's draws for progress.
-            size = 4 * epsilon / STEPS if random else None
-            through = pgd(model, shard.pixels, shard.labels, seed=seed, step_size=size, **told).images
-            ignoring = pgd(run.classifier, shard.pixels, shard.labels, seed=seed, **told).images
-            judge = partial(model, indices=shard.indices)
-            return {
-                "through": _right(judge, through, shard).cpu(),
-                "ignoring": _right(judge, ignoring, shard).cpu(),
-                NONE: _right(run.classifier, ignoring, shard).cpu(),
-            }
+            attacks = {"through": (victim, through), "ignoring": ("", ignoring)}
+            if not model.purifier.differentiable:
+                attacks["queried"] = (name, queried)
+            right = {}
+            for kind, (of, make) in attacks.items():
+                images = self.study.store.get("evidence", digest(kind, of, epsilon, *key), make)["images"]
+                right[kind] = _right(judge, images.to(shard.pixels.device), shard).cpu()
+                if kind == "ignoring":
+                    right[NONE] = _right(run.classifier, images.to(shard.pixels.device), shard).cpu()
+            return right
 
-        return self.study.store.get("evidence", digest("through", name, epsilon, *key), compute)
+        seed = seed_for("attack/purified", run.seed)
+        return self.study.store.get("evidence", digest("judged", name, epsilon, *key), compute)
 
     def _of_run(self, run: "Run", start: int, stop: int) -> tuple[Shard, tuple[object, ...]]:
         """Test images of a run, and what any result on them depends on."""
@@ -213,13 +251,14 @@ def gather(study: "Study") -> dict[str, Any]:
         rows = []
         for epsilon in SIZES:
             found = study.cleaning.attacked(name, epsilon, curve=True)
-            through, ignoring = found["through"], found["ignoring"]
-            row = {"epsilon": epsilon, "images": through.shape[1], NONE: _interval(found[NONE])}
-            measured = {"through": through, "ignoring": ignoring, "worst": through & ignoring}
+            measured = {key: found[key] for key in (NONE, *KNOWING) if key in found.columns}
+            measured["worst"] = np.logical_and.reduce([found[key] for key in KNOWING if key in found.columns])
+            row: dict[str, Any] = {"epsilon": epsilon, "images": found[NONE].shape[1]}
             rows.append(row | {key: _interval(right) for key, right in measured.items()})
         curves[name] = rows
     return {
         "images": {condition: table[NONE].shape[1] for condition, table in tables.items()},
+        "searched": min(SEARCHED, study.count("clean")),
         "accuracy": {
             condition: {name: _interval(table[name]) for name in (NONE, *names) if name in table.columns}
             for condition, table in tables.items()
@@ -230,17 +269,19 @@ def gather(study: "Study") -> dict[str, Any]:
 
 
 def flags(study: "Study") -> list[str]:
-    """Where an attack through a purifier wins fewer images than one that ignores it, beyond chance, in words."""
+    """Where an attack on a purifier wins fewer images than one that knows less, beyond chance, in words."""
     found = []
     for name in study.cleaning.models(0):
         for epsilon in SIZES:
             table = study.cleaning.attacked(name, epsilon, curve=True)
-            if beats(~table["ignoring"].ravel(), ~table["through"].ravel()):
-                shares = [f"{1 - table[key].mean():.0%}" for key in ("through", "ignoring")]
-                found.append(
-                    f"PGD {epsilon:g} through {name} wins {shares[0]}, PGD that ignores it {shares[1]}: one that knows"
-                    " less must not be better (are gradients masked?)"
-                )
+            through = ~table["through"].ravel()
+            for key, what in (("ignoring", "PGD that ignores it"), ("queried", "Square")):
+                if key in table.columns and beats(~table[key].ravel(), through):
+                    shares = [f"{1 - table[one].mean():.0%}" for one in ("through", key)]
+                    found.append(
+                        f"PGD {epsilon:g} through {name} wins {shares[0]}, {what} {shares[1]}: one that knows"
+                        " less must not be better (are gradients masked?)"
+                    )
     return found
 
 
@@ -284,6 +325,15 @@ def attacked(run: "Run", shard: Shard, condition: str, twin_l2: Tensor | None = 
     return pgd(run.classifier, shard.pixels, shard.labels, epsilon=epsilon, steps=STEPS, **told)
 
 
+def _as_attacked(model: Purified) -> Purified:
+    """The victim with as many draws as the attacker averages over in a step, where it has more."""
+    if model.purifier.draws <= EOT_DRAWS:
+        return model
+    assert isinstance(model.purifier, VAEPurifier)
+    fewer = VAEPurifier(model.purifier.vae, draws=EOT_DRAWS)
+    return Purified(fewer, model.classifier, decide=model.decide, seed=model.seed)
+
+
 def _right(classify: Classify, images: Tensor, shard: Shard) -> Tensor:
     with torch.no_grad():
         return classify(images).argmax(dim=1) == shard.labels
@@ -302,4 +352,5 @@ _STAGE = source_digest(
     _pgd,
     _purify,
     _reconstruct,
+    _square,
 )

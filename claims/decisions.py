@@ -1,10 +1,12 @@
-"""Evidence of claims B6 to B8: does the reconstruction error add to a confidence that has been calibrated?
+"""Evidence of E5 to E7 and B6 to B8: whose confidence can be believed, the classifier's alone or with the VAE's help?
 
-Nothing is fitted on test images. A classifier is trained on most of the training images; on the rest, which it has not
-seen, its temperature is fitted, and then two logistic regressions that tell right from wrong answers: by the
-temperature-scaled confidence, and by that and the logarithm of the MSE. Both are then asked about test images, as they
-are and under shift. The VAE is the run's, which was trained on all training images; the error of those held out is
-therefore a little smaller than that of test images. A user's finished classifier stays as it is, whatever it saw.
+Judges. The classifier's softmax; the mean softmax over reconstructions; both with a temperature; and logistic
+regressions that tell right from wrong answers by the scaled confidence, alone and with signals of the VAE beside it.
+Temperatures and regressions are fitted on training images that neither model has seen (`Study.held_out`), nothing on
+test images. A user's finished model stays as it is, whatever it saw.
+
+Each judge is then asked about test images as they are, turned, noisy and attacked by one who ignores the VAE, and
+about a mix of which half is from outside, where every answer is wrong.
 """
 
 import sys
@@ -19,27 +21,32 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from claims.evidence import DRAWS, Table
-from vaecore import _calibration, _models, _noise, _outside, _reconstruct, _training
+from claims.cleaning import PGD
+from claims.evidence import CLEAN, DRAWS, LBFGS, Table
+from vaecore import _calibration, _features, _models, _noise, _outside, _reconstruct, _scores
 from vaecore._calibration import fit_temperature
-from vaecore._images import Images
-from vaecore._models import Classifier, Classify
-from vaecore._noise import image_indices, normal, seed_for, words
+from vaecore._features import Features, Settings
+from vaecore._noise import normal, seed_for
 from vaecore._outside import outside
-from vaecore._reconstruct import reconstruct
+from vaecore._scores import scores
 from vaecore._store import Tensors, digest, source_digest
-from vaecore._training import fit_classifier, reference_configs
 
 if TYPE_CHECKING:
     from claims.study import Run, Study
 
-CLEAN, TURNED, NOISY = "clean", "rotated-45", "gaussian-0.3"
-HELD_OUT, SHARE = 5_000, 0.1  # training images that are held out: that many, or this share of all where it is fewer
-SHARD = 500
-# A confidence of 1 in float64 has infinite log-odds: this near to 1, or to 0, they are cut.
+TURNED, NOISY, MIX = "rotated-45", "gaussian-0.3", "outside-mix"
+ATTACKED = ("fgsm-0.2", PGD[-1], LBFGS)
+ASKED = (CLEAN, "rotated-15", "rotated-30", TURNED, "rotated-60", NOISY, "gaussian-0.6", *ATTACKED, MIX)
+SIGNALS = ("mse", "relative-mse", "kl", "disagreement")  # scores of vaecore; all are above 0
+PLAIN, SCALED, MEAN, MEAN_SCALED = "softmax", "temperature", "mean-softmax", "mean-softmax-temperature"
+CLASSES = (PLAIN, SCALED, MEAN, MEAN_SCALED)  # judges that give every class a probability
+ALONE, ALL = "confidence", "confidence+all"
+REGRESSIONS = {ALONE: ()} | {f"confidence+{name}": (name,) for name in SIGNALS} | {ALL: SIGNALS}
+JUDGES = (*CLASSES, *REGRESSIONS)
+NOWHERE = -1  # the label of images from outside
+CHUNK = 250
+# Signals and confidences this near to 0, and to 1 where that is their end, are cut before a logarithm is taken.
 _EDGE = 1e-12
-
-Matrix = NDArray[np.float64]
 
 
 @dataclass
@@ -47,144 +54,170 @@ class Decisions:
     """The evidence of a study, each part made once and kept in the store."""
 
     study: "Study"
-    _judges: dict[int, "_Judge"] = field(default_factory=dict)
+    _judges: dict[int, "_Judges"] = field(default_factory=dict)
+    _tables: dict[str, Table] = field(default_factory=dict)
 
     def table(self, condition: str) -> Table:
-        """Columns (runs, images): right, whether the classifier is; plain and aided, the NLL of that in nats.
+        """What each judge of JUDGES says of each image; columns (runs, images).
 
-        plain: by the regression on the temperature-scaled confidence; aided: by that on the MSE as well.
+        "<judge>/right": is the answer; "<judge>/confidence": that it is; "<judge>/nll": of that, in nats.
+        "<judge>/class-nll", "<judge>/class-brier" (0 to 2): of those in CLASSES, of the label's probability and of all;
+        NaN where the label is NOWHERE. The signals by their names. found: the attack reached its aim.
         """
         study, runs = self.study, self.study.runs
-        images, indices = self._images(condition)
-        with study.timed("decisions"), study.meter(f"decisions: {condition}") as advance:
-            parts: list[Tensors] = []
-            for number, run in enumerate(runs):
-                judge = self._judge(number, run)
-                logits, error = self._look(run, judge.classifier, judge.digest, images, indices)
-                parts.append(judge.nll(logits, error, images.labels))
-                advance(number + 1, len(runs))
-        study.looked_at.add(f"decisions/{condition}")
-        return Table.of(parts)
+        study.looked_at.add(condition if condition in (CLEAN, *ATTACKED) else f"decisions/{condition}")
+        if condition not in self._tables:
+            judges = [self._judge(number, run) for number, run in enumerate(runs)]  # trains what is not trained yet
+            with study.timed("decisions"), study.meter(f"decisions: {condition}") as advance:
+                parts: list[Tensors] = []
+                for number, run in enumerate(runs):
+                    pixels, labels, indices, found = self._images(run, condition)
+                    parts.append(judges[number].ask(self._look(run, pixels, indices), labels) | {"found": found})
+                    advance(number + 1, len(runs))
+            self._tables[condition] = Table.of(parts)
+        return self._tables[condition]
 
-    def held_out(self) -> Tensor:
-        """Which training images are held out, (k,) in random order, the same for all studies of a data set."""
-        count = len(self.study.train)
-        order = words(seed_for("held-out", 0), torch.arange(count), draws=1, size=1).flatten().argsort()
-        return order[: min(HELD_OUT, int(SHARE * count))]
+    def outsiders(self) -> list[str]:
+        """The sets that half of the mix is from: those that are not made of test images, or one that is."""
+        sets = self.study.outside
+        return [name for name in sets.sources if not sets.is_made(name)] or ["permuted"]
 
-    def _images(self, condition: str) -> tuple[Images, Tensor]:
+    def _images(self, run: "Run", condition: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The images, their labels, the index of each, and whether the attack reached its aim."""
         study = self.study
-        clean, indices = study.test.take(study.indices), study.indices
-        if condition == CLEAN:
-            return clean, indices
-        if condition == TURNED:
-            return outside(TURNED, clean, seed=0, indices=indices), indices
-        noise = normal(seed_for(NOISY, 0), indices, draws=1, size=clean.pixels[0].numel())
-        noisy = clean.pixels + float(NOISY.removeprefix("gaussian-")) * noise.view_as(clean.pixels)
-        return Images(noisy.clamp(0, 1), clean.labels, clean.name, clean.split), indices
+        count = study.count(condition)
+        indices = study.indices[:count]
+        clean, every = study.test.take(indices), torch.ones(count, dtype=torch.bool)
+        pixels, labels = clean.pixels, clean.labels
+        assert labels is not None
+        if condition in ATTACKED:
+            parts = [study.cleaning.adversarial(run, condition, rows) for rows in study.shards(count)]
+            images, found = (torch.cat([part[name] for part in parts]) for name in ("images", "success"))
+            return images, labels, indices, found
+        if condition.startswith("rotated-"):
+            pixels = outside(condition, clean, seed=0, indices=indices).pixels
+        elif condition.startswith("gaussian-"):
+            noise = normal(seed_for(condition, 0), indices, draws=1, size=pixels[0].numel())
+            pixels = (pixels + float(condition.removeprefix("gaussian-")) * noise.view_as(pixels)).clamp(0, 1)
+        elif condition == MIX:
+            return *self._mix(pixels, labels, indices), every
+        return pixels, labels, indices, every
 
-    def _judge(self, number: int, run: "Run") -> "_Judge":
+    def _mix(self, pixels: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The first half of these images, and as many from outside, taken from each set alike."""
+        half, names = len(pixels) // 2, self.outsiders()
+        parts, places = [pixels[: len(pixels) - half]], [indices[: len(pixels) - half]]
+        for number, name in enumerate(names):
+            images, index = self.study.outside.images(name)
+            share = half * (number + 1) // len(names) - half * number // len(names)
+            rows = torch.arange(share) % len(images)  # a set smaller than its share gives all it has, again and again
+            parts.append(images.pixels[rows])
+            places.append(index[rows])
+        inside = labels[: len(pixels) - half]
+        return torch.cat(parts), torch.cat([inside, torch.full((half,), NOWHERE)]), torch.cat(places)
+
+    def _judge(self, number: int, run: "Run") -> "_Judges":
         if number not in self._judges:
-            classifier, name = self._classifier(run)
-            rest = self.study.train.take(held := self.held_out())
-            logits, error = self._look(run, classifier, name, rest, held, role="held-out")
-            self._judges[number] = _Judge.fit(classifier, name, logits, error, rest.labels)
+            held, indices = self.study.held_out
+            with self.study.timed("decisions"), self.study.meter(f"images held out, run {number + 1}"):
+                seen = self._look(run, held.pixels, indices, role="held-out")
+            assert held.labels is not None
+            self._judges[number] = _Judges.fit(seen, held.labels)
         return self._judges[number]
 
-    def _classifier(self, run: "Run") -> tuple[Classify, str]:
-        """The classifier that has not seen the images held out, and a digest of it."""
+    def _look(self, run: "Run", images: Tensor, indices: Tensor, *, role: str = "test") -> "_Seen":
+        """What a run's models say of images; kept."""
         study = self.study
-        if study.classifier is not None:
-            return run.classifier, run.classifier_digest
-        config = reference_configs(study.train)[1]
-        key = digest("held-out-classifier", config, run.seed, study.train.digest, _STAGE, study.device.type)
-
-        def train() -> Tensors:
-            seen = torch.ones(len(study.train), dtype=torch.bool)
-            seen[self.held_out()] = False
-            title = f"training the classifier of seed {run.seed} without the images held out"
-            with study.timed("training"), study.meter(title) as advance:
-                most = study.train.take(seen)
-                model = fit_classifier(most, config, seed=run.seed, device=study.device, progress=advance)
-            return dict(model.state_dict())
-
-        weights = study.store.get("models", key, train)
-        shape = (study.train.pixels.shape[-2], study.train.pixels.shape[-1])
-        model = Classifier(config, shape, study.train.classes or 0)
-        model.load_state_dict(weights)
-        return model.requires_grad_(requires_grad=False).to(study.device).eval(), key
-
-    def _look(
-        self, run: "Run", classifier: Classify, name: str, images: Images, indices: Tensor, *, role: str = "test"
-    ) -> tuple[Matrix, Matrix]:
-        """Logits (n, classes) and MSE (n,) of images in a run; kept."""
-        study = self.study
-        key = digest(
-            "decisions", role, run.seed, run.vae_digest, name, images.digest, indices, _STAGE, study.device.type
-        )
+        models = (run.vae_digest, run.classifier_digest)
+        key = digest("decisions", role, run.seed, *models, images, indices, _STAGE, study.device.type)
 
         def compute() -> Tensors:
-            seed = seed_for(f"decisions/{role}", run.seed)
-            parts = []
-            for start in range(0, len(images), SHARD):
-                rows = images.pixels[start : start + SHARD].to(study.device)
-                index = image_indices(len(rows), 0, indices[start : start + SHARD])
+            seed, settings = seed_for(f"decisions/{role}", run.seed), Settings(DRAWS, 1, 1, 1, 1)
+            parts: list[Tensors] = []
+            with torch.no_grad():
+                for rows, at in zip(torch.split(images, CHUNK), torch.split(indices, CHUNK), strict=True):
+                    place = (one.to(study.device) for one in (rows, at))
+                    seen = Features(run.vae, run.classifier, *place, seed=seed, settings=settings, label_draws=True)
+                    drawn = seen.drawn_logits.double().log_softmax(dim=2).logsumexp(dim=1) - np.log(DRAWS)
+                    found = {"logits": seen.logits, "mean": drawn} | {name: scores[name].look(seen) for name in SIGNALS}
+                    parts.append({name: value.cpu() for name, value in found.items()})
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-                def squares(some: Tensor, found: Tensor) -> Tensor:
-                    return (found - some.unsqueeze(1)).square().mean(dim=(1, 2, 3, 4))
-
-                with torch.no_grad():
-                    logits = classifier(rows)
-                error = reconstruct(run.vae, rows, draws=DRAWS, seed=seed, indices=index, reduce=squares)
-                parts.append((logits.cpu(), error.cpu()))
-            return {"logits": torch.cat([one for one, _ in parts]), "error": torch.cat([two for _, two in parts])}
-
-        found = study.store.get("evidence", key, compute)
-        return found["logits"].double().numpy(), found["error"].double().numpy()
+        return _Seen(study.store.get("evidence", key, compute))
 
 
 @dataclass
-class _Judge:
-    """A run's classifier with its temperature, and two regressions of being right; fitted on images held out."""
+class _Seen:
+    """What the models say of images: logits, mean (the logarithm of the mean softmax over draws), both (n, classes);
+    and each signal, (n,)."""
 
-    classifier: Classify
-    digest: str
-    temperature: float
-    plain: Any
-    aided: Any
+    columns: Tensors
+
+    def log_probabilities(self, judge: str, temperatures: dict[str, float]) -> Tensor:
+        """Of all classes, (n, classes) in float64, by a judge of CLASSES."""
+        logits = self.columns["mean" if judge in (MEAN, MEAN_SCALED) else "logits"].double()
+        return (logits / temperatures.get(judge, 1.0)).log_softmax(dim=1)
+
+    def features(self, judge: str, temperatures: dict[str, float]) -> NDArray[np.float64]:
+        """Log-odds of the scaled confidence, and the logarithm of each signal; (n, 1 + signals)."""
+        confidence = self.log_probabilities(SCALED, temperatures).amax(dim=1).exp().clamp(_EDGE, 1 - _EDGE)
+        signals = [self.columns[name].double().clamp(min=_EDGE).log() for name in REGRESSIONS[judge]]
+        return torch.stack([confidence.logit(), *signals], dim=1).numpy()
+
+
+@dataclass
+class _Judges:
+    """The judges of a run: temperatures, and regressions of being right; fitted on images held out."""
+
+    temperatures: dict[str, float]
+    regressions: dict[str, Any]
 
     @classmethod
-    def fit(cls, classifier: Classify, name: str, logits: Matrix, error: Matrix, labels: Tensor | None) -> "_Judge":
+    def fit(cls, seen: _Seen, labels: Tensor) -> "_Judges":
         """None in place of the regressions where no answer was wrong, or none right: there is nothing to learn."""
-        assert labels is not None
-        temperature = fit_temperature(logits, labels)
-        features = _features(logits, error, temperature)
-        right = logits.argmax(axis=1) == labels.numpy()
+        temperatures = {
+            SCALED: fit_temperature(seen.columns["logits"], labels),
+            MEAN_SCALED: fit_temperature(seen.columns["mean"], labels),
+        }
+        right = (seen.columns["logits"].argmax(dim=1) == labels).numpy()
         if right.all() or not right.any():
-            return cls(classifier, name, temperature, None, None)
-        plain, aided = (
-            make_pipeline(StandardScaler(), LogisticRegression(C=np.inf)).fit(columns, right)
-            for columns in (features[:, :1], features)
-        )
-        return cls(classifier, name, temperature, plain, aided)
+            return cls(temperatures, dict.fromkeys(REGRESSIONS))
+        # Few answers are wrong: without a penalty several signals together would tell them apart without error.
+        fitted = {
+            judge: make_pipeline(StandardScaler(), LogisticRegression()).fit(seen.features(judge, temperatures), right)
+            for judge in REGRESSIONS
+        }
+        return cls(temperatures, fitted)
 
-    def nll(self, logits: Matrix, error: Matrix, labels: Tensor | None) -> Tensors:
-        """Whether the classifier is right, and the NLL of that by both regressions, NaN without them; each (n,)."""
-        assert labels is not None
-        features = _features(logits, error, self.temperature)
-        right = logits.argmax(axis=1) == labels.numpy()
-        found = {"right": torch.from_numpy(right)}
-        for name, model, columns in (("plain", self.plain, features[:, :1]), ("aided", self.aided, features)):
-            scores = np.full((len(right), 2), np.nan) if model is None else model.predict_log_proba(columns)
-            found[name] = torch.from_numpy(-scores[np.arange(len(right)), right.astype(int)])
+    def ask(self, seen: _Seen, labels: Tensor) -> Tensors:
+        """The columns of `Decisions.table` but for `found`; NaN where there is no regression."""
+        found = {name: seen.columns[name] for name in SIGNALS}
+        known = labels != NOWHERE
+        for judge in CLASSES:
+            log_probability = seen.log_probabilities(judge, self.temperatures)
+            highest, label = log_probability.max(dim=1)
+            found[f"{judge}/right"] = right = label == labels
+            found[f"{judge}/confidence"] = highest.exp()
+            # log(1 - p) by the other classes: p itself may be 1 but for rounding.
+            others = log_probability.scatter(1, label.unsqueeze(1), -torch.inf).logsumexp(dim=1)
+            found[f"{judge}/nll"] = -torch.where(right, highest, others)
+            own = labels.clamp(min=0).unsqueeze(1)
+            gap = log_probability.exp().scatter_add(1, own, -torch.ones_like(own, dtype=torch.float64))
+            for name, value in (
+                ("class-nll", -log_probability.gather(1, own)[:, 0]),
+                ("class-brier", gap.square().sum(dim=1)),
+            ):
+                found[f"{judge}/{name}"] = value.where(known, torch.nan)
+        right = found[f"{PLAIN}/right"]
+        for judge, model in self.regressions.items():
+            both = np.full((len(right), 2), np.nan)
+            if model is not None:
+                both = model.predict_log_proba(seen.features(judge, self.temperatures))
+            wrong_log, right_log = torch.from_numpy(both).unbind(dim=1)
+            found[f"{judge}/right"], found[f"{judge}/confidence"] = right, right_log.exp()
+            found[f"{judge}/nll"] = -torch.where(right, right_log, wrong_log)
         return found
 
 
-def _features(logits: Matrix, error: Matrix, temperature: float) -> Matrix:
-    """Log-odds of the temperature-scaled confidence, and the logarithm of the MSE; (n, 2)."""
-    confidence = torch.from_numpy(logits / temperature).softmax(dim=1).amax(dim=1).clamp(_EDGE, 1 - _EDGE)
-    return np.stack([torch.logit(confidence).numpy(), np.log(error)], axis=1)
-
-
 # Taken at import, as in `claims.study`.
-_STAGE = source_digest(sys.modules[__name__], _calibration, _models, _noise, _outside, _reconstruct, _training)
+_STAGE = source_digest(sys.modules[__name__], _calibration, _features, _models, _noise, _outside, _reconstruct, _scores)

@@ -50,6 +50,7 @@ MANY = (CLEAN, "fgsm-0.2", LBFGS)  # conditions looked at with MANY_DRAWS
 # of convergence in the report), and at this weight of the error the better of count and MSE detects least. Steps are of
 # one size, 4 epsilon / steps: an adapted size takes the luck of a step's draws for progress.
 EOT_DRAWS, STEPS = 5, {JOINT: 40, JOINT_MSE: 60}
+CHUNK = 50  # images attacked at once through draws: what is made of them should stay in the cache
 ERROR_WEIGHT = {JOINT: 0.0, JOINT_MSE: 0.01}
 
 
@@ -175,6 +176,7 @@ def joint_pgd(detector: VAEDetector, shard: Shard, epsilon: float, steps: int, s
         seed=seed,
         indices=shard.indices,
         keep_failed=True,
+        chunk=CHUNK,
     )
 
 

@@ -14,6 +14,7 @@ _COLUMNS = 4
 _CURVES = (
     ("ignoring", "PGD that ignores the purifier", "#0072B2", "o-"),
     ("through", "PGD through the purifier", "#D55E00", "s--"),
+    ("queried", "Square on the whole", "#009E73", "^-."),
     (NONE, "no purifier", "#999999", "x:"),
 )
 
@@ -27,6 +28,8 @@ def accuracy_by_epsilon(results: Mapping[str, Any]) -> Figure:
     for (name, row), panel in zip(attacked.items(), panels.flat, strict=False):
         epsilon = [one["epsilon"] for one in row]
         for key, label, colour, style in _CURVES:
+            if key not in row[0]:
+                continue
             accuracy = np.array([one[key]["accuracy"] for one in row])
             ends = np.array([[one[key]["low"], one[key]["high"]] for one in row], dtype=float)
             panel.plot(epsilon, accuracy, style, color=colour, markersize=3.5, linewidth=1.2, label=label)
@@ -37,7 +40,9 @@ def accuracy_by_epsilon(results: Mapping[str, Any]) -> Figure:
     for panel in panels.flat[len(attacked) :]:
         panel.set_visible(False)
     panels[0, 0].set_ylim(-0.03, 1.03)
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    lines = [panel.get_legend_handles_labels() for panel in panels.flat]
+    known = {label: line for one in lines for line, label in zip(*one, strict=True)}
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=4, fontsize=8)
     for panel in panels[-1]:
         panel.set_xlabel("$\\epsilon$ (L-infinity)", fontsize=8)
     figure.supylabel("accuracy", fontsize=9)

@@ -317,6 +317,29 @@ def auroc_of_groups(score: ArrayLike, positive: ArrayLike) -> Estimate:
     return Estimate(float(per_run.mean()), per_run[:, None] + deviation, per_run, (0.0, 1.0), int(sizes.min()))
 
 
+def aurc(doubt: ArrayLike, wrong: ArrayLike) -> Estimate:
+    """Area under the risk-coverage curve (see `vaecore.aurc`), mean over runs; lower is better.
+
+    doubt: (runs, images), higher is refused sooner. wrong: (runs, images) boolean. NaN with a reason for NaN doubts.
+    Influence: an image adds the risk where it is answered itself, and moves that of every image answered after it.
+    """
+    table, miss = _table(doubt, "doubt"), _mask(wrong, "wrong")
+    _check_same_shape(doubt=table, wrong=miss)
+    if np.isnan(table).any():
+        return _undefined(table.shape, f"{int(np.isnan(table).sum())} of {table.size} doubts are NaN")
+    images = table.shape[1]
+    answered, influence = np.arange(1, images + 1), np.empty_like(table)
+    for run, (score, missed) in enumerate(zip(table, miss, strict=True)):
+        order = np.argsort(score, kind="stable")
+        block = np.unique(score[order], return_inverse=True)[1]  # of images equally doubtful, whose order is random
+        size = np.bincount(block)
+        risk = np.cumsum((np.bincount(block, missed[order]) / size)[block]) / answered
+        after, moved = (np.cumsum(values[::-1])[::-1] for values in (1 / answered, risk / answered))
+        own = (np.bincount(block, risk - moved) / size)[block]
+        influence[run, order] = own + missed[order] * (np.bincount(block, after) / size)[block]
+    return Estimate(float(influence.mean()), influence, influence.mean(1), (0.0, 1.0), images)
+
+
 def spearman(first: ArrayLike, second: ArrayLike) -> Estimate:
     """Spearman's rank correlation over the images of a run, ties at midranks; mean over runs.
 

@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from claims import cleaning, detection, figures, figures_cleaning, figures_outside, sanity
+from claims import (
+    calibration,
+    cleaning,
+    detection,
+    figures,
+    figures_cleaning,
+    figures_decisions,
+    figures_outside,
+    sanity,
+)
 from claims.evidence import CLEAN, CONDITIONS, DRAWS
 from claims.inference import Estimate, interval, mean, smooth
 from claims.registry import Registry
@@ -65,6 +74,7 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
         "weaker_attacks": [[_of_trial(trial, wins) for trial in pair] for pair in sanity.WEAKER],
         "detection": detection.gather(study),
         "cleaning": cleaning.gather(study),
+        "decisions": calibration.gather(study),
         "environment": _environment(study.device),
         "wall_seconds": {stage: round(seconds, 1) for stage, seconds in study.wall_seconds.items()},
     }
@@ -84,6 +94,10 @@ def write(folder: Path, results: Mapping[str, Any]) -> None:
         "accuracy-by-epsilon": figures_cleaning.accuracy_by_epsilon(results),
         "cleaned-images": figures_cleaning.cleaned_images(results),
     }
+    if results["decisions"] is not None:
+        drawings["reliability"] = figures_decisions.reliability_diagrams(results)
+        drawings["risk-coverage"] = figures_decisions.risk_coverage(results)
+        write_atomically(folder / "decisions.md", calibration.page(results).encode())
     for name, figure in drawings.items():
         for suffix in ("png",) if name in _PHOTOGRAPHS else ("png", "svg"):
             write_atomically(folder / f"{name}.{suffix}", figures.render(figure, suffix))
@@ -147,6 +161,12 @@ def summary(results: Mapping[str, Any]) -> str:
     line("AUROC with intervals, AUPR-in, AUPR-out and FPR95: [detection.md](detection.md).\n")
     line("![AUROC of every score on every set outside](detection-matrix.png)")
     _cleaning_section(results["cleaning"], line)
+    line("\n## Whose confidence can be believed?\n")
+    if results["decisions"] is None:
+        line("Without training images there is nothing to fit temperatures and regressions on.")
+    else:
+        line("NLL, Brier score and its parts, ECE and AURC of every judge: [decisions.md](decisions.md).\n")
+        line("![Accuracy against confidence](reliability.png)\n\n![Risk against coverage](risk-coverage.png)")
     line("\n## Figures\n\n![Distinct labels per condition](distinct-labels.png)\n")
     line("![Reconstruction error by confidence](error-by-confidence.png)")
     if results["not_concluded"]:
@@ -172,12 +192,17 @@ def _cleaning_section(found: Mapping[str, Any], line: Callable[[str], None]) -> 
     for condition, row in accuracy.items():
         shown = " | ".join(f"{row[name]['accuracy']:.3f}" if name in row else "-" for name in names)
         line(f"| {condition} | {found['images'][condition]} | {shown} |")
-    line("\nAccuracy under PGD on the first run: ignoring the purifier / through it / right under both.\n")
+    line(f"\nOf {cleaning.SEARCH} the first {found['searched']} images.\n")
+    line(
+        "Accuracy on the first run under PGD that ignores the purifier / through it / under Square, where the purifier"
+    )
+    line("has no gradient of its own / right under all of these.\n")
     sizes = [row["epsilon"] for row in next(iter(attacked.values()))]
     line(f"| purifier | images | {' | '.join(f'epsilon {size:g}' for size in sizes)} |")
     line(f"|---|---:|{'---:|' * len(sizes)}")
     for name, rows in attacked.items():
-        cells = [" / ".join(f"{row[key]['accuracy']:.2f}" for key in ("ignoring", "through", "worst")) for row in rows]
+        kinds = [key for key in (*cleaning.KNOWING, "worst") if key in rows[0]]
+        cells = [" / ".join(f"{row[key]['accuracy']:.2f}" for key in kinds) for row in rows]
         line(f"| {name} | {rows[0]['images']} | {' | '.join(cells)} |")
     line("\n![Accuracy against epsilon behind each purifier](accuracy-by-epsilon.png)")
     line("\n![Images attacked and cleaned](cleaned-images.png)")

@@ -27,6 +27,8 @@ from vaecore._training import Progress, default_device, fit_classifier, fit_vae,
 
 SHARD = 500  # images; what a kill costs at most
 PILOT_SEED = 1000  # seeds from here on set bounds and are never used by the claims
+# Training images that no model learns from, kept to fit what judges confidence: that many, or this share where fewer.
+HELD_OUT, HELD_OUT_SHARE = 5_000, 0.1
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,24 @@ class Study:
                 f" {(self.train.classes or 0) - 1}; got up to {(self.test.classes or 0) - 1}"
             )
 
-    @cached_property
+    @property
     def train(self) -> Images:
-        """Training images."""
-        return load_images(self.dataset.name, "train", self.root)
+        """Training images, those that are held out left out."""
+        return self._split[0]
+
+    @property
+    def held_out(self) -> tuple[Images, torch.Tensor]:
+        """Training images that the reference models have not seen, and the index of each among all training images."""
+        return self._split[1:]
+
+    @cached_property
+    def _split(self) -> tuple[Images, Images, torch.Tensor]:
+        whole = load_images(self.dataset.name, "train", self.root)
+        order = words(seed_for("held-out", 0), torch.arange(len(whole)), draws=1, size=1).flatten().argsort()
+        held = order[: min(HELD_OUT, int(HELD_OUT_SHARE * len(whole)))]
+        seen = torch.ones(len(whole), dtype=torch.bool)
+        seen[held] = False
+        return whole.take(seen), whole.take(held), held
 
     @cached_property
     def test(self) -> Images:
@@ -169,7 +185,7 @@ class Study:
 
     @cached_property
     def decisions(self) -> Decisions:
-        """What the VAE's error adds to calibrated confidence."""
+        """How far confidences can be believed, with the VAE's help and without."""
         return Decisions(self)
 
     @cached_property
@@ -304,11 +320,16 @@ class Study:
             parts: list[Tensors] = []
             for number, run in enumerate(runs):
                 shards = []
-                for start in range(0, count, SHARD):
-                    shards.append(self.evidence_shard(run, condition, start, min(start + SHARD, count)))
-                    advance(number * count + min(start + SHARD, count), len(runs) * count)
+                for start, stop in self.shards(count):
+                    shards.append(self.evidence_shard(run, condition, start, stop))
+                    advance(number * count + stop, len(runs) * count)
                 parts.append({name: torch.cat([shard[name] for shard in shards]) for name in shards[0]})
         return Table.of(parts)
+
+    @staticmethod
+    def shards(count: int) -> list[tuple[int, int]]:
+        """Where each shard of so many images starts and stops."""
+        return [(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
 
     def evidence_shard(self, run: Run, condition: str, start: int, stop: int) -> Tensors:
         """Evidence of a run under a condition on some of the images, as `collect` gives it."""

@@ -8,16 +8,13 @@ from itertools import pairwise
 
 import pytest
 
-from claims import decisions
 from claims.evidence import CLEAN
 from claims.inference import (
-    Estimate,
     absolute,
     auroc_of_groups,
     difference,
     group_mean_ratio,
     group_mean_step,
-    mean,
     spearman,
     spearman_within,
 )
@@ -62,27 +59,3 @@ def test_confidence_finds_errors_better(study: Study, claim: Conclusion) -> None
     """Confidence finds misclassified images better than the MSE does."""
     clean = study.table(CLEAN)
     claim.conclude(difference(auroc_of_groups(clean.doubt, clean.wrong), auroc_of_groups(clean.mse, clean.wrong)))
-
-
-def change(study: Study, condition: str) -> Estimate:
-    """NLL of correctness by confidence and MSE minus that by confidence alone; protocol: claims/decisions.py."""
-    table = study.decisions.table(condition)
-    return mean(table["aided"] - table["plain"])
-
-
-@pytest.mark.claim("B6")
-def test_the_error_adds_nothing_on_clean_images(study: Study, claim: Conclusion) -> None:
-    """On clean images the MSE adds nothing to temperature-scaled confidence."""
-    claim.conclude(absolute(change(study, decisions.CLEAN)))
-
-
-@pytest.mark.claim("B7")
-def test_the_error_adds_under_rotation(study: Study, claim: Conclusion) -> None:
-    """Under a 45 degree rotation the MSE adds to temperature-scaled confidence."""
-    claim.conclude(change(study, decisions.TURNED))
-
-
-@pytest.mark.claim("B8")
-def test_the_error_harms_under_noise(study: Study, claim: Conclusion) -> None:
-    """Under Gaussian noise (sigma 0.3) the MSE harms temperature-scaled confidence."""
-    claim.conclude(change(study, decisions.NOISY))

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, relu
+from torch.nn.functional import conv2d, linear, pad, pixel_unshuffle, relu
 
 from vaecore._store import read_tensors, write_tensors
 
@@ -119,12 +119,26 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (n, 1, h, w) in [0, 1] to logits (n, classes)."""
-        features = relu(self.conv2(relu(self.conv1(images))))
+        features = relu(self.conv2(relu(_strided(images, self.conv1))))
         return self.output(self.dropout(relu(self.hidden(features.flatten(1)))))  # type: ignore[no-any-return]
 
     def save(self, path: str | Path) -> None:
         """Write settings and weights to one safetensors file, atomically."""
         _save(self, path)
+
+
+def _strided(images: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """What a 5x5 convolution of stride 2 and padding 2 makes of images of one channel, (n, channels, h / 2, w / 2).
+
+    As one of 3x3 and stride 1 over the four pixels of each 2x2 block, whose gradient is several times cheaper on CPUs.
+    """
+    height, width = images.shape[-2:]
+    blocks = pixel_unshuffle(pad(images, (0, width % 2, 0, height % 2)), 2)
+    kernel = pixel_unshuffle(pad(convolution.weight, (0, 1, 0, 1)), 2)
+    last = torch.channels_last
+    return conv2d(
+        blocks.contiguous(memory_format=last), kernel.contiguous(memory_format=last), convolution.bias, padding=1
+    )
 
 
 def _save(model: VAE | Classifier, path: str | Path) -> None:

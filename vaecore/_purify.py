@@ -14,7 +14,7 @@ from vaecore._noise import image_indices, normal, seed_for
 from vaecore._reconstruct import decode_draws, posterior
 
 Decide = Literal["mean-image", "mean-softmax", "majority"]
-Backward = Literal["exact", "identity"]
+Backward = Literal["exact", "identity"]  # or a purifier
 
 
 class Purifier(nn.Module):
@@ -191,8 +191,9 @@ class Purified(nn.Module):
     (expectation over transformation; Athalye et al. 2018, section 4.2), "majority" through the mean softmax that stands
     for it. The attacker's loss is that of the decision. Success is the decision's, at the noise of the attack; what it
     is at the defender's noise, ask with `forward`. eot: times that each step draws the views.
-    backward: "exact"; "identity" takes the purifier for the identity on the way back (BPDA; the same, section 4.1).
-    None is "exact" where the purifier is differentiable, else "identity".
+    backward: "exact"; "identity" takes the purifier for the identity on the way back (BPDA; the same, section 4.1), and
+    another purifier has it differentiated in its stead. None is "exact" where the purifier is differentiable, else
+    "identity".
     """
 
     def __init__(
@@ -202,19 +203,19 @@ class Purified(nn.Module):
         *,
         decide: Decide = "mean-image",
         eot: int = 1,
-        backward: Backward | None = None,
+        backward: Backward | Purifier | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if decide not in ("mean-image", "mean-softmax", "majority"):
             raise ValueError(f"decide must be 'mean-image', 'mean-softmax' or 'majority'; got {decide!r}")
-        if backward not in (None, "exact", "identity"):
-            raise ValueError(f"backward must be 'exact', 'identity' or None; got {backward!r}")
+        if not isinstance(backward, Purifier) and backward not in (None, "exact", "identity"):
+            raise ValueError(f"backward must be 'exact', 'identity', a purifier or None; got {backward!r}")
         if eot < 1:
             raise ValueError(f"eot must be 1 or more; got {eot}")
         check_classifier(classifier)
         self.purifier, self.classifier, self.decide, self.eot, self.seed = purifier, classifier, decide, eot, seed
-        self.backward: Backward = backward or ("exact" if purifier.differentiable else "identity")
+        self.backward = backward or ("exact" if purifier.differentiable else "identity")
         self.eval()
 
     def forward(self, images: Tensor, indices: Tensor | None = None) -> Tensor:
@@ -247,7 +248,10 @@ class Purified(nn.Module):
         views = self.purifier.views(images, indices, seed)
         if self.backward == "exact":
             return views
-        straight = images.unsqueeze(1).expand_as(views)
+        instead = images.unsqueeze(1)
+        if isinstance(self.backward, Purifier):
+            instead = self.backward.views(images, indices, seed).mean(dim=1, keepdim=True)
+        straight = instead.expand_as(views)
         return straight + (views - straight).detach()
 
     def _decide(self, views: Tensor, *, smooth: bool) -> Tensor:

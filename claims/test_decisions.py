@@ -1,0 +1,96 @@
+"""Whose confidence can be believed? Protocol: claims/decisions.py.
+
+All confidences are scaled by temperatures fitted on images held out, so that what is compared is more than a softmax
+that is too sure of itself. L-BFGS is looked at where it succeeded in every run.
+"""
+
+import pytest
+
+from claims.calibration import area
+from claims.decisions import ALONE, MEAN_SCALED, NOISY, SCALED, TURNED
+from claims.evidence import CLEAN, LBFGS
+from claims.inference import Estimate, absolute, difference, mean
+from claims.plugin import Conclusion
+from claims.study import Study
+
+
+def added(study: Study, condition: str) -> Estimate:
+    """NLL of being right by confidence and MSE minus that by confidence alone."""
+    table = study.decisions.table(condition)
+    return mean(table[f"{ALONE}+mse/nll"] - table[f"{ALONE}/nll"])
+
+
+@pytest.mark.claim("B6")
+def test_the_error_adds_nothing_on_clean_images(study: Study, claim: Conclusion) -> None:
+    """On clean images the MSE adds nothing to temperature-scaled confidence."""
+    claim.conclude(absolute(added(study, CLEAN)))
+
+
+@pytest.mark.claim("B7")
+def test_the_error_adds_under_rotation(study: Study, claim: Conclusion) -> None:
+    """Under a 45 degree rotation the MSE adds to temperature-scaled confidence."""
+    claim.conclude(added(study, TURNED))
+
+
+@pytest.mark.claim("B8")
+def test_the_error_harms_under_noise(study: Study, claim: Conclusion) -> None:
+    """Under Gaussian noise (sigma 0.3) the MSE harms temperature-scaled confidence."""
+    claim.conclude(added(study, NOISY))
+
+
+def change(study: Study, condition: str, measure: str) -> Estimate:
+    """A measure of the mean softmax over reconstructions minus that of the classifier's softmax."""
+    table = study.decisions.table(condition)
+    values = table[f"{MEAN_SCALED}/{measure}"] - table[f"{SCALED}/{measure}"]
+    limits = {"limits": (-2.0, 2.0)} if measure == "class-brier" else {}
+    return mean(values[:, table["found"].all(axis=0)] if condition == LBFGS else values, **limits)
+
+
+@pytest.mark.claim("E5a")
+def test_reconstructions_calibrate_lbfgs(study: Study, claim: Conclusion) -> None:
+    """On L-BFGS images the mean softmax of reconstructions has a lower NLL than the classifier."""
+    _ = study.paired(LBFGS)  # notes which images are left
+    claim.conclude(change(study, LBFGS, "class-nll"))
+
+
+@pytest.mark.claim("E5b")
+def test_reconstructions_lower_the_brier_score_of_lbfgs(study: Study, claim: Conclusion) -> None:
+    """On L-BFGS images the mean softmax of reconstructions has a lower Brier score than the classifier."""
+    _ = study.paired(LBFGS)
+    claim.conclude(change(study, LBFGS, "class-brier"))
+
+
+@pytest.mark.claim("E5c")
+def test_reconstructions_calibrate_fgsm(study: Study, claim: Conclusion) -> None:
+    """On FGSM images (epsilon 0.2) the mean softmax of reconstructions has a lower NLL than the classifier."""
+    claim.conclude(change(study, "fgsm-0.2", "class-nll"))
+
+
+@pytest.mark.claim("E5d")
+def test_reconstructions_lower_the_brier_score_of_fgsm(study: Study, claim: Conclusion) -> None:
+    """On FGSM images (epsilon 0.2) the mean softmax of reconstructions has a lower Brier score than the classifier."""
+    claim.conclude(change(study, "fgsm-0.2", "class-brier"))
+
+
+@pytest.mark.claim("E6")
+def test_reconstructions_cost_on_clean_images(study: Study, claim: Conclusion) -> None:
+    """On clean images the mean softmax of reconstructions has a higher NLL than the classifier."""
+    claim.conclude(change(study, CLEAN, "class-nll"))
+
+
+def refusing(study: Study, condition: str) -> Estimate:
+    """Area under the risk-coverage curve of refusing by soft disagreement minus that of refusing by confidence."""
+    table = study.decisions.table(condition)
+    return difference(area(table, "disagreement"), area(table, "confidence"))
+
+
+@pytest.mark.claim("E7a")
+def test_confidence_refuses_better_on_clean_images(study: Study, claim: Conclusion) -> None:
+    """On clean images refusing by confidence leaves fewer mistakes than refusing by soft disagreement."""
+    claim.conclude(refusing(study, CLEAN))
+
+
+@pytest.mark.claim("E7b")
+def test_refusing_under_fgsm(study: Study, claim: Conclusion) -> None:
+    """On FGSM images (epsilon 0.2) refusing by soft disagreement leaves fewer mistakes than refusing by confidence."""
+    claim.conclude(refusing(study, "fgsm-0.2"))
