@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claims.decisions import ALL, ALONE, ASKED, CLASSES, JUDGES, MEAN_SCALED, MIX, PLAIN, SCALED
-from claims.evidence import Table
+from claims.evidence import LBFGS, Table
 from claims.inference import Estimate, aurc, interval, mean, smooth
 from vaecore._calibration import Equal, brier_parts, ece, reliability
 
@@ -94,7 +94,10 @@ def gather(study: "Study") -> dict[str, Any] | None:
     """
     if study.outside.train is None:
         return None
-    tables = {condition: _of_interest(study.decisions.table(condition)) for condition in ASKED}
+    tables = {condition: study.decisions.table(condition) for condition in ASKED}
+    found = np.flatnonzero(tables[LBFGS]["found"].all(axis=0))
+    if len(found) > 1:  # as claims look at L-BFGS; where it never succeeds, at all images
+        tables[LBFGS] = tables[LBFGS].take(found)
     return {
         "held_out": len(study.held_out[0]),
         "outsiders": study.decisions.outsiders(),
@@ -112,12 +115,6 @@ def gather(study: "Study") -> dict[str, Any] | None:
             for condition, table in tables.items()
         },
     }
-
-
-def _of_interest(table: Table) -> Table:
-    """The images on which the attack succeeded in every run, or all where it has no aim or never did."""
-    found = table["found"].all(axis=0)
-    return table.take(np.flatnonzero(found)) if found.sum() > 1 else table
 
 
 def _concluded(table: Table, judge: str) -> bool:

@@ -180,8 +180,11 @@ class Cleaning:
             models = self.models(number)
             with torch.no_grad():
                 for name, model in models.items():
-                    place = id(model.purifier)
                     some = slice(max(0, SEARCHED - rows[0]) if name == SEARCH else None)
+                    if some.stop == 0:
+                        right[name] = torch.zeros(0, dtype=torch.bool)
+                        continue
+                    place = id(model.purifier)
                     if place not in views:
                         views[place] = model.purifier.views(images[some], shard.indices[some], model.seed)
                     right[name] = model.of_views(views[place]).argmax(dim=1) == shard.labels[some]

@@ -9,7 +9,7 @@ import torch
 
 from claims import cleaning, figures, figures_cleaning, report
 from claims.cleaning import CLEANED, MAJORITY, NONE, SEARCH, SIZES, THRESHOLD, Cleaning
-from claims.evidence import Table
+from claims.evidence import DRAWS, EOT_DRAWS, Table
 from claims.pack import unpack
 from vaecore import VAEConfig, fit_vae, load_images, pgd, reconstruct_labels
 from vaecore._autoencoder import fit_autoencoder
@@ -69,34 +69,73 @@ def test_pgd_is_pgd_on_the_classifier(tiny):
     assert found.linf.max() <= 0.1 + 1e-6
 
 
-def test_attacks_through_purifiers_are_judged_by_draws_they_have_not_seen(tiny, monkeypatch):
+def test_attacks_through_purifiers_are_judged_by_draws_they_have_not_seen(tiny, tmp_path, monkeypatch):
     seeds, original = [], VAEPurifier.views
 
     def views(self, images, indices, seed):
-        seeds.append((seed, torch.is_grad_enabled()))
+        seeds.append((seed, torch.is_grad_enabled(), self.draws))
         return original(self, images, indices, seed)
 
     monkeypatch.setattr(VAEPurifier, "views", views)
-    study = fresh(tiny, profile=replace(tiny.profile, adaptive_images=9))
+    study = fresh(tiny, store=Store(tmp_path))
     found = study.cleaning.attacked(MAJORITY, 0.15, curve=True)
-    attacker = {seed for seed, gradient in seeds if gradient}
-    defender = {seed for seed, gradient in seeds if not gradient} - attacker
+    attacker = {(seed, draws) for seed, gradient, draws in seeds if gradient}
+    defender = {(seed, draws) for seed, gradient, draws in seeds if not gradient} - attacker
     assert len(attacker) == cleaning.STEPS
-    assert seed_for("purifier", tiny.run(0).seed) in defender
-    assert found["through"].shape == (1, 3)
+    assert {draws for _, draws in attacker} == {EOT_DRAWS}
+    assert (seed_for("purifier", tiny.run(0).seed), DRAWS) in defender
+    assert found["through"].shape == (1, tiny.trial_images)
+
+
+def test_two_decisions_of_one_loss_share_an_attack_and_all_purifiers_one_that_ignores_them(tiny, tmp_path, monkeypatch):
+    victims, original = [], cleaning.pgd
+
+    def attack(victim, *given, **told):
+        victims.append(victim)
+        return original(victim, *given, **told)
+
+    monkeypatch.setattr(cleaning, "pgd", attack)
+    study = fresh(tiny, store=Store(tmp_path))
+    shared = [study.cleaning.attacked(name, 0.1, curve=True) for name in (MAJORITY, "vae-mean-softmax", "blur")]
+    assert len(victims) == 3  # through the ten views, on the classifier alone, through the blur
+    assert sum(victim is tiny.run(0).classifier for victim in victims) == 1
+    for table in shared[1:]:
+        np.testing.assert_array_equal(table[NONE], shared[0][NONE])
+
+
+def test_purifiers_without_a_gradient_are_queried(tiny, tmp_path, monkeypatch):
+    asked, original = {}, cleaning.square
+
+    def attack(victim, *given, **told):
+        asked[type(victim.purifier).__name__] = told["queries"]
+        return original(victim, *given, **told)
+
+    monkeypatch.setattr(cleaning, "square", attack)
+    study = fresh(tiny, store=Store(tmp_path))
+    for name in study.cleaning.models(0):
+        table = study.cleaning.attacked(name, 0.2, curve=True)
+        assert ("queried" in table.columns) == (name in (SEARCH, THRESHOLD, "bit-depth"))
+    assert asked == {
+        "LatentSearch": cleaning.SEARCH_QUERIES,
+        "Threshold": cleaning.QUERIES,
+        "BitDepth": cleaning.QUERIES,
+    }
 
 
 def test_attacks_through_purifiers_are_those_of_each_run(tiny):
     both, first = (tiny.cleaning.attacked("vae-posterior-mean", 0.2, curve=curve) for curve in (False, True))
     assert both["through"].shape == (2, 10)
-    np.testing.assert_array_equal(both["through"][:1, :3], first["through"])
+    np.testing.assert_array_equal(both["through"][:1, :2], first["through"])
     assert both["through"].mean() < both["ignoring"].mean()
 
 
-def test_the_search_gets_fewer_images(tiny, monkeypatch):
+def test_the_search_gets_fewer_images(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(cleaning, "SEARCHED", 2)
     assert tiny.cleaning.attacked(SEARCH, 0.2)["through"].shape == (2, 2)
-    assert SEARCH not in tiny.cleaning.table("clean").columns
+    monkeypatch.setattr("claims.study.SHARD", 5)  # so that there are shards without any for it
+    study = fresh(tiny, store=Store(tmp_path))
+    assert study.cleaning.table("clean")[SEARCH].shape == (2, 2)
+    assert study.cleaning.table("clean")[NONE].shape == (2, 12)
 
 
 def test_what_is_computed_is_kept(tiny, gathered, monkeypatch):
@@ -125,20 +164,29 @@ def test_an_attack_that_knows_less_and_wins_more_is_flagged(tiny, monkeypatch):
     (flag,) = cleaning.flags(tiny)
     assert flag.startswith("PGD 0.2 through threshold wins 0%, PGD that ignores it 100%")
 
+    def queried(_, name, epsilon, *, curve):
+        table = attacked(_, "blur", epsilon, curve=curve)
+        masked = name == SEARCH and epsilon == 0.1
+        return Table({**table.columns, "through": np.full((1, 50), masked), "queried": np.zeros((1, 50), bool)})
+
+    monkeypatch.setattr(Cleaning, "attacked", lambda *given, **told: queried(*given, **told))
+    flags = cleaning.flags(tiny)
+    assert any(flag.startswith("PGD 0.1 through latent-search wins 0%, Square 100%") for flag in flags)
+
 
 def test_the_results_have_every_condition_purifier_and_size(tiny, gathered):
     names = [*tiny.cleaning.models(0)]
     assert len(names) == 12
     assert [*gathered["accuracy"]] == [*CLEANED]
     for condition, row in gathered["accuracy"].items():
-        assert [*row] == [NONE, *(name for name in names if name != SEARCH)]
+        assert [*row] == [NONE, *names]
         assert row[NONE]["accuracy"] == pytest.approx(tiny.cleaning.table(condition)[NONE].mean())
         assert gathered["images"][condition] == tiny.count(condition)
     assert [*gathered["attacked"]] == names
     for rows in gathered["attacked"].values():
         assert [row["epsilon"] for row in rows] == [*SIZES]
         for row in rows:
-            assert row["worst"]["accuracy"] <= min(row["through"]["accuracy"], row["ignoring"]["accuracy"])
+            assert row["worst"]["accuracy"] <= min(row[key]["accuracy"] for key in cleaning.KNOWING if key in row)
 
 
 def test_the_strip_shows_an_image_of_each_class(tiny, gathered):
@@ -166,7 +214,8 @@ def test_curves_show_every_accuracy(results):
     for panel, (name, rows) in zip(panels, results["cleaning"]["attacked"].items(), strict=True):
         assert panel.get_title().startswith(name)
         shown = [line.get_ydata().tolist() for line in panel.get_lines()]
-        assert shown == [[row[key]["accuracy"] for row in rows] for key in ("ignoring", "through", NONE)]
+        kinds = [key for key in ("ignoring", "through", "queried", NONE) if key in rows[0]]
+        assert shown == [[row[key]["accuracy"] for row in rows] for key in kinds]
 
 
 def test_the_summary_has_both_tables(results):
@@ -177,7 +226,8 @@ def test_the_summary_has_both_tables(results):
         shown = " | ".join(f"{row[name]['accuracy']:.3f}" if name in row else "-" for name in row)
         assert f"| {condition} | {results['cleaning']['images'][condition]} | {shown}" in text
     for name, rows in results["cleaning"]["attacked"].items():
-        cell = " / ".join(f"{rows[0][key]['accuracy']:.2f}" for key in ("ignoring", "through", "worst"))
+        kinds = [key for key in ("ignoring", "through", "queried", "worst") if key in rows[0]]
+        cell = " / ".join(f"{rows[0][key]['accuracy']:.2f}" for key in kinds)
         assert f"| {name} | {rows[0]['images']} | {cell} |" in text
 
 

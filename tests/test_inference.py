@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+import vaecore
 from claims import inference
 from claims.inference import Estimate, Interval
 
@@ -353,6 +354,32 @@ def test_auroc_is_antisymmetric_and_blind_to_monotone_transforms(inside, outside
     bent = inference.interval(inference.auroc(np.exp(inside), np.exp(outside), paired=paired), 0.95)
     assert (backward.low, backward.high) == pytest.approx((1 - forward.high, 1 - forward.low))
     assert (bent.low, bent.high) == pytest.approx((forward.low, forward.high))
+
+
+def test_aurc_is_vaecore_s_of_each_run_with_ties(generator):
+    doubt, wrong = generator.integers(0, 12, (3, 80)) / 12, generator.random((3, 80)) < 0.3
+    found = inference.aurc(doubt, wrong)
+    assert found.per_run == pytest.approx([vaecore.aurc(*one) for one in zip(doubt, wrong, strict=True)])
+    assert found.value == pytest.approx(found.influence.mean())
+    assert found.limits == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("steps", [8, 10**6])
+def test_aurc_influence_equals_the_jackknife(generator, steps):
+    doubt = generator.integers(0, steps, (1, 300)) / steps
+    wrong = generator.random((1, 300)) < 0.6 * doubt
+    found = inference.aurc(doubt, wrong)
+    without = [inference.aurc(np.delete(doubt, image, 1), np.delete(wrong, image, 1)).value for image in range(300)]
+    pseudo = 300 * found.value - 299 * np.array(without)
+    assert found.influence[0] == pytest.approx(pseudo, abs=0.1 * np.std(pseudo))
+
+
+def test_aurc_wants_numbers(generator):
+    doubt = generator.random((2, 10))
+    doubt[1, 3] = np.nan
+    found = inference.aurc(doubt, np.ones((2, 10), dtype=bool))
+    assert math.isnan(found.value)
+    assert "1 of 20 doubts are NaN" in found.reason
 
 
 def test_spearman_equals_scipy_with_ties(generator):

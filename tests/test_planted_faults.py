@@ -20,9 +20,11 @@ from claims import (
     test_calibration,
     test_cleaning,
     test_consistency,
+    test_decisions,
     test_latent,
     test_outside,
 )
+from claims.decisions import MEAN_SCALED, SCALED
 from claims.evidence import Table
 from claims.registry import load_registry
 from claims.study import Dataset, Profile, Study
@@ -509,24 +511,52 @@ def test_calibration_claims_follow_the_law(name, sound_law, broken_law):
 
 
 class MadeUpDecisions:
-    """NLL of correctness on 5 runs and 2,000 images, which the error changes by so much on average."""
+    """What judges say on 5 runs and 2,000 images: NLL that grows by `changes` from one judge to the next.
 
-    def __init__(self, change):
-        self.decisions, self.change = self, change
+    wrong: the share of wrong answers, which `sharp` of the two doubts finds, the other knowing less.
+    """
+
+    def __init__(self, sharp=None, **changes):
+        self.decisions, self.sharp, self.changes = self, sharp, changes
 
     def table(self, condition):
         generator = np.random.default_rng(len(condition))
-        plain = generator.exponential(0.1, (5, 2000))
-        return Table({"plain": plain, "aided": plain + self.change + 0.01 * generator.normal(size=(5, 2000))})
+        nll = generator.exponential(0.1, (5, 2000))
+        wrong = generator.uniform(size=(5, 2000)) < 0.5
+
+        def worse(change):
+            return nll + change + 0.01 * generator.normal(size=nll.shape)
+
+        def doubt(name):
+            return (wrong + (0.3 if name == self.sharp else 1.5) * generator.normal(size=wrong.shape) + 5) / 10
+
+        columns = {"confidence/nll": nll, "confidence+mse/nll": worse(self.changes.get("mse", 0))}
+        for name, judge in (("classifier", SCALED), ("mean", MEAN_SCALED)):
+            columns |= {f"{judge}/class-{kind}": worse(self.changes.get(name, 0)) for kind in ("nll", "brier")}
+        columns |= {"softmax/right": ~wrong, "softmax/confidence": 1 - doubt("confidence")}
+        return Table(columns | {"disagreement": doubt("disagreement"), "found": np.ones_like(wrong)})
+
+    def paired(self, *conditions):
+        return [self.table(condition) for condition in conditions]
 
 
-DECISION_LAWS = [("B6", 0.0, 0.01), ("B7", -0.05, 0.0), ("B7", -0.05, 0.05), ("B8", 0.05, 0.0), ("B8", 0.05, -0.05)]
+DECISION_LAWS = [
+    ("B6", {"mse": 0.0}, {"mse": 0.01}),
+    ("B7", {"mse": -0.05}, {"mse": 0.0}),
+    ("B7", {"mse": -0.05}, {"mse": 0.05}),
+    ("B8", {"mse": 0.05}, {"mse": 0.0}),
+    ("B8", {"mse": 0.05}, {"mse": -0.05}),
+    *((name, {"classifier": 1.9}, {"mean": 0.05}) for name in ("E5a", "E5b", "E5c", "E5d")),
+    ("E6", {"mean": 1.0}, {"classifier": 0.05}),
+    ("E7a", {"sharp": "confidence"}, {"sharp": "disagreement"}),
+    ("E7b", {"sharp": E7B}, {"sharp": "disagreement" if E7B == "confidence" else "confidence"}),
+]
 
 
-@pytest.mark.parametrize(("name", "sound_change", "broken_change"), DECISION_LAWS)
-def test_claims_on_calibrated_confidence_follow_the_law(name, sound_change, broken_change):
-    assert verdict(name, MadeUpDecisions(sound_change), "mnist") == SUPPORTED
-    assert verdict(name, MadeUpDecisions(broken_change), "mnist") != SUPPORTED
+@pytest.mark.parametrize(("name", "sound", "broken"), DECISION_LAWS)
+def test_claims_on_calibrated_confidence_follow_the_law(name, sound, broken):
+    assert verdict(name, MadeUpDecisions(**sound), "mnist") == SUPPORTED
+    assert verdict(name, MadeUpDecisions(**broken), "mnist") != SUPPORTED
 
 
 def test_every_claim_has_a_planted_fault():

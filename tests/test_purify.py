@@ -249,6 +249,30 @@ def test_an_attack_through_the_purifier_is_stronger_than_one_that_ignores_it(nam
     assert through > ignoring
 
 
+def test_another_purifier_may_be_differentiated_in_its_stead():
+    vae, classifier, images = tiny_vae(), tiny_classifier(), some_images()
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    stand_in = VAEPurifier(vae)
+
+    def gradient(model):
+        leaf = images.clone().requires_grad_()
+        index = torch.arange(len(images))
+        objective = model.objective(labels, targeted=False, loss="cross-entropy", indices=index, seed=0)
+        loss = objective(leaf, index, 0)[1]
+        return torch.autograd.grad(loss.sum(), leaf)[0], loss
+
+    guarded = Purified(Threshold(), classifier, backward=stand_in)
+    found, loss = gradient(guarded)
+    # The chain rule by hand: the classifier's gradient at the thresholded images, through the VAE at the images.
+    view = Threshold()(images).requires_grad_()
+    at_view = torch.autograd.grad(torch.nn.functional.cross_entropy(classifier(view), labels, reduction="sum"), view)[0]
+    leaf = images.clone().requires_grad_()
+    expected = torch.autograd.grad(stand_in(leaf), leaf, at_view)[0]
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(loss, gradient(Purified(Threshold(), classifier))[1])
+    assert not torch.allclose(found, gradient(Purified(Threshold(), classifier))[0])
+
+
 def test_where_the_gradient_says_nothing_the_identity_stands_for_it():
     images, labels = some_images(20), torch.arange(20) % 4
     model = Purified(Threshold(), tiny_classifier())
@@ -280,7 +304,10 @@ def test_it_may_be_attacked_as_a_plain_classifier_too():
         (lambda: Chain([]), "purifiers must be one or more; got none"),
         (lambda: LatentSearch(tiny_vae(), starts=0), "steps and starts must be 1 or more; got 100 and 0"),
         (lambda: Purified(Threshold(), tiny_classifier(), decide="vote"), "decide must be .*; got 'vote'"),
-        (lambda: Purified(Threshold(), tiny_classifier(), backward="no"), "backward must be .*; got 'no'"),
+        (
+            lambda: Purified(Threshold(), tiny_classifier(), backward="no"),
+            "backward must be .*, a purifier or None; got 'no'",
+        ),
         (lambda: Purified(Threshold(), tiny_classifier(), eot=0), "eot must be 1 or more; got 0"),
         (lambda: Purified(Threshold(), tiny_classifier().train()), "must be in evaluation mode"),
     ],

@@ -12,7 +12,7 @@ from torch import nn
 from claims.evidence import CLEAN, CONFIDENT, JOINT, JOINT_MSE, LBFGS, Table
 from claims.study import PROFILES, Dataset, Profile, Study
 from claims.user_models import makes_models, model_digest, user_model
-from vaecore import VAE, Store, VAEConfig
+from vaecore import VAE, Store, VAEConfig, load_images
 
 PROBE = torch.rand(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
@@ -178,3 +178,28 @@ def test_a_classifier_of_other_classes_is_refused(attacked):
     attacked._model = lambda kind, _seed, _title: vae if kind == "vae" else few
     with pytest.raises(ValueError, match="must know all 10 classes of digits; it gives 5 logits"):
         attacked.run(0)
+
+
+def test_some_training_images_are_held_out_from_every_model(tmp_path, monkeypatch):
+    seen = []
+
+    def fit(train, *_, **__):
+        seen.append(train)
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr("claims.study.fit_vae", fit)
+    monkeypatch.setattr("claims.study.fit_classifier", fit)
+    monkeypatch.setattr("claims.cleaning.fit_autoencoder", fit)
+    study = Study(Dataset("digits", "for tests"), PROFILES["smoke"], Store(tmp_path))
+    for kind in ("vae", "classifier"):
+        with pytest.raises(RuntimeError, match="seen"):
+            study._model(kind, 0, "")
+    with pytest.raises(RuntimeError, match="seen"):
+        study.cleaning._autoencoder(SimpleNamespace(seed=0))
+    whole, (held, places) = load_images("digits", "train"), study.held_out
+    assert len(held) == len(places) == int(0.1 * len(whole))
+    assert torch.equal(held.pixels, whole.pixels[places])
+    kept = sorted(set(range(len(whole))) - set(places.tolist()))
+    for train in (*seen, study.outside.train):
+        assert torch.equal(train.pixels, whole.pixels[kept])
+    assert len(seen) == 3
