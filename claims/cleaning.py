@@ -51,7 +51,7 @@ KNOWING = ("ignoring", "through", "queried")  # attacks, by what they know of th
 STRIP = ("clean", "fgsm-0.2", "pgd-0.2", LBFGS)  # what the strip of images shows,
 SHOWN = ("vae-mean-softmax", THRESHOLD)  # and cleaned by which
 LEVEL = 0.95  # of intervals that describe and decide nothing
-SEARCHED, SEARCH_QUERIES = 50, 50  # images and queries for the search in latent space, which is dear
+SEARCHED, SEARCH_QUERIES = 30, 30  # images and queries for the search in latent space, which is dear
 
 
 def purifiers(

@@ -46,7 +46,7 @@ PROFILES = {
     profile.name: profile
     for profile in (
         Profile("smoke", 1, 200, 100, 20),
-        Profile("standard", 5, 2_000, 500, 300),
+        Profile("standard", 5, 2_000, 500, 150),
         Profile("full", 10, 10_000, 1_000, 1_000),
     )
 }
@@ -222,8 +222,8 @@ class Study:
 
     @property
     def trial_images(self) -> int:
-        """Test images on which the adaptive attacker's effort is varied, in the first run."""
-        return min(max(2, self.profile.adaptive_images // 5), len(self.test))
+        """Test images on which an attacker's effort is varied, in the first run."""
+        return min(max(2, self.profile.adaptive_images * 2 // 5), len(self.test))
 
     def table(self, condition: str, images: int | None = None, draws: int = DRAWS) -> Table:
         """Evidence of all runs under a condition; of the first `images` where given, to pair with fewer."""

@@ -85,8 +85,8 @@ def refusing(study: Study, condition: str) -> Estimate:
 
 
 @pytest.mark.claim("E7a")
-def test_confidence_refuses_better_on_clean_images(study: Study, claim: Conclusion) -> None:
-    """On clean images refusing by confidence leaves fewer mistakes than refusing by soft disagreement."""
+def test_refusing_on_clean_images(study: Study, claim: Conclusion) -> None:
+    """How much worse refusing by soft disagreement is than refusing by confidence, on clean images."""
     claim.conclude(refusing(study, CLEAN))
 
 

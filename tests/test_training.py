@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import pad
 
 from vaecore import (
+    Classifier,
     ClassifierConfig,
     VAEConfig,
     elbo,
@@ -262,3 +263,16 @@ def test_reference_classifier_reaches_99_percent_on_mnist():
     test = load_images("mnist", "test")
     right = [classifier(rows).argmax(dim=1) for rows in test.pixels.split(500)]
     assert (torch.cat(right) == test.labels).double().mean() >= 0.99
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (7, 9), (8, 5), (1, 1)])
+def test_the_classifier_s_first_layer_is_its_strided_convolution(height, width):
+    model = Classifier(ClassifierConfig(), (height, width), 3).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(4, 1, height, width, dtype=torch.float64, generator=generator, requires_grad=True)
+    features = model.conv2(model.conv1(images).relu()).relu().flatten(1)
+    expected = model.output(model.hidden(features).relu())
+    torch.testing.assert_close(model(images), expected)
+    weights = (images, model.conv1.weight, model.conv1.bias)
+    found, wanted = (torch.autograd.grad(one[:, 0].sum(), weights) for one in (model(images), expected))
+    torch.testing.assert_close(found, wanted)
