@@ -97,10 +97,11 @@ def write(folder: Path, results: Mapping[str, Any]) -> None:
     if results["decisions"] is not None:
         drawings["reliability"] = figures_decisions.reliability_diagrams(results)
         drawings["risk-coverage"] = figures_decisions.risk_coverage(results)
-        write_atomically(folder / "decisions.md", calibration.page(results).encode())
     for name, figure in drawings.items():
         for suffix in ("png",) if name in _PHOTOGRAPHS else ("png", "svg"):
             write_atomically(folder / f"{name}.{suffix}", figures.render(figure, suffix))
+    if results["decisions"] is not None:
+        write_atomically(folder / "decisions.md", calibration.page(results).encode())
     write_atomically(folder / "detection.md", detection_page(results).encode())
     write_atomically(folder / "summary.md", summary(results).encode())
     write_atomically(folder / "results.json", (json.dumps(_plain(results), indent=1, allow_nan=False) + "\n").encode())

@@ -37,6 +37,7 @@ from vaecore._store import Store
 def small(tmp_path_factory):
     """A study of two short-trained pairs of reference models on some digits."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("VAECORE_DATA", raising=False)  # so that the only set outside is the embedded one
         configs = VAEConfig(epochs=5, batch_size=50), ClassifierConfig(epochs=4, batch_size=50)
         for module in ("claims.cleaning", "claims.study"):
             patch.setattr(f"{module}.reference_configs", lambda _: configs)

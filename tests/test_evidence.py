@@ -168,7 +168,9 @@ def test_shards_join_to_the_whole(models, shard, whole, condition, split):
     ]
     for name, column in whole[condition].items():
         joined = torch.cat([table[name] for table in tables])
-        tolerance = {"rtol": 1e-5, "atol": 1e-4 if name == "elbo" else 1e-6}
+        # A step of L-BFGS enlarges what rounding leaves, and that depends on where in memory an image lies.
+        wide = 100 if condition in MINIMAL else 1
+        tolerance = {"rtol": 1e-5 * wide, "atol": 1e-4 if name == "elbo" else 1e-6 * wide}
         torch.testing.assert_close(joined, column[order], equal_nan=name == "l2", **tolerance)
 
 

@@ -101,7 +101,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, which th
 SIGINT, SIGKILL = 2, 9
 # Trigger, signal, exit status, entries finished by then: of 4 models, then 4 shards of FGSM and 4 of L-BFGS and noise.
 KILLS = {
-    "training": ("training the classifier of run 2 of 2, 7 of 20", SIGKILL, -SIGKILL, 3),
+    "training": ("training the classifier of run 2 of 2, 7 of 18", SIGKILL, -SIGKILL, 3),
     "inner evidence": ("collect-7", SIGKILL, -SIGKILL, 10),  # while the noise that needs it waits
     "write": ("fsync-6", SIGKILL, -SIGKILL, 5),
     "interrupt in evidence": ("collect-3", SIGINT, 130, 6),

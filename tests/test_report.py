@@ -126,6 +126,7 @@ def test_written_files(results, tmp_path):
         "cleaned-images.png",
         "convergence.png",
         "convergence.svg",
+        "decisions.md",
         "detection-matrix.png",
         "detection-matrix.svg",
         "detection.md",
@@ -136,7 +137,11 @@ def test_written_files(results, tmp_path):
         "extreme-images.png",
         "latent-space.png",
         "latent-space.svg",
+        "reliability.png",
+        "reliability.svg",
         "results.json",
+        "risk-coverage.png",
+        "risk-coverage.svg",
         "score-histograms.png",
         "score-histograms.svg",
         "summary.md",
@@ -148,7 +153,7 @@ def test_written_files(results, tmp_path):
     assert (folder / "summary.md").read_text() == report.summary(results)
 
 
-def test_summary_names_every_claim_verdict_and_number(results, registry):
+def test_summary_names_every_claim_verdict_and_number(results, registry, tiny):
     text = report.summary(results)
     assert text.startswith(
         "# Claims on mine.npz, profile standard\n\n1 supported, 1 refuted, 2 inconclusive. 2 training "
@@ -168,7 +173,7 @@ def test_summary_names_every_claim_verdict_and_number(results, registry):
         assert f"\n- {flag}\n" in text
     assert "- No sanity flag was raised.\n" in report.summary({**results, "sanity_flags": []})
     for weak, strong in results["weaker_attacks"]:
-        assert f"| {weak['name']} | {weak['success']:.2f} | {strong['name']} | {strong['success']:.2f} | 2 |\n" in text
+        assert f"| {weak['name']} | {weak['success']:.2f} | {strong['name']} | {strong['success']:.2f} | {tiny.trial_images} |\n" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith(("| A", "| B", "| claim"))}
     assert widths == {10}
 
