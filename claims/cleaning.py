@@ -104,16 +104,18 @@ class Cleaning:
         shows many of them, on the first run and fewer images.
         """
         study = self.study
-        count = study.trial_images if curve else min(study.profile.adaptive_images, len(study.test))
-        count = min(count, SEARCHED) if name == SEARCH else count
-        chosen = study.runs[:1] if curve else study.runs
-        title = f"attack {epsilon:g} through {name}"
-        with study.timed("cleaning"), study.meter(title) as advance:
-            found = []
-            for number, run in enumerate(chosen):
-                found.append(self._attacked(number, run, name, epsilon, count))
-                advance(number + 1, len(chosen))
-        return Table.of(found)
+        self._train()
+        chosen = range(1 if curve else len(study.seeds))
+        with study.timed("cleaning"), study.meter(f"attack {epsilon:g} through {name}") as advance:
+            calls = [(number, name, epsilon, curve) for number in chosen]
+            return Table.of(study.each(_attacked, calls, advance))
+
+    def curves(self) -> None:
+        """Have all that is shown of `attacked` computed, in no order."""
+        self._train()
+        calls = [(0, name, epsilon, True) for name in self.models(0) for epsilon in SIZES]
+        with self.study.timed("cleaning"), self.study.meter("attacks through the purifiers") as advance:
+            self.study.each(_attacked, calls, advance)
 
     def adversarial(self, run: "Run", condition: str, rows: tuple[int, int]) -> Tensors:
         """Test images from one place to another under a condition of CLEANED: images, and success of the attack (n,).
@@ -139,6 +141,12 @@ class Cleaning:
             self._models[number] = purifiers(run.vae, self._autoencoder(run), run.classifier, seed)
         return self._models[number]
 
+    def _train(self) -> None:
+        """Have the models of all runs trained."""
+        calls = [(number,) for number in range(len(self.study.runs))]
+        with self.study.timed("training"), self.study.meter("training the autoencoders") as advance:
+            self.study.each(_behind, calls, advance)
+
     def _autoencoder(self, run: "Run") -> VAE | None:
         """The plain autoencoder of a run's seed; None where finished models came without training images."""
         study, images = self.study, self.study.outside.train
@@ -148,7 +156,7 @@ class Cleaning:
         key = digest("autoencoder", config, run.seed, images.digest, _MODEL_STAGE, study.device.type)
 
         def train() -> Tensors:
-            with study.timed("training"), study.meter(f"training the autoencoder of seed {run.seed}") as advance:
+            with study.meter(f"training the autoencoder of seed {run.seed}") as advance:
                 model = fit_autoencoder(images, config, seed=run.seed, device=study.device, progress=advance)
             return dict(model.state_dict())
 
@@ -158,18 +166,15 @@ class Cleaning:
 
     def _collect(self, condition: str) -> Table:
         study = self.study
-        count, runs = study.count(condition), study.runs
+        self._train()
+        shards = study.shards(study.count(condition))
+        calls = [(number, condition, rows) for number in range(len(study.seeds)) for rows in shards]
         with study.timed("cleaning"), study.meter(f"cleaning: {condition}") as advance:
-            parts: list[Tensors] = []
-            for number, run in enumerate(runs):
-                shards = []
-                for rows in study.shards(count):
-                    shards.append(self._shard(number, run, condition, rows))
-                    advance(number * count + rows[1], len(runs) * count)
-                parts.append({name: torch.cat([shard[name] for shard in shards]) for name in shards[0]})
-        return Table.of(parts)
+            return Table.of_shards(study.each(_shard, calls, advance), len(shards))
 
-    def _shard(self, number: int, run: "Run", condition: str, rows: tuple[int, int]) -> Tensors:
+    def shard(self, number: int, condition: str, rows: tuple[int, int]) -> Tensors:
+        """The columns of `table` for one run, counted from 0, and the images from one place to another."""
+        run = self.study.run(number)
         shard, key = self._of_run(run, *rows)
 
         def compute() -> Tensors:
@@ -193,8 +198,12 @@ class Cleaning:
         study = self.study
         return study.store.get("evidence", digest("cleaning", condition, *key), compute)
 
-    def _attacked(self, number: int, run: "Run", name: str, epsilon: float, count: int) -> Tensors:
-        shard, key = self._of_run(run, 0, count)
+    def attacked_run(self, number: int, name: str, epsilon: float, *, curve: bool) -> Tensors:
+        """The columns of `attacked` for one run, counted from 0."""
+        study = self.study
+        count = study.trial_images if curve else min(study.profile.adaptive_images, len(study.test))
+        run = study.run(number)
+        shard, key = self._of_run(run, 0, min(count, SEARCHED) if name == SEARCH else count)
         model = self.models(number)[name]
         # The two decisions by labels and softmax of the same views have one loss, and so one attack.
         victim = "vae-mean-softmax" if name == MAJORITY else name
@@ -224,14 +233,14 @@ class Cleaning:
                 attacks["queried"] = (name, queried)
             right = {}
             for kind, (of, make) in attacks.items():
-                images = self.study.store.get("evidence", digest(kind, of, epsilon, *key), make)["images"]
+                images = study.store.get("evidence", digest(kind, of, epsilon, *key), make)["images"]
                 right[kind] = _right(judge, images.to(shard.pixels.device), shard).cpu()
                 if kind == "ignoring":
                     right[NONE] = _right(run.classifier, images.to(shard.pixels.device), shard).cpu()
             return right
 
         seed = seed_for("attack/purified", run.seed)
-        return self.study.store.get("evidence", digest("judged", name, epsilon, *key), compute)
+        return study.store.get("evidence", digest("judged", name, epsilon, *key), compute)
 
     def _of_run(self, run: "Run", start: int, stop: int) -> tuple[Shard, tuple[object, ...]]:
         """Test images of a run, and what any result on them depends on."""
@@ -242,13 +251,26 @@ class Cleaning:
         shard = Shard(pixels.to(study.device), labels.to(study.device), indices.to(study.device), run.seed)
         known = study.outside.train
         models = (run.vae_digest, run.classifier_digest, None if known is None else known.digest)
-        return shard, (run.seed, *models, pixels, labels, indices, _STAGE, study.device.type)
+        return shard, (run.seed, *models, pixels, labels, indices, STAGE, study.device.type)
+
+
+def _behind(study: "Study", number: int) -> Mapping[str, Purified]:
+    return study.cleaning.models(number)
+
+
+def _shard(study: "Study", number: int, condition: str, rows: tuple[int, int]) -> Tensors:
+    return study.cleaning.shard(number, condition, rows)
+
+
+def _attacked(study: "Study", number: int, name: str, epsilon: float, curve: bool) -> Tensors:  # noqa: FBT001
+    return study.cleaning.attacked_run(number, name, epsilon, curve=curve)
 
 
 def gather(study: "Study") -> dict[str, Any]:
     """What the report says of family D, as plain values; attacks through the purifiers are on the first run."""
     tables = {name: study.cleaning.table(name) for name in CLEANED}
     names = [*study.cleaning.models(0)]
+    study.cleaning.curves()
     curves = {}
     for name in names:
         rows = []
@@ -343,7 +365,7 @@ def _right(classify: Classify, images: Tensor, shard: Shard) -> Tensor:
 
 
 _MODEL_STAGE = source_digest(_autoencoder, _models)
-_STAGE = source_digest(
+STAGE = source_digest(
     sys.modules[__name__],
     evidence,
     _adaptive,

@@ -21,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from claims import cleaning
 from claims.cleaning import PGD
 from claims.evidence import CLEAN, DRAWS, LBFGS, Table
 from vaecore import _calibration, _features, _models, _noise, _outside, _reconstruct, _scores
@@ -44,6 +45,7 @@ ALONE, ALL = "confidence", "confidence+all"
 REGRESSIONS = {ALONE: ()} | {f"confidence+{name}": (name,) for name in SIGNALS} | {ALL: SIGNALS}
 JUDGES = (*CLASSES, *REGRESSIONS)
 NOWHERE = -1  # the label of images from outside
+HELD = "held-out"
 CHUNK = 250
 # Signals and confidences this near to 0, and to 1 where that is their end, are cut before a logarithm is taken.
 _EDGE = 1e-12
@@ -67,15 +69,17 @@ class Decisions:
         study, runs = self.study, self.study.runs
         study.looked_at.add(condition if condition in (CLEAN, *ATTACKED) else f"decisions/{condition}")
         if condition not in self._tables:
-            judges = [self._judge(number, run) for number, run in enumerate(runs)]  # trains what is not trained yet
             with study.timed("decisions"), study.meter(f"decisions: {condition}") as advance:
-                parts: list[Tensors] = []
-                for number, run in enumerate(runs):
-                    pixels, labels, indices, found = self._images(run, condition)
-                    parts.append(judges[number].ask(self._look(run, pixels, indices), labels) | {"found": found})
-                    advance(number + 1, len(runs))
+                parts = study.each(_answers, [(number, condition) for number in range(len(runs))], advance)
             self._tables[condition] = Table.of(parts)
         return self._tables[condition]
+
+    def run(self, number: int, condition: str) -> Tensors:
+        """The columns of `table` for one run, counted from 0."""
+        run = self.study.run(number)
+        judge = self._judge(number, run)
+        pixels, labels, indices, found = self._images(run, condition)
+        return judge.ask(self._look(run, condition, pixels, indices), labels) | {"found": found}
 
     def outsiders(self) -> list[str]:
         """The sets that half of the mix is from: those that are not made of test images, or one that is."""
@@ -119,19 +123,21 @@ class Decisions:
     def _judge(self, number: int, run: "Run") -> "_Judges":
         if number not in self._judges:
             held, indices = self.study.held_out
-            with self.study.timed("decisions"), self.study.meter(f"images held out, run {number + 1}"):
-                seen = self._look(run, held.pixels, indices, role="held-out")
+            seen = self._look(run, HELD, held.pixels, indices)
             assert held.labels is not None
             self._judges[number] = _Judges.fit(seen, held.labels)
         return self._judges[number]
 
-    def _look(self, run: "Run", images: Tensor, indices: Tensor, *, role: str = "test") -> "_Seen":
+    def _look(self, run: "Run", condition: str, images: Tensor, indices: Tensor) -> "_Seen":
         """What a run's models say of images; kept."""
         study = self.study
         models = (run.vae_digest, run.classifier_digest)
-        key = digest("decisions", role, run.seed, *models, images, indices, _STAGE, study.device.type)
+        # The last bit of an adversarial image depends on who computes it; what it follows from does not.
+        given = study.test.digest if condition in ATTACKED else images
+        key = digest("decisions", condition, run.seed, *models, given, indices, _STAGE, study.device.type)
 
         def compute() -> Tensors:
+            role = HELD if condition == HELD else "test"
             seed, settings = seed_for(f"decisions/{role}", run.seed), Settings(DRAWS, 1, 1, 1, 1)
             parts: list[Tensors] = []
             with torch.no_grad():
@@ -144,6 +150,10 @@ class Decisions:
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
         return _Seen(study.store.get("evidence", key, compute))
+
+
+def _answers(study: "Study", number: int, condition: str) -> Tensors:
+    return study.decisions.run(number, condition)
 
 
 @dataclass
@@ -220,4 +230,7 @@ class _Judges:
 
 
 # Taken at import, as in `claims.study`.
-_STAGE = source_digest(sys.modules[__name__], _calibration, _features, _models, _noise, _outside, _reconstruct, _scores)
+_STAGE = digest(
+    cleaning.STAGE,
+    source_digest(sys.modules[__name__], _calibration, _features, _models, _noise, _outside, _reconstruct, _scores),
+)

@@ -238,6 +238,12 @@ class Table:
         """Stack the evidence of each run."""
         return cls({name: np.stack([run[name].numpy() for run in runs]) for name in runs[0]})
 
+    @classmethod
+    def of_shards(cls, shards: Sequence[Tensors], each: int) -> "Table":
+        """Join the shards of each run, of which it has `each`, and stack the runs."""
+        runs = [shards[start : start + each] for start in range(0, len(shards), each)]
+        return cls.of([{name: torch.cat([shard[name] for shard in run]) for name in run[0]} for run in runs])
+
     def __getitem__(self, name: str) -> NDArray[Any]:
         """A column, as documented at `collect`."""
         return self.columns[name]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from claims.evidence import Table
+from claims.user_models import one_thread
 from vaecore import _features, _fitted, _likelihood, _models, _noise, _outside, _reconstruct, _scores
 from vaecore._images import TORCHVISION, Images, data_root, is_available, probe
 from vaecore._noise import seed_for, words
@@ -40,6 +41,7 @@ class Outside:
     _found: dict[str, str | None] = field(default_factory=dict)
     _tables: dict[str, Table] = field(default_factory=dict)
     _judges: dict[int, FittedScores] = field(default_factory=dict)
+    _images: dict[str, tuple[Images, torch.Tensor]] = field(default_factory=dict)
 
     @cached_property
     def sources(self) -> dict[str, str]:
@@ -121,6 +123,11 @@ class Outside:
 
         Made sets are made of the study's test images, in their order; of others, as many are taken at random.
         """
+        if name not in self._images:
+            self._images[name] = self._of_set(name)
+        return self._images[name]
+
+    def _of_set(self, name: str) -> tuple[Images, torch.Tensor]:
         study = self.study
         inside = study.test.take(study.indices)
         if name == INSIDE:
@@ -155,20 +162,17 @@ class Outside:
         return [name for name in found if name != INSIDE]
 
     def _collect(self, name: str) -> Table:
-        images, indices = self.images(name)
-        models, runs = self.study.runs, []
+        images, _ = self.images(name)
+        runs, starts = range(len(self.study.runs)), range(0, len(images), SHARD)
         with self.study.timed("scores"), self.study.meter(f"scores: {name}") as advance:
-            for number, run in enumerate(models):
-                shards = []
-                for start in range(0, len(images), SHARD):
-                    here = slice(start, start + SHARD)
-                    shards.append(self._shard(number, run, images.pixels[here], indices[here]))
-                    advance(number * len(images) + min(start + SHARD, len(images)), len(models) * len(images))
-                runs.append({score: torch.cat([shard[score] for shard in shards]) for score in shards[0]})
-        return Table.of(runs)
+            calls = [(number, name, start) for number in runs for start in starts]
+            return Table.of_shards(self.study.each(_shard, calls, advance), len(starts))
 
-    def _shard(self, number: int, run: "Run", pixels: torch.Tensor, indices: torch.Tensor) -> Tensors:
-        study, train = self.study, self.train
+    def shard(self, number: int, name: str, start: int) -> Tensors:
+        """Every score, by one run, counted from 0, of SHARD images of a set from one place on."""
+        study, train, run = self.study, self.train, self.study.run(number)
+        images, whole = self.images(name)
+        pixels, indices = images.pixels[start : start + SHARD], whole[start : start + SHARD]
         known = None if train is None else train.digest
         models = (run.vae_digest, run.classifier_digest, _odds_digest(run, study), known)
         key = digest("scores", run.seed, *models, pixels, indices, _STAGE, study.device.type)
@@ -195,12 +199,16 @@ class Outside:
             return None
 
 
+def _shard(study: "Study", number: int, name: str, start: int) -> Tensors:
+    return study.outside.shard(number, name, start)
+
+
 def _odds_digest(run: "Run", study: "Study") -> str:
     """Digest of the log-odds that a VAE gives beside its images, where it does; raises ValueError where they differ."""
     give = getattr(run.vae, "decode_logits", None)
     if give is None:
         return ""
-    with torch.no_grad():
+    with torch.no_grad(), one_thread():
         latents = posterior(run.vae, study.test.pixels[:64].to(study.device))[0]
         odds = give(latents)
         difference = float((odds.float().sigmoid().flatten(1) - run.vae.decode(latents).flatten(1)).abs().max())

@@ -20,6 +20,7 @@ from claims.inference import Estimate
 from claims.registry import REGISTRY, Claim, Registry, load_registry
 from claims.study import PILOT_SEED, PROFILES, Dataset, Study, choose_dataset, profile_of
 from claims.verdict import PILOT, REPORTED, SUPPORTED, Verdict, judge, not_run
+from claims.workers import MOST, default_workers
 from vaecore._outside import OUTSIDE_LOADED
 from vaecore._store import Store
 from vaecore._training import Progress, default_device
@@ -58,6 +59,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--runs", type=int, default=None, metavar="N", help="training runs (default: the profile's)")
     group.addoption(
         "--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute (default: auto)"
+    )
+    group.addoption(
+        "--workers",
+        type=int,
+        default=None,
+        metavar="N",
+        help="processes that compute what is not in the cache yet, a gigabyte of memory each; 1: none but this one"
+        f" (default: one for each core, at most {MOST}; 1 for --profile smoke, on a GPU and under pytest-xdist)",
     )
     for name, methods in (("vae", "encode and decode"), ("classifier", "images to logits")):
         group.addoption(
@@ -132,12 +141,14 @@ class ClaimsSession:
         try:
             if option("--report-dir") is not None:
                 _check_writable(Path(option("--report-dir")))
+            device = _device(option("--device"))
             study = Study(
                 self.dataset,
                 profile_of(option("--profile"), option("--runs")),
                 Store(cache_folder(option("--cache-dir"))),
                 root=option("--data-root"),
-                device=_device(option("--device")),
+                device=device,
+                workers=self._workers(device),
                 vae=option("--vae"),
                 classifier=option("--classifier"),
                 ood=tuple(option("--ood")),
@@ -148,6 +159,15 @@ class ClaimsSession:
         except (ValueError, OSError) as error:
             raise pytest.UsageError(str(error)) from None
         return study
+
+    def _workers(self, device: torch.device) -> int:
+        asked: int | None = self.config.getoption("--workers")
+        if asked is None:
+            small = self.config.getoption("--profile") == "smoke"
+            return 1 if small or hasattr(self.config, "workerinput") else default_workers(device)
+        if asked < 1:
+            raise ValueError(f"--workers must be 1 or more; got {asked}")
+        return asked
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -75,7 +75,7 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
         "detection": detection.gather(study),
         "cleaning": cleaning.gather(study),
         "decisions": calibration.gather(study),
-        "environment": _environment(study.device),
+        "environment": _environment(study),
         "wall_seconds": {stage: round(seconds, 1) for stage, seconds in study.wall_seconds.items()},
     }
 
@@ -288,13 +288,14 @@ def _mean_within(values: Any, member: Any, images: int) -> Estimate:
     return smooth([values * member, member], lambda means: means[0] / means[1], count=images)
 
 
-def _environment(device: torch.device) -> dict[str, Any]:
+def _environment(study: Study) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": platform.system(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "workers": study.workers,
+        "gpu": torch.cuda.get_device_name(study.device) if study.device.type == "cuda" else None,
         "packages": {name: version(name) for name in _PACKAGES},
     }
 

@@ -76,12 +76,9 @@ def trials(study: Study) -> dict[Trial, Wins]:
     wanted = list(
         dict.fromkeys([*(trial for row in SWEEPS.values() for trial in row), *(t for p in WEAKER for t in p)])
     )
-    wins = {}
-    with study.meter("trials of the adaptive attack") as advance:
-        for number, trial in enumerate(wanted):
-            wins[trial] = _wins(study, trial)
-            advance(number + 1, len(wanted))
-    return wins
+    _ = study.runs
+    with study.timed("evidence"), study.meter("trials of the adaptive attack") as advance:
+        return dict(zip(wanted, study.each(_wins, [(trial,) for trial in wanted], advance), strict=True))
 
 
 def _wins(study: Study, trial: Trial) -> Wins:

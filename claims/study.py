@@ -1,18 +1,18 @@
 """A study: one data set, the models of each run, and the evidence they give, each made once and kept in the store."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from claims import evidence
+from claims import evidence, workers
 from claims.cleaning import Cleaning
 from claims.decisions import Decisions
 from claims.evidence import ADAPTIVE, DRAWS, MINIMAL, TWINS, Shard, Table, collect
@@ -22,9 +22,10 @@ from vaecore import _adaptive, _attacks, _augment, _lbfgs, _models, _noise, _pgd
 from vaecore._images import Images, is_available, load_images, probe
 from vaecore._models import Autoencoder, Classifier
 from vaecore._noise import seed_for, words
-from vaecore._store import Store, Tensors, digest, source_digest
+from vaecore._store import NotKeptError, Store, Tensors, digest, source_digest
 from vaecore._training import Progress, default_device, fit_classifier, fit_vae, reference_configs
 
+Result = TypeVar("Result")
 SHARD = 500  # images; what a kill costs at most
 PILOT_SEED = 1000  # seeds from here on set bounds and are never used by the claims
 # Training images that no model learns from, kept to fit what judges confidence: that many, or this share where fewer.
@@ -113,6 +114,7 @@ class Study:
     classifier: str | None = None
     first_seed: int = 0
     ood: tuple[str, ...] = ()  # sets outside that are asked for, beside those at hand
+    workers: int = 1  # processes that compute what the store has not; 1: this one, with all threads
     meter: Meter = silent
     wall_seconds: dict[str, float] = field(default_factory=dict)
     looked_at: set[str] = field(default_factory=set)  # conditions asked for, and
@@ -196,6 +198,11 @@ class Study:
     @property
     def runs(self) -> list[Run]:
         """The models of all runs."""
+        if self.workers > 1 and len(self._runs) < len(self.seeds):
+            kinds = [kind for text, kind in reversed(self.given) if text is None]  # the longest task first
+            calls = [(kind, number) for kind in kinds for number in range(len(self.seeds))]
+            with self.timed("training"), self.meter("training") as advance:
+                self.each(_train, calls, advance)
         return [self.run(number) for number in range(len(self.seeds))]
 
     def run(self, number: int) -> Run:
@@ -272,6 +279,36 @@ class Study:
 
         return float(self.store.get("evidence", key, compute)["right"].double().mean())
 
+    def for_worker(self) -> "Study":
+        """The same study, that has looked at nothing yet, shows nothing and computes in its own process."""
+        return replace(self, meter=silent, wall_seconds={}, looked_at=set(), workers=1)
+
+    def each(
+        self, function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], advance: Progress
+    ) -> list[Result]:
+        """What function(study, *call) gives for each call, in order; by the workers where the store has not all of it.
+
+        The function must belong to a module, keep what it computes in the store, and not depend on other calls.
+        advance: told of finished calls.
+        """
+        found: dict[int, Result] = {}
+        told = 0
+        if self.workers > 1:
+            with self.store.only_reading():
+                for place, call in enumerate(calls):
+                    with suppress(NotKeptError):
+                        found[place] = function(self, *call)
+            missing = [call for place, call in enumerate(calls) if place not in found]
+            if len(missing) > 1:
+                for told, _ in enumerate(workers.compute(self, function, missing), len(found) + 1):
+                    advance(told, len(calls))
+        for place, call in enumerate(calls):
+            if place not in found:
+                found[place] = function(self, *call)
+                if len(found) > told:
+                    advance(len(found), len(calls))
+        return [found[place] for place in range(len(calls))]
+
     @cached_property
     def _runs(self) -> dict[int, Run]:
         return {}
@@ -290,9 +327,10 @@ class Study:
         if text is not None:
             return user_model(text, kind, seed, self.device)
         with self.timed("training"):
-            return self._reference_model(kind, seed, title)
+            return self.reference_model(kind, seed, title)
 
-    def _reference_model(self, kind: str, seed: int, title: str) -> nn.Module:
+    def reference_model(self, kind: str, seed: int, title: str) -> nn.Module:
+        """The VAE or classifier of a seed, trained or read from the store."""
         vae_config, classifier_config = reference_configs(self.train)
         config = vae_config if kind == "vae" else classifier_config
         fit: Any = fit_vae if kind == "vae" else fit_classifier
@@ -314,17 +352,12 @@ class Study:
         return model.requires_grad_(requires_grad=False).to(self.device).eval()
 
     def _collect(self, condition: str) -> Table:
-        runs = self.runs
-        count = self.count(condition)
+        runs, count = self.runs, self.count(condition)
         with self.timed("evidence"), self.meter(f"evidence: {condition}") as advance:
-            parts: list[Tensors] = []
-            for number, run in enumerate(runs):
-                shards = []
-                for start, stop in self.shards(count):
-                    shards.append(self.evidence_shard(run, condition, start, stop))
-                    advance(number * count + stop, len(runs) * count)
-                parts.append({name: torch.cat([shard[name] for shard in shards]) for name in shards[0]})
-        return Table.of(parts)
+            shards = self.shards(count)
+            calls = [(number, condition, *rows) for number in range(len(runs)) for rows in shards]
+            found = self.each(_evidence, calls, advance)
+        return Table.of_shards(found, len(shards))
 
     @staticmethod
     def shards(count: int) -> list[tuple[int, int]]:
@@ -355,6 +388,14 @@ class Study:
             yield
         finally:
             self.wall_seconds[stage] = self.wall_seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def _train(study: Study, kind: str, number: int) -> nn.Module:
+    return study.reference_model(kind, study.seeds[number], f"run {number + 1} of {len(study.seeds)}")
+
+
+def _evidence(study: Study, number: int, condition: str, start: int, stop: int) -> Tensors:
+    return study.evidence_shard(study.run(number), condition, start, stop)
 
 
 # Taken at import, so that they speak of the code that runs and not of what an editor has made of its file since.

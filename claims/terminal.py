@@ -31,11 +31,10 @@ _SHOWN = 5  # distinct labels shown one by one; more are pooled
 def header(study: Study, registry: Registry) -> list[str]:
     """What is studied, and why: data set, device, profile, runs, images, cache and registry."""
     profile, test = study.profile, study.test
-    device = (
-        torch.cuda.get_device_name(study.device)
-        if study.device.type == "cuda"
-        else f"{torch.get_num_threads()} threads"
-    )
+    if study.device.type == "cuda":
+        device = torch.cuda.get_device_name(study.device)
+    else:
+        device = f"{study.workers} workers" if study.workers > 1 else f"{torch.get_num_threads()} threads"
     first, last = study.seeds[0], study.seeds[-1]
     runs = f"{len(study.seeds)} runs (seeds {first} to {last})" if last > first else f"1 run (seed {first})"
     models = ", ".join(f"{kind} {text}" for text, kind in study.given if text is not None) or "reference models"

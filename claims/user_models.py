@@ -3,6 +3,8 @@
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,17 @@ def user_model(text: str, kind: str, seed: int, device: torch.device) -> Any:
     return model.requires_grad_(False).to(device).eval() if isinstance(model, nn.Module) else model
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, a CPU rounds as it does with one thread, so that digests of results do not depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def model_digest(model: Any, kind: str, probe: Tensor) -> str:
     """Digest of a model: its weights, its structure, the source of its class, and what it does with a few images.
 
@@ -63,7 +76,7 @@ def model_digest(model: Any, kind: str, probe: Tensor) -> str:
         parts.append(repr(model))
         for name, value in sorted(model.state_dict().items()):
             parts += [name, value]
-    with torch.no_grad():
+    with torch.no_grad(), one_thread():
         if kind == "vae":
             mean, log_variance = posterior(model, probe)
             decoded = model.decode(mean)

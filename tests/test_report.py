@@ -173,7 +173,9 @@ def test_summary_names_every_claim_verdict_and_number(results, registry, tiny):
         assert f"\n- {flag}\n" in text
     assert "- No sanity flag was raised.\n" in report.summary({**results, "sanity_flags": []})
     for weak, strong in results["weaker_attacks"]:
-        assert f"| {weak['name']} | {weak['success']:.2f} | {strong['name']} | {strong['success']:.2f} | {tiny.trial_images} |\n" in text
+        shares = weak["success"], strong["success"]
+        row = f"| {weak['name']} | {shares[0]:.2f} | {strong['name']} | {shares[1]:.2f} | {tiny.trial_images} |\n"
+        assert row in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith(("| A", "| B", "| claim"))}
     assert widths == {10}
 

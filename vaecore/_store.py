@@ -10,7 +10,8 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -109,11 +110,16 @@ class Usage:
     size: int
 
 
+class NotKeptError(LookupError):
+    """An entry is not in a store that is only read from."""
+
+
 class Store:
     """Results of each stage ("models", "evidence") under their keys, in a folder that processes may share."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
+        self._only_reading = False
         try:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
@@ -133,6 +139,8 @@ class Store:
         found = self._read(path)
         if found is not None:
             return found
+        if self._only_reading:
+            raise NotKeptError(key)
         with FileLock(self.folder / "locks" / f"{key}.lock"):
             found = self._read(path)  # another process may have done the work while this one waited
             if found is not None:
@@ -148,6 +156,15 @@ class Store:
                 message = f"a result could not be kept in {path.parent}: {cause}; the next run computes it again"
                 warnings.warn(StoreWarning(message), stacklevel=2)
             return tensors
+
+    @contextmanager
+    def only_reading(self) -> Iterator[None]:
+        """Within, `get` raises NotKeptError for what is not there."""
+        self._only_reading = True
+        try:
+            yield
+        finally:
+            self._only_reading = False
 
     def has(self, stage: str, key: str) -> bool:
         """Whether an entry is there (it may still prove damaged when it is read)."""
