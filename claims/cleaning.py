@@ -46,6 +46,8 @@ CLEANED = (
     LBFGS,
     f"gaussian-{LBFGS}",
 )
+# What claims take; the rest is only shown, on fewer images.
+JUDGED = ("clean", "fgsm-0.2", "fgsm-0.3", "sign-0.1", "sign-0.3", "pgd-0.2", LBFGS)
 STEPS, QUERIES = 40, 300
 KNOWING = ("ignoring", "through", "queried")  # attacks, by what they know of the purifier
 STRIP = ("clean", "fgsm-0.2", "pgd-0.2", LBFGS)  # what the strip of images shows,
@@ -88,13 +90,18 @@ class Cleaning:
     def table(self, condition: str) -> Table:
         """For each purifier, and NONE, whether the label is right: columns (runs, images) of bool.
 
-        condition: of CLEANED; SEARCH is asked about the first SEARCHED images only. Besides `found`: the attack reached
+        condition: of CLEANED, on `count` images; SEARCH is asked about the first SEARCHED images only. Besides `found`: the attack reached
         its aim, where it has one.
         """
         self.study.looked_at.add(condition)
         if condition not in self._tables:
             self._tables[condition] = self._collect(condition)
         return self._tables[condition]
+
+    def count(self, condition: str) -> int:
+        """Test images looked at under a condition: those of `Study.count`, or where none of JUDGED as many as L-BFGS's."""
+        study = self.study
+        return study.count(condition) if condition in JUDGED else min(study.count(condition), study.count(LBFGS))
 
     def attacked(self, name: str, epsilon: float, *, curve: bool = False) -> Table:
         """Whether the label behind a purifier is right under attack: columns (runs, images) of bool.
@@ -167,7 +174,7 @@ class Cleaning:
     def _collect(self, condition: str) -> Table:
         study = self.study
         self._train()
-        shards = study.shards(study.count(condition))
+        shards = study.shards(self.count(condition))
         calls = [(number, condition, rows) for number in range(len(study.seeds)) for rows in shards]
         with study.timed("cleaning"), study.meter(f"cleaning: {condition}") as advance:
             return Table.of_shards(study.each(_shard, calls, advance), len(shards))

@@ -181,7 +181,7 @@ def test_the_results_have_every_condition_purifier_and_size(tiny, gathered):
     for condition, row in gathered["accuracy"].items():
         assert [*row] == [NONE, *names]
         assert row[NONE]["accuracy"] == pytest.approx(tiny.cleaning.table(condition)[NONE].mean())
-        assert gathered["images"][condition] == tiny.count(condition)
+        assert gathered["images"][condition] == tiny.cleaning.count(condition)
     assert [*gathered["attacked"]] == names
     for rows in gathered["attacked"].values():
         assert [row["epsilon"] for row in rows] == [*SIZES]

@@ -424,6 +424,10 @@ class MadeUpCleaning:
         self.cleaning, self.shares = self, shares
 
     def table(self, condition):
+        assert condition in cleaning.JUDGED  # of others the study looks at fewer images
+        return self._table(condition)
+
+    def _table(self, condition):
         generator = np.random.default_rng(len(condition))
         right = {
             name.replace("_", "-"): generator.uniform(size=(5, 2000)) < share for name, share in self.shares.items()
@@ -432,7 +436,7 @@ class MadeUpCleaning:
 
     def attacked(self, name, epsilon):
         assert name == cleaning.MAJORITY
-        return self.table(str(epsilon))
+        return self._table(str(epsilon))
 
     def paired(self, *conditions):
         return [self.table(condition) for condition in conditions]

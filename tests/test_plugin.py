@@ -95,6 +95,9 @@ def run(pytester, monkeypatch):
     def start(text, *options, models=True, inprocess=True):
         pytester.makepyfile(test_it=HEAD + text)
         given = ["--dataset=mine.npz", "--runs=2", "--cache-dir=cache", "--device=cpu", "-pno:cacheprovider"]
+        given += [
+            "--workers=1"
+        ]  # others would outlive the test, with its models; those who want some say so after this
         given += ["-pno:hypothesispytest"]  # it takes a second a run for its summary
         given += ["--vae=models:vae", "--classifier=models:classifier"] * models
         make = pytester.runpytest_inprocess if inprocess else pytester.runpytest_subprocess
@@ -317,6 +320,26 @@ def test_workers_of_xdist_give_the_same_verdicts(run):
     ]
 
 
+def test_workers_give_the_same_verdicts(run):
+    text = THREE.replace(f"claim.conclude(mean({ONES}))", f"study.table('clean'); claim.conclude(mean({ONES}))")
+    result = run(text, "--workers=2", "--report-dir=out", inprocess=False)
+    assert result.ret == NOT_ALL_SUPPORTED
+    assert verdicts(result) == ("2 supported, 1 inconclusive", [], True)
+    result.stdout.fnmatch_lines(["device: cpu (2 workers); *", "clean  *", "Report: out/mine.npz/summary.md"])
+
+
+@pytest.mark.parametrize(
+    ("options", "count"), [((), 2), (("--profile=smoke",), 1), (("-n2",), 1), (("-n2", "--workers=3"), 3)]
+)
+def test_how_many_workers_unless_told(monkeypatch, options, count):
+    given = {"--workers": None, "--profile": "standard"}
+    config = SimpleNamespace(getoption=given.get, **{"workerinput": {}} if "-n2" in options else {})
+    given |= dict(option.split("=") for option in options if "=" in option)
+    given["--workers"] = given["--workers"] and int(given["--workers"])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert ClaimsSession._workers(SimpleNamespace(config=config), torch.device("cpu")) == count
+
+
 # What is said
 
 
@@ -511,6 +534,7 @@ BAD = {
     "truncated idx": (truncated_idx, ("--dataset=mnist", "--data-root=root"), "root/MNIST/raw/*-images-idx3-ubyte*"),
     "cache": (None, ("--cache-dir=mine.npz/below",), "the cache folder must be writable; mine.npz/below is not: *"),
     "report": (None, ("--report-dir=mine.npz/below",), "the report folder must be writable; */mine.npz is not: *"),
+    "workers": (None, ("--workers=0",), "--workers must be 1 or more; got 0"),
     "runs": (None, ("--runs=0",), "--runs must be 1 or more; got 0"),
     "vae module": (None, ("--vae=nowhere:vae",), "--vae must be package.module:attribute; nowhere:vae can't *"),
     "vae attribute": (None, ("--vae=models:none",), "--vae must be package.module:attribute; models:none can't *"),
