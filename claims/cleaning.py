@@ -90,8 +90,8 @@ class Cleaning:
     def table(self, condition: str) -> Table:
         """For each purifier, and NONE, whether the label is right: columns (runs, images) of bool.
 
-        condition: of CLEANED, on `count` images; SEARCH is asked about the first SEARCHED images only. Besides `found`: the attack reached
-        its aim, where it has one.
+        condition: of CLEANED, on `count` images; SEARCH is asked about the first SEARCHED of them only. Besides
+        `found`: the attack reached its aim, where it has one.
         """
         self.study.looked_at.add(condition)
         if condition not in self._tables:
@@ -99,7 +99,7 @@ class Cleaning:
         return self._tables[condition]
 
     def count(self, condition: str) -> int:
-        """Test images looked at under a condition: those of `Study.count`, or where none of JUDGED as many as L-BFGS's."""
+        """Test images looked at under a condition: `Study.count`, but no more than L-BFGS's where not of JUDGED."""
         study = self.study
         return study.count(condition) if condition in JUDGED else min(study.count(condition), study.count(LBFGS))
 
