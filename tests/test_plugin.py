@@ -465,7 +465,7 @@ def test_report_is_written_where_asked_for(run):
 )
 def test_report_is_written_unasked_only_when_whole(run, monkeypatch, options, written):
     # Reference models take minutes to train: the tiny ones pose as them.
-    monkeypatch.setattr(study_module.Study, "_reference_model", lambda self, kind, seed, _: pose(kind, seed))
+    monkeypatch.setattr(study_module.Study, "reference_model", lambda self, kind, seed, _: pose(kind, seed))
     folders = []
     monkeypatch.setattr("claims.report.gather", lambda *_, **__: {})
     monkeypatch.setattr("claims.report.write", lambda folder, _: folders.append(str(folder)))
