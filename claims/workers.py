@@ -1,7 +1,7 @@
 """Processes that compute what a study asks for, each with its share of the cores: shards that wait for no other.
 
-PyTorch splits a small product among threads that then wait for one another; whole shards in processes of their own are
-up to 1.6 times as fast on two cores. Results come by the store, which processes share, so a worker gives nothing back.
+PyTorch splits a small product among threads that then wait for one another; whole shards side by side do not.
+Results come by the store, which processes share, so a worker gives nothing back.
 """
 
 import pickle

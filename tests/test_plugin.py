@@ -95,9 +95,7 @@ def run(pytester, monkeypatch):
     def start(text, *options, models=True, inprocess=True):
         pytester.makepyfile(test_it=HEAD + text)
         given = ["--dataset=mine.npz", "--runs=2", "--cache-dir=cache", "--device=cpu", "-pno:cacheprovider"]
-        given += [
-            "--workers=1"
-        ]  # others would outlive the test, with its models; those who want some say so after this
+        given += ["--workers=1"]  # others would outlive the test, and keep its models
         given += ["-pno:hypothesispytest"]  # it takes a second a run for its summary
         given += ["--vae=models:vae", "--classifier=models:classifier"] * models
         make = pytester.runpytest_inprocess if inprocess else pytester.runpytest_subprocess

@@ -128,6 +128,8 @@ def test_the_evidence_is_that_of_one_process(study, monkeypatch):
             else:
                 assert (other == column).mean() > 0.99  # a label may turn where two classes are equally likely
     np.testing.assert_array_equal(alone.cleaning.table("clean")["none"], together.cleaning.table("clean")["none"])
+    for one in (alone, together):
+        one.outside.scores("dimmed-0.3")
     both = [{path.name for path in (one.store.folder / "evidence").iterdir()} for one in (alone, together)]
     assert both[0] == both[1]
 
