@@ -10,6 +10,7 @@ nox.options.sessions = ["tests"]
 nox.options.reuse_existing_virtualenvs = True
 
 NOT_ALL_SUPPORTED = 8  # claims/plugin.py: every claim was concluded, and not all were supported, which is a result
+TO_END = 30  # seconds after Ctrl-C, in which pytest ends its workers and says what is kept; nox itself gives 0.3
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -17,7 +18,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 def reproduce(session: nox.Session) -> None:
     """Train, attack, judge every claim and write the report; options of `pytest claims` follow after `--`."""
     session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "parallel"))
-    session.run("python", "-m", "pytest", "claims", *session.posargs, success_codes=[0, NOT_ALL_SUPPORTED])
+    codes = [0, NOT_ALL_SUPPORTED]
+    session.run("python", "-m", "pytest", "claims", *session.posargs, success_codes=codes, interrupt_timeout=TO_END)
 
 
 @nox.session
@@ -31,7 +33,7 @@ def tests(session: nox.Session) -> None:
 def claims(session: nox.Session) -> None:
     """As `reproduce`, but a claim that is not supported fails the session."""
     session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "parallel"))
-    session.run("python", "-m", "pytest", "claims", *session.posargs)
+    session.run("python", "-m", "pytest", "claims", *session.posargs, interrupt_timeout=TO_END)
 
 
 @nox.session
