@@ -131,6 +131,7 @@ class ClaimsSession:
         self.verdicts: dict[str, Verdict] = {}
         self.broken = False  # something failed that is not a verdict
         self.announced = False
+        self.interrupted = False
         self.flags: list[str] = []
         self.ending = ""
 
@@ -323,6 +324,7 @@ class ClaimsSession:
 
     def pytest_keyboard_interrupt(self) -> None:
         """Say what an interruption costs."""
+        self.interrupted = True
         if "study" in self.__dict__:
             kept = self.study.store.folder
             self.ending = f"Stopped. What was finished is kept in {kept}; the same command goes on from there."
@@ -337,17 +339,18 @@ class ClaimsSession:
         terminalreporter.section("claims")
         for line in self.header():
             terminalreporter.line(line)
-        unicode = "utf" in (getattr(writer._file, "encoding", None) or "").lower()  # noqa: SLF001
-        text = terminal.summary(
-            self.study,
-            self.registry,
-            self.ordered,
-            self.flags,
-            width=writer.fullwidth,
-            color=writer.hasmarkup,
-            unicode=unicode,
-        )
-        terminalreporter.write(text)
+        if not self.interrupted:  # what is shown beside the verdicts may have to be computed first
+            unicode = "utf" in (getattr(writer._file, "encoding", None) or "").lower()  # noqa: SLF001
+            text = terminal.summary(
+                self.study,
+                self.registry,
+                self.ordered,
+                self.flags,
+                width=writer.fullwidth,
+                color=writer.hasmarkup,
+                unicode=unicode,
+            )
+            terminalreporter.write(text)
         terminalreporter.line(terminal.tally([verdict.verdict for verdict in self.ordered]))
         if self.ending:
             terminalreporter.line(self.ending)

@@ -326,6 +326,14 @@ def test_workers_give_the_same_verdicts(run):
     result.stdout.fnmatch_lines(["device: cpu (2 workers); *", "clean  *"])
 
 
+def test_after_an_interruption_nothing_is_computed(run):
+    looked = source("A1", None, body=f"study.looked_at.add('clean'); claim.conclude(mean({ONES}))")
+    result = run(looked + "\n\ndef test_it():\n    raise KeyboardInterrupt\n", inprocess=False)
+    assert result.ret == INTERRUPTED
+    result.stdout.fnmatch_lines(["1 supported", "Stopped. What was finished is kept in cache; the same command *"])
+    assert untouched(run.path)
+
+
 @pytest.mark.parametrize(
     ("options", "count"), [((), 2), (("--profile=smoke",), 1), (("-n2",), 1), (("-n2", "--workers=3"), 3)]
 )
