@@ -129,7 +129,7 @@ def test_first_index_counts_up():
     [(7, 3, 3, [3, 3, 1]), (4, 2, 10, [4]), (3, 2, 1, [1, 1, 1]), (5, 250, None, [2, 2, 1]), (2, 900, None, [1, 1])],
 )
 def test_each_image_is_encoded_once_and_no_more_than_a_chunk_is_held(monkeypatch, count, draws, chunk, rows):
-    monkeypatch.setattr(_reconstruct, "_DECODED_AT_ONCE", {"cpu": 500})
+    monkeypatch.setattr(_reconstruct, "decoded_at_once", lambda _: 500)
     vae, images, seen = Plain(tiny_vae()), some_images(count), []
 
     def reduce(some, reconstructions):
@@ -303,9 +303,18 @@ def test_unfit_settings_and_models(vae, settings, message):
         reconstruct(vae, some_images(2), **{"draws": 2, "seed": 0} | settings)
 
 
-def test_a_list_is_no_batch_of_images():
-    with pytest.raises(TypeError, match=r"images must be a torch.Tensor; got list"):
-        reconstruct(tiny_vae(), [[0.0]], draws=1, seed=0)
+@pytest.mark.parametrize(
+    ("images", "got"),
+    [
+        ([[0.0]], "a batch of type list .*DataLoader"),
+        ([(torch.zeros(2, 1, 5, 4), torch.zeros(2))], "a batch of type tuple .*DataLoader that gives labels too"),
+        (3, "int"),
+        ("images", "a batch of type str"),
+    ],
+)
+def test_what_is_no_batch_of_images(images, got):
+    with pytest.raises(TypeError, match=f"images must be a torch.Tensor, a numpy array or batches of these; got {got}"):
+        reconstruct(tiny_vae(), images, draws=1, seed=0)
 
 
 def test_neither_the_weights_nor_the_random_state_are_touched():

@@ -12,12 +12,18 @@ from torch.nn.functional import softplus
 from vaecore._check import check_images
 from vaecore._models import Autoencoder
 from vaecore._noise import image_indices, normal, seed_for
-from vaecore._reconstruct import check_reconstructions, decode_draws, kl_of_posterior, posterior
+from vaecore._reconstruct import (
+    Precision,
+    check_precision,
+    check_reconstructions,
+    decode_draws,
+    kl_of_posterior,
+    posterior,
+)
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
 """Log-density in nats of images (n, 1, h, w) given decoded latents (n, draws, 1, h, w), as (n, draws)."""
 
-Precision = Literal["float32", "bfloat16"]
 Posterior = tuple[Tensor, Tensor]  # mean and log-variance, (n, latent) each
 
 # Latents decoded at once: on a CPU, what is made of them should stay in a core's cache; a GPU wants to be filled.
@@ -54,8 +60,7 @@ def log_likelihood(
     0.02 nats (standard deviation), where another seed moves it by 1.4. Noise, `first_index`, `indices` and `chunk` are
     as in `reconstruct`, whose draws these are at the same seed. Memory grows with the draws by their latents alone.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision must be 'float32' or 'bfloat16'; got {precision!r}")
+    check_precision(precision)
     index = _check(images, draws, first_index, indices, chunk)
     chunk = chunk or max(1, _CHUNK * _portion(images) // draws)
     parts = []

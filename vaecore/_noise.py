@@ -1,9 +1,10 @@
 """Random numbers that belong to an image, not to a batch: every number is a function of (seed, image, draw, position).
 
-The generator is Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3), written
-in int64 tensor arithmetic. Words become normal deviates through tables and one multiply-add, never through a logarithm
-or a cosine, whose last bit may depend on a number's place in memory and on the device. So the same bits come out for
-any batch size, order, split, number of threads, and on any device.
+The generator is Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3): numpy's
+own on a CPU, and the same in int64 tensor arithmetic on a GPU and for scattered images. Words become normal deviates
+through tables, a product and a sum, never through a logarithm or a cosine, whose last bit may depend on a number's
+place in memory and on the device. So the same bits come out for any batch size, order, split, number of threads, and on
+any device.
 """
 
 import hashlib
@@ -15,9 +16,13 @@ from scipy.special import ndtri
 from torch import Tensor
 
 _WORD = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+_BLOCK = 8  # 32-bit words that one counter gives
 _CELLS = 1 << 16
+# numpy makes the words of a run of images. It is worth while to make those of images in between too, up to this many
+# for each that is asked for: tensor arithmetic takes about ten times as long.
+_SPARSE = 8
 
 
 def seed_for(name: str, base: int) -> int:
@@ -43,16 +48,30 @@ def image_indices(count: int, first_index: int, indices: Tensor | None) -> Tenso
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Ten rounds of Philox4x32: four int64 tensors of 32-bit words in, four words out, same shapes (broadcast)."""
+    """Ten rounds of Philox4x64: four int64 tensors, whose bits are unsigned words, in and out, same shapes."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        # The 64-bit product wraps to a negative int64; masking after the arithmetic shift gives its true halves.
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1 = ((p1 >> 32) & _WORD) ^ c1 ^ k0, p1 & _WORD
-        c2, c3 = ((p0 >> 32) & _WORD) ^ c3 ^ k1, p0 & _WORD
-        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+        (high0, low0), (high1, low1) = _product(c0, _MULTIPLIERS[0]), _product(c2, _MULTIPLIERS[1])
+        c0, c1 = high1 ^ c1 ^ _signed(k0), low1
+        c2, c3 = high0 ^ c3 ^ _signed(k1), low0
+        k0, k1 = k0 + _WEYL[0], k1 + _WEYL[1]
     return c0, c1, c2, c3
+
+
+def _product(word: Tensor, constant: int) -> tuple[Tensor, Tensor]:
+    """Upper and lower half of the 128-bit product of unsigned words."""
+    low, high = word & _WORD, (word >> 32) & _WORD
+    right, left = constant & _WORD, constant >> 32
+    # Each sum is below 2**64, and wraps to a negative int64; masking after the arithmetic shift gives its true halves.
+    middle = high * right + ((low * right >> 32) & _WORD)
+    other = low * left + (middle & _WORD)
+    return high * left + ((middle >> 32) & _WORD) + ((other >> 32) & _WORD), word * _signed(constant)
+
+
+def _signed(word: int) -> int:
+    """The int64 with the lower 64 bits of an integer."""
+    return (word + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def words(seed: int, indices: Tensor, *, draws: int, size: int, device: torch.device | None = None) -> Tensor:
@@ -60,29 +79,19 @@ def words(seed: int, indices: Tensor, *, draws: int, size: int, device: torch.de
 
     seed: 0 to 2**64 - 1. indices: (images,) int64. Draw d of an image is the same whatever `draws` is.
     """
-    if draws < 1 or size < 1:
-        raise ValueError(f"draws and size must be 1 or more; got draws={draws}, size={size}")
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed must be from 0 to 2**64 - 1; got {seed}")
-    indices = indices.to(device) if device is not None else indices
-    blocks = -(-size // 4)
-    shape = (len(indices), draws, blocks)
-    block = torch.arange(blocks, device=indices.device).view(1, 1, -1).expand(shape)
-    draw = torch.arange(draws, device=indices.device).view(1, -1, 1)
-    image = indices.view(-1, 1, 1)
-    parts = philox((block, draw, image & _WORD, (image >> 32).expand(shape)), (seed & _WORD, seed >> 32))
-    return torch.stack(parts, dim=-1).view(len(indices), draws, blocks * 4)[..., :size]
+    return _words(seed, indices, draws, size, device).long() & _WORD
 
 
 def uniform(seed: int, indices: Tensor, *, draws: int, size: int, device: torch.device | None = None) -> Tensor:
     """Uniform deviates (images, draws, size) float32, on the 2**23 centres of equal cells of (0, 1)."""
     # 24 bits and a half would not fit into a float32: the upper half would be rounded, at the end to 1.
-    return ((words(seed, indices, draws=draws, size=size, device=device) >> 9).float() + 0.5) * 2.0**-23
+    word = (_words(seed, indices, draws, size, device) >> 9) & ((1 << 23) - 1)
+    return word.float().add_(0.5).mul_(2.0**-23)
 
 
 def signs(seed: int, indices: Tensor, *, draws: int, size: int, device: torch.device | None = None) -> Tensor:
     """Random signs (images, draws, size) float32: -1 or 1, each with probability one half."""
-    return (words(seed, indices, draws=draws, size=size, device=device) >> 31).float() * 2 - 1
+    return (_words(seed, indices, draws, size, device) >> 31).float().mul_(-2).sub_(1)
 
 
 def normal(seed: int, indices: Tensor, *, draws: int, size: int, device: torch.device | None = None) -> Tensor:
@@ -91,18 +100,82 @@ def normal(seed: int, indices: Tensor, *, draws: int, size: int, device: torch.d
     The upper 16 bits choose one of 65,536 equally probable cells, the lower 16 a point in it: by linear interpolation
     in the inner cells, by a table of exact quantiles in the two outer ones (4.17 to 6.34 standard deviations).
     """
-    word = words(seed, indices, draws=draws, size=size, device=device)
+    word = _words(seed, indices, draws, size, device)
+    return normal_of(word.flatten()).view(word.shape)
+
+
+def normal_of(word: Tensor) -> Tensor:
+    """Normal deviates (n,) float32 of 32-bit words (n,) int32, whose bits are unsigned."""
     start, width, tail = (table.to(word.device) for table in _normal_tables())
-    cell, within = word >> 16, word & (_CELLS - 1)
-    value = width[cell] * (within.float() + 0.5) + start[cell]
-    value = torch.where(cell == 0, tail[within], value)
-    return torch.where(cell == _CELLS - 1, -tail[_CELLS - 1 - within], value)
+    within, cell = word.contiguous().view(torch.uint16).view(-1, 2).unbind(1)  # little-endian: the lower half is first
+    cell = cell.long()
+    # `index_select`, since indexing by a tensor takes ten times as long; a product and a sum, since a fused one rounds
+    # otherwise, and not every device has it.
+    value = within.float().mul_(width.index_select(0, cell)).add_(start.index_select(0, cell))
+    place = word + _CELLS  # moved up by a cell, words of the outer cells are the lowest, in the order of their table
+    if word.device.type == "cpu":
+        outer = torch.from_numpy(np.flatnonzero(place.numpy().view(np.uint32) < 2 * _CELLS))  # few, so looked for
+        return value.index_copy_(0, outer, tail.index_select(0, place.index_select(0, outer)))
+    # A GPU would have to be waited for until it has found them.
+    quantile = tail.index_select(0, place & (2 * _CELLS - 1))
+    return torch.where((place >= 0) & (place < 2 * _CELLS), quantile, value)
+
+
+def _words(seed: int, indices: Tensor, draws: int, size: int, device: torch.device | None) -> Tensor:
+    """What `words` gives, as int32, whose bits are unsigned words.
+
+    Draw d of image i takes the blocks from i * blocks + 1 on of the counter (low, high, d, 0): the 1 is numpy's.
+    """
+    if draws < 1 or size < 1:
+        raise ValueError(f"draws and size must be 1 or more; got draws={draws}, size={size}")
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed must be from 0 to 2**64 - 1; got {seed}")
+    indices = indices.to(device) if device is not None else indices
+    blocks = -(-size // _BLOCK)
+    found = _of_numpy(seed, indices, draws, blocks) if indices.device.type == "cpu" else None
+    if found is None:
+        found = _of_tensors(seed, indices, draws, blocks)
+    return found.view(torch.int32).view(len(indices), draws, -1)[..., :size]
+
+
+def _of_numpy(seed: int, indices: Tensor, draws: int, blocks: int) -> Tensor | None:
+    """64-bit words of images on the CPU: int64 (images, draws, 4 * blocks); None where the images are scattered."""
+    low, high = (int(end) for end in torch.aminmax(indices)) if len(indices) else (0, -1)
+    span = high - low + 1
+    if span > _SPARSE * len(indices):
+        return None
+    whole = span == len(indices) and bool((indices.diff() == 1).all())
+    rows = (indices - low).numpy()
+    generator = np.random.Philox(key=np.array([seed, 0], dtype=np.uint64))
+    state = generator.state
+    found = np.empty((len(rows), draws, 4 * blocks), dtype=np.uint64)
+    for draw in range(draws):
+        upper, lower = divmod(low * blocks, 1 << 64)
+        state["state"]["counter"] = np.array([lower, upper, draw, 0], dtype=np.uint64)
+        generator.state = state
+        run = generator.random_raw(4 * blocks * span).reshape(span, 4 * blocks)
+        found[:, draw] = run if whole else run[rows]
+    return torch.from_numpy(found.view(np.int64))
+
+
+def _of_tensors(seed: int, indices: Tensor, draws: int, blocks: int) -> Tensor:
+    """64-bit words of any images on any device: int64 (images, draws, 4 * blocks)."""
+    shape = (len(indices), draws, blocks)
+    high, low = (half.view(-1, 1, 1) for half in _product(indices, blocks))
+    block = low + torch.arange(1, blocks + 1, device=indices.device)
+    carry = (block < 0) < (low < 0)  # unsigned, the sum is below what was added to
+    draw = torch.arange(draws, device=indices.device).view(1, -1, 1)
+    counter = (block, high + carry, draw, torch.zeros_like(draw))
+    parts = philox(tuple(word.expand(shape) for word in counter), (seed, 0))  # type: ignore[arg-type]
+    return torch.stack(parts, dim=-1).flatten(2)
 
 
 @lru_cache(maxsize=1)
 def _normal_tables() -> tuple[Tensor, Tensor, Tensor]:
-    edges = ndtri(np.arange(1, _CELLS) / _CELLS)  # the inner cells' ends
-    start = np.concatenate([[0.0], edges])  # the outer cells' entries are placeholders: the tail table serves them
+    """Middle of each cell's first point, width of a point, both (65,536,); quantiles of the outer cells (131,072,)."""
+    edges = ndtri(np.arange(1, _CELLS) / _CELLS)  # the inner cells' ends; the outer cells' entries are never used
     width = np.concatenate([[0.0], np.diff(edges) / _CELLS, [0.0]])
+    start = np.concatenate([[0.0], edges]) + width / 2
     tail = ndtri((np.arange(_CELLS) + 0.5) / _CELLS**2)
-    return tuple(torch.from_numpy(table.astype(np.float32)) for table in (start, width, tail))  # type: ignore[return-value]
+    tables = start, width, np.concatenate([-tail[::-1], tail])
+    return tuple(torch.from_numpy(table.astype(np.float32)) for table in tables)  # type: ignore[return-value]

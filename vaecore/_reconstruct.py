@@ -1,101 +1,200 @@
 """What a VAE makes of an image: many reconstructions from one encoding, their labels, and the terms of the bound."""
 
 from collections.abc import Callable
-from typing import TypeVar, overload
+from pathlib import Path
+from typing import Literal, TypeVar, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaecore._attacks import check_classifier
 from vaecore._check import check_images, check_logits
+from vaecore._machine import decoded_at_once
 from vaecore._models import Autoencoder, Classify
 from vaecore._noise import image_indices, normal
+from vaecore._stream import Rows, Stream, length, portions
+from vaecore._training import Progress
 
+Precision = Literal["float32", "bfloat16"]
 Reduced = TypeVar("Reduced", Tensor, dict[str, Tensor])
 
-# Reconstructions decoded at once: fewer cost more calls, more fall out of a CPU's cache; a GPU wants enough rows to
-# fill it. An image's draws are never split, so that a reduction sees them all.
-_DECODED_AT_ONCE = {"cpu": 2_000, "cuda": 65_536}
-_ENCODED_AT_ONCE = 2_000
+# Images encoded at once, and draws whose noise is made at once: in small portions noise is dear, in large ones it falls
+# out of the cache.
+_ENCODED_AT_ONCE, _DRAWN_AT_ONCE = 2_000, 10_000
 
 
 @overload
 def reconstruct(
     vae: Autoencoder,
-    images: Tensor,
+    images: Stream,
     *,
     draws: int,
     seed: int,
     first_index: int = ...,
     indices: Tensor | None = ...,
     reduce: None = ...,
+    precision: Precision = ...,
     chunk: int | None = ...,
+    out: str | Path | None = ...,
+    progress: Progress | None = ...,
 ) -> Tensor: ...
 
 
 @overload
 def reconstruct(
     vae: Autoencoder,
-    images: Tensor,
+    images: Stream,
     *,
     draws: int,
     seed: int,
     first_index: int = ...,
     indices: Tensor | None = ...,
     reduce: Callable[[Tensor, Tensor], Reduced],
+    precision: Precision = ...,
     chunk: int | None = ...,
+    out: str | Path | None = ...,
+    progress: Progress | None = ...,
 ) -> Reduced: ...
 
 
 def reconstruct(
     vae: Autoencoder,
-    images: Tensor,
+    images: Stream,
     *,
     draws: int,
     seed: int,
     first_index: int = 0,
     indices: Tensor | None = None,
     reduce: Callable[[Tensor, Tensor], Tensor | dict[str, Tensor]] | None = None,
+    precision: Precision = "float32",
     chunk: int | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> Tensor | dict[str, Tensor]:
     """Reconstruct each image from `draws` samples of its posterior: encode once, decode many.
 
-    images: (n, 1, h, w) in [0, 1]. Returns (n, draws, 1, h, w) in [0, 1]. With `reduce`, a function of a chunk of
-    images (m, 1, h, w) and their reconstructions (m, draws, 1, h, w) that gives a tensor (m, ...) or a dict of such,
-    returns these joined over all images, and never holds more than a chunk of reconstructions.
+    images: (n, 1, h, w) in [0, 1]; a tensor, an array, as `numpy.load(path, mmap_mode="r")` maps it from a file,
+    or batches of either, as many as there are. Returns (n, draws, 1, h, w) in [0, 1]. With `reduce`, a function of a
+    chunk of images (m, 1, h, w) and their reconstructions (m, draws, 1, h, w) that gives a tensor (m, ...) or a dict of
+    such, returns these joined over all images, and never holds more than a chunk of reconstructions. Batches and arrays
+    go to the device of the VAE where it is a torch module.
 
-    The noise of an image follows from `seed`, its index and the draw alone: image i of the batch has index
-    `first_index` + i, or `indices[i]`, (n,) int64. So chunks, order and splits change nothing beyond rounding.
-    chunk: images worked on at once; chosen for the device where None.
+    The noise of an image follows from `seed`, its index and the draw alone: image i has index `first_index` + i, or
+    `indices[i]`, (n,) int64. So chunks, order and splits change nothing beyond rounding.
+
+    precision: in which the VAE decodes; "bfloat16", by torch.autocast, is faster where the processor has it, and gives
+    float32 images that are off by 2**-8 at most where the decoder ends in a sigmoid. chunk: images decoded at once;
+    chosen for the cache, or the GPU, where None. out: a new .npy file that results are written to as they come, and
+    mapped from at the end; what is in it after a crash is whole. progress: told after each chunk how many images are
+    done, of how many (0 of batches, which are not counted beforehand).
     """
-    check_images(images)
     if draws < 1:
         raise ValueError(f"draws must be 1 or more; got {draws}")
-    if chunk is None:
-        chunk = max(1, _DECODED_AT_ONCE.get(images.device.type, 4096) // draws)
-    elif chunk < 1:
+    if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be 1 or more images; got {chunk}")
-    index = image_indices(len(images), first_index, indices).to(images.device)
-
-    # Without a reduction each chunk is copied to its place while it is in the cache, and memory is touched once.
-    whole = images.new_empty(len(images), draws, *images.shape[1:]) if reduce is None else None
-    parts = []
+    check_precision(precision)
+    if isinstance(images, Tensor):
+        check_images(images)
+    count = length(images)
+    index = _Indices(count, first_index, indices)
+    portion = max(1, chunk or 0, min(_ENCODED_AT_ONCE, _DRAWN_AT_ONCE // draws))
+    joined = _Joined(images, draws, whole=reduce is None, out=out)
+    extremes: list[Tensor] = []
     with torch.no_grad():
-        encoded = [posterior(vae, rows) for rows in torch.split(images, _ENCODED_AT_ONCE)]
-        mean = torch.cat([mean for mean, _ in encoded])
-        deviation = torch.cat([(0.5 * log_variance).exp() for _, log_variance in encoded])
-        for start in range(0, len(images), chunk):
-            here = slice(start, start + chunk)
-            rows = images[here]
-            noise = normal(seed, index[here], draws=draws, size=mean.shape[1])
-            latents = torch.addcmul(mean[here].unsqueeze(1), deviation[here].unsqueeze(1), noise)
-            reconstructions = decode_draws(vae, latents, rows.shape)
-            check_reconstructions(reconstructions.flatten(0, 1))
-            if whole is not None:
-                whole[here] = reconstructions
-            elif reduce is not None:
-                parts.append(reduce(rows, reconstructions))
-    return _join(parts) if whole is None else whole
+        for given in portions(images, portion):
+            check_images(given)
+            rows = given if isinstance(images, Tensor) else _to_device_of(vae, given)
+            mean, log_variance = posterior(vae, rows)
+            noise = normal(seed, index.take(len(rows)), draws=draws, size=mean.shape[1], device=rows.device)
+            latents = torch.addcmul(mean.unsqueeze(1), (0.5 * log_variance).exp().unsqueeze(1), noise)
+            step = chunk or max(1, decoded_at_once(rows) // draws)
+            for some, here in zip(torch.split(rows, step), torch.split(latents, step), strict=True):
+                with torch.autocast(rows.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                    decoded = decode_draws(vae, here, some.shape)
+                if precision == "bfloat16":
+                    decoded = decoded.float()
+                images_decoded = decoded.flatten(0, 1)
+                if rows.device.type == "cuda":  # looked at in the end, as each look would wait for the GPU
+                    extremes.append(torch.stack(torch.aminmax(images_decoded)).view(1, 1, 1, 2))
+                else:
+                    check_reconstructions(images_decoded)
+                joined.append(decoded if reduce is None else reduce(some, decoded), len(some))
+                if progress is not None:
+                    progress(joined.filled, count or 0)
+        index.finish()
+    if extremes:
+        check_reconstructions(torch.cat(extremes))
+    return joined.all()
+
+
+class _Indices:
+    """Index of each image, handed out in order: counted up from the first, or as the caller has them."""
+
+    def __init__(self, count: int | None, first_index: int, indices: Tensor | None) -> None:
+        self.next, self.given = first_index, indices
+        if count is not None or indices is None:
+            image_indices(count or 0, first_index, indices)  # says at once what is wrong with them
+
+    def take(self, count: int) -> Tensor:
+        if self.given is None:
+            self.next += count
+            return image_indices(count, self.next - count, None)
+        found = image_indices(min(count, len(self.given)), 0, self.given[:count])
+        if len(found) < count:
+            raise ValueError("indices must be one for each image; there are more images")
+        self.given = self.given[count:]
+        return found
+
+    def finish(self) -> None:
+        if self.given is not None and len(self.given):
+            raise ValueError(f"indices must be one for each image; {len(self.given)} are left over")
+
+
+class _Joined:
+    """What is given chunk by chunk, joined: in memory, or in a file."""
+
+    def __init__(self, images: Stream, draws: int, *, whole: bool, out: str | Path | None) -> None:
+        self.file = None if out is None else Rows(out)
+        self.parts: list[Tensor | dict[str, Tensor]] = []
+        self.filled = 0
+        # Without a reduction each chunk is copied to its place while it is in the cache, and memory is touched once.
+        self.whole: Tensor | None = None
+        if whole and out is None and isinstance(images, Tensor):
+            self.whole = images.new_empty(len(images), draws, *images.shape[1:])
+
+    def append(self, part: Tensor | dict[str, Tensor], count: int) -> None:
+        if self.file is not None:
+            if not isinstance(part, Tensor):
+                raise ValueError("with `out`, reduce must give one tensor; got a dict (a file has one array)")
+            self.file.append(part)
+        elif self.whole is not None and isinstance(part, Tensor):
+            self.whole[self.filled : self.filled + count] = part
+        else:
+            self.parts.append(part)
+        self.filled += count
+
+    def all(self) -> Tensor | dict[str, Tensor]:
+        if not self.filled:
+            raise ValueError("images must not be empty; got no batch")
+        if self.file is not None:
+            return self.file.all()
+        if self.whole is not None:
+            return self.whole
+        return _join(self.parts)
+
+
+def _to_device_of(vae: Autoencoder, images: Tensor) -> Tensor:
+    """Images where the VAE's weights are; the copy to a GPU goes on while it computes."""
+    weight = next(vae.parameters(), None) if isinstance(vae, nn.Module) else None
+    if weight is None or weight.device == images.device:
+        return images
+    return (images.pin_memory() if weight.device.type == "cuda" else images).to(weight.device, non_blocking=True)
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError unless it is a precision that a VAE decodes in."""
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision must be 'float32' or 'bfloat16'; got {precision!r}")
 
 
 def reconstruct_labels(
