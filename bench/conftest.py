@@ -11,7 +11,8 @@ from bench.table import plain, tables
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    """Add torch's version and threads, and the GPU's name."""
+    """Add torch's version and threads, and the GPU's name; leave out the machine's, as results are to be shown."""
+    machine_info["node"] = ""
     machine_info["torch"] = torch.__version__
     machine_info["torch_threads"] = torch.get_num_threads()
     machine_info["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None

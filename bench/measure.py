@@ -4,11 +4,15 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
+import cpuinfo
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
+
+from bench.roofline import Work, work_of
 
 DEVICES = [
     "cpu",
@@ -26,10 +30,15 @@ def measure(
     device: str,
     rounds: int,
     warmup_rounds: int = 1,
+    work: Work | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Time one way to do a task on some images, with the GPU's queue emptied; gives what the function gave.
 
-    In `extra_info`: way, images, device, threads and ms_per_image.
+    work: what the task needs; where None, what this way computes, counted in a call of its own, unless there is no
+    warm-up. dtype: that its products are computed in. In `extra_info`: way, images, device and its name, threads,
+    ms_per_image and images_per_second; and where there is work, gflops (billions of its operations a second),
+    limit_images_per_second and fraction_of_limit (see `bench.roofline`).
     """
 
     def synchronised() -> Tensor:
@@ -38,14 +47,33 @@ def measure(
             torch.cuda.synchronize()
         return result
 
+    if work is None and warmup_rounds:
+        work = work_of(synchronised)
+    limit = None if work is None else work.limit(device, dtype)
     benchmark.group = f"{task}, {device}"
     result: Tensor = benchmark.pedantic(  # type: ignore[no-untyped-call]
         synchronised, rounds=rounds, warmup_rounds=warmup_rounds
     )
-    benchmark.extra_info |= {"way": way, "images": images, "device": device, "threads": torch.get_num_threads()}
+    benchmark.extra_info |= {"way": way, "images": images, "device": device, "device_name": device_name(device)}
+    benchmark.extra_info["threads"] = torch.get_num_threads()
     if benchmark.stats is not None:  # None with --benchmark-disable
-        benchmark.extra_info["ms_per_image"] = 1e3 * benchmark.stats.stats.median / images
+        seconds = benchmark.stats.stats.median
+        benchmark.extra_info |= {"ms_per_image": 1e3 * seconds / images, "images_per_second": images / seconds}
+        if work is not None and limit:
+            benchmark.extra_info |= {
+                "gflops": work.operations / seconds / 1e9,
+                "limit_images_per_second": images / limit,
+                "fraction_of_limit": limit / seconds,
+            }
     return result
+
+
+@lru_cache(maxsize=2)
+def device_name(device: str) -> str:
+    """What the processor or GPU is called."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return str(cpuinfo.get_cpu_info().get("brand_raw", "CPU"))
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,17 @@ import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import pytest
 import scipy.optimize
 import torch
 from torch import Tensor, nn
 
 from vaecore._attacks import Norm
+from vaecore._models import Autoencoder
 from vaecore._training import Progress
 
 LIBRARIES = ("advertorch", "foolbox", "torchattacks")
@@ -132,3 +134,31 @@ def torchattacks_square(
 def _tensor(images: Any) -> Tensor:
     assert isinstance(images, Tensor)
     return images
+
+
+def as_pythae(vae: Autoencoder, shape: torch.Size, *, latents: int) -> Any:
+    """Pythae's VAE with our networks for its own; images shaped (1, h, w). Skips where pythae isn't installed."""
+    models = pytest.importorskip("pythae.models", reason="pythae is not installed (uv pip install --no-deps pythae)")
+    config = models.VAEConfig(input_dim=tuple(shape), latent_dim=latents, reconstruction_loss="bce")
+    model = models.VAE(config)
+    model.encoder, model.decoder = _PythaesEncoder(vae), _PythaesDecoder(vae)
+    return model.eval()
+
+
+class _PythaesEncoder(nn.Module):
+    def __init__(self, vae: Autoencoder) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: Tensor) -> SimpleNamespace:
+        mean, log_variance = self.vae.encode(images)
+        return SimpleNamespace(embedding=mean, log_covariance=log_variance)
+
+
+class _PythaesDecoder(nn.Module):
+    def __init__(self, vae: Autoencoder) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: Tensor) -> dict[str, Tensor]:
+        return {"reconstruction": self.vae.decode(latents)}

@@ -6,7 +6,7 @@ from typing import Any
 
 OURS = "vaecore"
 _NONE = "-"
-_HEADINGS = ("task", "way", "ms an image", "times vaecore's", "median L2", "success")
+_HEADINGS = ("task", "way", "ms an image", "images/s", "of limit", "times vaecore's", "median L2", "success")
 _LEFT = 2  # columns of words, set to the left; figures are set to the right
 
 Grid = list[tuple[str, ...]]
@@ -23,7 +23,7 @@ def tables(benchmarks: Sequence[Mapping[str, Any]]) -> dict[str, Grid]:
 
 
 def comparison(benchmarks: Sequence[Mapping[str, Any]]) -> Grid:
-    """Milliseconds an image, their ratio to vaecore's at the same task, median L2 norm of successes, and their share.
+    """Speed, share of the machine's limit, ratio to vaecore's time at the task, median L2 of successes, their share.
 
     benchmarks: as in pytest-benchmark's JSON; those that were not timed by `bench.measure` are left out.
     """
@@ -38,12 +38,15 @@ def comparison(benchmarks: Sequence[Mapping[str, Any]]) -> Grid:
             info = entry["extra_info"]
             took = info["ms_per_image"]
             times = digits(took / ours[task], 2) if task in ours else _NONE
+            fraction = info.get("fraction_of_limit")
             l2, success = info.get("median_l2", float("nan")), info.get("success")
             grid.append(
                 (
                     task,
                     info["way"],
                     digits(took, 3),
+                    digits(1e3 / took, 3),
+                    f"{fraction:.0%}" if fraction is not None else _NONE,
                     times,
                     f"{l2:.3f}" if isfinite(l2) else _NONE,
                     f"{success:.1%}" if success is not None else _NONE,

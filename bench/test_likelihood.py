@@ -10,16 +10,16 @@ image after the other, with torch's fused Adam, three times as fast as the plain
 
 import copy
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.measure import DEVICES, measure
+from bench.peers import as_pythae
 from bench.table import OURS
 from claims.study import Study
 from vaecore import VAE, likelihood_regret, load_images, log_likelihood
@@ -39,42 +39,12 @@ def vae(study: Study, device: str) -> VAE:
     return copy.deepcopy(found).to(device)  # the study's own stays where it is
 
 
-def as_pythae(vae: VAE) -> Any:
-    """Pythae's VAE with our networks for its own; skips where pythae isn't installed."""
-    models = pytest.importorskip("pythae.models", reason="pythae is not installed (uv pip install --no-deps pythae)")
-    config = models.VAEConfig(
-        input_dim=(1, *vae.image_shape), latent_dim=vae.config.latent_size, reconstruction_loss="bce"
-    )
-    model = models.VAE(config)
-    model.encoder, model.decoder = _Encoder(vae), _Decoder(vae)
-    return model
-
-
-class _Encoder(nn.Module):
-    def __init__(self, vae: VAE) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, images: Tensor) -> SimpleNamespace:
-        mean, log_variance = self.vae.encode(images)
-        return SimpleNamespace(embedding=mean, log_covariance=log_variance)
-
-
-class _Decoder(nn.Module):
-    def __init__(self, vae: VAE) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, latents: Tensor) -> dict[str, Tensor]:
-        return {"reconstruction": self.vae.decode(latents)}
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("way", LIKELIHOOD)
 def test_log_likelihood(benchmark: BenchmarkFixture, study: Study, vae: VAE, device: str, way: str) -> None:
     """Importance-weighted log-likelihood of 100 draws; mean over images, in nats, in `extra_info`."""
     images = study.test.pixels[study.indices[: LIKELIHOOD[way]]].to(device)
-    peer = as_pythae(vae) if way == PYTHAE else None
+    peer = as_pythae(vae, images.shape[1:], latents=vae.config.latent_size) if way == PYTHAE else None
 
     def run() -> Tensor:
         if peer is None:

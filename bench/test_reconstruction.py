@@ -1,74 +1,195 @@
-"""Ten reconstructions of each image: K forward passes of the VAE, as its users write them, against `reconstruct`.
+"""Many reconstructions of each image, by a loop of forward passes, as users write it, and by `reconstruct`.
 
-Both give (images, 10, 1, h, w) on the same weights; the last rows reduce to the labels, which is what detectors need.
-Milliseconds are per input image, all its draws included.
+All ways decode with the same weights. They reduce each reconstruction to its squared error, so that what is kept is
+small; the last tests keep all pixels, and labels. Milliseconds are per input image, all its draws included. The limit
+is of the work that is needed: one encoding, and a decoding for each draw.
 """
 
 import copy
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.measure import DEVICES, measure
+from bench.peers import as_pythae
+from bench.roofline import reconstruction
+from bench.table import OURS
 from claims.study import Study
 from vaecore import VAE, Classifier, reconstruct, reconstruct_labels
+from vaecore._models import Autoencoder
+from vaecore._reconstruct import Precision
 
-DRAWS, IMAGES = 10, 1_000
-WAYS = ["vaecore", f"{DRAWS} forward passes"]
-Setup = tuple[VAE, Classifier, Tensor]
+NAIVE, COMPILED, PYTHAE, HALF = "forward passes", "forward passes, torch.compile", "pythae", f"{OURS}, bfloat16"
+MODELS = ("MLP", "convolutional")
+DRAWS, BATCHES = (1, 10, 100), (1, 10, 100, 1_000, 10_000)
+MOST = {"MLP": 100_000, "convolutional": 10_000}  # reconstructions in a call
+GRID = [
+    (model, draws, images, way)
+    for model in MODELS
+    for draws in DRAWS
+    for images in BATCHES
+    if draws * images <= MOST[model]
+    for way in (OURS, NAIVE)
+]
+GRID += [(model, 10, 1_000, way) for model in MODELS for way in (HALF, COMPILED, PYTHAE)]
+
+
+class ConvolutionalVAE(nn.Module):
+    """Two strided convolutions a side, 32 and 64 channels, 20 latents, for 28x28. Untrained: as fast as trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, 32, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.ReLU()
+        )
+        self.posterior = nn.Linear(64 * 7 * 7, 40)
+        self.latents = nn.Linear(20, 64 * 7 * 7)
+        self.decoder = nn.Sequential(
+            nn.ReLU(),
+            nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(32, 1, 4, stride=2, padding=1),
+            nn.Sigmoid(),
+        )
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (n, 1, 28, 28) to mean and log-variance, (n, 20) each."""
+        mean, log_variance = self.posterior(self.encoder(images).flatten(1)).chunk(2, dim=1)
+        return mean, log_variance
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Map (n, 20) to (n, 1, 28, 28)."""
+        return self.decoder(self.latents(latents).view(-1, 64, 7, 7))  # type: ignore[no-any-return]
 
 
 @pytest.fixture
-def setup(study: Study, device: str) -> Setup:
-    """The first run's models and test images on a device."""
-    run = study.run(0)
-    assert isinstance(run.vae, VAE)
-    assert isinstance(run.classifier, Classifier)
-    repeats = -(-IMAGES // len(study.test))
-    images = study.test.pixels.repeat(repeats, 1, 1, 1)[:IMAGES]
-    models = copy.deepcopy((run.vae, run.classifier))  # the study's own stay where they are
-    return models[0].to(device), models[1].to(device), images.to(device)
+def vae(study: Study, device: str, model: str) -> nn.Module:
+    """The first run's VAE, or the convolutional one, on a device."""
+    if model == "convolutional":
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return ConvolutionalVAE().to(device).eval().requires_grad_(requires_grad=False)
+    found = study.run(0).vae
+    assert isinstance(found, nn.Module)
+    return copy.deepcopy(found).to(device)  # the study's own stays where it is
 
 
-def naive(vae: VAE, images: Tensor) -> Tensor:
-    """K independent forward passes: each encodes anew, draws from the global generator, and decodes."""
-    passes = []
-    with torch.no_grad():
-        for _ in range(DRAWS):
-            mean, log_variance = vae.encode(images)
-            latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-            passes.append(vae.decode(latents))
-    return torch.stack(passes, dim=1)
+def some_images(study: Study, count: int, device: str) -> Tensor:
+    """Test images, over again where more are asked for than there are."""
+    repeats = -(-count // len(study.test))
+    return study.test.pixels.repeat(repeats, 1, 1, 1)[:count].to(device)
 
 
-def naive_labels(vae: VAE, classifier: Classifier, images: Tensor) -> Tensor:
-    """Labels of `naive` reconstructions, a pass at a time."""
-    with torch.no_grad():
-        return torch.stack([classifier(naive_pass).argmax(dim=1) for naive_pass in naive(vae, images).unbind(1)], dim=1)
+def errors(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Mean squared error over pixels of each reconstruction: (n, 1, h, w) and (n, draws, 1, h, w) to (n, draws)."""
+    difference = (reconstructions - images.unsqueeze(1)).flatten(2)
+    norm: Tensor = torch.linalg.vector_norm(difference, dim=2)
+    return norm.square_().div_(difference.shape[2])
+
+
+def forward(vae: Autoencoder, images: Tensor) -> Tensor:
+    """One forward pass of a VAE."""
+    mean, log_variance = vae.encode(images)
+    return vae.decode(mean + (0.5 * log_variance).exp() * torch.randn_like(mean))
+
+
+def passes(one: Callable[[Tensor], Tensor], images: Tensor, draws: int) -> Iterator[Tensor]:
+    """So many forward passes, each of which encodes anew and draws from the global generator."""
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(draws):
+            yield one(images)
+
+
+def looped(one: Callable[[Tensor], Tensor], images: Tensor, draws: int) -> Tensor:
+    """Squared errors (n, draws), a pass at a time."""
+    found = [(decoded - images).square().mean(dim=(1, 2, 3)) for decoded in passes(one, images, draws)]
+    return torch.stack(found, dim=1)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("way", WAYS)
-def test_reconstructions(benchmark: BenchmarkFixture, setup: Setup, device: str, way: str) -> None:
-    """All pixels of all draws."""
-    vae, _, images = setup
-    ways = {WAYS[0]: lambda: reconstruct(vae, images, draws=DRAWS, seed=0), WAYS[1]: lambda: naive(vae, images)}
-    task = f"{DRAWS} reconstructions, pixels"
-    found = measure(benchmark, ways[way], task=task, way=way, images=IMAGES, device=device, rounds=10, warmup_rounds=2)
-    assert found.shape == (IMAGES, DRAWS, *images.shape[1:])
+@pytest.mark.parametrize(("model", "draws", "count", "way"), GRID, ids=[f"{m}-K{k}-n{n}-{w}" for m, k, n, w in GRID])
+def test_errors(
+    benchmark: BenchmarkFixture, study: Study, vae: nn.Module, device: str, model: str, draws: int, count: int, way: str
+) -> None:
+    """The squared error of each draw."""
+    images = some_images(study, count, device)
+    assert isinstance(vae, ConvolutionalVAE | VAE)
+
+    def ours() -> Tensor:
+        precision: Precision = "bfloat16" if way == HALF else "float32"
+        return reconstruct(vae, images, draws=draws, seed=0, reduce=errors, precision=precision)
+
+    ways = {OURS: ours, HALF: ours, NAIVE: lambda: looped(lambda rows: forward(vae, rows), images, draws)}
+    if way == COMPILED:
+        compiled = torch.compile(lambda rows: forward(vae, rows))
+        ways[way] = lambda: looped(compiled, images, draws)
+    if way == PYTHAE:
+        peer = as_pythae(vae, images.shape[1:], latents=20)
+        ways[way] = lambda: looped(peer.reconstruct, images, draws)
+    total = draws * count
+    found = measure(
+        benchmark,
+        ways[way],
+        task=f"errors of reconstructions, {model} VAE, K = {draws}, {count:,} images",
+        way=way,
+        images=count,
+        device=device,
+        rounds=3 if total > 20_000 else 7 if total > 1_000 else 30,
+        warmup_rounds=2,
+        work=reconstruction(vae, images[:1], draws, count, written=1),
+        dtype=torch.bfloat16 if way == HALF else torch.float32,
+    )
+    benchmark.extra_info |= {"model": f"{model} VAE", "draws": draws}
+    assert found.shape == (count, draws)
+    assert bool((found > 0).all())
+
+
+WAYS = [OURS, NAIVE]
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("model", ["MLP"])
 @pytest.mark.parametrize("way", WAYS)
-def test_labels(benchmark: BenchmarkFixture, setup: Setup, device: str, way: str) -> None:
-    """The label of each draw."""
-    vae, classifier, images = setup
+def test_pixels(benchmark: BenchmarkFixture, study: Study, vae: VAE, device: str, way: str) -> None:
+    """All pixels of ten draws: (images, 10, 1, h, w)."""
+    images = some_images(study, 1_000, device)
     ways = {
-        WAYS[0]: lambda: reconstruct_labels(vae, classifier, images, draws=DRAWS, seed=0),
-        WAYS[1]: lambda: naive_labels(vae, classifier, images),
+        OURS: lambda: reconstruct(vae, images, draws=10, seed=0),
+        NAIVE: lambda: torch.stack(list(passes(lambda rows: forward(vae, rows), images, 10)), dim=1),
     }
-    task = f"{DRAWS} reconstructions, labels"
-    found = measure(benchmark, ways[way], task=task, way=way, images=IMAGES, device=device, rounds=10, warmup_rounds=2)
-    assert found.shape == (IMAGES, DRAWS)
+    work = reconstruction(vae, images[:1], 10, len(images), written=images[0].numel())
+    told = {"images": len(images), "device": device, "rounds": 10, "warmup_rounds": 2, "work": work}
+    found = measure(benchmark, ways[way], task="pixels of reconstructions, K = 10", way=way, **told)  # type: ignore[arg-type]
+    assert found.shape == (len(images), 10, *images.shape[1:])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("model", ["MLP"])
+@pytest.mark.parametrize("way", WAYS)
+def test_labels(benchmark: BenchmarkFixture, study: Study, vae: VAE, device: str, way: str) -> None:
+    """The label of each of ten draws."""
+    images = some_images(study, 1_000, device)
+    classifier = copy.deepcopy(study.run(0).classifier)
+    assert isinstance(classifier, Classifier)
+    classifier.to(device)
+
+    def looped_labels() -> Tensor:
+        decoded = passes(lambda rows: forward(vae, rows), images, 10)
+        return torch.stack([classifier(rows).argmax(dim=1) for rows in decoded], dim=1)
+
+    ways = {OURS: lambda: reconstruct_labels(vae, classifier, images, draws=10, seed=0), NAIVE: looped_labels}
+    found = measure(
+        benchmark,
+        ways[way],
+        task="labels of reconstructions, K = 10",
+        way=way,
+        images=len(images),
+        device=device,
+        rounds=10,
+        warmup_rounds=2,
+    )
+    assert found.shape == (len(images), 10)

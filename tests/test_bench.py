@@ -177,7 +177,13 @@ RUN = {
     "benchmarks": [
         {
             "group": "L-BFGS, targeted, cpu",
-            "extra_info": {"way": "vaecore", "ms_per_image": 8.04, "median_l2": 1.6773, "success": 1.0},
+            "extra_info": {
+                "way": "vaecore",
+                "ms_per_image": 8.04,
+                "fraction_of_limit": 0.256,
+                "median_l2": 1.6773,
+                "success": 1.0,
+            },
         },
         {"group": "PGD, cpu", "extra_info": {"way": "foolbox", "ms_per_image": 0.0512, "success": 0.5}},
         {
@@ -194,18 +200,18 @@ RUN = {
     ],
 }
 PLAIN = """\
-task                   way                ms an image  times vaecore's  median L2  success
-L-BFGS, targeted, cpu  vaecore                   8.04              1.0      1.677   100.0%
-                       scipy, one by one        1,170              145          -     0.0%
-PGD, cpu               foolbox                 0.0512                -          -    50.0%"""
+task                   way                ms an image  images/s  of limit  times vaecore's  median L2  success
+L-BFGS, targeted, cpu  vaecore                   8.04       124       26%              1.0      1.677   100.0%
+                       scipy, one by one        1,170     0.855         -              145          -     0.0%
+PGD, cpu               foolbox                 0.0512    19,531         -                -          -    50.0%"""
 MARKDOWN = """\
 Speed and quality:
 
-| task | way | ms an image | times vaecore's | median L2 | success |
-| --- | --- | ---: | ---: | ---: | ---: |
-| L-BFGS, targeted, cpu | vaecore | 8.04 | 1.0 | 1.677 | 100.0% |
-| L-BFGS, targeted, cpu | scipy, one by one | 1,170 | 145 | - | 0.0% |
-| PGD, cpu | foolbox | 0.0512 | - | - | 50.0% |
+| task | way | ms an image | images/s | of limit | times vaecore's | median L2 | success |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| L-BFGS, targeted, cpu | vaecore | 8.04 | 124 | 26% | 1.0 | 1.677 | 100.0% |
+| L-BFGS, targeted, cpu | scipy, one by one | 1,170 | 0.855 | - | 145 | - | 0.0% |
+| PGD, cpu | foolbox | 0.0512 | 19,531 | - | - | - | 50.0% |
 
 L2 norm of vaecore's images over the peer's, image by image: median (95%):
 
@@ -309,7 +315,7 @@ def test_the_attacks_are_measured_and_what_is_not_has_a_reason(pytester, monkeyp
     result.stdout.fnmatch_lines(
         [
             "task * way *",
-            "L-BFGS, targeted, cpu * vaecore *  1.0 * 100.0%",
+            "L-BFGS, targeted, cpu * vaecore *%  *  1.0 * 100.0%",
             "not measured (*): torchattacks cannot be imported: *",
         ]
     )

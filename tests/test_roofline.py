@@ -1,0 +1,143 @@
+"""The work that a benchmark is held against: operations as torch counts them, rates, limits, and the plot of them."""
+
+import json
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import __main__ as command
+from bench import roofline
+from bench.plot import throughput
+from bench.roofline import Work, copy_rate, product_rate, reconstruction, work_of
+from vaecore import VAE, VAEConfig
+
+CONVOLUTIONS = nn.Sequential(
+    nn.Conv2d(1, 8, 5, stride=2, padding=2),
+    nn.ReLU(),
+    nn.Conv2d(8, 6, 3),
+    nn.ConvTranspose2d(6, 4, 4, stride=2),
+    nn.Flatten(),
+    nn.Linear(4 * 26 * 26, 3),
+)
+
+
+def forward_and_backward():
+    vae, images = VAE(VAEConfig(), (28, 28)), torch.rand(7, 1, 28, 28)
+    mean, _ = vae.encode(images)
+    binary_cross_entropy(vae.decode(mean), images).backward()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        forward_and_backward,
+        lambda: CONVOLUTIONS(torch.rand(3, 1, 28, 28)).sum().backward(),
+        lambda: CONVOLUTIONS(torch.rand(3, 1, 28, 28, requires_grad=True)).sum().backward(),
+        lambda: torch.rand(5, 2, 3) @ torch.rand(5, 3, 4),
+        lambda: torch.baddbmm(torch.rand(5, 2, 4), torch.rand(5, 2, 3), torch.rand(5, 3, 4)),
+    ],
+    ids=["MLP", "convolutions", "convolutions to the images", "bmm", "baddbmm"],
+)
+def test_operations_are_those_that_torch_counts(call):
+    with FlopCounterMode(display=False) as counter:
+        call()
+    assert work_of(call).operations == counter.get_total_flops() > 0
+
+
+def test_shapes_are_those_of_the_products():
+    assert work_of(lambda: torch.rand(5, 3) @ torch.rand(3, 4)).products == {(3, 4): 2 * 5 * 3 * 4}
+    assert work_of(lambda: nn.Linear(3, 4)(torch.rand(5, 3))).products == {(3, 4): 2 * 5 * 3 * 4}
+    assert work_of(lambda: CONVOLUTIONS[0](torch.rand(2, 1, 28, 28))).products == {(25, 8): 2 * 2 * 14 * 14 * 25 * 8}
+    assert work_of(lambda: torch.rand(5, 3).exp()).products == {}
+
+
+def test_reconstruction_encodes_once_and_decodes_each_draw():
+    vae = VAE(VAEConfig(latent_size=20, hidden_size=400), (28, 28))
+    work = reconstruction(vae, torch.rand(1, 1, 28, 28), 10, 1000, written=1)
+    once, each = 784 * 400 + 400 * 40, 20 * 400 + 400 * 784
+    assert work.operations == 2 * 1000 * (once + 10 * each)
+    weights = once + each + 400 + 40 + 400 + 784
+    assert work.moved == 4 * (1000 * (784 + 10) + weights)
+
+
+def test_work_takes_its_products_one_after_the_other_or_its_bytes(monkeypatch):
+    monkeypatch.setattr(roofline, "product_rate", lambda shape, *_: 100.0 * shape[0])
+    monkeypatch.setattr(roofline, "copy_rate", lambda _: 10.0)
+    work = Work({(1, 2): 300.0, (2, 2): 600.0}, 20.0)
+    assert work.limit("cpu") == 3 + 3
+    assert (work + Work({}, 100.0)).limit("cpu") == 12
+    assert (work * 4).limit("cpu") == 24
+    assert (work + work).products == {(1, 2): 600.0, (2, 2): 1200.0}
+
+
+def test_a_rate_is_that_of_the_product_and_of_the_copy():
+    left, right = torch.rand(2000, 400), torch.rand(784, 400).t()
+    seconds = []
+    for _ in range(20):
+        start = time.perf_counter()
+        left @ right
+        seconds.append(time.perf_counter() - start)
+    alone = 2 * 2000 * 400 * 784 / sorted(seconds)[10]
+    assert 0.5 * alone < product_rate((400, 784), "cpu") < 5 * alone  # other rows may do better, and machines are noisy
+    assert product_rate((2, 400), "cpu") < 0.8 * product_rate((400, 784), "cpu")  # narrow products are slower
+    assert 1e8 < copy_rate("cpu") < 1e13
+
+
+def entry(way, draws, images, speed):
+    info = {
+        "way": way,
+        "draws": draws,
+        "images": images,
+        "model": "MLP VAE",
+        "device": "cpu",
+        "gflops": 1.0,
+        "images_per_second": speed,
+        "limit_images_per_second": 2 * speed,
+        "ms_per_image": 1e3 / speed,
+    }
+    return {"group": "reconstruction", "extra_info": info}
+
+
+RUN = {
+    "machine_info": {"machine": "x86_64", "cpu": {"brand_raw": "CPU"}, "torch": "2", "torch_threads": 2, "gpu": None},
+    "benchmarks": [
+        entry("vaecore", 10, 1000, 900.0),
+        entry("vaecore", 10, 10, 300.0),
+        entry("forward passes", 10, 10, 100.0),
+        entry("forward passes", 10, 1000, 400.0),
+        entry("pythae", 10, 1000, 400.0),
+        {"group": "other", "extra_info": {"way": "vaecore", "ms_per_image": 1.0}},
+    ],
+}
+
+
+def test_curves_are_in_order_of_the_batch():
+    curves = throughput(RUN["benchmarks"])
+    assert list(curves) == ["MLP VAE, cpu"]
+    lines = {key: [info["images_per_second"] for info in infos] for key, infos in curves["MLP VAE, cpu"].items()}
+    assert lines == {("vaecore", 10): [300, 900], ("forward passes", 10): [100, 400], ("pythae", 10): [400]}
+
+
+def test_the_command_draws_ways_and_limits(tmp_path, monkeypatch):
+    results, figure = tmp_path / "results.json", tmp_path / "figure.svg"
+    results.write_text(json.dumps(RUN))
+    monkeypatch.setattr(sys, "argv", ["bench", "plot", str(results), str(figure)])
+    assert command.main() == 0
+    words = figure.read_text()  # letters are drawn as paths, with the words in comments
+    for label in ("K = 10, vaecore", "K = 10, forward passes", "K = 10, limit", "images in a batch"):
+        assert f"<!-- {label} -->" in words
+    assert "pythae" not in words  # one point is no line
+
+
+def test_the_command_says_what_it_misses(tmp_path, monkeypatch, capsys):
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(RUN | {"benchmarks": RUN["benchmarks"][-1:]}))
+    monkeypatch.setattr(sys, "argv", ["bench", "plot", str(results), str(tmp_path / "figure.png")])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "holds no timings of bench/test_reconstruction.py" in capsys.readouterr().err
