@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from claims import evidence
-from claims.evidence import CHUNK, CONDITIONS, DRAWS, EOT_DRAWS, LBFGS, Shard, Table, perturb
+from claims.evidence import CHUNK, CONDITIONS, DRAWS, EOT_DRAWS, LBFGS, MINIMAL, Shard, Table, perturb
 from claims.inference import beats, interval, mean
 from claims.pack import pack
 from vaecore import _adaptive, _attacks, _autoencoder, _lbfgs, _models, _noise, _pgd, _purify, _reconstruct, _square
@@ -86,6 +86,7 @@ class Cleaning:
     study: "Study"
     _tables: dict[str, Table] = field(default_factory=dict)
     _models: dict[int, Mapping[str, Purified]] = field(default_factory=dict)
+    _curves_there: bool = False
 
     def table(self, condition: str) -> Table:
         """For each purifier, and NONE, whether the label is right: columns (runs, images) of bool.
@@ -99,9 +100,10 @@ class Cleaning:
         return self._tables[condition]
 
     def count(self, condition: str) -> int:
-        """Test images looked at under a condition: `Study.count`, but no more than L-BFGS's where not of JUDGED."""
+        """Test images looked at under a condition: no more than L-BFGS's where no claim takes it."""
         study = self.study
-        return study.count(condition) if condition in JUDGED else min(study.count(condition), study.count(LBFGS))
+        few = condition not in JUDGED or condition in MINIMAL
+        return min(study.profile.lbfgs_images if few else study.profile.images, len(study.test))
 
     def attacked(self, name: str, epsilon: float, *, curve: bool = False) -> Table:
         """Whether the label behind a purifier is right under attack: columns (runs, images) of bool.
@@ -118,11 +120,14 @@ class Cleaning:
             return Table.of(study.each(_attacked, calls, advance))
 
     def curves(self) -> None:
-        """Have all that is shown of `attacked` computed, in no order."""
+        """Have all that is shown of `attacked` computed at once, which keeps all workers busy."""
+        if self._curves_there:
+            return
         self._train()
         calls = [(0, name, epsilon, True) for name in self.models(0) for epsilon in SIZES]
         with self.study.timed("cleaning"), self.study.meter("attacks through the purifiers") as advance:
             self.study.each(_attacked, calls, advance)
+        self._curves_there = True
 
     def adversarial(self, run: "Run", condition: str, rows: tuple[int, int]) -> Tensors:
         """Test images from one place to another under a condition of CLEANED: images, and success of the attack (n,).
@@ -189,6 +194,7 @@ class Cleaning:
             images = attack["images"].to(study.device)
             right = {NONE: _right(run.classifier, images, shard)}
             views: dict[int, Tensor] = {}  # of each purifier, which several decisions share
+            logits: dict[int, Tensor] = {}  # of each view, likewise
             models = self.models(number)
             with torch.no_grad():
                 for name, model in models.items():
@@ -199,7 +205,10 @@ class Cleaning:
                     place = id(model.purifier)
                     if place not in views:
                         views[place] = model.purifier.views(images[some], shard.indices[some], model.seed)
-                    right[name] = model.of_views(views[place]).argmax(dim=1) == shard.labels[some]
+                    if model.decide != "mean-image" and place not in logits:
+                        logits[place] = model.each(views[place])
+                    decided = model.of_views(views[place], logits.get(place))
+                    right[name] = decided.argmax(dim=1) == shard.labels[some]
             return {name: column.cpu() for name, column in right.items()} | {"found": attack["success"]}
 
         study = self.study
@@ -303,6 +312,7 @@ def gather(study: "Study") -> dict[str, Any]:
 def flags(study: "Study") -> list[str]:
     """Where an attack on a purifier wins fewer images than one that knows less, beyond chance, in words."""
     found = []
+    study.cleaning.curves()
     for name in study.cleaning.models(0):
         for epsilon in SIZES:
             table = study.cleaning.attacked(name, epsilon, curve=True)

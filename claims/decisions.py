@@ -16,9 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from claims import cleaning
@@ -192,6 +189,10 @@ class _Judges:
         right = (seen.columns["logits"].argmax(dim=1) == labels).numpy()
         if right.all() or not right.any():
             return cls(temperatures, dict.fromkeys(REGRESSIONS))
+        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  # takes seconds to import
+        from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+        from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
         # Few answers are wrong: without a penalty several signals together would tell them apart without error.
         fitted = {
             judge: make_pipeline(StandardScaler(), LogisticRegression()).fit(seen.features(judge, temperatures), right)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 from claims import inference, ranks
 from claims.evidence import LBFGS, Shard, Table, perturb
@@ -120,6 +119,8 @@ def _latent_map(study: Study) -> dict[str, Any]:
     The components are those of random training images or, where finished models came without any, of the test images.
     Sets of which nothing is left are not in it. A latent space of one dimension is shown along one axis.
     """
+    from sklearn.decomposition import PCA  # noqa: PLC0415  # takes seconds to import
+
     run, train = study.run(0), study.outside.train
     whole = study.test if train is None else train
     chosen = words(seed_for("latent-map", 0), torch.arange(len(whole)), draws=1, size=1).flatten().argsort()[:LEARNT]

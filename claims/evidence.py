@@ -45,6 +45,12 @@ CONDITIONS = (
 MINIMAL = {LBFGS: LBFGS, CONFIDENT: CONFIDENT, **TWINS}  # an attack may fail here; and where to see whether it did
 ADAPTIVE = (JOINT, JOINT_MSE)
 MANY = (CLEAN, "fgsm-0.2", LBFGS)  # conditions looked at with MANY_DRAWS
+# Noise that no claim takes: it is only shown, on fewer images.
+SHOWN = tuple(
+    name
+    for name in CONDITIONS
+    if name.startswith(("uniform-", "sign-")) and name not in ("uniform-0.05", "uniform-0.2", "sign-0.1", "sign-0.2")
+)
 
 # The adaptive attacker's effort, settled on pilot seeds: more steps or draws than these gain nothing (see the figure
 # of convergence in the report), and at this weight of the error the better of count and MSE detects least. Steps are of

@@ -1,6 +1,7 @@
 """Images from outside the data set: which sets there are, and their scores, each made once and kept in the store."""
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -94,7 +95,7 @@ class Outside:
             asked = {outside_name(source) for source in self.asked}
             return min(names, key=lambda name: (name not in asked, len(name)))
         wanted = kind in TORCHVISION and kind != self.study.test.name and self._fits_loaded
-        if not wanted or not probe(kind):
+        if not wanted or kind not in self._reachable:
             return None
         try:
             self._load(kind)
@@ -103,6 +104,13 @@ class Outside:
             return None
         self.sources[kind] = kind
         return kind
+
+    @cached_property
+    def _reachable(self) -> set[str]:
+        """Sets that a server would give; all are asked at once, as one that does not answer takes seconds."""
+        names = [name for name in TORCHVISION if name != self.study.test.name and name not in self.sources]
+        with ThreadPoolExecutor(len(names) or 1) as pool:
+            return {name for name, answers in zip(names, pool.map(probe, names), strict=True) if answers}
 
     @property
     def _fits_loaded(self) -> bool:

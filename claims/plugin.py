@@ -310,7 +310,8 @@ class ClaimsSession:
             if folder is None:
                 self.ending = "No report was written: it takes all claims, on the reference study, or --report-dir."
                 return
-            report.write(folder, report.gather(self.study, self.registry, self.ordered, pilot=self.pilot))
+            results = report.gather(self.study, self.registry, self.ordered, pilot=self.pilot)
+            report.write(folder, results, self.study)
             self.ending = f"Report: {folder / 'summary.md'}"
         except KeyboardInterrupt:
             self.pytest_keyboard_interrupt()

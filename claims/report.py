@@ -15,16 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from claims import (
-    calibration,
-    cleaning,
-    detection,
-    figures,
-    figures_cleaning,
-    figures_decisions,
-    figures_outside,
-    sanity,
-)
+from claims import calibration, cleaning, detection, sanity
 from claims.evidence import CLEAN, CONDITIONS, DRAWS
 from claims.inference import Estimate, interval, mean, smooth
 from claims.registry import Registry
@@ -35,7 +26,6 @@ from vaecore._store import write_atomically
 
 BINS = 20
 LEVEL = 0.95  # of the intervals in figures, which describe and decide nothing
-_PHOTOGRAPHS = {"extreme-images", "cleaned-images"}  # figures that gain nothing by being SVG
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "safetensors", "matplotlib", "pytest")
 
 
@@ -80,26 +70,20 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
     }
 
 
-def write(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write results.json, the pages and the figures, each file whole or not at all; results.json comes last."""
+def write(folder: Path, results: Mapping[str, Any], study: Study | None = None) -> None:
+    """Write results.json, the pages and the figures, each file whole or not at all; results.json comes last.
+
+    study: whose store keeps the figures and whose workers draw them; None draws them here.
+    """
+    from claims import drawings  # noqa: PLC0415  # matplotlib takes a second to import, which workers should not pay
+
     folder.mkdir(parents=True, exist_ok=True)
-    drawings = {
-        "distinct-labels": figures.distinct_labels(results),
-        "error-by-confidence": figures.error_by_confidence(results),
-        "convergence": figures.convergence(results),
-        "detection-matrix": figures_outside.detection_matrix(results),
-        "score-histograms": figures_outside.score_histograms(results),
-        "latent-space": figures_outside.latent_space(results),
-        "extreme-images": figures_outside.extreme_images(results),
-        "accuracy-by-epsilon": figures_cleaning.accuracy_by_epsilon(results),
-        "cleaned-images": figures_cleaning.cleaned_images(results),
-    }
-    if results["decisions"] is not None:
-        drawings["reliability"] = figures_decisions.reliability_diagrams(results)
-        drawings["risk-coverage"] = figures_decisions.risk_coverage(results)
-    for name, figure in drawings.items():
-        for suffix in ("png",) if name in _PHOTOGRAPHS else ("png", "svg"):
-            write_atomically(folder / f"{name}.{suffix}", figures.render(figure, suffix))
+    if study is None:
+        drawn = {f"{name}.{suffix}": drawings.draw(results, name, suffix) for name, suffix in drawings.files(results)}
+    else:
+        drawn = drawings.kept(study, results, _plain)
+    for name, content in drawn.items():
+        write_atomically(folder / name, content)
     if results["decisions"] is not None:
         write_atomically(folder / "decisions.md", calibration.page(results).encode())
     write_atomically(folder / "detection.md", detection_page(results).encode())

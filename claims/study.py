@@ -15,7 +15,7 @@ from torch import nn
 from claims import evidence, workers
 from claims.cleaning import Cleaning
 from claims.decisions import Decisions
-from claims.evidence import ADAPTIVE, DRAWS, MINIMAL, TWINS, Shard, Table, collect
+from claims.evidence import ADAPTIVE, DRAWS, MINIMAL, SHOWN, TWINS, Shard, Table, collect
 from claims.outside import Outside
 from claims.user_models import makes_models, model_digest, user_model
 from vaecore import _adaptive, _attacks, _augment, _lbfgs, _models, _noise, _pgd, _reconstruct, _training
@@ -224,7 +224,8 @@ class Study:
     def count(self, condition: str) -> int:
         """Test images looked at under a condition."""
         profile = self.profile
-        limits = dict.fromkeys(MINIMAL, profile.lbfgs_images) | dict.fromkeys(ADAPTIVE, profile.adaptive_images)
+        limits = dict.fromkeys((*MINIMAL, *SHOWN), profile.lbfgs_images)
+        limits |= dict.fromkeys(ADAPTIVE, profile.adaptive_images)
         return min(limits.get(condition, profile.images), len(self.test))
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from claims.inference import Estimate, Interval, Required, interval, smallest
 from claims.registry import Bound, Claim, Registry
@@ -113,8 +113,8 @@ def _power(found: Interval, bound: Bound) -> float:
         margin, gap = found.high - found.estimate, bound.high - found.estimate
     if not margin > 0:
         return float("nan")
-    quantile = norm.ppf((1 + found.level) / 2)
-    return float(norm.cdf((gap / margin - 1) * quantile))
+    quantile = ndtri((1 + found.level) / 2)
+    return float(ndtr((gap / margin - 1) * quantile))
 
 
 def _indecision(*, decisive: bool, kept: float) -> str:

@@ -1,5 +1,7 @@
 """Reconstruction against one forward pass per draw, under any chunking, and the bound's terms against torch's own."""
 
+import copy
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -113,6 +115,31 @@ def test_chunks_order_splits_and_draws_change_nothing(data, seed):
     fewer = data.draw(st.integers(1, draws))
     prefix = reconstruct(vae, images, draws=fewer, seed=seed, indices=indices)
     torch.testing.assert_close(prefix, whole[:, :fewer], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("precision", "error", "turned"), [("float32", 2e-6, 0.001), ("bfloat16", 2**-6, 0.01)])
+def test_results_are_those_of_double_precision(precision, error, turned):
+    """Of a VAE and a classifier of the reference sizes, as wide as trained ones; labels turn where two are alike."""
+    generator = torch.Generator().manual_seed(0)
+    vae = VAE(VAEConfig(), (28, 28)).eval()
+    for parameter in vae.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * (1.5 / parameter.shape[-1] ** 0.5)
+    weight = torch.randn(784, 10, generator=generator) / 28
+    images = torch.rand(100, 1, 28, 28, generator=generator)
+    exact = copy.deepcopy(vae).double()
+    noise = normal(4, torch.arange(100), draws=20, size=20).double()
+    with torch.no_grad():
+        mean, log_variance = exact.encode(images.double())
+        latents = mean[:, None] + (log_variance / 2).exp()[:, None] * noise
+        expected = exact.decode(latents.flatten(0, 1)).view(100, 20, 1, 28, 28)
+    found = reconstruct(vae, images, draws=20, seed=4, precision=precision)
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() < error
+    label = (expected.flatten(2) @ weight.double()).argmax(dim=2)
+    assert label.unique().numel() > 3
+    assert ((found.flatten(2) @ weight).argmax(dim=2) != label).double().mean() <= turned
+    if precision == "bfloat16":
+        assert (found - expected).abs().max() > 1e-4  # half precision was taken
 
 
 def test_first_index_counts_up():
@@ -275,6 +302,7 @@ def test_unfit_images(call, images, message):
     ("vae", "settings", "message"),
     [
         (Answering(), {"draws": 0}, "draws must be 1 or more; got 0"),
+        (Answering(), {"precision": "half"}, "precision must be 'float32' or 'bfloat16'; got 'half'"),
         (Answering(), {"chunk": 0}, "chunk must be 1 or more images; got 0"),
         (Answering(), {"first_index": -3}, "first_index must be 0 or more; got -3"),
         (Answering(), {"seed": -1}, "seed must be from 0"),

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from claims import __main__ as command
 from claims import figures, report, terminal
-from claims.evidence import CONDITIONS
+from claims.evidence import CONDITIONS, SHOWN
 from claims.inference import mean
 from claims.registry import load_registry
 from claims.verdict import judge
@@ -61,7 +62,7 @@ def test_results_hold_everything(results, registry, verdicts, tiny):
     assert results["dataset"]["train_digest"] is None  # no model was trained on it
     assert results["registry_digest"] == registry.digest
     assert results["seeds"] == [0, 1]
-    counts = {name: 8 if "lbfgs" in name else 10 if "joint" in name else 12 for name in CONDITIONS}
+    counts = {name: 8 if "lbfgs" in name or name in SHOWN else 10 if "joint" in name else 12 for name in CONDITIONS}
     assert results["images"] == counts
     assert len({digest["vae"] for digest in results["models"]["digests"]}) == 2
 
@@ -197,9 +198,7 @@ def test_an_interrupted_report_leaves_no_results(results, tmp_path, monkeypatch,
     monkeypatch.setattr(figures, "render", render)
     with pytest.raises(KeyboardInterrupt):
         report.write(tmp_path, results)
-    assert len(list(tmp_path.iterdir())) == call - 1
-    assert not (tmp_path / "results.json").exists()
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.iterdir())  # figures are drawn before anything is written
 
 
 def test_results_that_are_not_json_leave_the_old_ones(results, tmp_path, monkeypatch):
@@ -208,6 +207,27 @@ def test_results_that_are_not_json_leave_the_old_ones(results, tmp_path, monkeyp
     with pytest.raises(TypeError):
         report.write(tmp_path, {**results, "made": object()})
     assert (tmp_path / "results.json").read_text() == "old"
+
+
+def test_figures_are_drawn_again_only_when_what_they_show_changes(results, tiny, tmp_path, monkeypatch):
+    drawn = []
+
+    def render(_, suffix):
+        drawn.append(suffix)
+        return f"figure {len(drawn)}".encode()
+
+    monkeypatch.setattr(figures, "render", render)
+    study = replace(tiny, store=Store(tmp_path / "cache"))
+    folder, again = tmp_path / "one", tmp_path / "two"
+    report.write(folder, results, study)
+    count = len(drawn)
+    assert {path.suffix for path in folder.iterdir()} == {".png", ".svg", ".md", ".json"}
+    assert len(list(folder.glob("*.png"))) + len(list(folder.glob("*.svg"))) == count > 10
+    report.write(again, results | {"made": "later"}, study)  # which no figure shows
+    assert len(drawn) == count
+    assert all((again / path.name).read_bytes() == path.read_bytes() for path in folder.glob("*.png"))
+    report.write(again, results | {"seeds": [5]}, study)
+    assert len(drawn) == 2 * count
 
 
 # The figures

@@ -117,7 +117,7 @@ def test_a_worker_that_is_killed_is_an_error_and_not_a_wait(study):
 def test_the_evidence_is_that_of_one_process(study, monkeypatch):
     alone, together = study(1, "alone"), study(2, "together")
     monkeypatch.setattr("claims.study.collect", computed := Mock(side_effect=collect))
-    for condition in ("clean", "fgsm-0.2", "uniform-0.1"):
+    for condition in ("clean", "fgsm-0.2", "uniform-0.2"):
         expected, calls = alone.table(condition), computed.call_count
         together.table(condition)
         assert computed.call_count == calls > 0  # all by the workers, under the keys of this process

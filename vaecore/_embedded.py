@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -95,6 +94,8 @@ def _all_digits() -> tuple[Tensor, Tensor]:
 @functools.cache
 def _glyph(face: str, letter: str) -> Tensor:
     """Draw a letter as MNIST's digits were: the longer side 20 pixels, centred by mass. Returns (1, 28, 28) float64."""
+    import matplotlib as mpl  # noqa: PLC0415  # slow to import, and only its fonts are wanted
+
     font = ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf", size=120)
     large = Image.new("L", (240, 240))
     ImageDraw.Draw(large).text((120, 120), letter, fill=255, font=font, anchor="mm")

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 
@@ -12,6 +11,8 @@ def auroc(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> float:
     inside: (n,), outside: (m,) scores, higher is more anomalous; infinite scores rank like any other. Returns a number
     in [0, 1], 0.5 for scores that tell nothing. Raises ValueError on NaN, on another shape, or without images.
     """
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415  # takes seconds to import
+
     labels, scores = _labelled(inside, outside)
     return float(roc_auc_score(labels, scores))
 
@@ -22,6 +23,8 @@ def aupr(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> float:
     inside: (n,), outside: (m,) scores, higher is more anomalous. Returns a number in (0, 1], m / (n + m) for scores
     that tell nothing. AUPR-in is `aupr` of the two exchanged and negated. Raises ValueError as `auroc` does.
     """
+    from sklearn.metrics import average_precision_score  # noqa: PLC0415  # takes seconds to import
+
     labels, scores = _labelled(inside, outside)
     return float(average_precision_score(labels, scores))
 

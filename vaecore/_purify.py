@@ -224,9 +224,19 @@ class Purified(nn.Module):
         index = image_indices(len(images), 0, indices).to(images.device)
         return self.of_views(self.purifier.views(images, index, self.seed))
 
-    def of_views(self, views: Tensor) -> Tensor:
-        """Logits (n, classes) of views that are there already, (n, draws, 1, h, w)."""
-        return self._decide(views, smooth=False)
+    def of_views(self, views: Tensor, each: Tensor | None = None) -> Tensor:
+        """Logits (n, classes) of views that are there already, (n, draws, 1, h, w).
+
+        each: what the method `each` gives for them, where several decisions share it.
+        """
+        return self._decide(views, each, smooth=False)
+
+    def each(self, views: Tensor) -> Tensor:
+        """The classifier's log-softmax of each view, (n, draws, classes)."""
+        count, draws = views.shape[:2]
+        logits = self.classifier(views.flatten(0, 1))
+        check_logits(logits, count * draws)
+        return logits.log_softmax(dim=1).view(count, draws, -1)
 
     def objective(self, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int) -> Objective:
         """The attacker's objective (see `vaecore.Victim`); the noise of an image follows from (seed, index, step)."""
@@ -254,16 +264,14 @@ class Purified(nn.Module):
         straight = instead.expand_as(views)
         return straight + (views - straight).detach()
 
-    def _decide(self, views: Tensor, *, smooth: bool) -> Tensor:
+    def _decide(self, views: Tensor, each: Tensor | None = None, *, smooth: bool) -> Tensor:
         """smooth: with the mean softmax for the majority, which has a gradient."""
         count, draws = views.shape[:2]
         if self.decide == "mean-image" or draws == 1:
             logits = self.classifier(views.mean(dim=1))
             check_logits(logits, count)
             return logits
-        logits = self.classifier(views.flatten(0, 1))
-        check_logits(logits, count * draws)
-        each = logits.log_softmax(dim=1).view(count, draws, -1)
+        each = self.each(views) if each is None else each
         mean = each.logsumexp(dim=1) - torch.tensor(float(draws)).log()
         if self.decide == "mean-softmax" or smooth:
             return mean

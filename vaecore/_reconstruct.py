@@ -83,7 +83,7 @@ def reconstruct(
     `indices[i]`, (n,) int64. So chunks, order and splits change nothing beyond rounding.
 
     precision: in which the VAE decodes; "bfloat16", by torch.autocast, is faster where the processor has it, and gives
-    float32 images that are off by 2**-8 at most where the decoder ends in a sigmoid. chunk: images decoded at once;
+    float32 images that are off by about a hundredth at most. chunk: images decoded at once;
     chosen for the cache, or the GPU, where None. out: a new .npy file that results are written to as they come, and
     mapped from at the end; what is in it after a crash is whole. progress: told after each chunk how many images are
     done, of how many (0 of batches, which are not counted beforehand).
