@@ -100,7 +100,7 @@ def entry(way, draws, images, speed):
         "limit_images_per_second": 2 * speed,
         "ms_per_image": 1e3 / speed,
     }
-    return {"group": "reconstruction", "extra_info": info}
+    return {"group": "reconstruction", "fullname": f"{way}, {draws}, {images}", "extra_info": info}
 
 
 RUN = {
@@ -111,7 +111,7 @@ RUN = {
         entry("forward passes", 10, 10, 100.0),
         entry("forward passes", 10, 1000, 400.0),
         entry("pythae", 10, 1000, 400.0),
-        {"group": "other", "extra_info": {"way": "vaecore", "ms_per_image": 1.0}},
+        {"group": "other", "fullname": "other", "extra_info": {"way": "vaecore", "ms_per_image": 1.0}},
     ],
 }
 
@@ -126,7 +126,7 @@ def test_curves_are_in_order_of_the_batch():
 def test_the_command_draws_ways_and_limits(tmp_path, monkeypatch):
     results, figure = tmp_path / "results.json", tmp_path / "figure.svg"
     results.write_text(json.dumps(RUN))
-    monkeypatch.setattr(sys, "argv", ["bench", "plot", str(results), str(figure)])
+    monkeypatch.setattr(sys, "argv", ["bench", "plot", str(results), "--figure", str(figure)])
     assert command.main() == 0
     words = figure.read_text()  # letters are drawn as paths, with the words in comments
     for label in ("K = 10, vaecore", "K = 10, forward passes", "K = 10, limit", "images in a batch"):
@@ -137,7 +137,7 @@ def test_the_command_draws_ways_and_limits(tmp_path, monkeypatch):
 def test_the_command_says_what_it_misses(tmp_path, monkeypatch, capsys):
     results = tmp_path / "results.json"
     results.write_text(json.dumps(RUN | {"benchmarks": RUN["benchmarks"][-1:]}))
-    monkeypatch.setattr(sys, "argv", ["bench", "plot", str(results), str(tmp_path / "figure.png")])
+    monkeypatch.setattr(sys, "argv", ["bench", "plot", str(results), "--figure", str(tmp_path / "figure.png")])
     with pytest.raises(SystemExit):
         command.main()
     assert "holds no timings of bench/test_reconstruction.py" in capsys.readouterr().err
