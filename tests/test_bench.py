@@ -324,6 +324,7 @@ def vae(seed):
 def test_the_attacks_are_measured_and_what_is_not_has_a_reason(pytester, monkeypatch):
     """The benchmark itself, on twelve images; torchattacks is hidden."""
     monkeypatch.setitem(sys.modules, "torchattacks", None)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # where it is set, pytest-benchmark measures nothing
     pytester.makepyfile(models=MODELS)
     images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
     np.savez(pytester.path / "mine.npz", images=images, labels=np.arange(60) % 3)

@@ -210,7 +210,6 @@ FAULTS = {
     "joint PGD forgets the VAE": ("pgd", forgets_the_vae),
     "joint PGD minds nothing but the count": ("pgd", minds_nothing_but_the_count),
     "sign noise ten times too weak": ("signs", strong(evidence.signs, 0.1)),
-    "uniform noise ten times too strong": ("uniform", lambda *a, **k: evidence.words(*a, **k) % 2 * 10.0 - 5),
 }
 MODELS = {
     "posterior ten times too wide": lambda run: replace(run, vae=WideVAE(run.vae), vae_digest="wide"),
@@ -229,7 +228,7 @@ MODELS = {
         ("A2", "untrained decoder"),
         ("A3", "lbfgs returns clean images"),
         ("A4", "fgsm ignores epsilon"),
-        ("A5", "uniform noise ten times too strong"),
+        ("A5", "fgsm is idle"),
         ("A6", "fgsm is sign noise"),
         ("A7", "sign noise ten times too weak"),
         ("A8", "fgsm climbs down"),
