@@ -51,9 +51,16 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The reference of the library's public names, from their docstrings: build/api/index.html."""
+    session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "docs"))
+    session.run("python", "docs/api.py", "build/api")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Ruff's rules and format, and mypy's strict types."""
-    session.install("-e", ".", "nox", *nox.project.dependency_groups(PROJECT, "lint", "test"))
+    session.install("-e", ".", "nox", *nox.project.dependency_groups(PROJECT, "lint", "test", "docs"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")

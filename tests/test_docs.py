@@ -1,0 +1,52 @@
+"""Every public name says what it is; what is cited is what is released."""
+
+import inspect
+import re
+import tomllib
+
+import vaecore
+from claims.registry import REGISTRY
+
+ROOT = REGISTRY.parents[1]
+
+
+def members(thing):
+    """The public methods and properties that a class defines itself, and what a reader looks them up by."""
+    return {
+        f"{thing.__name__}.{name}": value
+        for name, value in vars(thing).items()
+        if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property | classmethod))
+    }
+
+
+def undocumented(module):
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    named = {name: value for name, value in public.items() if inspect.isclass(value) or inspect.isfunction(value)}
+    for thing in [*named.values()]:
+        if inspect.isclass(thing):
+            named |= members(thing)
+    return sorted(name for name, value in named.items() if not inspect.getdoc(value))
+
+
+def test_every_public_name_has_a_docstring():
+    assert undocumented(vaecore) == []
+
+
+def test_a_name_without_one_is_found():
+    module = type(inspect)("module")
+
+    class Thing:
+        """Says what it is."""
+
+        def method(self):
+            pass
+
+    module.Thing, module.bare = Thing, lambda: None
+    assert undocumented(module) == ["Thing.method", "bare"]
+
+
+def test_the_citation_is_of_this_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.+)$", cited, re.MULTILINE).group(1) == project["version"]
+    assert re.search(r"^license: (.+)$", cited, re.MULTILINE).group(1) == project["license"]
