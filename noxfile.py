@@ -11,6 +11,8 @@ nox.options.reuse_existing_virtualenvs = True
 
 NOT_ALL_SUPPORTED = 8  # claims/plugin.py: every claim was concluded, and not all were supported, which is a result
 TO_END = 30  # seconds after Ctrl-C, in which pytest ends its workers and says what is kept; nox itself gives 0.3
+# Many processes import torch: let the first one keep what it compiles, whatever the caller's shell says.
+COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -19,7 +21,8 @@ def reproduce(session: nox.Session) -> None:
     """Train, attack, judge every claim and write the report; options of `pytest claims` follow after `--`."""
     session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "parallel"))
     codes = [0, NOT_ALL_SUPPORTED]
-    session.run("python", "-m", "pytest", "claims", *session.posargs, success_codes=codes, interrupt_timeout=TO_END)
+    command = ("python", "-m", "pytest", "claims", *session.posargs)
+    session.run(*command, env=COMPILED, success_codes=codes, interrupt_timeout=TO_END)
 
 
 @nox.session
@@ -27,18 +30,18 @@ def tests(session: nox.Session) -> None:
     """Is the code right? Options of pytest follow after `--`."""
     session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "test"))
     if session.posargs:
-        session.run("python", "-m", "pytest", *session.posargs)
+        session.run("python", "-m", "pytest", *session.posargs, env=COMPILED)
         return
     # A process of one thread for each core, and a file's tests in one of them, as they share the models they train.
     spread = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
-    session.run("python", "-m", "pytest", "tests", *spread, env={"OMP_NUM_THREADS": "1"})
+    session.run("python", "-m", "pytest", "tests", *spread, env={"OMP_NUM_THREADS": "1", **COMPILED})
 
 
 @nox.session
 def claims(session: nox.Session) -> None:
     """As `reproduce`, but a claim that is not supported fails the session."""
     session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "parallel"))
-    session.run("python", "-m", "pytest", "claims", *session.posargs, interrupt_timeout=TO_END)
+    session.run("python", "-m", "pytest", "claims", *session.posargs, env=COMPILED, interrupt_timeout=TO_END)
 
 
 @nox.session
