@@ -24,6 +24,7 @@ from claims.terminal import FAMILIES, no_verdict, tally
 from claims.verdict import Verdict
 from vaecore._store import write_atomically
 
+SCHEMA = 2  # of results.json; 2: a claim's `spreads`, `models.fixed`, `families`, `bounds`
 BINS = 20
 LEVEL = 0.95  # of the intervals in figures, which describe and decide nothing
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "safetensors", "matplotlib", "pytest")
@@ -33,7 +34,7 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
     """Everything that the report says, as plain values."""
     wins = sanity.trials(study)
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_revision": _git_revision(),
         "pilot": pilot,
@@ -52,6 +53,7 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
         "models": {
             "vae": study.vae or "reference",
             "classifier": study.classifier or "reference",
+            "fixed": study.fixed,
             "digests": [{"vae": run.vae_digest, "classifier": run.classifier_digest} for run in study.runs],
         },
         "accuracy_per_run": [study.accuracy(run) for run in study.runs],
@@ -81,14 +83,14 @@ def write(folder: Path, results: Mapping[str, Any], study: Study | None = None) 
     if study is None:
         drawn = {f"{name}.{suffix}": drawings.draw(results, name, suffix) for name, suffix in drawings.files(results)}
     else:
-        drawn = drawings.kept(study, results, _plain)
+        drawn = drawings.kept(study, results, plain)
     for name, content in drawn.items():
         write_atomically(folder / name, content)
     if results["decisions"] is not None:
         write_atomically(folder / "decisions.md", calibration.page(results).encode())
     write_atomically(folder / "detection.md", detection_page(results).encode())
     write_atomically(folder / "summary.md", summary(results).encode())
-    write_atomically(folder / "results.json", (json.dumps(_plain(results), indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(folder / "results.json", (json.dumps(plain(results), indent=1, allow_nan=False) + "\n").encode())
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -306,10 +308,10 @@ def _git_revision() -> str | None:
     return found.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN and no infinity: they become null."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
