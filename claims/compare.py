@@ -5,11 +5,11 @@ same seed. Test images that both share make their estimates rise and fall togeth
 does not credit: its intervals are then wider than need be, and its false alarms rarer than 0.05 (the second table of
 `reports/coverage.md`).
 
-A claim has *moved* where the interval of its change leaves out 0. The intervals are at level 1 - 0.05/m, m the number of
-claims that have not moved at that level: steps down from all claims compared, so that no claim is falsely said to have
-moved but in 0.05 of comparisons (Holm 1979). Where 0 is within, *no movement was seen*: the interval says how large a
-move may have been missed; that two values are equal is never said. Where there is no interval, or it would cover images
-only while models vary between runs, one *cannot tell*.
+A claim has *moved* where the interval of its change leaves out 0. The intervals are at level 1 - 0.05/m, m the number
+of claims that have not moved at that level: steps down from all that are compared, so that at most 0.05 of comparisons
+say of any claim falsely that it moved (Holm 1979). Where 0 is within, *no movement was seen*: the interval says how
+large a move may have been missed; that two values are equal is never said. Where there is no interval, or it would
+cover images only while models vary between runs, one *cannot tell*.
 """
 
 import io
@@ -27,6 +27,7 @@ from rich.text import Text
 
 from claims.inference import Spread, change, family_level
 from claims.report import SCHEMA, plain
+from vaecore._store import digest
 
 MOVED, UNSEEN, UNKNOWN = "moved", "no movement seen", "cannot tell"
 _MEASURES = {"accuracy": 3, "consistent": 3, "l2": 2, "mse": 4}  # of a condition, and the decimals shown
@@ -57,8 +58,9 @@ class Comparison:
     """All that is said of two reports; plain values only.
 
     names: of A and B. differs: what their studies differ in, each with both values. notes: what to mind in reading.
-    level: of every interval of a change. only: claims concluded in one report only, of A and of B. conditions: for each
-    condition and measure both values. wall_seconds: for each stage both values, None where it was not timed.
+    level: of every interval of a change. only: claims concluded in A only, then in B only, and why not in the other.
+    conditions: for each condition and measure both values. wall_seconds: for each stage both values, None where it was
+    not timed.
     """
 
     names: tuple[str, str]
@@ -66,7 +68,7 @@ class Comparison:
     notes: tuple[str, ...]
     level: float
     changes: tuple[Change, ...]
-    only: tuple[tuple[str, ...], tuple[str, ...]]
+    only: tuple[dict[str, str], dict[str, str]]
     conditions: dict[str, dict[str, tuple[float, float]]]
     wall_seconds: dict[str, tuple[float | None, float | None]]
 
@@ -129,16 +131,19 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] =
     return Comparison(
         names,
         _differences(a, b),
-        tuple(_notes(a, b)),
+        tuple(_notes(a, b, changes)),
         level,
         tuple(changes),
-        (
-            tuple(name for name in claims[0] if name not in claims[1]),
-            tuple(name for name in claims[1] if name not in claims[0]),
-        ),
+        (_missing(claims[0], claims[1], b), _missing(claims[1], claims[0], a)),
         conditions,
         {stage: (a["wall_seconds"].get(stage), b["wall_seconds"].get(stage)) for stage in stages},
     )
+
+
+def _missing(there: Mapping[str, Any], concluded: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
+    """Claims of one report that another did not conclude, and why."""
+    reasons = results["not_concluded"]
+    return {name: reasons.get(name, "not registered") for name in there if name not in concluded}
 
 
 def _step_down(
@@ -190,7 +195,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
             "draws": str(results["draws"]),
             "VAE": models["vae"],
             "classifier": models["classifier"],
-            "weights": " ".join(digest[kind][:6] for digest in models["digests"] for kind in ("vae", "classifier")),
+            "weights": f"of {len(seeds)} runs, digest {digest(models['digests'])[:12]}",
             "registry": results["registry_digest"][:12],
             "bounds": f"{bounds['file']}, digest {bounds['digest'][:12]}" if bounds else "registered",
             "git revision": results["git_revision"] or "unknown",
@@ -217,7 +222,7 @@ def _few(images: Mapping[str, int]) -> Iterator[tuple[str, int]]:
             yield name, count
 
 
-def _notes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+def _notes(a: Mapping[str, Any], b: Mapping[str, Any], changes: Sequence[Change]) -> Iterator[str]:
     same_images = a["dataset"]["test_digest"] == b["dataset"]["test_digest"]
     if not same_images:
         yield (
@@ -225,7 +230,12 @@ def _notes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
             " move may have gained on harder images"
         )
     elif a["models"]["digests"] == b["models"]["digests"] and a["seeds"] == b["seeds"]:
-        yield "the same weights on the same images: what moved is due to the code and the machine alone"
+        apart = [abs(one.after[0] - one.before[0]) for one in changes if one.after[0] != one.before[0]]
+        largest = f", the largest by {max(apart):.2g}" if apart else ""
+        yield (
+            f"the same weights on the same images: {len(apart)} of {len(changes)} estimates differ{largest}, which is"
+            " due to code and machine alone and needs no interval"
+        )
     else:
         yield "the test images are the same, which the intervals do not credit: they are wider than need be"
     for name, results in (("A", a), ("B", b)):
@@ -294,7 +304,7 @@ def text(found: Comparison, *, width: int, color: bool, unicode: bool) -> str:
     console.print(f"\n{_method(found)}")
     for name, claims in zip("AB", found.only, strict=True):
         if claims:
-            console.print(f"Concluded in {name} only: {', '.join(claims)}.")
+            console.print(f"Concluded in {name} only: {_reasons(claims)}.")
     if found.conditions:
         console.print(Text("\nConditions, A and B", style="bold"))
         console.print(_grid(["condition", *_MEASURES], [*_conditions(found)], lines))
@@ -320,7 +330,7 @@ def markdown(found: Comparison) -> str:
     rows = [(f"**{one.word}**" if one.word == MOVED else one.word, *_cells(one, " "), one.estimand) for one in told]
     out += _table(["", "claim", "A", "B", "B - A", "verdict", "estimand"], rows) if rows else []
     out += ["", *(f"- {one.claim}: cannot tell; {one.why}" for one in found.of(UNKNOWN))]
-    out += [f"- concluded in {name} only: {', '.join(ids)}" for name, ids in zip("AB", found.only, strict=True) if ids]
+    out += [f"- concluded in {name} only: {_reasons(ids)}" for name, ids in zip("AB", found.only, strict=True) if ids]
     if found.conditions:
         out += ["", "## Conditions, A and B", "", *_table(["condition", *_MEASURES], [*_conditions(found)])]
     times = ", ".join(_times(found))
@@ -333,6 +343,10 @@ def _method(found: Comparison) -> str:
         f"Intervals of B - A at level {found.level:.4f} each; a claim moved where 0 is outside. 0.05 for all claims"
         " together, runs taken as independent. No movement seen is not equality: see how wide the interval is."
     )
+
+
+def _reasons(claims: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({why})" for name, why in claims.items())
 
 
 def _cells(one: Change, between: str) -> tuple[str, str, str, str, str]:
