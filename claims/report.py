@@ -18,9 +18,9 @@ import torch
 from claims import calibration, cleaning, detection, sanity
 from claims.evidence import CLEAN, CONDITIONS, DRAWS
 from claims.inference import Estimate, interval, mean, smooth
-from claims.registry import Registry
+from claims.registry import Registry, family_of
 from claims.study import Study
-from claims.terminal import FAMILIES, no_verdict, tally
+from claims.terminal import no_verdict, tally
 from claims.verdict import Verdict
 from vaecore._store import write_atomically
 
@@ -46,6 +46,8 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
             "train_digest": study.train.digest if None in (study.vae, study.classifier) else None,
         },
         "registry_digest": registry.digest,
+        "families": dict(registry.families),
+        "bounds": _of_bounds(study, registry),
         "profile": study.profile.name,
         "draws": DRAWS,
         "seeds": study.seeds,
@@ -107,16 +109,21 @@ def summary(results: Mapping[str, Any]) -> str:
     line(f"{tally(counts)}. {len(seeds)} training runs (seeds {seeds[0]} to {seeds[-1]}),")
     images = ", ".join(f"{count:,} {name}" for name, count in results["images"].items() if name in (CLEAN, "lbfgs"))
     line(f"test images: {images}; {results['draws']} draws an image. Registry {results['registry_digest'][:12]}.")
+    if results["bounds"] is not None:
+        bounds = results["bounds"]
+        line(f"Bounds: {bounds['file']}, digest {bounds['digest'][:12]}, set by a pilot on {bounds['date']}.")
+        lines.writelines(f"Note: {note}.\n" for note in bounds["notes"])
     line(f"Models: VAE {results['models']['vae']}, classifier {results['models']['classifier']}.")
     accuracies = ", ".join(f"{value:.4f}" for value in results["accuracy_per_run"])
     line(f"Accuracy of the classifier on all {dataset['test_images']:,} test images, run by run: {accuracies}.")
-    for family in sorted({verdict["claim"][0] for verdict in verdicts}):
-        level = next(verdict["level"] for verdict in verdicts if verdict["claim"][0] == family)
-        line(f"\n## {family}. {FAMILIES[family]}\n\nIntervals at level {level:.4f} each, 0.95 for the family.\n")
+    for family in dict.fromkeys(family_of(verdict["claim"]) for verdict in verdicts):
+        level = next(verdict["level"] for verdict in verdicts if family_of(verdict["claim"]) == family)
+        line(f"\n## {family}. {results['families'][family]}\n")
+        line(f"Intervals at level {level:.4f} each, 0.95 for the family.\n")
         line("| claim | kind | sentence | estimand | estimate | interval | bound | verdict | runs x images |")
         line("|---|---|---|---|---|---|---|---|---|")
         for one in verdicts:
-            if one["claim"][0] == family:
+            if family_of(one["claim"]) == family:
                 line(
                     f"| {one['claim']} | {one['kind']} | {one['sentence']} | {one['estimand']} | {one['estimate']:.3f}"
                     f" | {one['low']:.3f} to {one['high']:.3f} | {one['bound']} | **{one['verdict']}**"
@@ -225,6 +232,15 @@ def detection_page(results: Mapping[str, Any]) -> str:
 
 def _share(value: float | None) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def _of_bounds(study: Study, registry: Registry) -> dict[str, Any] | None:
+    """The file that bounds of the user's own data came from; None where they are registered, or there are none."""
+    given = registry.bounds
+    if given is None:
+        return None
+    facts = {"file": given.file.name, "digest": given.digest, "date": str(given.pilot["date"])}
+    return {**facts, "notes": given.notes(study, registry)}
 
 
 def _of_claim(registry: Registry, verdict: Verdict) -> dict[str, Any]:
