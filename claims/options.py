@@ -140,7 +140,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     config.pluginmanager.register(_Controller(config), "claims-controller")
     if any(_names_claims(argument.partition("::")[0], config) for argument in config.args):
-        _ = session_of(config).study
+        session_of(config).check_options()
 
 
 class _Controller:

@@ -137,6 +137,11 @@ class ClaimsSession:
         return self.study.profile.name != "smoke" and (len(self.study.seeds) > 1 or self.study.fixed)
 
     @property
+    def own_alone(self) -> bool:
+        """Whether all claims at hand are a user's own, which the figures and pages of this package's do not show."""
+        return all(claim.file != REGISTRY for claim in self.registry.claims.values())
+
+    @property
     def ordered(self) -> list[Verdict]:
         """The verdicts so far, in the registry's order."""
         return [self.verdicts[name] for name in self.registry.claims if name in self.verdicts]
@@ -146,8 +151,7 @@ class ClaimsSession:
         chosen: str | None = self.config.getoption("--report-dir")
         study = self.study
         reference = study.vae is None and study.classifier is None and study.profile == PROFILES["standard"]
-        own_alone = all(claim.file != REGISTRY for claim in self.registry.claims.values())
-        part = own_alone or not_run(self.registry, self.study, self.verdicts)
+        part = self.own_alone or not_run(self.registry, self.study, self.verdicts)
         if chosen is None and (self.pilot or not reference or part):
             return None
         folder = Path(chosen) if chosen is not None else self.config.rootpath / "reports"
@@ -246,7 +250,9 @@ class ClaimsSession:
         if exitstatus == pytest.ExitCode.TESTS_FAILED and not self.broken and not stopped_early:
             session.exitstatus = NOT_ALL_SUPPORTED
         if self.pilot and self.config.getoption("--bounds") is not None:
-            self._write_bounds(Path(self.config.getoption("--bounds")), whole=exitstatus == pytest.ExitCode.OK)
+            file = Path(self.config.getoption("--bounds"))
+            if not self._write_bounds(file, whole=exitstatus == pytest.ExitCode.OK):
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
         looked_at = {condition for verdict in self.ordered for condition in verdict.conditions}
         folder = self.report_folder()
         try:
@@ -255,6 +261,11 @@ class ClaimsSession:
                 self.endings.append(
                     "No report was written: it takes all claims, on the reference study, or --report-dir."
                 )
+                return
+            if self.own_alone:
+                results = report.verdicts_alone(self.study, self.registry, self.ordered, pilot=self.pilot)
+                report.write_results(folder, results)
+                self.endings.append(f"Report: {folder / 'results.json'}")
                 return
             results = report.gather(self.study, self.registry, self.ordered, pilot=self.pilot)
             report.write(folder, results, self.study)
@@ -271,17 +282,22 @@ class ClaimsSession:
             )
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def _write_bounds(self, file: Path, *, whole: bool) -> None:
+    def _write_bounds(self, file: Path, *, whole: bool) -> bool:
+        """Write what a pilot has set, and say so; false where it was not to be."""
         if not whole:
-            self.endings.append(f"No bounds were written to {file}: a pilot sets them once, when all its claims ran.")
-            return
+            self.endings.append(f"No bounds were written to {file}: a pilot sets them once, when nothing failed.")
+            return False
         try:
             counts = write_bounds(file, self.study, self.registry, self.ordered)
-        except OSError as error:
-            self.broken = True
-            self.endings.append(f"The bounds could not be written to {file}: {error}")
-            return
+        except (OSError, ValueError) as error:
+            self.endings.append(f"No bounds could be written to {file}: {error}")
+            return False
         self.endings.append(f"Bounds: {file}, {counts}. Judge by them with --bounds {file} in place of --pilot.")
+        return True
+
+    def check_options(self) -> None:
+        """Raise pytest.UsageError where the options ask for what can't be."""
+        _ = self.study, self.bounds
 
     def pytest_keyboard_interrupt(self) -> None:
         """Say what an interruption costs."""

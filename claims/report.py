@@ -34,6 +34,23 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
     """Everything that the report says, as plain values."""
     wins = sanity.trials(study)
     return {
+        **verdicts_alone(study, registry, verdicts, pilot=pilot),
+        "conditions": _of_conditions(study, CONDITIONS),
+        "error_by_confidence": _error_by_confidence(study),
+        "sanity_flags": [*sanity.flags(study), *cleaning.flags(study)],
+        "trials": {sweep: [_of_trial(trial, wins) for trial in row] for sweep, row in sanity.SWEEPS.items()},
+        "weaker_attacks": [[_of_trial(trial, wins) for trial in pair] for pair in sanity.WEAKER],
+        "detection": detection.gather(study),
+        "cleaning": cleaning.gather(study),
+        "decisions": calibration.gather(study),
+        "wall_seconds": _wall_seconds(study),
+    }
+
+
+def verdicts_alone(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pilot: bool) -> dict[str, Any]:
+    """What there is to say of claims that are all a user's own: verdicts, and the conditions that they looked at."""
+    looked_at = {condition for verdict in verdicts for condition in verdict.conditions}
+    return {
         "schema": SCHEMA,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_revision": _git_revision(),
@@ -61,16 +78,9 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
         "accuracy_per_run": [study.accuracy(run) for run in study.runs],
         "claims": [_of_claim(registry, verdict) for verdict in verdicts],
         "not_concluded": no_verdict(study, registry, verdicts),
-        "conditions": {name: _of_condition(study, name) for name in CONDITIONS if len(study.found(name)) > 1},
-        "error_by_confidence": _error_by_confidence(study),
-        "sanity_flags": [*sanity.flags(study), *cleaning.flags(study)],
-        "trials": {sweep: [_of_trial(trial, wins) for trial in row] for sweep, row in sanity.SWEEPS.items()},
-        "weaker_attacks": [[_of_trial(trial, wins) for trial in pair] for pair in sanity.WEAKER],
-        "detection": detection.gather(study),
-        "cleaning": cleaning.gather(study),
-        "decisions": calibration.gather(study),
+        "conditions": _of_conditions(study, [name for name in CONDITIONS if name in looked_at]),
         "environment": _environment(study),
-        "wall_seconds": {stage: round(seconds, 1) for stage, seconds in study.wall_seconds.items()},
+        "wall_seconds": _wall_seconds(study),
     }
 
 
@@ -92,6 +102,12 @@ def write(folder: Path, results: Mapping[str, Any], study: Study | None = None) 
         write_atomically(folder / "decisions.md", calibration.page(results).encode())
     write_atomically(folder / "detection.md", detection_page(results).encode())
     write_atomically(folder / "summary.md", summary(results).encode())
+    write_results(folder, results)
+
+
+def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write results.json alone, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "results.json", (json.dumps(plain(results), indent=1, allow_nan=False) + "\n").encode())
 
 
@@ -247,6 +263,14 @@ def _of_claim(registry: Registry, verdict: Verdict) -> dict[str, Any]:
     claim = registry.claims[verdict.claim]
     facts = {"kind": claim.kind, "sentence": claim.sentence, "estimand": claim.estimand, "source": claim.source}
     return {**verdict.to_json(), **facts, "pilot": claim.pilot, "registered": claim.registered}
+
+
+def _of_conditions(study: Study, names: Sequence[str]) -> dict[str, Any]:
+    return {name: _of_condition(study, name) for name in names if len(study.found(name)) > 1}
+
+
+def _wall_seconds(study: Study) -> dict[str, float]:
+    return {stage: round(seconds, 1) for stage, seconds in study.wall_seconds.items()}
 
 
 def _of_condition(study: Study, name: str) -> dict[str, Any]:
