@@ -339,6 +339,8 @@ def _git_revision() -> str | None:
     """Revision of the code, with a mark where it has changes that are not committed; None outside a checkout."""
     git = ("git", "-C", str(Path(__file__).parents[1]))
     try:
+        # Installed, this file may lie within a repository of somebody else's, which does not track it.
+        subprocess.run((*git, "ls-files", "--error-unmatch", __file__), capture_output=True, check=True)  # noqa: S603
         found = subprocess.run((*git, "rev-parse", "HEAD"), capture_output=True, text=True, check=True)  # noqa: S603
         changed = subprocess.run(  # noqa: S603
             (*git, "status", "--porcelain", "--", "*.py", "*.toml"), capture_output=True, text=True, check=True
