@@ -23,7 +23,7 @@ _TAKEN = pytest.StashKey[list[str]]()
 _PACKAGES = ("claims", "bench")  # whose tests ask for a study
 
 # Literals, as the modules that hold these numbers import torch; tests/test_own_claims.py compares them.
-_OPTIONS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "--dataset": {
         "default": "auto",
         "metavar": "NAME",
@@ -63,8 +63,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "default": [],
         "metavar": "SET",
         "help": "a set outside to compare with, beside those at hand; may be repeated: rotated-D (degrees), dimmed-F"
-        " (factor), fashion-mnist, kmnist, notmnist, emnist-letters, letters, or path/to/file.npz (those in `ood` of"
-        " --data-root need no asking)",
+        " (factor), mnist, fashion-mnist, kmnist, emnist-letters, digits, letters, or path/to/file.npz (those in `ood`"
+        " of --data-root need no asking)",
     },
     "--report-dir": {
         "metavar": "DIR",
@@ -93,10 +93,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
     """Add the options, once all others are known."""
     yield
     missing = object()
-    taken = [name for name in _OPTIONS if early_config.getoption(name, missing) is not missing]
+    taken = [name for name in OPTIONS if early_config.getoption(name, missing) is not missing]
     early_config.stash[_TAKEN] = taken
     group = parser.getgroup("claims", "claims about VAEs for robustness")
-    for name, settings in _OPTIONS.items():
+    for name, settings in OPTIONS.items():
         if name not in taken:
             group.addoption(name, dest=f"claims_{name[2:].replace('-', '_')}", **settings)
 

@@ -112,12 +112,12 @@ def project(pytester, monkeypatch):
     images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
     np.savez(pytester.path / "mine.npz", images=images, labels=np.arange(60) % 3)
     given = ["--dataset=mine.npz", "--runs=2", "--cache-dir=cache", "--device=cpu", "--workers=1"]
-    given += ["--vae=models:TinyVAE", "--classifier=models:TinyClassifier"]
     given += ["-pno:cacheprovider", "-pno:hypothesispytest"]
+    tiny_models = ["--vae=models:TinyVAE", "--classifier=models:TinyClassifier"]
 
-    def start(*options, inprocess=True):
+    def start(*options, inprocess=True, models=True):
         make = pytester.runpytest_inprocess if inprocess else pytester.runpytest_subprocess
-        return make(*given, *options)
+        return make(*given, *(tiny_models if models else []), *options)
 
     start.path = pytester.path
     return start

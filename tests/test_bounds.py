@@ -28,14 +28,23 @@ def module(**values):
     )
 
 
+@pytest.fixture(scope="module")
+def written():
+    return []
+
+
 @pytest.fixture
-def pilot(project):
-    """Give a project in which a pilot has written bounds."""
+def pilot(project, written):
+    """Give a project in which a pilot has written bounds; the first test's, for all tests have the same images."""
     made = module(A1=HIGH, A2=WEAK, A5="np.full((2, 60), np.nan)", A13=HIGH.replace("[60, 540]", "[580, 20]"), A16a=LOW)
     (project.path / "test_it.py").write_text(made, encoding="utf-8")
+    if written:
+        (project.path / "bounds.toml").write_bytes(written[0])
+        return project
     result = project("--pilot", "--bounds=bounds.toml")
     assert result.ret == OK
     result.stdout.fnmatch_lines(["Bounds: bounds.toml, 2 claims with a bound, 2 without for want of power. Judge *"])
+    written.append((project.path / "bounds.toml").read_bytes())
     return project
 
 
