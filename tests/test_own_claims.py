@@ -113,7 +113,8 @@ def test_a_whole_run_is_recognised(own, monkeypatch, options, written):
     (own.project.path / "ours/registry.toml").unlink()
     folders = []
     monkeypatch.setattr("claims.report.gather", lambda *_, **__: {})
-    monkeypatch.setattr("claims.report.write", lambda folder, *_: folders.append(folder.name))
+    for writer in ("write", "write_results"):
+        monkeypatch.setattr(f"claims.report.{writer}", lambda folder, *_: folders.append(folder.name))
     names = {"vae": "models:TinyVAE", "classifier": "models:TinyClassifier"}
     # Reference models take minutes to train: the tiny ones pose as them.
     monkeypatch.setattr(
