@@ -1,3 +1,3 @@
-"""Make the claims' options and fixtures known to `pytest claims`, `pytest bench` and `pytest tests` alike."""
+"""What the tests of the pytest plugin need; the plugin itself is loaded where this package is installed."""
 
-pytest_plugins = ["claims.plugin", "pytester"]
+pytest_plugins = ["pytester"]

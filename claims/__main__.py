@@ -1,11 +1,14 @@
-"""`python -m claims cache`: the size of the cache, and how to clear it."""
+"""`python -m claims cache`: the size of the cache, and how to clear it; `compare`: two reports side by side."""
 
 import argparse
+import json
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from claims import compare
 from claims.plugin import cache_folder
 from vaecore._store import Store
 
@@ -17,14 +20,30 @@ def main() -> int:
     cache = commands.add_parser("cache", help="show what the cache holds, or clear it")
     cache.add_argument("--cache-dir", metavar="DIR", help="default: VAECORE_CACHE, else the user's cache folder")
     cache.add_argument("--clear", action="store_true", help="delete all models and evidence")
+    cache.set_defaults(run=_cache)
+    two = commands.add_parser("compare", help="set two reports side by side: what moved, and whether beyond chance")
+    two.add_argument("a", type=Path, metavar="A", help="a results.json, or the folder of a report")
+    two.add_argument("b", type=Path, metavar="B", help="another, of other models, another version or machine")
+    form = two.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON, all digits")
+    form.add_argument("--markdown", action="store_true", help="as Markdown, for a pull request")
+    two.add_argument("--fail-on-move", action="store_true", help="exit with 1 where a claim moved")
+    two.set_defaults(run=_compare)
     options = parser.parse_args()
-    folder = cache_folder(options.cache_dir)
-    if not folder.is_dir():
-        parser.error(f"there is no cache in {folder} (nothing has been computed yet, or it is elsewhere: --cache-dir)")
     try:
-        store = Store(folder)
+        status: int = options.run(options)
     except ValueError as error:
         parser.error(str(error))
+    return status
+
+
+def _cache(options: argparse.Namespace) -> int:
+    folder = cache_folder(options.cache_dir)
+    if not folder.is_dir():
+        raise ValueError(
+            f"there is no cache in {folder} (nothing has been computed yet, or it is elsewhere: --cache-dir)"
+        )
+    store = Store(folder)
     grid = Table("stage", "entries", "MiB")
     for usage in store.usage():
         grid.add_row(usage.stage, f"{usage.entries:,}", f"{usage.size / 2**20:.1f}")
@@ -35,6 +54,21 @@ def main() -> int:
     console.print(str(store.folder), soft_wrap=True, markup=False, highlight=False)  # whole, to be copied
     console.print(grid)
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    found = compare.compare(compare.read(options.a), compare.read(options.b), names=(str(options.a), str(options.b)))
+    if options.json:
+        sys.stdout.write(json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
+    elif options.markdown:
+        sys.stdout.write(compare.markdown(found))
+    else:
+        console = Console()
+        unicode = "utf" in console.encoding
+        sys.stdout.write(
+            compare.text(found, width=console.width, color=console.color_system is not None, unicode=unicode)
+        )
+    return int(options.fail_on_move and bool(found.of(compare.MOVED)))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """How often the intervals of `claims.inference` cover the truth, simulated for every kind of estimand in use.
 
-`python -m claims.coverage` prints the table that stands in `reports/coverage.md`; `tests/test_coverage.py` runs a short
-form. Each scenario draws normal scores z = a * run + sqrt(1/2) * image + sqrt(1/2) * residual, with a new run and image
-effect for each replication, and its estimand has a closed form.
+`python -m claims.coverage` prints the tables that stand in `reports/coverage.md`; `tests/test_coverage.py` runs a short
+form. The second table is of `claims.inference.change`: how often two studies of one truth seem to differ. Each scenario
+draws normal scores z = a * run + sqrt(1/2) * image + sqrt(1/2) * residual, with a new run and image effect for each
+replication, and its estimand has a closed form.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TypeAlias
@@ -38,6 +39,20 @@ class Coverage:
     covered: float
     above: float
     half_width: float
+
+
+@dataclass(frozen=True)
+class Alarms:
+    """Share of pairs of studies of one truth whose interval of the change leaves out 0, at each level of LEVELS.
+
+    shared: of pairs on the same images; else each has its own.
+    """
+
+    scenario: str
+    runs: int
+    run_effect: str
+    own: tuple[float, ...]
+    shared: tuple[float, ...]
 
 
 # A scenario maps (generator, runs, run effect) to the estimates of one replication (several: their smallest is meant)
@@ -167,6 +182,47 @@ def simulate(
     ]
 
 
+def false_alarms(scenario: Scenario, *, runs: int, run_effect: str, replications: int, seed: int) -> Alarms:
+    """How often two studies with so many runs each seem to differ, with images of their own and with the same."""
+    generator = np.random.default_rng([seed, runs, *scenario.__name__.encode(), *run_effect.encode(), 2])
+    effect = RUN_EFFECTS[run_effect]
+    counts = np.zeros((2, len(LEVELS)))
+    for _ in range(replications):
+        before, after, both = (scenario(generator, number, effect)[0] for number in (runs, runs, 2 * runs))
+        halves = [[_of_runs(estimate, rows) for estimate in both] for rows in (slice(runs), slice(runs, None))]
+        for kind, pair in enumerate(((before, after), halves)):
+            one, other = (inference.smallest(estimates, 0.95).spreads for estimates in pair)
+            for k, level in enumerate(LEVELS):
+                _, low, high = inference.change(one, other, level)
+                counts[kind, k] += not low <= 0 <= high
+    own, shared = (counts / replications).tolist()
+    return Alarms(scenario.__name__, runs, run_effect, tuple(own), tuple(shared))
+
+
+def _of_runs(estimate: Estimate, rows: slice) -> Estimate:
+    """The same estimate from some of its runs (of a function of means over runs, to first order)."""
+    influence = estimate.influence[rows]
+    return replace(estimate, value=float(influence.mean()), influence=influence, per_run=estimate.per_run[rows])
+
+
+def alarms_table(rows: Sequence[Alarms], *, replications: int) -> str:
+    """Markdown: one row for a scenario, number of runs and run effect; for each level the shares of false alarms."""
+    lines = [
+        "# False alarms of a comparison",
+        "",
+        "Pairs of studies of one truth, by the same command: the share whose interval of the change leaves out 0,",
+        "where each has its own images, and where both have the same.",
+        f"Standard error of a share of 0.05: {np.sqrt(0.05 * 0.95 / replications):.4f}.",
+        "",
+        "| estimand | runs | run effect | " + " | ".join(f"{level}, own | same images" for level in LEVELS) + " |",
+        "|---|---|---|" + "---|---|" * len(LEVELS),
+    ]
+    for row in rows:
+        cells = [f"{own:.3f} | {shared:.3f}" for own, shared in zip(row.own, row.shared, strict=True)]
+        lines.append(f"| {row.scenario.replace('_', ' ')} | {row.runs} | {row.run_effect} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def table(rows: Sequence[Coverage], *, replications: int, command: str) -> str:
     """Markdown: one row for a scenario, number of runs and run effect; for each level coverage and half-width."""
     levels = sorted({row.level for row in rows})
@@ -202,7 +258,7 @@ def table(rows: Sequence[Coverage], *, replications: int, command: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the table to standard output."""
+    """Write the tables to standard output."""
     parser = argparse.ArgumentParser(prog="python -m claims.coverage", description=main.__doc__)
     parser.add_argument(
         "--replications", type=int, default=1200, metavar="N", help="for each row (default %(default)s)"
@@ -220,6 +276,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     command = f"python -m claims.coverage --replications {chosen.replications} --seed {chosen.seed}"
     sys.stdout.write(table(rows, replications=chosen.replications, command=command))
+    alarms = [
+        false_alarms(scenario, runs=runs, run_effect=effect, replications=chosen.replications, seed=chosen.seed)
+        for scenario in SCENARIOS
+        for runs in (3, 5, 10)
+        for effect in RUN_EFFECTS
+    ]
+    sys.stdout.write("\n" + alarms_table(alarms, replications=chosen.replications))
 
 
 def _score(generator: np.random.Generator, runs: int, image: Array | None = None) -> Array:

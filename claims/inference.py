@@ -65,6 +65,52 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """What an interval at any level is made of, in plain values.
+
+    standard_error: of the estimate, on its own scale. freedom: Satterthwaite's degrees of freedom of that. images:
+    looked at. count, limits: as in `Estimate`.
+    """
+
+    estimate: float
+    standard_error: float
+    freedom: float
+    images: int
+    count: int
+    limits: Limits
+
+    def margins(self, level: float, freedom: float | None = None) -> tuple[float, float]:
+        """Distance from the estimate to the lower and the upper end, before the range of the estimand clips them.
+
+        freedom: other degrees of freedom, where the interval is a part of a difference.
+        """
+        freedom = self.freedom if freedom is None else freedom
+        half_width = float(stdtrit(freedom, (1 + level) / 2)) * self.standard_error
+        agreeing = self.images if half_width > 0 else self.count
+        differing: float = 1 - ((1 - level) / 2) ** (1 / agreeing)
+
+        lower_range, upper_range = self.estimate - self.limits[0], self.limits[1] - self.estimate
+        below = above = half_width
+        if half_width > 0 and 0 < lower_range < np.inf and 0 < upper_range < np.inf:
+            span = self.limits[1] - self.limits[0]
+            centre, step = logit(lower_range / span), half_width * span / (lower_range * upper_range)
+            below = lower_range - span * float(expit(centre - step))
+            above = upper_range - span * float(expit(-centre - step))
+
+        def margin(half: float, range_left: float) -> float:
+            if np.isfinite(range_left):
+                return max(half, differing * range_left)
+            return half if half > 0 else float("inf")
+
+        return margin(below, lower_range), margin(above, upper_range)
+
+    def ends(self, level: float, freedom: float | None = None) -> tuple[float, float]:
+        """The interval itself; NaN where the estimate is."""
+        below, above = self.margins(level, freedom)
+        return max(self.estimate - below, self.limits[0]), min(self.estimate + above, self.limits[1])
+
+
+@dataclass(frozen=True)
 class Interval:
     """A two-sided interval, and the variance components of one influence value, truncated at zero.
 
@@ -87,6 +133,22 @@ class Interval:
     parts: tuple["Interval", ...] = ()
     outside: int = 0
 
+    @property
+    def spreads(self) -> tuple[Spread, ...]:
+        """What it is made of: one, or one for each part; none where there is no interval."""
+        if np.isnan(self.low):
+            return ()
+        if self.parts:
+            return tuple(spread for part in self.parts for spread in part.spreads)
+        return (self._spread(self.runs, self.images),)
+
+    def _spread(self, runs: int, images: int) -> Spread:
+        """At these numbers of runs and images, were the variances and the estimate the same."""
+        count = self.count if images == self.images else max(2, self.count * images // self.images)
+        variances = self.run_variance, self.image_variance, self.residual_variance
+        error, freedom = _standard_error(*variances, runs=runs, images=images, count=count)
+        return Spread(self.estimate, error, freedom, images, count, self.limits)
+
     def required(self, bound: float) -> "Required":
         """How many images (at these runs) or runs (at these images) bring the end on the bound's side clear of it.
 
@@ -99,17 +161,7 @@ class Interval:
         gap = abs(self.estimate - bound)
 
         def clear(images: int, runs: int) -> bool:
-            below, above = _margins(
-                self.estimate,
-                self.run_variance,
-                self.image_variance,
-                self.residual_variance,
-                runs=runs,
-                images=images,
-                count=max(2, self.count * images // self.images),
-                limits=self.limits,
-                level=self.level,
-            )
+            below, above = self._spread(runs, images).margins(self.level)
             return (below if bound < self.estimate else above) < gap
 
         if not gap > 0 or self.images < 2 or self.count < 2:
@@ -144,21 +196,19 @@ def interval(estimate: Estimate, level: float) -> Interval:
         reason = f"an interval needs at least 2 images in each group; got {min(images, estimate.count)}"
     else:
         run, image, residual = _variance_components(estimate.influence)
-        below, above = _margins(
+        error, freedom = _standard_error(run, image, residual, runs=runs, images=images, count=estimate.count)
+        spread = Spread(estimate.value, error, freedom, images, estimate.count, estimate.limits)
+        found = Interval(
             estimate.value,
+            *spread.ends(level),
+            level,
+            runs,
+            images,
             run,
             image,
             residual,
-            runs=runs,
-            images=images,
-            count=estimate.count,
-            limits=estimate.limits,
-            level=level,
-        )
-        low = max(estimate.value - below, estimate.limits[0])
-        high = min(estimate.value + above, estimate.limits[1])
-        found = Interval(
-            estimate.value, low, high, level, runs, images, run, image, residual, estimate.limits, estimate.count
+            estimate.limits,
+            estimate.count,
         )
         return replace(found, outside=estimate.outside)
     nan = float("nan")
@@ -180,12 +230,12 @@ def smallest(estimates: Sequence[Estimate], level: float) -> Interval:
         raise ValueError("the smallest of several needs at least one estimate; got none")
     parts = tuple(interval(estimate, level) for estimate in estimates)
     undefined = [part for part in parts if np.isnan(part.low)]
-    corrected = [interval(estimate, 1 - (1 - level) / len(parts)) for estimate in estimates]
     lowest = undefined[0] if undefined else min(parts, key=lambda part: part.low)
+    nan = float("nan")
+    spreads = [spread for part in parts for spread in part.spreads]
+    ends = (nan, nan, nan) if undefined else of_smallest(spreads, level)
     return Interval(
-        float(np.min([part.estimate for part in parts])),
-        lowest.low,
-        float(np.min([part.high for part in corrected])),
+        *ends,
         level,
         lowest.runs,
         lowest.images,
@@ -198,6 +248,37 @@ def smallest(estimates: Sequence[Estimate], level: float) -> Interval:
         parts,
         lowest.outside,
     )
+
+
+def of_smallest(spreads: Sequence[Spread], level: float, freedom: float | None = None) -> tuple[float, float, float]:
+    """Estimate and ends of the smallest of several estimands, or of the only one, as `smallest` takes them."""
+    ends = [spread.ends(level, freedom) for spread in spreads]
+    corrected = [spread.ends(1 - (1 - level) / len(spreads), freedom) for spread in spreads]
+    return min(spread.estimate for spread in spreads), min(low for low, _ in ends), min(high for _, high in corrected)
+
+
+def change(before: Sequence[Spread], after: Sequence[Spread], level: float) -> tuple[float, float, float]:
+    """What an estimand of one study is more than in another, independent one: estimate and ends.
+
+    before, after: `Interval.spreads`. The ends follow from those of the two intervals (MOVER, Zou & Donner 2008), each
+    with its own shape, at Welch's (1947) degrees of freedom for the two together. Where the studies share test images
+    their estimates rise and fall together, and the interval is wider than need be.
+    """
+    pairs = [(one.standard_error**2, one.freedom) for one in (_widest(before), _widest(after))]
+    spread = sum(variance**2 / freedom for variance, freedom in pairs)
+    freedom = sum(variance for variance, _ in pairs) ** 2 / spread if spread > 0 else 1.0
+    first, first_low, first_high = of_smallest(before, level, freedom)
+    second, second_low, second_high = of_smallest(after, level, freedom)
+    moved = second - first
+    return (
+        moved,
+        moved - float(np.hypot(second - second_low, first_high - first)),
+        moved + float(np.hypot(second_high - second, first - first_low)),
+    )
+
+
+def _widest(spreads: Sequence[Spread]) -> Spread:
+    return max(spreads, key=lambda spread: spread.standard_error)
 
 
 def mean(values: ArrayLike, *, limits: Limits | None = None) -> Estimate:
@@ -419,19 +500,10 @@ def _variance_components(influence: Array) -> tuple[float, float, float]:
     return max(0.0, (run_square - residual) / images), max(0.0, (image_square - residual) / runs), residual
 
 
-def _margins(
-    estimate: float,
-    run_variance: float,
-    image_variance: float,
-    residual_variance: float,
-    *,
-    runs: int,
-    images: int,
-    count: int,
-    limits: Limits,
-    level: float,
+def _standard_error(
+    run_variance: float, image_variance: float, residual_variance: float, *, runs: int, images: int, count: int
 ) -> tuple[float, float]:
-    """Distance from the estimate to the lower and to the upper end, before the range of the estimand clips them."""
+    """Standard error of a crossed mean from its variance components, and Satterthwaite's degrees of freedom."""
     image_square = residual_variance + runs * image_variance
     # `count` instead of `images`: the variance of a small group is known only as well as its own images tell.
     if runs == 1:
@@ -445,24 +517,7 @@ def _margins(
             + residual_variance**2 / ((runs - 1) * (count - 1))
         )
         freedom = total**2 / spread if spread > 0 else 1.0
-    half_width = float(stdtrit(freedom, (1 + level) / 2)) * float(np.sqrt(total / (runs * images)))
-    agreeing = images if half_width > 0 else count
-    differing: float = 1 - ((1 - level) / 2) ** (1 / agreeing)
-
-    lower_range, upper_range = estimate - limits[0], limits[1] - estimate
-    below = above = half_width
-    if half_width > 0 and 0 < lower_range < np.inf and 0 < upper_range < np.inf:
-        span = limits[1] - limits[0]
-        centre, step = logit(lower_range / span), half_width * span / (lower_range * upper_range)
-        below = lower_range - span * float(expit(centre - step))
-        above = upper_range - span * float(expit(-centre - step))
-
-    def margin(half: float, range_left: float) -> float:
-        if np.isfinite(range_left):
-            return max(half, differing * range_left)
-        return half if half > 0 else float("inf")
-
-    return margin(below, lower_range), margin(above, upper_range)
+    return float(np.sqrt(total / (runs * images))), freedom
 
 
 def _spearman(first: ArrayLike, second: ArrayLike, groups: ArrayLike, *, fewest: int) -> Estimate:

@@ -1,4 +1,4 @@
-"""The pytest plugin: options, the `claim` marker, the fixtures `study` and `claim`, verdicts, the closing summary."""
+"""What judges claims in a run of pytest: the study, the verdicts, the closing summary; `claims.options` starts it."""
 
 import os
 import tempfile
@@ -15,111 +15,20 @@ from platformdirs import user_cache_path
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from claims import report, sanity, terminal
+from claims.bounds import Bounds, check_new, read_bounds, write_bounds
 from claims.evidence import CONDITIONS
 from claims.inference import Estimate
-from claims.registry import REGISTRY, Claim, Registry, load_registry
+from claims.options import VERDICT, asks_for_study
+from claims.registry import REGISTRY, Claim, Registry, load_registry, registry_of, shown
 from claims.study import PILOT_SEED, PROFILES, Dataset, Study, choose_dataset, profile_of
 from claims.verdict import PILOT, REPORTED, SUPPORTED, Verdict, judge, not_run
-from claims.workers import MOST, default_workers
-from vaecore._outside import OUTSIDE_LOADED
-from vaecore._precision import Precision
+from claims.workers import default_workers
 from vaecore._store import Store
 from vaecore._training import Progress, default_device
 
 NOT_ALL_SUPPORTED = 8  # exit status: every claim asked for was concluded, and not all of them were supported
-SESSION = pytest.StashKey["ClaimsSession"]()
 _UNFINISHED = pytest.StashKey["Conclusion"]()
-_PROPERTY, _DATASET = "claim verdict", "claims dataset"
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of `pytest claims` and `pytest bench`."""
-    group = parser.getgroup("claims", "claims about VAEs for robustness")
-    group.addoption(
-        "--dataset",
-        default="auto",
-        metavar="NAME",
-        help="mnist, fashion-mnist, kmnist, emnist-letters, digits, or path/to/file.npz with `images` and `labels`"
-        " (default: auto, mnist where it is on disk or can be downloaded, else digits)",
-    )
-    group.addoption(
-        "--data-root",
-        default=None,
-        metavar="DIR",
-        help="folder of torchvision's data sets (default: VAECORE_DATA, else a folder in the user's cache)",
-    )
-    group.addoption(
-        "--profile",
-        default="standard",
-        choices=sorted(PROFILES),
-        help="; ".join(
-            f"{p.name}: {p.runs} runs, {p.images} images, {p.lbfgs_images} for L-BFGS" for p in PROFILES.values()
-        )
-        + " (default: standard)",
-    )
-    group.addoption("--runs", type=int, default=None, metavar="N", help="training runs (default: the profile's)")
-    group.addoption(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute (default: auto)"
-    )
-    group.addoption(
-        "--workers",
-        type=int,
-        default=None,
-        metavar="N",
-        help="processes that compute what is not in the cache yet, a gigabyte of memory each; 1: none but this one"
-        f" (default: one for each core, at most {MOST}; 1 for --profile smoke, on a GPU and under pytest-xdist)",
-    )
-    group.addoption(
-        "--precision",
-        default="float32",
-        choices=get_args(Precision),
-        help="of the reconstructions that families A, B and E1 to E4 look at; bfloat16 is faster where the processor has"
-        " it, tf32 on a GPU (default: float32)",
-    )
-    for name, methods in (("vae", "encode and decode"), ("classifier", "images to logits")):
-        group.addoption(
-            f"--{name}",
-            default=None,
-            metavar="MODEL",
-            help=f"your own ({methods}): package.module:attribute, a torch module or a callable seed -> module;"
-            " or a file saved by vaecore (default: the reference model)",
-        )
-    group.addoption(
-        "--ood",
-        action="append",
-        default=[],
-        metavar="SET",
-        help="a set outside to compare with, beside those at hand; may be repeated: rotated-D (degrees), dimmed-F"
-        f" (factor), {', '.join(OUTSIDE_LOADED)}, or path/to/file.npz (those in `ood` of --data-root need no asking)",
-    )
-    group.addoption(
-        "--report-dir",
-        default=None,
-        metavar="DIR",
-        help="write results.json, summary.md and figures to DIR/<dataset> (default: reports, and only when all claims"
-        " were concluded on the reference models with the standard profile)",
-    )
-    group.addoption(
-        "--cache-dir",
-        default=None,
-        metavar="DIR",
-        help="models and evidence are kept here (default: VAECORE_CACHE, else the user's cache folder;"
-        " see `python -m claims cache`)",
-    )
-    group.addoption(
-        "--pilot",
-        action="store_true",
-        help=f"measure instead of judging, on training seeds from {PILOT_SEED} that claims never use; suggests bounds",
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, a warning's filter, and the object that gathers verdicts."""
-    config.addinivalue_line("markers", "claim(id): the test concludes the claim registered under this id")
-    # A damaged entry is worth a warning and never a failure, even where a project turns warnings into errors.
-    config.addinivalue_line("filterwarnings", "default::vaecore.StoreWarning")
-    session = config.stash[SESSION] = ClaimsSession(config)
-    config.pluginmanager.register(session, "claims-session")
+_DATASET, _REGISTRY = "claims dataset", "claims registry"
 
 
 def cache_folder(option: str | None) -> Path:
@@ -141,7 +50,8 @@ class ClaimsSession:
         self.announced = False
         self.interrupted = False
         self.flags: list[str] = []
-        self.ending = ""
+        self.endings: list[str] = []
+        self.registries: set[Path] = set()
 
     @cached_property
     def study(self) -> Study:
@@ -170,6 +80,14 @@ class ClaimsSession:
             raise pytest.UsageError(str(error)) from None
         return study
 
+    def conclusion(self, item: pytest.Item) -> "Conclusion":
+        """What the fixture `claim` gives a test."""
+        name = claim_id(item)
+        if name is None:
+            raise pytest.UsageError(f'{item.nodeid}: the claim fixture needs the marker claim("ID")')
+        item.stash[_UNFINISHED] = found = Conclusion(self.registry.claims[name], self, item)
+        return found
+
     def _workers(self, device: torch.device) -> int:
         asked: int | None = self.config.getoption("--workers")
         if asked is None:
@@ -188,14 +106,41 @@ class ClaimsSession:
         return choose_dataset(self.config.getoption("--dataset"), self.config.getoption("--data-root"))
 
     @cached_property
+    def bounds(self) -> Bounds | None:
+        """The file that `--bounds` names, unless a pilot is to write it; pytest.UsageError where it is of no use."""
+        name: str | None = self.config.getoption("--bounds")
+        if name is None:
+            return None
+        try:
+            if self.pilot:
+                check_new(Path(name), self.study, decisive=self.decisive)
+                return None
+            return read_bounds(Path(name), self.study)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    @cached_property
     def registry(self) -> Registry:
-        """The claims as they stand for the study's data set."""
-        return load_registry(self.study.test.name)
+        """The claims of the registries beside what was collected, as they stand for the study's data set."""
+        try:
+            found = load_registry(self.study.test.name, *self.registries, bounds=self.bounds)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+        if self.config.getoption("--bounds") is not None and not any(one.settable for one in found.claims.values()):
+            raise pytest.UsageError(
+                f"--bounds is for data that have no bounds; those of {self.study.test.name} are registered and stay"
+            )
+        return found
 
     @property
     def decisive(self) -> bool:
         """Whether the study is large enough to support a claim: no smoke test, and not one run of models that vary."""
         return self.study.profile.name != "smoke" and (len(self.study.seeds) > 1 or self.study.fixed)
+
+    @property
+    def own_alone(self) -> bool:
+        """Whether all claims at hand are a user's own, which the figures and pages of this package's do not show."""
+        return all(claim.file != REGISTRY for claim in self.registry.claims.values())
 
     @property
     def ordered(self) -> list[Verdict]:
@@ -207,7 +152,8 @@ class ClaimsSession:
         chosen: str | None = self.config.getoption("--report-dir")
         study = self.study
         reference = study.vae is None and study.classifier is None and study.profile == PROFILES["standard"]
-        if chosen is None and (self.pilot or not reference or not_run(self.registry, self.study, self.verdicts)):
+        part = self.own_alone or not_run(self.registry, self.study, self.verdicts)
+        if chosen is None and (self.pilot or not reference or part):
             return None
         folder = Path(chosen) if chosen is not None else self.config.rootpath / "reports"
         return folder / (study.test.name + ("-pilot" if self.pilot else ""))
@@ -234,34 +180,22 @@ class ClaimsSession:
         self.announced = True
         return terminal.header(self.study, self.registry)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionstart(self) -> None:
-        """Under xdist only the workers collect: find mistakes in the options here, where they can be said in a line."""
-        distributed = self.config.getoption("dist", "no") != "no" and not hasattr(self.config, "workerinput")
-        rooms = [Path(__file__).parent, Path(__file__).parents[1] / "bench"]
-        named = [Path(argument.partition("::")[0]).resolve() for argument in self.config.args]
-        if distributed and any(path.is_relative_to(room) for path in named for room in rooms):
-            _ = self.study
-
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker of xdist which data set was chosen."""
         if "study" in self.__dict__:
             node.workerinput[_DATASET] = (self.dataset.name, self.dataset.why)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Check what was collected against the registry."""
-        if not _look_at_study(items):
-            return
+    def check(self, items: Sequence[pytest.Item]) -> None:
+        """Check what was collected against the registry beside each test's file, or else that of this package."""
+        marked = [(item, name) for item in items if (name := claim_id(item)) is not None]
+        self.registries = {registry_of(item.path) for item, _ in marked}
         owner: dict[str, str] = {}
-        for item in items:
-            name = claim_id(item)
-            if name is None:
-                continue
+        for item, name in marked:
             claim = self.registry.claims.get(name)
-            if claim is None:
-                raise pytest.UsageError(f"{item.nodeid}: claim {name} must be registered in {REGISTRY.name}; it is not")
+            file = registry_of(item.path)
+            if claim is None or claim.file != file:
+                raise pytest.UsageError(f"{item.nodeid}: claim {name} must be registered in {shown(file)}; it is not")
             if name in owner:
                 raise pytest.UsageError(f"{item.nodeid}: claim {name} is concluded by {owner[name]} already")
             owner[name] = item.nodeid
@@ -279,7 +213,7 @@ class ClaimsSession:
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
         """Say what is studied, and why, before it starts."""
-        return self.header() if _look_at_study(items) else []
+        return self.header() if any(asks_for_study(item) for item in items) else []
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
@@ -295,9 +229,13 @@ class ClaimsSession:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the verdict of a test that ran, and note failures that are no verdicts."""
-        found = [Verdict.from_json(_values(value)) for name, value in report.user_properties if name == _PROPERTY]
+        found = [Verdict.from_json(_values(value)) for name, value in report.user_properties if name == VERDICT]
         if report.when == "call":
             self.verdicts |= {verdict.claim: verdict for verdict in found}
+            seen = {Path(str(value)) for name, value in report.user_properties if name == _REGISTRY}
+            if not seen <= self.registries:  # in a worker of xdist
+                self.registries |= seen
+                self.__dict__.pop("registry", None)
         judged = report.when == "call" and any(verdict.verdict not in {SUPPORTED, PILOT, REPORTED} for verdict in found)
         if report.failed and not judged:
             self.broken = True
@@ -312,38 +250,68 @@ class ClaimsSession:
         stopped_early = session.shouldfail or session.shouldstop
         if exitstatus == pytest.ExitCode.TESTS_FAILED and not self.broken and not stopped_early:
             session.exitstatus = NOT_ALL_SUPPORTED
+        if self.pilot and self.config.getoption("--bounds") is not None:
+            file = Path(self.config.getoption("--bounds"))
+            if not self._write_bounds(file, whole=exitstatus == pytest.ExitCode.OK):
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
         looked_at = {condition for verdict in self.ordered for condition in verdict.conditions}
         folder = self.report_folder()
         try:
             self.flags = sanity.flags(self.study, [name for name in CONDITIONS if name in looked_at])
             if folder is None:
-                self.ending = "No report was written: it takes all claims, on the reference study, or --report-dir."
+                self.endings.append(
+                    "No report was written: it takes all claims, on the reference study, or --report-dir."
+                )
+                return
+            if self.own_alone:
+                results = report.verdicts_alone(self.study, self.registry, self.ordered, pilot=self.pilot)
+                report.write_results(folder, results)
+                self.endings.append(f"Report: {folder / 'results.json'}")
                 return
             results = report.gather(self.study, self.registry, self.ordered, pilot=self.pilot)
             report.write(folder, results, self.study)
-            self.ending = f"Report: {folder / 'summary.md'}"
+            self.endings.append(f"Report: {folder / 'summary.md'}")
         except KeyboardInterrupt:
             self.pytest_keyboard_interrupt()
             session.exitstatus = pytest.ExitCode.INTERRUPTED
         except ValueError as error:  # models that can't be attacked; their claims' tests have failed already
-            self.ending = f"No report was written: {error}"
+            self.endings.append(f"No report was written: {error}")
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         except OSError as error:
-            self.ending = f"The report could not be written to {folder}: {error} (choose another with --report-dir)"
+            self.endings.append(
+                f"The report could not be written to {folder}: {error} (choose another with --report-dir)"
+            )
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _write_bounds(self, file: Path, *, whole: bool) -> bool:
+        """Write what a pilot has set, and say so; false where it was not to be."""
+        if not whole:
+            self.endings.append(f"No bounds were written to {file}: a pilot sets them once, when nothing failed.")
+            return False
+        try:
+            counts = write_bounds(file, self.study, self.registry, self.ordered)
+        except (OSError, ValueError) as error:
+            self.endings.append(f"No bounds could be written to {file}: {error}")
+            return False
+        self.endings.append(f"Bounds: {file}, {counts}. Judge by them with --bounds {file} in place of --pilot.")
+        return True
+
+    def check_options(self) -> None:
+        """Raise pytest.UsageError where the options ask for what can't be."""
+        _ = self.study, self.bounds
 
     def pytest_keyboard_interrupt(self) -> None:
         """Say what an interruption costs."""
         self.interrupted = True
         if "study" in self.__dict__:
             kept = self.study.store.folder
-            self.ending = f"Stopped. What was finished is kept in {kept}; the same command goes on from there."
+            self.endings.append(f"Stopped. What was finished is kept in {kept}; the same command goes on from there.")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the verdicts, and say where the report is."""
         if not self.verdicts:
-            if self.ending:
-                terminalreporter.line(self.ending)
+            for line in self.endings:
+                terminalreporter.line(line)
             return
         writer = terminalreporter._tw  # noqa: SLF001  # the only way to pytest's width and colour
         terminalreporter.section("claims")
@@ -362,8 +330,8 @@ class ClaimsSession:
             )
             terminalreporter.write(text)
         terminalreporter.line(terminal.tally([verdict.verdict for verdict in self.ordered]))
-        if self.ending:
-            terminalreporter.line(self.ending)
+        for line in self.endings:
+            terminalreporter.line(line)
 
 
 def _device(name: str) -> torch.device:
@@ -399,10 +367,6 @@ def claim_id(item: pytest.Item) -> str | None:
     return marker.args[0]
 
 
-def _look_at_study(items: Sequence[pytest.Item]) -> bool:
-    return any({"study", "claim"} & set(getattr(item, "fixturenames", ())) for item in items)
-
-
 def _values(value: object) -> dict[str, Any]:
     assert isinstance(value, dict)
     return value
@@ -411,12 +375,6 @@ def _values(value: object) -> dict[str, Any]:
 def _first_paragraph(item: pytest.Item) -> str:
     text = getattr(getattr(item, "function", None), "__doc__", None) or ""
     return " ".join(text.split("\n\n")[0].split())
-
-
-@pytest.fixture(scope="session")
-def study(request: pytest.FixtureRequest) -> Study:
-    """The data, models and evidence that the options ask for; computed when first used, kept in the cache."""
-    return request.config.stash[SESSION].study
 
 
 class Conclusion:
@@ -442,18 +400,7 @@ class Conclusion:
             kept=session.study.kept,
             conditions=sorted(session.study.looked_at),
         )
-        self._item.user_properties.append((_PROPERTY, self.verdict.to_json()))
+        self._item.user_properties.append((_REGISTRY, str(self._claim.file)))
+        self._item.user_properties.append((VERDICT, self.verdict.to_json()))
         if self.verdict.verdict not in {SUPPORTED, PILOT, REPORTED}:
             pytest.fail(self.verdict.message, pytrace=False)
-
-
-@pytest.fixture
-def claim(request: pytest.FixtureRequest) -> Conclusion:
-    """The claim that the test's marker names; a test that ends without concluding it fails."""
-    session = request.config.stash[SESSION]
-    name = claim_id(request.node)
-    if name is None:
-        raise pytest.UsageError(f'{request.node.nodeid}: the claim fixture needs the marker claim("ID")')
-    conclusion = Conclusion(session.registry.claims[name], session, request.node)
-    request.node.stash[_UNFINISHED] = conclusion
-    return conclusion

@@ -18,12 +18,13 @@ import torch
 from claims import calibration, cleaning, detection, sanity
 from claims.evidence import CLEAN, CONDITIONS, DRAWS
 from claims.inference import Estimate, interval, mean, smooth
-from claims.registry import Registry
+from claims.registry import Registry, family_of
 from claims.study import Study
-from claims.terminal import FAMILIES, no_verdict, tally
+from claims.terminal import no_verdict, tally
 from claims.verdict import Verdict
 from vaecore._store import write_atomically
 
+SCHEMA = 2  # of results.json; 2: a claim's `spreads`, `models.fixed`, `families`, `bounds`
 BINS = 20
 LEVEL = 0.95  # of the intervals in figures, which describe and decide nothing
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "safetensors", "matplotlib", "pytest")
@@ -33,7 +34,24 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
     """Everything that the report says, as plain values."""
     wins = sanity.trials(study)
     return {
-        "schema": 1,
+        **verdicts_alone(study, registry, verdicts, pilot=pilot),
+        "conditions": _of_conditions(study, CONDITIONS),
+        "error_by_confidence": _error_by_confidence(study),
+        "sanity_flags": [*sanity.flags(study), *cleaning.flags(study)],
+        "trials": {sweep: [_of_trial(trial, wins) for trial in row] for sweep, row in sanity.SWEEPS.items()},
+        "weaker_attacks": [[_of_trial(trial, wins) for trial in pair] for pair in sanity.WEAKER],
+        "detection": detection.gather(study),
+        "cleaning": cleaning.gather(study),
+        "decisions": calibration.gather(study),
+        "wall_seconds": _wall_seconds(study),
+    }
+
+
+def verdicts_alone(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pilot: bool) -> dict[str, Any]:
+    """What there is to say of claims that are all a user's own: verdicts, and the conditions that they looked at."""
+    looked_at = {condition for verdict in verdicts for condition in verdict.conditions}
+    return {
+        "schema": SCHEMA,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_revision": _git_revision(),
         "pilot": pilot,
@@ -45,6 +63,8 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
             "train_digest": study.train.digest if None in (study.vae, study.classifier) else None,
         },
         "registry_digest": registry.digest,
+        "families": dict(registry.families),
+        "bounds": _of_bounds(study, registry),
         "profile": study.profile.name,
         "draws": DRAWS,
         "precision": study.precision,
@@ -53,21 +73,15 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
         "models": {
             "vae": study.vae or "reference",
             "classifier": study.classifier or "reference",
+            "fixed": study.fixed,
             "digests": [{"vae": run.vae_digest, "classifier": run.classifier_digest} for run in study.runs],
         },
         "accuracy_per_run": [study.accuracy(run) for run in study.runs],
         "claims": [_of_claim(registry, verdict) for verdict in verdicts],
         "not_concluded": no_verdict(study, registry, verdicts),
-        "conditions": {name: _of_condition(study, name) for name in CONDITIONS if len(study.found(name)) > 1},
-        "error_by_confidence": _error_by_confidence(study),
-        "sanity_flags": [*sanity.flags(study), *cleaning.flags(study)],
-        "trials": {sweep: [_of_trial(trial, wins) for trial in row] for sweep, row in sanity.SWEEPS.items()},
-        "weaker_attacks": [[_of_trial(trial, wins) for trial in pair] for pair in sanity.WEAKER],
-        "detection": detection.gather(study),
-        "cleaning": cleaning.gather(study),
-        "decisions": calibration.gather(study),
+        "conditions": _of_conditions(study, [name for name in CONDITIONS if name in looked_at]),
         "environment": _environment(study),
-        "wall_seconds": {stage: round(seconds, 1) for stage, seconds in study.wall_seconds.items()},
+        "wall_seconds": _wall_seconds(study),
     }
 
 
@@ -82,14 +96,20 @@ def write(folder: Path, results: Mapping[str, Any], study: Study | None = None) 
     if study is None:
         drawn = {f"{name}.{suffix}": drawings.draw(results, name, suffix) for name, suffix in drawings.files(results)}
     else:
-        drawn = drawings.kept(study, results, _plain)
+        drawn = drawings.kept(study, results, plain)
     for name, content in drawn.items():
         write_atomically(folder / name, content)
     if results["decisions"] is not None:
         write_atomically(folder / "decisions.md", calibration.page(results).encode())
     write_atomically(folder / "detection.md", detection_page(results).encode())
     write_atomically(folder / "summary.md", summary(results).encode())
-    write_atomically(folder / "results.json", (json.dumps(_plain(results), indent=1, allow_nan=False) + "\n").encode())
+    write_results(folder, results)
+
+
+def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write results.json alone, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "results.json", (json.dumps(plain(results), indent=1, allow_nan=False) + "\n").encode())
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -106,17 +126,22 @@ def summary(results: Mapping[str, Any]) -> str:
     line(f"{tally(counts)}. {len(seeds)} training runs (seeds {seeds[0]} to {seeds[-1]}),")
     images = ", ".join(f"{count:,} {name}" for name, count in results["images"].items() if name in (CLEAN, "lbfgs"))
     line(f"test images: {images}; {results['draws']} draws an image. Registry {results['registry_digest'][:12]}.")
+    if results["bounds"] is not None:
+        bounds = results["bounds"]
+        line(f"Bounds: {bounds['file']}, digest {bounds['digest'][:12]}, set by a pilot on {bounds['date']}.")
+        lines.writelines(f"Note: {note}.\n" for note in bounds["notes"])
     models = results["models"]
     line(f"Models: VAE {models['vae']}, classifier {models['classifier']}; reconstructions in {results['precision']}.")
     accuracies = ", ".join(f"{value:.4f}" for value in results["accuracy_per_run"])
     line(f"Accuracy of the classifier on all {dataset['test_images']:,} test images, run by run: {accuracies}.")
-    for family in sorted({verdict["claim"][0] for verdict in verdicts}):
-        level = next(verdict["level"] for verdict in verdicts if verdict["claim"][0] == family)
-        line(f"\n## {family}. {FAMILIES[family]}\n\nIntervals at level {level:.4f} each, 0.95 for the family.\n")
+    for family in dict.fromkeys(family_of(verdict["claim"]) for verdict in verdicts):
+        level = next(verdict["level"] for verdict in verdicts if family_of(verdict["claim"]) == family)
+        line(f"\n## {family}. {results['families'][family]}\n")
+        line(f"Intervals at level {level:.4f} each, 0.95 for the family.\n")
         line("| claim | kind | sentence | estimand | estimate | interval | bound | verdict | runs x images |")
         line("|---|---|---|---|---|---|---|---|---|")
         for one in verdicts:
-            if one["claim"][0] == family:
+            if family_of(one["claim"]) == family:
                 line(
                     f"| {one['claim']} | {one['kind']} | {one['sentence']} | {one['estimand']} | {one['estimate']:.3f}"
                     f" | {one['low']:.3f} to {one['high']:.3f} | {one['bound']} | **{one['verdict']}**"
@@ -227,10 +252,27 @@ def _share(value: float | None) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
+def _of_bounds(study: Study, registry: Registry) -> dict[str, Any] | None:
+    """The file that bounds of the user's own data came from; None where they are registered, or there are none."""
+    given = registry.bounds
+    if given is None:
+        return None
+    facts = {"file": given.file.name, "digest": given.digest, "date": str(given.pilot["date"])}
+    return {**facts, "notes": given.notes(study, registry)}
+
+
 def _of_claim(registry: Registry, verdict: Verdict) -> dict[str, Any]:
     claim = registry.claims[verdict.claim]
     facts = {"kind": claim.kind, "sentence": claim.sentence, "estimand": claim.estimand, "source": claim.source}
     return {**verdict.to_json(), **facts, "pilot": claim.pilot, "registered": claim.registered}
+
+
+def _of_conditions(study: Study, names: Sequence[str]) -> dict[str, Any]:
+    return {name: _of_condition(study, name) for name in names if len(study.found(name)) > 1}
+
+
+def _wall_seconds(study: Study) -> dict[str, float]:
+    return {stage: round(seconds, 1) for stage, seconds in study.wall_seconds.items()}
 
 
 def _of_condition(study: Study, name: str) -> dict[str, Any]:
@@ -299,6 +341,8 @@ def _git_revision() -> str | None:
     """Revision of the code, with a mark where it has changes that are not committed; None outside a checkout."""
     git = ("git", "-C", str(Path(__file__).parents[1]))
     try:
+        # Installed, this file may lie within a repository of somebody else's, which does not track it.
+        subprocess.run((*git, "ls-files", "--error-unmatch", __file__), capture_output=True, check=True)  # noqa: S603
         found = subprocess.run((*git, "rev-parse", "HEAD"), capture_output=True, text=True, check=True)  # noqa: S603
         changed = subprocess.run(  # noqa: S603
             (*git, "status", "--porcelain", "--", "*.py", "*.toml"), capture_output=True, text=True, check=True
@@ -308,10 +352,10 @@ def _git_revision() -> str | None:
     return found.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN and no infinity: they become null."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,10 +1,12 @@
 """A study: one data set, the models of each run, and the evidence they give, each made once and kept in the store."""
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch import nn
 from claims import evidence, workers
 from claims.cleaning import Cleaning
 from claims.decisions import Decisions
-from claims.evidence import ADAPTIVE, DRAWS, MINIMAL, SHOWN, TWINS, Shard, Table, collect
+from claims.evidence import ADAPTIVE, CLEAN, DRAWS, MINIMAL, SHOWN, TWINS, Shard, Table, collect
 from claims.outside import Outside
 from claims.user_models import makes_models, model_digest, user_model
 from vaecore import _adaptive, _attacks, _augment, _lbfgs, _models, _noise, _pgd, _precision, _reconstruct, _training
@@ -256,6 +258,51 @@ class Study:
         if len(found) < 2:
             raise ValueError(f"L-BFGS must succeed on some image in all runs; it did on {len(found)} of {shared}")
         return [table.take(found) for table in tables]
+
+    def each_image(
+        self, function: Callable[..., torch.Tensor], images: int | None = None, **settings: object
+    ) -> NDArray[np.float64]:
+        """A number of one's own for each run and image, (runs, images), kept in the store; rows as those of `table`.
+
+        function: called as function(run, shard, **settings) with a `Run` and a `Shard` of at most SHARD images, gives a
+        tensor (n,). It must be a module's own function: it is known by its name, by the file that it stands in, and by
+        the settings (numbers, texts), so that a change to any of them computes it again; a change to what it imports
+        does not. images: the first so many, by default those that clean images are looked at on.
+        """
+        name, file = function.__qualname__, inspect.getsourcefile(function)
+        if file is None or not name.isidentifier():
+            raise ValueError(
+                f"the function must be a module's own, to be known again; got {name} (what it would take from around it"
+                " are settings: each_image(function, sigma=0.3))"
+            )
+        count = self.count(CLEAN) if images is None else images
+        if not 1 <= count <= len(self.indices):
+            raise ValueError(f"images must be from 1 to {len(self.indices)}, those that are looked at; got {count}")
+        known = digest("own", name, Path(file), settings, EVIDENCE_STAGE)
+        calls = [(run, *rows) for run in self.runs for rows in self.shards(count)]
+        found = []
+        with self.timed("evidence"), self.meter(name) as advance:
+            for run, start, stop in calls:
+                indices = self.indices[start:stop]
+                found.append(self._own_shard(run, indices, known, partial(function, run, **settings)))
+                advance(len(found), len(calls))
+        return np.asarray(torch.cat(found).view(-1, count).double().numpy())
+
+    def _own_shard(self, run: Run, indices: torch.Tensor, known: str, function: Callable[[Shard], Any]) -> torch.Tensor:
+        assert self.test.labels is not None
+        pixels, labels = self.test.pixels[indices], self.test.labels[indices]
+        models = (run.vae_digest, run.classifier_digest)
+        key = digest(known, run.seed, *models, pixels, labels, indices, self.device.type)
+
+        def compute() -> Tensors:
+            place = self.device
+            found = function(Shard(pixels.to(place), labels.to(place), indices.to(place), run.seed))
+            if not isinstance(found, torch.Tensor) or found.shape != indices.shape:
+                got = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+                raise ValueError(f"each image must get one number, in a tensor ({len(indices)},); got {got}")
+            return {"values": found.detach().cpu()}
+
+        return self.store.get("evidence", key, compute)["values"]
 
     def found(self, *conditions: str) -> NDArray[np.int64]:
         """Places of the images that these conditions share and have adversarial images of, where they should.

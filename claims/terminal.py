@@ -12,16 +12,9 @@ from rich.text import Text
 from claims.detection import matrix
 from claims.evidence import CLEAN, CONDITIONS, LBFGS
 from claims.registry import Registry
-from claims.study import Study
+from claims.study import PILOT_SEED, Study
 from claims.verdict import Verdict
 
-FAMILIES = {
-    "A": "Consistency of labels over the reconstructions",
-    "B": "Reconstruction error and the classifier's confidence",
-    "C": "Out of distribution",
-    "D": "Cleaning adversarial images",
-    "E": "Latent space under attack, and decisions",
-}
 _STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "pilot": "cyan", "reported": "cyan"}
 _PLAIN = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)  # box.SIMPLE in ASCII
 _SCORES = ("mse", "latent-knn", "max-softmax", "mean-pixel")  # shown of all
@@ -45,8 +38,23 @@ def header(study: Study, registry: Registry) -> list[str]:
         f"profile: {profile.name}, {runs}, {study.count(CLEAN):,} images ({study.count(LBFGS):,} for L-BFGS); {models}",
         f"device: {study.device.type} ({device}){precision}; cache: {study.store.folder}",
         f"registry: {len(registry.claims)} claims, digest {registry.digest[:12]}",
+        *_bounds(study, registry),
         *left_out,
     ]
+
+
+def _bounds(study: Study, registry: Registry) -> list[str]:
+    """Where the bounds of data come from that no registry has any for, and what would set them."""
+    given = registry.bounds
+    if given is not None:
+        pilot, seeds = given.pilot, given.pilot["seeds"]
+        told = f"pilot of {pilot['date']} (seeds {seeds[0]} to {seeds[-1]})"
+        notes = [f"note: {note}" for note in given.notes(study, registry)]
+        return [f"bounds: {given.file}, digest {given.digest[:12]}, {told}", *notes]
+    if study.seeds[0] >= PILOT_SEED or not any(claim.settable for claim in registry.claims.values()):
+        return []
+    ways = "the same command with --pilot --bounds FILE sets some, and with --bounds FILE judges by them"
+    return [f"bounds: none for {study.test.name}, judged against no effect; {ways}"]
 
 
 def summary(
@@ -70,9 +78,9 @@ def summary(
         markup=False,
         legacy_windows=False,
     )
-    for family in sorted({verdict.claim[0] for verdict in verdicts}):
-        console.print(Text(f"\n{family}. {FAMILIES.get(family, '')}", style="bold"))
-        members = [verdict for verdict in verdicts if verdict.claim[0] == family]
+    for family in dict.fromkeys(registry.claims[verdict.claim].family for verdict in verdicts):
+        console.print(Text(f"\n{family}. {registry.families[family]}", style="bold"))
+        members = [verdict for verdict in verdicts if registry.claims[verdict.claim].family == family]
         console.print(_verdicts(registry, members, box.SIMPLE if unicode else _PLAIN))
     looked_at = [condition for condition in CONDITIONS if any(condition in verdict.conditions for verdict in verdicts)]
     counted = [condition for condition in looked_at if len(study.found(condition)) > 1]

@@ -6,7 +6,7 @@ from typing import Any
 
 from scipy.special import ndtr, ndtri
 
-from claims.inference import Estimate, Interval, Required, interval, smallest
+from claims.inference import Estimate, Interval, Required, Spread, interval, smallest
 from claims.registry import Bound, Claim, Registry
 from claims.study import Study
 
@@ -21,7 +21,8 @@ class Verdict:
 
     verdict: "supported", "refuted", "inconclusive"; "pilot" or "reported" where it only measures. message: the result
     in a sentence. per_run: the estimate of each run. power: chance to clear the bound at the variances found, were the
-    estimate the truth. needed_images, needed_runs: what would decide, None where that is not to be had.
+    estimate the truth. needed_images, needed_runs: what would decide, None where that is not to be had. spreads: what
+    the interval is made of, so that one at another level follows; none where there is no interval.
     """
 
     claim: str
@@ -39,6 +40,7 @@ class Verdict:
     needed_images: int | None = None
     needed_runs: int | None = None
     conditions: tuple[str, ...] = ()
+    spreads: tuple[Spread, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a dict of plain values."""
@@ -48,7 +50,8 @@ class Verdict:
     def from_json(cls, values: dict[str, Any]) -> "Verdict":
         """The reverse of `to_json`."""
         lists = {"per_run": tuple(values["per_run"]), "conditions": tuple(values["conditions"])}
-        return cls(**{**values, **lists})
+        spreads = tuple(Spread(**{**spread, "limits": tuple(spread["limits"])}) for spread in values["spreads"])
+        return cls(**{**values, **lists, "spreads": spreads})
 
 
 def judge(
@@ -100,6 +103,7 @@ def judge(
         needed.images if needed else None,
         needed.runs if needed else None,
         tuple(conditions),
+        found.spreads,
     )
 
 

@@ -1,5 +1,6 @@
 """In tests every warning is an error; claims and benchmarks run other people's models, which may warn."""
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -92,3 +93,32 @@ def tiny(tmp_path_factory):
         classifier=f"{__name__}.models:classifier",
     )
     del sys.modules[f"{__name__}.models"]
+
+
+MODELS = f"""
+import torch
+from torch import nn
+{inspect.getsource(TinyVAE)}
+{inspect.getsource(TinyClassifier)}
+finished_vae, finished_classifier = TinyVAE(0), TinyClassifier(0)
+"""
+
+
+@pytest.fixture
+def project(pytester, monkeypatch):
+    """Give a function that runs pytest in a user's project of its own, with tiny models and 60 images in `mine.npz`."""
+    for variable in ("VAECORE_DATA", "VAECORE_CACHE", "XDG_CACHE_HOME", "PYTEST_ADDOPTS", "COLUMNS", "PY_COLORS"):
+        monkeypatch.delenv(variable, raising=False)
+    pytester.makepyfile(models=MODELS)
+    images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
+    np.savez(pytester.path / "mine.npz", images=images, labels=np.arange(60) % 3)
+    given = ["--dataset=mine.npz", "--runs=2", "--cache-dir=cache", "--device=cpu", "--workers=1"]
+    given += ["-pno:cacheprovider", "-pno:hypothesispytest"]
+    tiny_models = ["--vae=models:TinyVAE", "--classifier=models:TinyClassifier"]
+
+    def start(*options, inprocess=True, models=True):
+        make = pytester.runpytest_inprocess if inprocess else pytester.runpytest_subprocess
+        return make(*given, *(tiny_models if models else []), *options)
+
+    start.path = pytester.path
+    return start

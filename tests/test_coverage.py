@@ -34,3 +34,18 @@ def test_table_has_one_row_for_each_simulation_and_names_its_command():
     text = coverage.table(rows, replications=2, command="the command")
     assert "`the command`" in text
     assert sum(line.startswith("| proportion | 3 | none |") for line in text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("run_effect", list(coverage.RUN_EFFECTS))
+@pytest.mark.parametrize("scenario", [coverage.proportion, coverage.smallest_step], ids=lambda one: one.__name__)
+def test_two_studies_of_one_truth_seldom_seem_to_differ(scenario, run_effect):
+    row = coverage.false_alarms(scenario, runs=5, run_effect=run_effect, replications=REPLICATIONS, seed=1)
+    assert max(row.own[0], row.shared[0]) <= 18 / REPLICATIONS  # as above
+    assert max(row.own[1], row.shared[1]) <= 6 / REPLICATIONS
+    if run_effect == "none":  # what the images share is all there is, and is not credited
+        assert row.shared[0] < 0.05
+
+
+def test_table_of_false_alarms_has_one_row_for_each_simulation():
+    row = coverage.false_alarms(coverage.proportion, runs=3, run_effect="none", replications=2, seed=0)
+    assert coverage.alarms_table([row], replications=2).count("| proportion | 3 | none |") == 1

@@ -16,7 +16,6 @@ from claims import study as study_module
 from claims.plugin import NOT_ALL_SUPPORTED, ClaimsSession
 from claims.registry import REGISTRY, load_registry
 
-CONFTEST = 'pytest_plugins = ["claims.plugin"]\n'
 MODELS = """
 import torch
 from torch import nn
@@ -88,7 +87,6 @@ def run(pytester, monkeypatch):
     for variable in ("VAECORE_DATA", "VAECORE_CACHE", "XDG_CACHE_HOME", "PYTEST_ADDOPTS", "COLUMNS", "PY_COLORS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(REGISTRY.parents[1]))  # for subprocesses, installed or not
-    pytester.makeconftest(CONFTEST)
     pytester.makepyfile(models=MODELS)
     save(pytester.path / "mine.npz")
 
@@ -202,7 +200,7 @@ def test_smoke_still_refutes(run):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (source("Z9", ONES), "test_it.py::test_z9: claim Z9 must be registered in registry.toml; it is not"),
+        (source("Z9", ONES), "test_it.py::test_z9: claim Z9 must be registered in claims/registry.toml; it is not"),
         (
             source("A1", ONES) + source("A1", ONES, suffix="_again"),
             "test_it.py::test_a1_again: claim A1 is concluded by test_it.py::test_a1 already",
@@ -232,7 +230,7 @@ def test_claim_without_study_is_checked_too(run):
     result = run(source("Z9", ONES).replace("(study, claim)", "(claim)"))
     assert result.ret == USAGE
     assert result.errlines == [
-        "ERROR: test_it.py::test_z9: claim Z9 must be registered in registry.toml; it is not",
+        "ERROR: test_it.py::test_z9: claim Z9 must be registered in claims/registry.toml; it is not",
         "",
     ]
 

@@ -111,11 +111,12 @@ def marked_tests():
 
 
 @pytest.fixture
-def load(tmp_path):
-    """Give a function that loads a registry from text."""
+def load(tmp_path, monkeypatch):
+    """Give a function that loads a registry from text, in the place of this package's own."""
+    path = tmp_path / "registry.toml"
+    monkeypatch.setattr("claims.registry.REGISTRY", path)
 
     def read(text, dataset="mnist"):
-        path = tmp_path / "registry.toml"
         path.write_text(text, encoding="utf-8")
         return load_registry(dataset, path)
 

@@ -1,0 +1,395 @@
+"""Are claims of a user's own judged as this package's are, and does another project never notice that it is there?"""
+
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from claims import options
+from claims.__main__ import main
+from claims.compare import compare, read
+from claims.registry import REGISTRY, load_registry
+from claims.study import PILOT_SEED, PROFILES, Study
+from claims.user_models import user_model
+from claims.workers import MOST
+from vaecore._outside import OUTSIDE_LOADED
+from vaecore._precision import Precision
+from vaecore._store import digest
+
+OK, USAGE, NOT_ALL_SUPPORTED = 0, pytest.ExitCode.USAGE_ERROR, 8
+ENTRY = """
+[X1]
+kind = "finding"
+sentence = "So it is."
+estimand = "share"
+source = "here"
+no_effect = "> 0.5"
+"""
+TITLE = '[families]\nX = "Things of mine"\n'
+TEST = """
+import numpy as np
+import pytest
+from claims.inference import mean
+
+
+@pytest.mark.claim("X1")
+def test_it(study, claim):
+    \"\"\"So it is.\"\"\"
+    claim.conclude(mean(np.ones((2, 600))))
+"""
+
+
+@pytest.fixture
+def own(project):
+    """Give a function that writes a folder of claims into a project, which it has as `project`."""
+
+    def write(registry=TITLE + ENTRY, test=TEST, folder="mine"):
+        (project.path / folder).mkdir(exist_ok=True)
+        (project.path / folder / "registry.toml").write_text(registry, encoding="utf-8")
+        (project.path / folder / f"test_{folder}.py").write_text(test, encoding="utf-8")
+
+    write.project = project
+    return write
+
+
+# Registries beside tests
+
+
+def test_own_claims_are_judged_beside_their_registry(own):
+    own()
+    result = own.project("mine")
+    assert result.ret == OK
+    result.stdout.fnmatch_lines(
+        [
+            f"registry: 1 claims, digest {digest(own.project.path / 'mine/registry.toml')[:12]}",
+            "bounds: none for mine.npz, judged against no effect; *",
+            "X. Things of mine",
+            "X1 * So it is. * 1.000 [[]* > 0.50 *supported*",
+            "1 supported",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*not run*")
+
+
+def test_a_family_of_ones_own_has_an_error_rate_of_its_own_and_leaves_ours_alone(own):
+    own(TITLE + ENTRY + ENTRY.replace("[X1]", "[X2]") + ENTRY.replace("[X1]", "[INK1a]"))
+    file = own.project.path / "mine/registry.toml"
+    alone, joined = load_registry("mine.npz"), load_registry("mine.npz", REGISTRY, file)
+    assert {name: joined.claims[name].level for name in ("X1", "X2", "INK1a")} == {
+        "X1": 0.975,
+        "X2": 0.975,
+        "INK1a": 0.95,
+    }
+    assert all(joined.claims[name] == claim for name, claim in alone.claims.items())
+    assert joined.families == {**alone.families, "X": "Things of mine", "INK": ""}
+    assert joined.digest not in {alone.digest, load_registry("mine.npz", file).digest}
+
+
+BUILT_IN = TEST.partition("@pytest")[0] + "".join(
+    f'\n\n@pytest.mark.claim("{claim.id}")\ndef test_{claim.id}(study, claim):\n    """{claim.sentence}"""\n'
+    "    claim.conclude(mean(np.ones((5, 600))))\n"
+    for claim in load_registry("mine.npz").claims.values()
+    if not claim.outside
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [
+        (("mine", "ours"), ["mine.npz"]),
+        (("ours",), ["mine.npz"]),
+        (("mine", "ours", "-k", "not X1"), []),
+        (("mine", "ours", "-k", "not A1"), []),
+        (("mine",), []),
+    ],
+)
+def test_a_whole_run_is_recognised(own, monkeypatch, options, written):
+    own()
+    own("", BUILT_IN, "ours")
+    (own.project.path / "ours/registry.toml").unlink()
+    folders = []
+    monkeypatch.setattr("claims.report.gather", lambda *_, **__: {})
+    for writer in ("write", "write_results"):
+        monkeypatch.setattr(f"claims.report.{writer}", lambda folder, *_: folders.append(folder.name))
+    names = {"vae": "models:TinyVAE", "classifier": "models:TinyClassifier"}
+    # Reference models take minutes to train: the tiny ones pose as them.
+    monkeypatch.setattr(
+        Study, "reference_model", lambda _, kind, seed, __: user_model(names[kind], kind, seed, torch.device("cpu"))
+    )
+    own.project("--runs=5", *options, models=False)
+    assert folders == written
+
+
+def test_results_of_own_claims_alone_are_kept_where_that_is_asked_for(own):
+    own(test=TEST.replace("    claim.conclude", "    study.table('clean')\n    claim.conclude"))
+    result = own.project("mine", "--report-dir=out")
+    assert result.ret == OK
+    result.stdout.fnmatch_lines(["Report: out/mine.npz/results.json"])
+    found = read(own.project.path / "out/mine.npz")
+    assert [path.name for path in (own.project.path / "out/mine.npz").iterdir()] == ["results.json"]
+    assert list(found["conditions"]) == ["clean"]
+    assert found["families"] == {"X": "Things of mine"}
+    assert [one.claim for one in compare(found, found).changes] == ["X1"]
+
+
+def test_bounds_for_data_of_any_name_may_stand_in_the_registry(own):
+    own(ENTRY + '"mine.npz" = { above = 0.999, date = 2026-11-25 }\n')
+    result = own.project("mine")
+    assert result.ret == NOT_ALL_SUPPORTED
+    result.stdout.fnmatch_lines(["X1 inconclusive: *; bound > 0.999; *"])
+    result.stdout.no_fnmatch_line("bounds: none *")
+    refused = own.project("mine", "--pilot", "--bounds=bounds.toml")
+    assert refused.ret == USAGE
+    refused.stderr.fnmatch_lines(
+        ["ERROR: --bounds is for data that have no bounds; those of mine.npz are registered *"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("registry", "message"),
+    [
+        (
+            ENTRY.replace("[X1]", "[A1]"),
+            "mine/registry.toml: a family must be the registry's own; A is one of claims/registry.toml (start *",
+        ),
+        (ENTRY.replace("[X1]", "[x1]"), "mine/registry.toml, claim x1: an id must be letters and a number, as in X1 *"),
+        (ENTRY.replace("> 0.5", "0.5"), "mine/registry.toml, claim X1: no_effect must be like \"> 0.5\", *; got '0.5'"),
+        (ENTRY.replace("> 0.5", "in 2 1"), "mine/registry.toml, claim X1: no_effect must be like *; got 'in 2 1'"),
+        (ENTRY.replace('"here"', "3"), "mine/registry.toml, claim X1: source must be a text; got 3"),
+        (ENTRY.replace("source", "sauce"), "mine/registry.toml, claim X1: unknown key sauce; no source"),
+        (
+            ENTRY + "mine = { over = 1 }\n",
+            "mine/registry.toml, claim X1: unknown key mine.over; mine must have above, *",
+        ),
+        ("X1 = 3\n", "mine/registry.toml, claim X1: a claim must be a table; got 3"),
+        ('[families]\nY = "?"\n' + ENTRY, "mine/registry.toml: families must give the titles of families that have *"),
+        ("[X1", "mine/registry.toml must be a TOML file; it can't be read: *"),
+        (
+            ENTRY.replace("[X1]", "[X2]"),
+            "mine/test_mine.py::test_it: claim X1 must be registered in mine/registry.toml; *",
+        ),
+        (
+            ENTRY.replace("So it", "Thus it"),
+            "*: the docstring must start with the registered sentence of X1; expected *",
+        ),
+    ],
+)
+def test_a_malformed_registry_is_refused_by_name(own, registry, message):
+    own(registry)
+    result = own.project("mine")
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines([f"ERROR: {message.replace('[', '[[]')}"])
+
+
+def test_two_registries_cannot_share_a_family(own):
+    own()
+    own(ENTRY.replace("[X1]", "[X2]"), TEST.replace('"X1"', '"X2"'), "more")
+    result = own.project("mine", "more")
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines(["ERROR: more/registry.toml: a family must be the registry's own; X is one of mine/*"])
+
+
+def test_a_test_beside_a_registry_cannot_conclude_a_claim_of_ours(own):
+    sentence = load_registry("mine.npz").claims["A1"].sentence
+    own(test=TEST + TEST.replace('"X1"', '"A1"').replace("So it is.", sentence).replace("test_it", "test_a"))
+    (own.project.path / "test_ours.py").write_text(BUILT_IN, encoding="utf-8")
+    result = own.project("mine", "test_ours.py")
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines(
+        ["ERROR: mine/test_mine.py::test_a: claim A1 must be registered in mine/registry.toml; *"]
+    )
+
+
+def test_a_worker_of_xdist_tells_of_its_registry_and_a_pilot_sets_its_bounds(own):
+    pytest.importorskip("xdist")
+    own()
+    result = own.project("mine", "-n1", "--pilot", "--bounds=bounds.toml", inprocess=False)
+    assert result.ret == OK
+    result.stdout.fnmatch_lines(["X. Things of mine", "Bounds: bounds.toml, 1 claims with a bound, 0 without *"])
+
+
+# A number of one's own for each image
+
+
+def brightest(run, shard, power=1):
+    CALLS.append((run.seed, len(shard.pixels)))
+    return shard.pixels.amax(dim=(1, 2, 3)) ** power + run.seed
+
+
+def of_another_shape(run, shard):
+    return shard.pixels
+
+
+CALLS = []
+
+
+def test_each_image_gives_a_row_for_each_run_in_the_order_of_tables(tiny):
+    CALLS.clear()
+    found = tiny.each_image(brightest)
+    pixels = tiny.test.pixels[torch.from_numpy(tiny.table("clean")["index"][0])]
+    assert found.shape == (2, 12)
+    assert np.allclose(found, pixels.amax(dim=(1, 2, 3)).numpy() + np.array([[0], [1]]))
+    assert CALLS == [(0, 12), (1, 12)]
+    assert np.array_equal(tiny.each_image(brightest), found)
+    assert len(CALLS) == 2  # it was kept
+    assert np.allclose(tiny.each_image(brightest, 5, power=2), pixels[:5].amax(dim=(1, 2, 3)).numpy() ** 2 + [[0], [1]])
+    assert CALLS[2:] == [(0, 5), (1, 5)]
+
+
+def test_each_image_is_computed_again_where_its_file_changed(tiny, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for value in (1.0, 2.0):
+        (tmp_path / "of_mine.py").write_text(
+            f"def score(run, shard):\n    return shard.pixels[:, 0, 0, 0] * 0 + {value}\n"
+        )
+        importlib.invalidate_caches()
+        sys.modules.pop("of_mine", None)
+        assert (tiny.each_image(importlib.import_module("of_mine").score) == value).all()
+
+
+def test_each_image_refuses_what_it_could_not_know_again_or_use(tiny):
+    with pytest.raises(ValueError, match=r"must be a module's own, to be known again; got .*<lambda>"):
+        tiny.each_image(lambda _run, shard: shard.pixels[:, 0, 0, 0])
+    with pytest.raises(ValueError, match=r"each image must get one number, in a tensor \(12,\); got \(12, 1, 8, 8\)"):
+        tiny.each_image(of_another_shape)
+    for images in (0, 13):
+        with pytest.raises(ValueError, match=f"images must be from 1 to 12, those that are looked at; got {images}"):
+            tiny.each_image(brightest, images)
+
+
+# Other projects
+
+
+FOREIGN = """
+import sys
+import pytest
+
+
+@pytest.mark.claim(5)
+def test_it(study, claim, request):
+    assert (study, claim, request.config.getoption("--device")) == (42, 43, "theirs")
+    assert request.config.option.runs == 7
+    assert "torch" not in sys.modules
+"""
+CONFTEST = """
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="theirs")
+    parser.addoption("--dataset")
+    parser.addoption("--of-mine", dest="runs", default=7)
+
+
+@pytest.fixture
+def study():
+    return 42
+
+
+@pytest.fixture
+def claim():
+    return 43
+"""
+
+
+def test_another_project_does_not_notice(pytester):
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(FOREIGN)
+    (pytester.path / "registry.toml").write_text('name = "of another tool"\n', encoding="utf-8")
+    pytester.makepyprojecttoml(
+        '[tool.pytest.ini_options]\naddopts = ["--strict-markers"]\nfilterwarnings = ["error"]\n'
+    )
+    result = pytester.runpytest_subprocess("-pno:cacheprovider")
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("dataset: *")
+
+
+def test_options_that_another_has_taken_are_said_when_claims_need_them(own, pytester):
+    own()
+    taken = 'def pytest_addoption(parser):\n    parser.addoption("--device")\n    parser.addoption("--dataset")\n'
+    pytester.makeconftest(taken)
+    result = own.project("mine")
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines(["ERROR: --dataset, --device must be options of the claims; another plugin or *"])
+
+
+def test_the_module_that_every_project_loads_is_light(pytester):
+    code = (
+        "import sys, claims.options; print(sorted({'torch', 'numpy', 'scipy', 'rich', 'vaecore'} & set(sys.modules)))"
+    )
+    result = pytester.run(sys.executable, "-c", code)
+    result.stdout.fnmatch_lines(["[[]]"])
+
+
+def test_help_says_the_numbers_that_hold():
+    told = options.OPTIONS
+    assert set(told["--profile"]["choices"]) == set(PROFILES)
+    assert told["--precision"]["choices"] == get_args(Precision)
+    for one in PROFILES.values():
+        text = f"{one.name}: {one.runs} runs, {one.images} images, {one.lbfgs_images} for L-BFGS"
+        assert text in told["--profile"]["help"]
+    assert f"at most {MOST};" in told["--workers"]["help"]
+    assert f"seeds from {PILOT_SEED} " in told["--pilot"]["help"]
+    assert f"{', '.join(OUTSIDE_LOADED)}, or path" in told["--ood"]["help"]
+
+
+# The worked example
+
+
+EXAMPLE = (REGISTRY.parents[1] / "docs/own-claims.md").read_text(encoding="utf-8")
+LINEAR = """
+import torch
+from sklearn.datasets import load_digits
+
+
+class VAE(torch.nn.Module):
+    \"\"\"Principal components of some digits, which ones by the seed.\"\"\"
+
+    def __init__(self, seed):
+        super().__init__()
+        images = torch.tensor(load_digits().images / 16, dtype=torch.float32).flatten(1)
+        images = images[torch.randint(len(images), (500,), generator=torch.Generator().manual_seed(seed))]
+        self.register_buffer("mean", images.mean(0))
+        self.register_buffer("axes", torch.linalg.svd(images - self.mean, full_matrices=False).Vh[:10])
+
+    def encode(self, images):
+        mean = (images.flatten(1) - self.mean) @ self.axes.T
+        return mean, torch.full_like(mean, -9.0)
+
+    def decode(self, latents):
+        return (latents @ self.axes + self.mean).clamp(0, 1).view(-1, 1, 8, 8)
+
+
+def classifier(seed):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+"""
+
+
+def test_the_worked_example_works(pytester, monkeypatch, capsys):
+    """Its files, then its commands in order; with linear models, as the reference models take a minute to train."""
+    monkeypatch.chdir(pytester.path)
+    for name, body in re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", EXAMPLE, re.DOTALL):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(body, encoding="utf-8")
+    pytester.makepyfile(linear=LINEAR)
+    quick = ["--vae=linear:VAE", "--classifier=linear:classifier", "--cache-dir=cache", "--workers=1", "--device=cpu"]
+    quick += ["-pno:cacheprovider", "-pno:hypothesispytest"]
+    lines = [line for block in re.findall(r"```console\n(.*?)```", EXAMPLE, re.DOTALL) for line in block.splitlines()]
+    assert [line.split()[0] for line in lines] == ["python", "python", "pytest", "pytest", "python"]
+    assert lines[0].startswith("python -m pip install ")
+    exec(compile(Path(shlex.split(lines[1])[1]).read_text(encoding="utf-8"), "make_images.py", "exec"), {})  # noqa: S102
+    pilot, judged = (pytester.runpytest_inprocess(*shlex.split(line)[1:], *quick) for line in lines[2:4])
+    assert pilot.ret == OK
+    pilot.stdout.fnmatch_lines(["X. Covered images", "Bounds: bounds.toml, 2 claims with a bound, 0 without *"])
+    assert judged.ret == OK
+    judged.stdout.fnmatch_lines(["bounds: bounds.toml, digest *", "2 supported", "Report: reports/my-images.npz/*"])
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", shlex.split(lines[4])[2:])
+    assert main() == OK
+    assert "No movement seen: 2 of 2 claims" in capsys.readouterr().out
