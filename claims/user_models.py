@@ -65,7 +65,7 @@ def one_thread() -> Iterator[None]:
 def model_digest(model: Any, kind: str, probe: Tensor) -> str:
     """Digest of a model: its weights, its structure, the source of its class, and what it does with a few images.
 
-    probe: images (n, 1, h, w) on the model's device. What a model does tells apart what its weights don't (another
+    probe: images (n, c, h, w) on the model's device. What a model does tells apart what its weights don't (another
     activation, a closure); raises ValueError where it does what no model of its kind should.
     """
     parts: list[object] = [kind, f"{type(model).__module__}.{type(model).__qualname__}"]

@@ -23,7 +23,7 @@ def last_cache() -> int:
 
 
 def decoded_at_once(images: Tensor) -> int:
-    """Number of images shaped as these, (n, 1, h, w), to decode at once on their device.
+    """Number of images shaped as these, (n, c, h, w), to decode at once on their device.
 
     On a CPU they fill a quarter of the last cache, so that what else comes of them fits beside them: smaller matrix
     products are slower, and with larger ones each step finds its input in memory.

@@ -43,8 +43,8 @@ def outside(
     "rotated-D": turned by D degrees counter-clockwise about the centre, below 0 clockwise, in the same frame, black
     from outside it; bilinear, but exact at quarter turns (of images that are not square: at half turns).
     "mirrored": left for right. "inverted": 1 - x. "dimmed-F": F * x, 0 < F < 1.
-    "permuted": the pixels in one random order, the same for all images. "shuffled-patches": 4x4 patches (7x7 pixels of
-    28x28) in random order, another for each image, never their own.
+    "permuted": the pixels, with their colours, in one random order, the same for all images. "shuffled-patches": 4x4
+    patches (7x7 pixels of 28x28) in random order, another for each image, never their own.
     "uniform-noise": each pixel uniform in [0, 1]; "gaussian-noise": normal, mean 0.5, standard deviation 1, clipped to
     [0, 1], so that most are black or white. Both are those of Liang et al. 2018 (ODIN); nothing of `inside` is in them.
     Labels are kept, except for noise, which has none: a mirrored 3 still counts as a 3.
@@ -128,7 +128,7 @@ def _check_size(name: str, size: tuple[int, ...], inside: Images) -> None:
 
 
 def _make(name: str, pixels: Tensor, indices: Tensor, seed: int) -> Tensor:
-    """Make the images of set `name` of (n, 1, height, width), in the same shape."""
+    """Make the images of set `name` of (n, channels, height, width), in the same shape."""
     match name.split("-", 1):
         case ["rotated", degrees]:
             return _rotated(pixels, float(degrees))
@@ -166,7 +166,7 @@ def _rotated(pixels: Tensor, degrees: float) -> Tensor:
 
 def _permuted(pixels: Tensor, seed: int) -> Tensor:
     for_all = torch.zeros(1, dtype=torch.int64, device=pixels.device)
-    order = words(seed, for_all, draws=1, size=pixels[0].numel()).flatten().argsort(stable=True)
+    order = words(seed, for_all, draws=1, size=pixels.shape[2:].numel()).flatten().argsort(stable=True)
     return pixels.flatten(2)[..., order].view(pixels.shape)
 
 

@@ -149,10 +149,11 @@ def augment(pixels: Tensor, kind: Augmentation) -> Tensor:
         return distort(pixels, torch.Generator(pixels.device).manual_seed(int(torch.randint(2**62, ()))))
     height, width = pixels.shape[-2:]
     down, right = torch.randint(3, (2, len(pixels), 1), device=pixels.device)
-    rows = (down + torch.arange(height, device=pixels.device))[:, :, None]
-    columns = (right + torch.arange(width, device=pixels.device))[:, None, :]
-    image = torch.arange(len(pixels), device=pixels.device)[:, None, None]
-    return pad(pixels[:, 0], (1, 1, 1, 1))[image, rows, columns].unsqueeze(1)
+    rows = (down + torch.arange(height, device=pixels.device))[:, None, :, None]
+    columns = (right + torch.arange(width, device=pixels.device))[:, None, None, :]
+    image = torch.arange(len(pixels), device=pixels.device)[:, None, None, None]
+    channel = torch.arange(pixels.shape[1], device=pixels.device)[:, None, None]
+    return pad(pixels, (1, 1, 1, 1))[image, channel, rows, columns]
 
 
 @contextmanager
@@ -166,5 +167,6 @@ def _seeded(seed: int, device: torch.device | str | None) -> Iterator[torch.devi
         yield place
 
 
-def _shape(images: Images) -> tuple[int, int]:
-    return images.pixels.shape[-2], images.pixels.shape[-1]
+def _shape(images: Images) -> tuple[int, int, int]:
+    _, channels, height, width = images.pixels.shape
+    return channels, height, width
