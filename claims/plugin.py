@@ -38,8 +38,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dataset",
         default="auto",
         metavar="NAME",
-        help="mnist, fashion-mnist, kmnist, emnist-letters, digits, or path/to/file.npz with `images` and `labels`"
-        " (default: auto, mnist where it is on disk or can be downloaded, else digits)",
+        help="mnist, fashion-mnist, kmnist, emnist-letters, digits; or your own: path/to/file.npz with `images` and"
+        " `labels`, path/to/folder with a folder of image files for each class, or package.module:attribute, (images,"
+        " labels) or a callable that gives them (default: auto, mnist where it is on disk or can be downloaded, else"
+        " digits)",
     )
     group.addoption(
         "--data-root",
@@ -73,8 +75,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             f"--{name}",
             default=None,
             metavar="MODEL",
-            help=f"your own ({methods}): package.module:attribute, a torch module or a callable seed -> module;"
-            " or a file saved by vaecore (default: the reference model)",
+            help=f"your own ({methods}): package.module:attribute, a torch module or a callable seed -> module (see"
+            " claims/user_models.py on training); or a file saved by vaecore (default: the reference model)",
         )
     group.addoption(
         "--ood",
@@ -82,7 +84,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         metavar="SET",
         help="a set outside to compare with, beside those at hand; may be repeated: rotated-D (degrees), dimmed-F"
-        f" (factor), {', '.join(OUTSIDE_LOADED)}, or path/to/file.npz (those in `ood` of --data-root need no asking)",
+        f" (factor), {', '.join(OUTSIDE_LOADED)}, or your own, as for --dataset (those in `ood` of --data-root, .npz,"
+        " need no asking)",
     )
     group.addoption(
         "--report-dir",
@@ -431,6 +434,7 @@ class Conclusion:
             pilot=session.pilot,
             available=len(session.study.test),
             kept=session.study.kept,
+            finished=session.study.finished,
             conditions=sorted(session.study.looked_at),
         )
         self._item.user_properties.append((_PROPERTY, self.verdict.to_json()))

@@ -42,7 +42,7 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
             "why": study.dataset.why,
             "test_images": len(study.test),
             "test_digest": study.test.digest,
-            "train_digest": study.train.digest if None in (study.vae, study.classifier) else None,
+            "train_digest": None if study.outside.train is None else study.outside.train.digest,
         },
         "registry_digest": registry.digest,
         "profile": study.profile.name,
@@ -54,6 +54,7 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
             "classifier": study.classifier or "reference",
             "digests": [{"vae": run.vae_digest, "classifier": run.classifier_digest} for run in study.runs],
         },
+        "intervals_cover": study.covers,
         "accuracy_per_run": [study.accuracy(run) for run in study.runs],
         "claims": [_of_claim(registry, verdict) for verdict in verdicts],
         "not_concluded": no_verdict(study, registry, verdicts),
@@ -105,7 +106,10 @@ def summary(results: Mapping[str, Any]) -> str:
     line(f"{tally(counts)}. {len(seeds)} training runs (seeds {seeds[0]} to {seeds[-1]}),")
     images = ", ".join(f"{count:,} {name}" for name, count in results["images"].items() if name in (CLEAN, "lbfgs"))
     line(f"test images: {images}; {results['draws']} draws an image. Registry {results['registry_digest'][:12]}.")
-    line(f"Models: VAE {results['models']['vae']}, classifier {results['models']['classifier']}.")
+    models = results["models"]
+    line(
+        f"Models: VAE {models['vae']}, classifier {models['classifier']}; intervals cover {results['intervals_cover']}."
+    )
     accuracies = ", ".join(f"{value:.4f}" for value in results["accuracy_per_run"])
     line(f"Accuracy of the classifier on all {dataset['test_images']:,} test images, run by run: {accuracies}.")
     for family in sorted({verdict["claim"][0] for verdict in verdicts}):

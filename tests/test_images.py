@@ -14,7 +14,7 @@ import torch
 from torch.testing import assert_close
 
 from vaecore._augment import distort
-from vaecore._images import Images, data_root, is_available, letters, load_images, load_whole_npz, probe
+from vaecore._images import Images, data_root, is_available, letters, load_images, load_whole, probe
 
 
 @pytest.fixture
@@ -429,13 +429,13 @@ def test_without_labels_the_split_goes_by_place_in_the_file(npz):
 
 def test_a_whole_file_gives_up_no_fifth_and_prefers_images(npz):
     images, labels = grey(4), np.array([3, 0, 0, 1])
-    whole = load_whole_npz(npz(images=images, labels=labels, test_images=grey(2), train_images=grey(2)))
+    whole = load_whole(npz(images=images, labels=labels, test_images=grey(2), train_images=grey(2)))
     assert torch.equal(whole.pixels[:, 0] * 255, torch.from_numpy(images).float())
     assert (whole.labels.tolist(), whole.name, whole.split) == ([3, 0, 0, 1], "mine.npz", "test")
-    whole = load_whole_npz(npz(train_images=images, test_images=grey(2), test_labels=np.array([5, 1])))
+    whole = load_whole(npz(train_images=images, test_images=grey(2), test_labels=np.array([5, 1])))
     assert (len(whole), whole.labels.tolist()) == (2, [5, 1])
     with pytest.raises(ValueError, match=r"must hold an array `images` \(or `test_images`\); got train_images"):
-        load_whole_npz(npz(train_images=images))
+        load_whole(npz(train_images=images))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,18 @@
 """Checks of what callers pass in: each error says what was expected, what came, and the likely cause."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 CHANNELS = (1, 3)  # grey, or red, green and blue
 _RANGE = "undo mean/std normalisation first; divide bytes by 255"
+
+
+def describe_shape(shape: Sequence[int]) -> str:
+    """Say what images of shape (channels, height, width) are, as in "28x28 in grey"."""
+    channels, height, width = shape
+    return f"{height}x{width} in {'grey' if channels == 1 else 'colour'}"
 
 
 def check_images(images: Tensor, name: str = "images", *, out_of_range: str = _RANGE) -> None:
