@@ -173,7 +173,7 @@ class Cleaning:
                 model = fit_autoencoder(images, config, seed=run.seed, device=study.device, progress=advance)
             return dict(model.state_dict())
 
-        model = VAE(config, (images.pixels.shape[-2], images.pixels.shape[-1]))
+        model = VAE(config, images.shape)
         model.load_state_dict(study.store.get("models", key, train))
         return model.requires_grad_(requires_grad=False).to(study.device).eval()
 

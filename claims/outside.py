@@ -53,7 +53,7 @@ class Outside:
         that do not fit the images are `left_out`. Raises ValueError where what is asked for does not fit, or two sets
         go by one name.
         """
-        made, shape = [*OUTSIDE_MADE], self.study.test.pixels.shape[1:]
+        made, shape = [*OUTSIDE_MADE], self.study.test.shape
         if any(side % PATCHES_ALONG_A_SIDE for side in shape[1:]):
             made.remove("shuffled-patches")
             self.left_out["shuffled-patches"] = f"{PATCHES_ALONG_A_SIDE} does not divide {shape[1]}x{shape[2]}"
@@ -121,7 +121,7 @@ class Outside:
     @property
     def _fits_loaded(self) -> bool:
         """Whether the study's images are like those of torchvision's sets and of letters."""
-        return self.study.test.pixels.shape[1:] == LOADED_SHAPE
+        return self.study.test.shape == LOADED_SHAPE
 
     def _load(self, source: str) -> Images:
         return outside(source, self.study.test, seed=SEED, root=self.study.root)

@@ -438,13 +438,11 @@ class Study:
             return dict(model.state_dict())
 
         weights = self.store.get("models", key, train)
-        _, *sides = self.train.pixels.shape
-        shape = (sides[0], sides[1], sides[2])
         model: nn.Module
         if kind == "vae":
-            model = _models.VAE(vae_config, shape)
+            model = _models.VAE(vae_config, self.train.shape)
         else:
-            model = Classifier(classifier_config, shape, self.train.classes or 0)
+            model = Classifier(classifier_config, self.train.shape, self.train.classes or 0)
         model.load_state_dict(weights)
         return model.requires_grad_(requires_grad=False).to(self.device).eval()
 

@@ -1,7 +1,5 @@
 """Checks of what callers pass in: each error says what was expected, what came, and the likely cause."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -9,7 +7,7 @@ CHANNELS = (1, 3)  # grey, or red, green and blue
 _RANGE = "undo mean/std normalisation first; divide bytes by 255"
 
 
-def describe_shape(shape: Sequence[int]) -> str:
+def describe_shape(shape: tuple[int, int, int]) -> str:
     """Say what images of shape (channels, height, width) are, as in "28x28 in grey"."""
     channels, height, width = shape
     return f"{height}x{width} in {'grey' if channels == 1 else 'colour'}"

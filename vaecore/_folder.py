@@ -27,7 +27,7 @@ def list_files(folder: Path) -> dict[str, Files]:
 
     It does by folders `train` and `test` (else `val`), each with a folder for each class; otherwise it holds the
     classes' folders itself. Classes are numbered in the order of their names, those of `train` counting.
-    Raises FileNotFoundError for a class without images, ValueError for one that is tested on only.
+    Raises ValueError for a class without images, and for one that is tested on only.
     """
     test = next((folder / name for name in TESTS if (folder / name).is_dir()), None)
     if not (folder / TRAIN).is_dir() or test is None:
@@ -43,7 +43,10 @@ def _classes(folder: Path) -> tuple[Files, list[str]]:
     # Imported here: torchvision takes seconds to import, which other data should not cost.
     from torchvision.datasets import ImageFolder  # noqa: PLC0415
 
-    found = ImageFolder(str(folder))
+    try:
+        found = ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} must have a folder of image files for each class; {error}") from error
     return Files([Path(path) for path, _ in found.samples], [label for _, label in found.samples]), found.classes
 
 

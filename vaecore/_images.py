@@ -64,6 +64,12 @@ class Images:
         return len(self.pixels)
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of each image."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
+    @property
     def classes(self) -> int | None:
         """Number of classes, the highest label plus 1; None without labels."""
         return None if self.labels is None else int(self.labels.max()) + 1

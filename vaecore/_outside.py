@@ -3,7 +3,6 @@
 import math
 import operator
 import os
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -77,7 +76,7 @@ def outside(
         return load_images(known, "test", root, download=download)
     if not is_made(known):
         found = load_whole(name)
-        _check_shape(known, found.pixels.shape[1:], inside)
+        _check_shape(known, found.shape, inside)
         return found
     seed = seed_for(f"outside/{known}", operator.index(seed))
     indices = image_indices(len(inside), 0, indices)
@@ -128,11 +127,10 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _check_shape(name: str, shape: Sequence[int], inside: Images) -> None:
-    wanted = inside.pixels.shape[1:]
-    if tuple(shape) != tuple(wanted):
+def _check_shape(name: str, shape: tuple[int, int, int], inside: Images) -> None:
+    if shape != inside.shape:
         raise ValueError(
-            f"the set outside must have images like {inside.name}'s, {describe_shape(wanted)}; {name} has"
+            f"the set outside must have images like {inside.name}'s, {describe_shape(inside.shape)}; {name} has"
             f" {describe_shape(shape)} (convert its images, save them as an .npz and give its path)"
         )
 

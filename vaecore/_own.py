@@ -34,7 +34,7 @@ def own_name(source: str | os.PathLike[str]) -> str | None:
     if is_named(text):
         return text.replace(":", ".")  # what a folder may be called on any system
     folder = Path(text).expanduser()
-    return f"{folder.resolve().name}-folder" if folder.is_dir() else None
+    return f"{folder.resolve().name}-folder" if text and folder.is_dir() else None
 
 
 def load_own(source: str | os.PathLike[str], split: str, *, whole: bool = False) -> tuple[Tensor, Tensor | None, str]:

@@ -66,7 +66,7 @@ def fit_vae(
         return (error + config.beta * kl) / len(pixels)
 
     with _seeded(seed, device) as place:
-        model = VAE(config, _shape(train)).to(place)
+        model = VAE(config, train.shape).to(place)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
         return _fit(model, loss, optimizer, config, train.pixels, unlabelled, device=place, progress=progress)
 
@@ -92,7 +92,7 @@ def fit_classifier(
         return cross_entropy(model(pixels), labels)
 
     with _seeded(seed, device) as place:
-        model = Classifier(config, _shape(train), classes).to(place)
+        model = Classifier(config, train.shape, classes).to(place)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -165,8 +165,3 @@ def _seeded(seed: int, device: torch.device | str | None) -> Iterator[torch.devi
     with torch.random.fork_rng(devices=used):
         torch.manual_seed(seed)
         yield place
-
-
-def _shape(images: Images) -> tuple[int, int, int]:
-    _, channels, height, width = images.pixels.shape
-    return channels, height, width
