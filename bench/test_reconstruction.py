@@ -69,6 +69,8 @@ class ConvolutionalVAE(nn.Module):
 def vae(study: Study, device: str, model: str) -> nn.Module:
     """The first run's VAE, or the convolutional one, on a device."""
     if model == "convolutional":
+        if study.test.shape != (1, 28, 28):
+            pytest.skip("the convolutional VAE of this benchmark takes grey images of 28x28")
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return ConvolutionalVAE().to(device).eval().requires_grad_(requires_grad=False)

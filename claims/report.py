@@ -42,7 +42,7 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
             "why": study.dataset.why,
             "test_images": len(study.test),
             "test_digest": study.test.digest,
-            "train_digest": None if study.outside.train is None else study.outside.train.digest,
+            "train_digest": study.train.digest if study.trained else None,
         },
         "registry_digest": registry.digest,
         "profile": study.profile.name,
