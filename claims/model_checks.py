@@ -15,6 +15,7 @@ def check_model(model: Any, text: str, kind: str, test: Images, device: torch.de
     """Raise ValueError, in a line that names the option, where a model (vae, classifier) can't be used on images."""
     probe = test.pixels[:2].to(device)
     try:
+        _check_device(model.encode(probe)[0] if kind == "vae" else model(probe), kind, device)
         model_digest(model, kind, probe)
         if kind == "vae":
             mean, log_variance = posterior(model, probe)
@@ -41,6 +42,12 @@ def check_classes(classifier: Any, test: Images, device: torch.device) -> None:
         raise ValueError(
             f"the classifier must know all {test.classes} classes of {test.name}; it gives {classes} logits"
         )
+
+
+def _check_device(value: object, kind: str, device: torch.device) -> None:
+    if isinstance(value, Tensor) and value.device.type != device.type:
+        what = "encode" if kind == "vae" else "the classifier"
+        raise ValueError(f"{what} must answer on {device}, where the images are; it does on {value.device}")
 
 
 def _check_repeats(vae: Any, probe: Tensor, mean: Tensor, log_variance: Tensor) -> None:
