@@ -130,7 +130,8 @@ class Outside:
         """Why a claim that takes a set of this kind can't be concluded; empty where it can, or where it takes none."""
         if not kind or self.find(kind) is not None:
             return ""
-        return f"takes images of {kind}, which are not at hand (--ood path/to/{kind}.npz)"
+        wanted = "" if self._fits_loaded else f" as {describe_shape(self.study.test.shape)}"
+        return f"takes images of {kind}, which are not at hand{wanted} (--ood path/to/{kind}.npz)"
 
     def images(self, name: str) -> tuple[Images, torch.Tensor]:
         """The images of a set that the study looks at, and the index of each.
