@@ -475,7 +475,7 @@ def test_report_is_written_unasked_only_when_whole(run, monkeypatch, options, wr
     monkeypatch.setattr(study_module.Study, "reference_model", lambda self, kind, seed, _: pose(kind, seed))
     folders = []
     monkeypatch.setattr("claims.report.gather", lambda *_, **__: {})
-    monkeypatch.setattr("claims.report.write", lambda folder, _: folders.append(str(folder)))
+    monkeypatch.setattr("claims.report.write", lambda folder, *_: folders.append(str(folder)))
     run(every_claim(), *options, models=False)
     assert folders == ([str(run.path / "reports/mine.npz")] if written else [])
 
@@ -494,7 +494,7 @@ def test_report_of_a_users_models_is_written_only_when_asked_for(run):
 def test_pilot_report_has_a_folder_of_its_own(run, monkeypatch):
     folders = []
     monkeypatch.setattr("claims.report.gather", lambda *_, **__: {})
-    monkeypatch.setattr("claims.report.write", lambda folder, _: folders.append(str(folder)))
+    monkeypatch.setattr("claims.report.write", lambda folder, *_: folders.append(str(folder)))
     run(source("A1", ONES), "--pilot", "--report-dir=out")
     assert folders == ["out/mine.npz-pilot"]
 
