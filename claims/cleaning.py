@@ -114,7 +114,7 @@ class Cleaning:
         shows many of them, on the first run and fewer images.
         """
         study = self.study
-        self._train()
+        self.train()
         chosen = range(1 if curve else len(study.seeds))
         with study.timed("cleaning"), study.meter(f"attack {epsilon:g} through {name}") as advance:
             calls = [(number, name, epsilon, curve) for number in chosen]
@@ -124,11 +124,14 @@ class Cleaning:
         """Have all that is shown of `attacked` computed at once, which keeps all workers busy."""
         if self._curves_there:
             return
-        self._train()
-        calls = [(0, name, epsilon, True) for name in self.models(0) for epsilon in SIZES]
+        self.train()
         with self.study.timed("cleaning"), self.study.meter("attacks through the purifiers") as advance:
-            self.study.each(_attacked, calls, advance)
+            self.study.each(_attacked, self.on_curves(), advance)
         self._curves_there = True
+
+    def on_curves(self) -> list[tuple[Any, ...]]:
+        """What `attacked_run` takes for all that is shown of `attacked`."""
+        return [(0, name, epsilon, True) for name in self.models(0) for epsilon in SIZES]
 
     def adversarial(self, run: "Run", condition: str, rows: tuple[int, int]) -> Tensors:
         """Test images from one place to another under a condition of CLEANED: images, and success of the attack (n,).
@@ -154,7 +157,7 @@ class Cleaning:
             self._models[number] = purifiers(run.vae, self._autoencoder(run), run.classifier, seed)
         return self._models[number]
 
-    def _train(self) -> None:
+    def train(self) -> None:
         """Have the models of all runs trained."""
         calls = [(number,) for number in range(len(self.study.runs))]
         with self.study.timed("training"), self.study.meter("training the autoencoders") as advance:
@@ -179,7 +182,7 @@ class Cleaning:
 
     def _collect(self, condition: str) -> Table:
         study = self.study
-        self._train()
+        self.train()
         shards = study.shards(self.count(condition))
         calls = [(number, condition, rows) for number in range(len(study.seeds)) for rows in shards]
         with study.timed("cleaning"), study.meter(f"cleaning: {condition}") as advance:
@@ -269,6 +272,19 @@ class Cleaning:
         known = study.outside.train
         models = (run.vae_digest, run.classifier_digest, None if known is None else known.digest)
         return shard, (run.seed, *models, pixels, labels, indices, STAGE, study.device.type)
+
+
+def tasks(study: "Study") -> list[tuple[Any, ...]]:
+    """Functions, and what they take besides the study, that compute all that claims and report ask for."""
+    numbers = range(len(study.seeds))
+    judged = [(number, MAJORITY, epsilon, False) for epsilon in (0.1, 0.2) for number in numbers]
+    shards = [
+        (number, condition, rows)
+        for condition in CLEANED
+        for number in numbers
+        for rows in study.shards(study.cleaning.count(condition))
+    ]
+    return [*((_attacked, *call) for call in (*judged, *study.cleaning.on_curves())), *((_shard, *call) for call in shards)]
 
 
 def _behind(study: "Study", number: int) -> Mapping[str, Purified]:

@@ -149,6 +149,11 @@ class Decisions:
         return _Seen(study.store.get("evidence", key, compute))
 
 
+def tasks(study: "Study") -> list[tuple[Any, ...]]:
+    """Functions, and what they take besides the study, that compute every table."""
+    return [(_answers, number, condition) for condition in ASKED for number in range(len(study.seeds))]
+
+
 def _answers(study: "Study", number: int, condition: str) -> Tensors:
     return study.decisions.run(number, condition)
 

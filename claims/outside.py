@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -175,11 +175,15 @@ class Outside:
         return [name for name in found if name != INSIDE]
 
     def _collect(self, name: str) -> Table:
-        images, _ = self.images(name)
-        runs, starts = range(len(self.study.runs)), range(0, len(images), SHARD)
+        _ = self.study.runs
+        calls = self.shards(name)
         with self.study.timed("scores"), self.study.meter(f"scores: {name}") as advance:
-            calls = [(number, name, start) for number in runs for start in starts]
-            return Table.of_shards(self.study.each(_shard, calls, advance), len(starts))
+            return Table.of_shards(self.study.each(_shard, calls, advance), len(calls) // len(self.study.seeds))
+
+    def shards(self, name: str) -> list[tuple[int, str, int]]:
+        """What `shard` takes for all of a set's images, run by run."""
+        starts = range(0, len(self.images(name)[0]), SHARD)
+        return [(number, name, start) for number in range(len(self.study.seeds)) for start in starts]
 
     def shard(self, number: int, name: str, start: int) -> Tensors:
         """Every score, by one run, counted from 0, of SHARD images of a set from one place on."""
@@ -210,6 +214,12 @@ class Outside:
             if None in (self.study.vae, self.study.classifier):
                 raise
             return None
+
+
+def tasks(study: "Study") -> list[tuple[Any, ...]]:
+    """Functions, and what they take besides the study, that compute every score of every set."""
+    names = (INSIDE, *study.outside.sources)
+    return [(_shard, *call) for name in names for call in study.outside.shards(name)]
 
 
 def _shard(study: "Study", number: int, name: str, start: int) -> Tensors:

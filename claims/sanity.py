@@ -73,12 +73,20 @@ _STAGE = digest(EVIDENCE_STAGE, source_digest(_square))
 
 def trials(study: Study) -> dict[Trial, Wins]:
     """Which images each trial wins, judged by DRAWS new draws: misclassified and, by the detector, no alarm."""
-    wanted = list(
-        dict.fromkeys([*(trial for row in SWEEPS.values() for trial in row), *(t for p in WEAKER for t in p)])
-    )
+    wanted = _wanted()
     _ = study.runs
     with study.timed("evidence"), study.meter("trials of the adaptive attack") as advance:
         return dict(zip(wanted, study.each(_wins, [(trial,) for trial in wanted], advance), strict=True))
+
+
+def tasks() -> list[tuple[Any, ...]]:
+    """Functions, and what they take besides the study, that compute all of `trials`."""
+    return [(_wins, trial) for trial in _wanted()]
+
+
+def _wanted() -> list[Trial]:
+    every = [*(trial for row in SWEEPS.values() for trial in row), *(trial for pair in WEAKER for trial in pair)]
+    return list(dict.fromkeys(every))
 
 
 def _wins(study: Study, trial: Trial) -> Wins:

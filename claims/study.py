@@ -454,7 +454,7 @@ class Study:
         with self.timed("evidence"), self.meter(f"evidence: {condition}") as advance:
             shards = self.shards(count)
             calls = [(number, condition, *rows) for number in range(len(runs)) for rows in shards]
-            found = self.each(_evidence, calls, advance)
+            found = self.each(evidence_of, calls, advance)
         return Table.of_shards(found, len(shards))
 
     @staticmethod
@@ -493,7 +493,8 @@ def _train(study: Study, kind: str, number: int) -> nn.Module:
     return model
 
 
-def _evidence(study: Study, number: int, condition: str, start: int, stop: int) -> Tensors:
+def evidence_of(study: Study, number: int, condition: str, start: int, stop: int) -> Tensors:
+    """What `Study.evidence_shard` gives of a run, counted from 0."""
     return study.evidence_shard(study.run(number), condition, start, stop)
 
 

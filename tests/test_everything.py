@@ -1,0 +1,48 @@
+"""What is computed at once is all that claims and report ask for afterwards."""
+
+from dataclasses import replace
+
+import pytest
+
+from claims import calibration, cleaning, everything, sanity
+from claims.decisions import ASKED
+from claims.evidence import CONDITIONS
+from claims.outside import INSIDE
+from vaecore._store import NotKeptError, Store
+
+
+@pytest.fixture
+def fresh(tiny, tmp_path, monkeypatch):
+    """The tiny study, with an empty store, and attacks of a step or two."""
+    monkeypatch.setattr(cleaning, "STEPS", 2)
+    monkeypatch.setattr(cleaning, "QUERIES", 2)
+    return replace(tiny, store=Store(tmp_path), wall_seconds={}, looked_at=set())
+
+
+def asked_afterwards(study):
+    for condition in CONDITIONS:
+        study.table(condition)
+    for name in (INSIDE, *study.outside.sources):
+        study.outside.scores(name)
+    for condition in ASKED:
+        study.decisions.table(condition)
+    for epsilon in (0.1, 0.2):
+        study.cleaning.attacked(cleaning.MAJORITY, epsilon)
+    sanity.flags(study)
+    cleaning.gather(study)
+    calibration.gather(study)
+
+
+def test_nothing_is_left_to_compute(fresh):
+    everything.compute(fresh)
+    again = replace(fresh, wall_seconds={}, looked_at=set())
+    with again.store.only_reading():
+        asked_afterwards(again)
+
+
+def test_what_is_left_out_is_missed(fresh, monkeypatch):
+    monkeypatch.setattr(sanity, "tasks", lambda: [])
+    everything.compute(fresh)
+    again = replace(fresh, wall_seconds={}, looked_at=set())
+    with again.store.only_reading(), pytest.raises(NotKeptError):
+        asked_afterwards(again)
