@@ -78,7 +78,7 @@ def device_name(device: str) -> str:
 
 @dataclass(frozen=True)
 class Victims:
-    """A classifier and what is attacked: images (n, 1, h, w), their labels (n,), and targets (n,) for L-BFGS."""
+    """A classifier and what is attacked: images (n, c, h, w), their labels (n,), and targets (n,) for L-BFGS."""
 
     classifier: nn.Module
     images: Tensor

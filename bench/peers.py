@@ -137,8 +137,8 @@ def _tensor(images: Any) -> Tensor:
 
 
 def as_pythae(vae: Autoencoder, shape: torch.Size, *, latents: int) -> Any:
-    """Pythae's VAE with our networks for its own; images shaped (1, h, w). Skips where pythae isn't installed."""
-    models = pytest.importorskip("pythae.models", reason="pythae is not installed (uv pip install --no-deps pythae)")
+    """Pythae's VAE with our networks for its own; images shaped (c, h, w). Skips where pythae isn't installed."""
+    models = pytest.importorskip("pythae.models", reason="pythae is not installed (uv pip install -e '.[peers]')")
     config = models.VAEConfig(input_dim=tuple(shape), latent_dim=latents, reconstruction_loss="bce")
     model = models.VAE(config)
     model.encoder, model.decoder = _PythaesEncoder(vae), _PythaesDecoder(vae)

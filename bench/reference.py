@@ -15,7 +15,7 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ReferenceAttack:
-    """Images (n, 1, height, width), success (n,), L2 norms (n,) with NaN for a failure, and evaluations (n,)."""
+    """Images (n, c, height, width), success (n,), L2 norms (n,) with NaN for a failure, and evaluations (n,)."""
 
     images: Tensor
     success: Tensor
@@ -82,7 +82,7 @@ def scipy_lbfgs(
 ) -> ReferenceAttack:
     """The attack of `vaecore.lbfgs` by scipy, image by image: same objective, same search over c, generous budget.
 
-    images: (n, 1, height, width) in [0, 1] on the CPU. targets: (n,). `constants` values of c are tried, each from the
+    images: (n, c, height, width) in [0, 1] on the CPU. targets: (n,). `constants` values of c are tried, each from the
     clean image or, with `warm_start`, from the last minimiser. Source: Szegedy et al. (2013), section 4.1.
     """
     found, success, norms, evaluations = [], [], [], []

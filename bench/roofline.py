@@ -63,7 +63,7 @@ def work_of(function: Callable[[], Any]) -> Work:
 def reconstruction(vae: Any, image: Tensor, draws: int, images: int, *, written: int) -> Work:
     """What `draws` reconstructions of each of so many images need: one encoding and `draws` decodings of each.
 
-    image: (1, 1, h, w), one of them. written: numbers that are kept of each draw.
+    image: (1, c, h, w), one of them. written: numbers that are kept of each draw.
     """
     with torch.no_grad():
         mean, _ = vae.encode(image)

@@ -69,6 +69,8 @@ class ConvolutionalVAE(nn.Module):
 def vae(study: Study, device: str, model: str) -> nn.Module:
     """The first run's VAE, or the convolutional one, on a device."""
     if model == "convolutional":
+        if study.test.shape != (1, 28, 28):
+            pytest.skip("the convolutional VAE of this benchmark takes grey images of 28x28")
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return ConvolutionalVAE().to(device).eval().requires_grad_(requires_grad=False)
@@ -84,7 +86,7 @@ def some_images(study: Study, count: int, device: str) -> Tensor:
 
 
 def errors(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Mean squared error over pixels of each reconstruction: (n, 1, h, w) and (n, draws, 1, h, w) to (n, draws)."""
+    """Mean squared error over pixels of each reconstruction: (n, c, h, w) and (n, draws, c, h, w) to (n, draws)."""
     difference = reconstructions.sub_(images.unsqueeze(1)).flatten(2)
     norm: Tensor = torch.linalg.vector_norm(difference, dim=2)
     return norm.square_().div_(difference.shape[2])
@@ -155,7 +157,7 @@ WAYS = [OURS, NAIVE]
 @pytest.mark.parametrize("model", ["MLP"])
 @pytest.mark.parametrize("way", WAYS)
 def test_pixels(benchmark: BenchmarkFixture, study: Study, vae: VAE, device: str, way: str) -> None:
-    """All pixels of ten draws: (images, 10, 1, h, w)."""
+    """All pixels of ten draws: (images, 10, c, h, w)."""
     images = some_images(study, 1_000, device)
     ways = {
         OURS: lambda: reconstruct(vae, images, draws=10, seed=0),

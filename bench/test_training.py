@@ -20,7 +20,7 @@ KINDS = ("VAE", "classifier")
 
 def tutorial_vae(images: Images, config: VAEConfig, device: str) -> nn.Module:
     """The common example of a VAE in PyTorch, with our networks."""
-    model = VAE(config, (28, 28)).to(device)
+    model = VAE(config, images.shape).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     for (rows,) in DataLoader(TensorDataset(images.pixels), batch_size=config.batch_size, shuffle=True):
         batch = rows.to(device)
@@ -37,7 +37,7 @@ def tutorial_vae(images: Images, config: VAEConfig, device: str) -> nn.Module:
 def tutorial_classifier(images: Images, config: ClassifierConfig, device: str) -> nn.Module:
     """The common example of a classifier in PyTorch, with our network, and without augmentation."""
     assert images.labels is not None
-    model = Classifier(config, (28, 28), 10).to(device)
+    model = Classifier(config, images.shape, images.classes or 0).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     for rows, labels in DataLoader(
         TensorDataset(images.pixels, images.labels), batch_size=config.batch_size, shuffle=True

@@ -53,6 +53,7 @@ KNOWING = ("ignoring", "through", "queried")  # attacks, by what they know of th
 STRIP = ("clean", "fgsm-0.2", "pgd-0.2", LBFGS)  # what the strip of images shows,
 SHOWN = ("vae-mean-softmax", THRESHOLD)  # and cleaned by which
 LEVEL = 0.95  # of intervals that describe and decide nothing
+_IN_STRIP = 10  # classes: more do not fit a page
 SEARCHED, SEARCH_QUERIES = 30, 30  # images and queries for the search in latent space, which is dear
 
 
@@ -175,7 +176,7 @@ class Cleaning:
                 model = fit_autoencoder(images, config, seed=run.seed, device=study.device, progress=advance)
             return dict(model.state_dict())
 
-        model = VAE(config, (images.pixels.shape[-2], images.pixels.shape[-1]))
+        model = VAE(config, images.shape)
         model.load_state_dict(study.store.get("models", key, train))
         return model.requires_grad_(requires_grad=False).to(study.device).eval()
 
@@ -349,11 +350,11 @@ def _interval(right: Any) -> dict[str, float]:
 
 
 def _strip(study: "Study") -> dict[str, Any]:
-    """A test image of each class, attacked and cleaned, with labels and confidence; the first run."""
+    """A test image of each class, the first few, attacked and cleaned, with labels and confidence; the first run."""
     run, labels = study.run(0), study.test.labels
     assert labels is not None
     of = labels[study.indices[: study.count(LBFGS)]]
-    places = torch.tensor([int((of == label).nonzero()[0]) for label in range(study.test.classes or 0)])
+    places = torch.tensor([int((of == label).nonzero()[0]) for label in np.unique(of)[:_IN_STRIP]])
     indices = study.indices[places]
     place = study.device
     shard = Shard(study.test.pixels[indices].to(place), labels[indices].to(place), indices.to(place), run.seed)

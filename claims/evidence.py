@@ -63,7 +63,7 @@ ERROR_WEIGHT = {JOINT: 0.0, JOINT_MSE: 0.01}
 
 @dataclass(frozen=True)
 class Shard:
-    """Some test images of a run: pixels (n, 1, h, w), labels (n,), indices in the data set (n,), the run's seed."""
+    """Some test images of a run: pixels (n, c, h, w), labels (n,), indices in the data set (n,), the run's seed."""
 
     pixels: Tensor
     labels: Tensor

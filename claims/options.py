@@ -27,8 +27,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--dataset": {
         "default": "auto",
         "metavar": "NAME",
-        "help": "mnist, fashion-mnist, kmnist, emnist-letters, digits, or path/to/file.npz with `images` and `labels`"
-        " (default: auto, mnist where it is on disk or can be downloaded, else digits)",
+        "help": "mnist, fashion-mnist, kmnist, emnist-letters, digits; or your own: path/to/file.npz with `images` and"
+        " `labels`, path/to/folder with a folder of image files for each class, or package.module:attribute, (images,"
+        " labels) or a callable that gives them (default: auto, mnist where it is on disk or can be downloaded, else"
+        " digits)",
     },
     "--data-root": {
         "metavar": "DIR",
@@ -56,21 +58,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--vae": {
         "metavar": "MODEL",
-        "help": "your own (encode and decode): package.module:attribute, a torch module or a callable seed -> module;"
-        " or a file saved by vaecore (default: the reference model)",
+        "help": "your own (encode and decode): package.module:attribute, a torch module or a callable seed -> module (see"
+        " claims/user_models.py on training); or a file saved by vaecore (default: the reference model)",
     },
     "--classifier": {
         "metavar": "MODEL",
-        "help": "your own (images to logits): package.module:attribute, a torch module or a callable seed -> module;"
-        " or a file saved by vaecore (default: the reference model)",
+        "help": "your own (images to logits): package.module:attribute, a torch module or a callable seed -> module (see"
+        " claims/user_models.py on training); or a file saved by vaecore (default: the reference model)",
     },
     "--ood": {
         "action": "append",
         "default": [],
         "metavar": "SET",
         "help": "a set outside to compare with, beside those at hand; may be repeated: rotated-D (degrees), dimmed-F"
-        " (factor), mnist, fashion-mnist, kmnist, emnist-letters, digits, letters, or path/to/file.npz (those in `ood`"
-        " of --data-root need no asking)",
+        " (factor), mnist, fashion-mnist, kmnist, emnist-letters, digits, letters, or your own, as for --dataset"
+        " (those in `ood` of --data-root, .npz, need no asking)",
     },
     "--report-dir": {
         "metavar": "DIR",

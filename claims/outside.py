@@ -11,9 +11,10 @@ import torch
 from claims.evidence import Table
 from claims.user_models import one_thread
 from vaecore import _features, _fitted, _likelihood, _models, _noise, _outside, _reconstruct, _scores
+from vaecore._check import describe_shape
 from vaecore._images import TORCHVISION, Images, data_root, is_available, probe
 from vaecore._noise import seed_for, words
-from vaecore._outside import OUTSIDE_MADE, PATCHES_ALONG_A_SIDE, outside, outside_name
+from vaecore._outside import LOADED_SHAPE, OUTSIDE_MADE, PATCHES_ALONG_A_SIDE, is_made, outside, outside_name
 from vaecore._reconstruct import posterior
 from vaecore._scores import FittedScores, fit_scores, scores
 from vaecore._store import Tensors, digest, source_digest
@@ -52,12 +53,17 @@ class Outside:
         that do not fit the images are `left_out`. Raises ValueError where what is asked for does not fit, or two sets
         go by one name.
         """
-        made = [*OUTSIDE_MADE]
-        if any(side % PATCHES_ALONG_A_SIDE for side in self.study.test.pixels.shape[-2:]):
+        made, shape = [*OUTSIDE_MADE], self.study.test.shape
+        if any(side % PATCHES_ALONG_A_SIDE for side in shape[1:]):
             made.remove("shuffled-patches")
+            self.left_out["shuffled-patches"] = f"{PATCHES_ALONG_A_SIDE} does not divide {shape[1]}x{shape[2]}"
         at_hand = sorted(map(str, (data_root(self.study.root) / "ood").glob("*.npz")))
+        loaded = [*(name for name in TORCHVISION if is_available(name, self.study.root)), "letters"]
         if self._fits_loaded:
-            at_hand = [*(name for name in TORCHVISION if is_available(name, self.study.root)), "letters", *at_hand]
+            at_hand = [*loaded, *at_hand]
+        else:
+            why = f"{describe_shape(LOADED_SHAPE)}, where {self.study.test.name} is {describe_shape(shape)}"
+            self.left_out[", ".join(loaded)] = why
         found = dict(zip(made, made, strict=True))
         for source in at_hand:
             name = outside_name(source)
@@ -114,8 +120,8 @@ class Outside:
 
     @property
     def _fits_loaded(self) -> bool:
-        """Whether the study's images are of the size of torchvision's sets and of letters."""
-        return self.study.test.pixels.shape[-2:] == (28, 28)
+        """Whether the study's images are like those of torchvision's sets and of letters."""
+        return self.study.test.shape == LOADED_SHAPE
 
     def _load(self, source: str) -> Images:
         return outside(source, self.study.test, seed=SEED, root=self.study.root)
@@ -124,7 +130,8 @@ class Outside:
         """Why a claim that takes a set of this kind can't be concluded; empty where it can, or where it takes none."""
         if not kind or self.find(kind) is not None:
             return ""
-        return f"takes images of {kind}, which are not at hand (--ood path/to/{kind}.npz)"
+        wanted = "" if self._fits_loaded else f" as {describe_shape(self.study.test.shape)}"
+        return f"takes images of {kind}, which are not at hand{wanted} (--ood path/to/{kind}.npz)"
 
     def images(self, name: str) -> tuple[Images, torch.Tensor]:
         """The images of a set that the study looks at, and the index of each.
@@ -149,9 +156,7 @@ class Outside:
 
     def is_made(self, name: str) -> bool:
         """Whether image i of a set is made of image i of the test set, so that the two are compared as a pair."""
-        return not name.endswith(".npz") and (
-            name == INSIDE or name.startswith(("rotated-", "dimmed-")) or name in OUTSIDE_MADE
-        )
+        return name == INSIDE or is_made(name)
 
     def scores(self, name: str) -> Table:
         """Every score of a set's images, columns (runs, images); higher is more anomalous.

@@ -398,6 +398,7 @@ class Conclusion:
             pilot=session.pilot,
             available=len(session.study.test),
             kept=session.study.kept,
+            finished=session.study.finished,
             conditions=sorted(session.study.looked_at),
         )
         self._item.user_properties.append((_REGISTRY, str(self._claim.file)))

@@ -60,7 +60,7 @@ def verdicts_alone(study: Study, registry: Registry, verdicts: Sequence[Verdict]
             "why": study.dataset.why,
             "test_images": len(study.test),
             "test_digest": study.test.digest,
-            "train_digest": study.train.digest if None in (study.vae, study.classifier) else None,
+            "train_digest": study.train.digest if study.trained else None,
         },
         "registry_digest": registry.digest,
         "families": dict(registry.families),
@@ -76,6 +76,7 @@ def verdicts_alone(study: Study, registry: Registry, verdicts: Sequence[Verdict]
             "fixed": study.fixed,
             "digests": [{"vae": run.vae_digest, "classifier": run.classifier_digest} for run in study.runs],
         },
+        "intervals_cover": study.covers,
         "accuracy_per_run": [study.accuracy(run) for run in study.runs],
         "claims": [_of_claim(registry, verdict) for verdict in verdicts],
         "not_concluded": no_verdict(study, registry, verdicts),
@@ -132,6 +133,7 @@ def summary(results: Mapping[str, Any]) -> str:
         lines.writelines(f"Note: {note}.\n" for note in bounds["notes"])
     models = results["models"]
     line(f"Models: VAE {models['vae']}, classifier {models['classifier']}; reconstructions in {results['precision']}.")
+    line(f"Intervals cover {results['intervals_cover']}.")
     accuracies = ", ".join(f"{value:.4f}" for value in results["accuracy_per_run"])
     line(f"Accuracy of the classifier on all {dataset['test_images']:,} test images, run by run: {accuracies}.")
     for family in dict.fromkeys(family_of(verdict["claim"]) for verdict in verdicts):

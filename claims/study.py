@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from claims import evidence, workers
+from claims import evidence, user_models, workers
 from claims.cleaning import Cleaning
 from claims.decisions import Decisions
 from claims.evidence import ADAPTIVE, CLEAN, DRAWS, MINIMAL, SHOWN, TWINS, Shard, Table, collect
+from claims.model_checks import check_classes, check_model
 from claims.outside import Outside
-from claims.user_models import makes_models, model_digest, user_model
+from claims.user_models import fit, fits, makes_models, model_digest, untrained_digest, user_model
 from vaecore import _adaptive, _attacks, _augment, _lbfgs, _models, _noise, _pgd, _precision, _reconstruct, _training
 from vaecore._images import Images, is_available, load_images, probe
 from vaecore._models import Autoencoder, Classifier
@@ -100,6 +101,14 @@ class Run:
     classifier_digest: str
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a process found before it asked others for help: they must find the same. Digests; of models run by run."""
+
+    test: str
+    models: dict[int, tuple[str, str]]
+
+
 @dataclass
 class Study:
     """Everything that claims ask for; nothing is trained or computed before it is asked for.
@@ -119,6 +128,7 @@ class Study:
     precision: Precision = "float32"  # of the reconstructions in `table`
     ood: tuple[str, ...] = ()  # sets outside that are asked for, beside those at hand
     workers: int = 1  # processes that compute what the store has not; 1: this one, with all threads
+    told: Told | None = None
     meter: Meter = silent
     wall_seconds: dict[str, float] = field(default_factory=dict)
     looked_at: set[str] = field(default_factory=set)  # conditions asked for, and
@@ -127,17 +137,32 @@ class Study:
     def check(self) -> None:
         """Raise now what would otherwise be raised late: unusable data, models that are not there."""
         check_precision(self.precision, self.device)
-        _ = self.test
+        assert self.test.labels is not None
         _ = self.outside.sources
+        if self.test.labels.min() == self.test.labels.max():
+            raise ValueError(f"the images of {self.test.name} must have two labels or more; the test images have one")
+        if "classifier" in self.trained:
+            self._check_training_labels()
         for text, kind in self.given:
-            if text is not None and not makes_models(text, kind):
-                user_model(text, kind, self.first_seed, self.device)
-        if None in (self.vae, self.classifier):
+            if text is not None:
+                check_model(self._first_made(kind), text, kind, self.test, self.device)
+        if "vae" in self.trained:
             _ = self.train
-        if self.classifier is None and (self.test.classes or 0) > (self.train.classes or 0):
+
+    def _check_training_labels(self) -> None:
+        train, classes = self.train, self.test.classes or 0
+        if train.labels is None:
+            raise ValueError(f"a classifier needs labels; the training images of {train.name} have none")
+        if classes > (train.classes or 0):
             raise ValueError(
                 f"the test labels of {self.test.name} must be among the training labels, 0 to"
-                f" {(self.train.classes or 0) - 1}; got up to {(self.test.classes or 0) - 1}"
+                f" {(train.classes or 0) - 1}; got up to {classes - 1}"
+            )
+        missing = (torch.bincount(train.labels) == 0).nonzero().flatten().tolist()
+        if missing:
+            raise ValueError(
+                f"the training labels of {train.name} must be numbered from 0 without gaps, a few images each; there is"
+                f" none of class {', '.join(map(str, missing[:5]))}{' and others' if len(missing) > 5 else ''}"
             )
 
     @property
@@ -165,6 +190,11 @@ class Study:
         test = load_images(self.dataset.name, "test", self.root)
         if test.labels is None:
             raise ValueError(f"claims need labels: {self.dataset.name} must have `labels` beside `images`")
+        if self.told is not None and test.digest != self.told.test:
+            raise ValueError(
+                f"{self.dataset.name} must give the same images each time, as processes that share the work each ask"
+                " for them; it gave others (seed its random numbers, or use --workers 1)"
+            )
         return test
 
     @cached_property
@@ -176,8 +206,34 @@ class Study:
     @cached_property
     def fixed(self) -> bool:
         """Whether both models are the user's finished ones, so that there is one run and nothing to vary."""
-        makers = [text is None or makes_models(text, kind) for text, kind in self.given]
-        return not any(makers)
+        return len(self.finished) == 2
+
+    @cached_property
+    def finished(self) -> tuple[str, ...]:
+        """The models, of "vae" and "classifier", that are the user's finished ones: one and the same in all runs."""
+        return tuple(kind for text, kind in self.given if text is not None and not makes_models(text, kind))
+
+    @cached_property
+    def trained(self) -> tuple[str, ...]:
+        """The models, of "vae" and "classifier", that the study trains: the reference, and a maker's with a `fit`."""
+        return tuple(
+            kind
+            for text, kind in self.given
+            if text is None or (kind not in self.finished and fits(self._first_made(kind)))
+        )
+
+    @property
+    def covers(self) -> str:
+        """What the study's intervals cover, in words."""
+        if self.fixed:
+            return "test images only, as both models are finished ones"
+        if len(self.seeds) == 1:
+            return "test images only, as there is one run"
+        if self.finished:
+            varying = "classifier" if self.finished == ("vae",) else "VAE"
+            same = "VAE" if varying == "classifier" else "classifier"
+            return f"training runs of the {varying} and test images, for this one {same}"
+        return "training runs and test images"
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -204,7 +260,7 @@ class Study:
     def runs(self) -> list[Run]:
         """The models of all runs."""
         if self.workers > 1 and len(self._runs) < len(self.seeds):
-            kinds = [kind for text, kind in reversed(self.given) if text is None]  # the longest task first
+            kinds = [*reversed(self.trained)]  # the longest task first
             calls = [(kind, number) for kind in kinds for number in range(len(self.seeds))]
             with self.timed("training"), self.meter("training") as advance:
                 self.each(_train, calls, advance)
@@ -214,15 +270,17 @@ class Study:
         """The models of a run, counted from 0: trained, read from the store, or the user's."""
         if number not in self._runs:
             seed, title = self.seeds[number], f"run {number + 1} of {len(self.seeds)}"
-            vae = self._model("vae", seed, title)
-            classifier = self._model("classifier", seed, title)
+            vae = self.model("vae", seed, title)
+            classifier = self.model("classifier", seed, title)
             probe = self.test.pixels[:64].to(self.device)
             digests = model_digest(vae, "vae", probe), model_digest(classifier, "classifier", probe)
-            with torch.no_grad():
-                classes = classifier(probe[:1]).shape[1]
-            if classes < (self.test.classes or 0):
-                wanted = f"all {self.test.classes} classes of {self.test.name}"
-                raise ValueError(f"the classifier must know {wanted}; it gives {classes} logits")
+            check_classes(classifier, self.test, self.device)
+            if self.told is not None and digests != self.told.models.get(number, digests):
+                raise ValueError(
+                    f"a maker must give the same model each time it gets a seed, as processes that share the work each"
+                    f" call it; for {seed} it gave another (one that trains: leave that to a `fit` of its module, whose"
+                    " result is kept, or use --workers 1)"
+                )
             self._runs[number] = Run(seed, vae, classifier, *digests)
         return self._runs[number]
 
@@ -332,7 +390,9 @@ class Study:
 
     def for_worker(self) -> "Study":
         """The same study, that has looked at nothing yet, shows nothing and computes in its own process."""
-        return replace(self, meter=silent, wall_seconds={}, looked_at=set(), workers=1)
+        models = {number: (run.vae_digest, run.classifier_digest) for number, run in self._runs.items()}
+        told = Told(self.test.digest, models)
+        return replace(self, meter=silent, wall_seconds={}, looked_at=set(), workers=1, told=told)
 
     def each(
         self, function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], advance: Progress
@@ -373,12 +433,47 @@ class Study:
         """What `--vae` and `--classifier` say, each with its kind; None for the reference model."""
         return (self.vae, "vae"), (self.classifier, "classifier")
 
-    def _model(self, kind: str, seed: int, title: str) -> Any:
-        text = self.vae if kind == "vae" else self.classifier
-        if text is not None:
-            return user_model(text, kind, seed, self.device)
+    def model(self, kind: str, seed: int, title: str) -> Any:
+        """The VAE or classifier of a seed, as it is used: trained, from the store, or as the user gives it."""
+        text = self._text(kind)
+        if text is None:
+            with self.timed("training"):
+                return self.reference_model(kind, seed, title)
+        model = self._unused.pop((kind, seed), None)
+        if model is None:
+            model = user_model(text, kind, seed, self.device, lambda: self.train)
+        if kind not in self.trained:
+            return model
         with self.timed("training"):
-            return self.reference_model(kind, seed, title)
+            return self._fitted(model, text, kind, seed, title)
+
+    def _text(self, kind: str) -> str | None:
+        return self.vae if kind == "vae" else self.classifier
+
+    @cached_property
+    def _unused(self) -> dict[tuple[str, int], Any]:
+        """Models that were made to be looked at."""
+        return {}
+
+    def _first_made(self, kind: str) -> Any:
+        """What the user's option gives for the first run, before it is trained."""
+        text, seed = self._text(kind), self.first_seed
+        assert text is not None
+        if (kind, seed) not in self._unused:
+            self._unused[kind, seed] = user_model(text, kind, seed, self.device, lambda: self.train)
+        return self._unused[kind, seed]
+
+    def _fitted(self, model: nn.Module, text: str, kind: str, seed: int, title: str) -> nn.Module:
+        """A maker's model of a seed, trained or with the weights that the store has."""
+        made = untrained_digest(model, text, kind)
+        key = digest("made", made, seed, self.train.digest, _MADE_STAGE, self.device.type)
+
+        def train() -> Tensors:
+            with self.meter(f"training the {kind} of {title}"):
+                return fit(model, kind, seed, self.train, self.device)
+
+        model.load_state_dict(self.store.get("models", key, train))
+        return model.requires_grad_(requires_grad=False).eval()
 
     def reference_model(self, kind: str, seed: int, title: str) -> nn.Module:
         """The VAE or classifier of a seed, trained or read from the store."""
@@ -393,12 +488,11 @@ class Study:
             return dict(model.state_dict())
 
         weights = self.store.get("models", key, train)
-        shape = (self.train.pixels.shape[-2], self.train.pixels.shape[-1])
         model: nn.Module
         if kind == "vae":
-            model = _models.VAE(vae_config, shape)
+            model = _models.VAE(vae_config, self.train.shape)
         else:
-            model = Classifier(classifier_config, shape, self.train.classes or 0)
+            model = Classifier(classifier_config, self.train.shape, self.train.classes or 0)
         model.load_state_dict(weights)
         return model.requires_grad_(requires_grad=False).to(self.device).eval()
 
@@ -442,7 +536,8 @@ class Study:
 
 
 def _train(study: Study, kind: str, number: int) -> nn.Module:
-    return study.reference_model(kind, study.seeds[number], f"run {number + 1} of {len(study.seeds)}")
+    model: nn.Module = study.model(kind, study.seeds[number], f"run {number + 1} of {len(study.seeds)}")
+    return model
 
 
 def evidence_of(study: Study, number: int, condition: str, start: int, stop: int) -> Tensors:
@@ -452,6 +547,7 @@ def evidence_of(study: Study, number: int, condition: str, start: int, stop: int
 
 # Taken at import, so that they speak of the code that runs and not of what an editor has made of its file since.
 _MODELS_STAGE = source_digest(_training, _models, _augment)
+_MADE_STAGE = source_digest(user_models, _training)
 EVIDENCE_STAGE = source_digest(evidence, _adaptive, _attacks, _lbfgs, _models, _noise, _pgd, _precision, _reconstruct)
 
 

@@ -36,6 +36,7 @@ def header(study: Study, registry: Registry) -> list[str]:
     return [
         f"dataset: {test.name} ({study.dataset.why}), {len(test):,} test images, digest {test.digest[:12]}",
         f"profile: {profile.name}, {runs}, {study.count(CLEAN):,} images ({study.count(LBFGS):,} for L-BFGS); {models}",
+        f"intervals cover {study.covers}",
         f"device: {study.device.type} ({device}){precision}; cache: {study.store.folder}",
         f"registry: {len(registry.claims)} claims, digest {registry.digest[:12]}",
         *_bounds(study, registry),

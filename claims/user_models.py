@@ -1,54 +1,139 @@
-"""A user's own VAE and classifier: what `--vae` and `--classifier` name, and how a model is told from another."""
+"""A user's own VAE and classifier: what `--vae` and `--classifier` name, and how a model is told from another.
 
-import importlib
-import os
+Either names a finished model, the same in all runs: a torch module (`package.module:attribute`), or a file that
+`VAE.save` or `Classifier.save` wrote. Or a maker, called once a run: `make(seed)` or `make(seed, images)`, which gives
+a model; `images` are the study's training images (`vaecore.Images`), which tell it their shape and classes, and to
+train on. A maker may give its model trained. Better it gives a torch module with a method `fit(images)`: the study
+calls it, with torch's random numbers seeded, keeps the weights in the cache, and does not train again before seed,
+images, initial weights or the maker's source change. What a VAE and a classifier must do is said in
+`vaecore.Autoencoder` and `vaecore._models.Classify`.
+"""
+
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from pathlib import Path
+from sysconfig import get_paths
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vaecore._check import check_logits
+from vaecore._images import Images
 from vaecore._models import load_classifier, load_vae
-from vaecore._reconstruct import check_reconstructions, posterior
-from vaecore._store import digest
+from vaecore._named import attribute, is_named
+from vaecore._reconstruct import check_reconstructions, decode_draws, posterior
+from vaecore._store import Tensors, digest
+from vaecore._training import _seeded
 
 _METHODS = {"vae": ("encode", "decode"), "classifier": ("__call__",)}
+_PICKLED = (".pt", ".pth", ".pt2", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
 
 
 def makes_models(text: str, kind: str) -> bool:
     """Whether a `--vae` or `--classifier` names a maker (seed -> model) and not one finished model."""
-    if ":" in text:
+    if is_named(text):
         return not _finished(_attribute(text, kind), kind)
     if not Path(text).is_file():
         raise ValueError(f"--{kind} must be package.module:attribute or a file that exists; got {text}")
+    if text.lower().endswith(_PICKLED):
+        raise ValueError(
+            f"--{kind} must be a file that vaecore saved; {text} is a pickle or TorchScript by its name, which can run"
+            f" code and is never loaded (load it in a module of your own, and give that: --{kind} my_module:model)"
+        )
     return False
 
 
-def user_model(text: str, kind: str, seed: int, device: torch.device) -> Any:
+def user_model(text: str, kind: str, seed: int, device: torch.device, train: Callable[[], Images]) -> Any:
     """The model that `--vae` or `--classifier` names: `package.module:attribute`, or a file saved by vaecore.
 
+    A maker is called with the seed, and with the training images where it has a second parameter without a default;
+    torch's random numbers then follow from the seed. What has a `fit` and comes from a maker is not trained yet.
     Raises ValueError where there is no such model, or it lacks what a model of its kind (vae, classifier) needs.
     """
-    if ":" not in text:
-        loaded = load_vae(text) if kind == "vae" else load_classifier(text)
-        return loaded.requires_grad_(requires_grad=False).to(device)
-    found = _attribute(text, kind)
-    try:
-        model = found if _finished(found, kind) else found(seed)
-    except Exception as error:
-        raise ValueError(
-            f"--{kind} {text} must be a torch module, or a maker that takes a seed and gives a model;"
-            f" calling it with {seed} raised {type(error).__name__}: {error}"
-        ) from error
-    missing = [name for name in _METHODS[kind] if not callable(getattr(model, name, None))]
+    if not makes_models(text, kind):
+        load = load_vae if kind == "vae" else load_classifier
+        found = _attribute(text, kind) if is_named(text) else load(text)
+    else:
+        maker = _attribute(text, kind)
+        given = (seed, train()) if _takes_images(maker) else (seed,)
+        try:
+            with _seeded(seed, device):
+                found = maker(*given)
+        except Exception as error:
+            raise ValueError(
+                f"--{kind} {text} must be a torch module, or a maker that takes a seed (and, if it likes, the training"
+                f" images) and gives a model; calling it with {seed} raised {type(error).__name__}: {error}"
+            ) from error
+    missing = [name for name in _METHODS[kind] if not callable(getattr(found, name, None))]
     if missing:
         wanted = " and ".join(_METHODS[kind])
         raise ValueError(f"--{kind} {text} must give a model with {wanted}; it lacks {', '.join(missing)}")
-    return model.requires_grad_(False).to(device).eval() if isinstance(model, nn.Module) else model
+    if not isinstance(found, nn.Module):
+        return found
+    try:
+        found = found.to(device).eval()
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"--{kind} {text} cannot be moved to {device}: {error}") from error
+    return found if makes_models(text, kind) and fits(found) else found.requires_grad_(requires_grad=False)
+
+
+def fits(model: Any) -> bool:
+    """Whether a maker's model is to be trained by the study, which calls its `fit` with the training images."""
+    return isinstance(model, nn.Module) and callable(getattr(model, "fit", None))
+
+
+def fit(model: nn.Module, kind: str, seed: int, train: Images, device: torch.device) -> Tensors:
+    """Train a maker's model on the study's training images; gives its weights."""
+    try:
+        with _seeded(seed, device), torch.enable_grad():
+            model.requires_grad_().train()
+            model.fit(train)  # type: ignore[operator]  # see `fits`
+    except Exception as error:
+        raise ValueError(
+            f"the {kind}'s `fit` must take the training images, a vaecore.Images, and nothing else; it raised"
+            f" {type(error).__name__}: {error} (a `fit` for another purpose: give it another name)"
+        ) from error
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def untrained_digest(model: nn.Module, text: str, kind: str) -> str:
+    """Digest of what a maker's model will be once it is trained, but for the images: its source, structure, weights.
+
+    The source is that of the maker's module and of all it imports, but for the standard library and what is installed.
+    """
+    weights = [part for name, value in sorted(model.state_dict().items()) for part in (name, value)]
+    return digest(kind, text, repr(model), *weights, *_sources(text.partition(":")[0]))
+
+
+def _takes_images(maker: Callable[..., Any]) -> bool:
+    try:
+        parameters = [*signature(maker).parameters.values()][:2]
+    except ValueError:  # some that are written in C have none
+        return False
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return len(parameters) == 2 and parameters[1].kind in positional and parameters[1].default is Parameter.empty
+
+
+def _sources(name: str) -> list[Path]:
+    libraries = [Path(path).resolve() for name, path in get_paths().items() if name.endswith(("lib", "stdlib"))]
+    found: set[Path] = set()
+    left = [sys.modules.get(name)]
+    while left:
+        module = left.pop()
+        path = Path(str(getattr(module, "__file__", None) or "")).resolve()
+        if path in found or not path.is_file() or any(path.is_relative_to(library) for library in libraries):
+            continue
+        found.add(path)
+        left += [_module_of(value) for value in vars(module).values()]
+    return sorted(found)
+
+
+def _module_of(value: object) -> ModuleType | None:
+    return value if isinstance(value, ModuleType) else sys.modules.get(str(getattr(value, "__module__", None)))
 
 
 @contextmanager
@@ -65,7 +150,7 @@ def one_thread() -> Iterator[None]:
 def model_digest(model: Any, kind: str, probe: Tensor) -> str:
     """Digest of a model: its weights, its structure, the source of its class, and what it does with a few images.
 
-    probe: images (n, 1, h, w) on the model's device. What a model does tells apart what its weights don't (another
+    probe: images (n, c, h, w) on the model's device. What a model does tells apart what its weights don't (another
     activation, a closure); raises ValueError where it does what no model of its kind should.
     """
     parts: list[object] = [kind, f"{type(model).__module__}.{type(model).__qualname__}"]
@@ -79,7 +164,7 @@ def model_digest(model: Any, kind: str, probe: Tensor) -> str:
     with torch.no_grad(), one_thread():
         if kind == "vae":
             mean, log_variance = posterior(model, probe)
-            decoded = model.decode(mean)
+            decoded = decode_draws(model, mean.unsqueeze(1), probe.shape)[:, 0]
             check_reconstructions(decoded)
             parts += [mean, log_variance, decoded]
         else:
@@ -98,13 +183,7 @@ def _finished(found: Any, kind: str) -> bool:
 
 
 def _attribute(text: str, kind: str) -> Any:
-    module, _, name = text.partition(":")
-    if os.getcwd() not in sys.path:  # noqa: PTH109  # a user's module lies beside the command, as for `python -m`
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--{kind} must be package.module:attribute; {text} can't be imported: {error}") from None
+    found = attribute(text, f"--{kind}")
     if not callable(found) and not _finished(found, kind):
         raise ValueError(f"--{kind} {text} must be a module or a callable seed -> module; got {type(found).__name__}")
     return found

@@ -62,12 +62,14 @@ def judge(
     pilot: bool,
     available: int,
     kept: float = 1.0,
+    finished: Sequence[str] = (),
     conditions: Sequence[str] = (),
 ) -> Verdict:
     """Judge a claim by one estimate, or by the smallest of several.
 
     decisive: false for the smoke profile and for a single run of models that vary, which can't support anything. pilot:
     measure, judge nothing. available: test images there are. kept: share of the images that L-BFGS succeeded on.
+    finished: models, of "vae" and "classifier", that are the same in all runs.
     """
     if not estimates:
         raise ValueError(f"claim {claim.id} needs an estimate to conclude; got none")
@@ -90,7 +92,7 @@ def judge(
     return Verdict(
         claim.id,
         verdict,
-        _message(claim, found, str(bound), verdict, why),
+        _message(claim, found, str(bound), verdict, why, finished),
         found.estimate,
         found.low,
         found.high,
@@ -142,7 +144,7 @@ def _remedy(needed: Required, available: int, *, outside: bool) -> str:
     return f"the interval straddles the bound, and neither more runs nor the {available:,} test images would decide"
 
 
-def _message(claim: Claim, found: Interval, bound: str, verdict: str, why: str) -> str:
+def _message(claim: Claim, found: Interval, bound: str, verdict: str, why: str, finished: Sequence[str]) -> str:
     images = f"{found.images - found.outside} + {found.outside}" if found.outside else str(found.images)
     text = (
         f"{claim.id} {verdict}: {claim.estimand} = {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
@@ -150,6 +152,8 @@ def _message(claim: Claim, found: Interval, bound: str, verdict: str, why: str) 
     )
     if found.runs == 1:
         text += "; one run: the interval covers images only"
+    elif finished:
+        text += f"; one {' and '.join(finished)} in all runs: the interval does not cover its training"
     if found.reason:
         return f"{text}; no interval: {found.reason}"
     if verdict == REFUTED:

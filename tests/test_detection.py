@@ -88,7 +88,8 @@ def test_files_at_hand_that_do_not_fit_are_left_out_with_a_reason(tmp_path, tiny
     (tmp_path / "ood" / "broken.npz").write_bytes(b"not a file of arrays")
     found = of((8, 8), tmp_path)
     assert [*found.sources] == [*MADE, "fits.npz"]
-    assert set(found.left_out) == {"large.npz", "broken.npz"}
+    assert set(found.left_out) == {"letters", "large.npz", "broken.npz"}
+    assert found.left_out["letters"] == "28x28 in grey, where mine is 8x8 in grey"
     assert "9x9" in found.left_out["large.npz"]
     study = fresh(tiny, root=str(tmp_path))
     study.check()

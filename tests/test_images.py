@@ -14,7 +14,7 @@ import torch
 from torch.testing import assert_close
 
 from vaecore._augment import distort
-from vaecore._images import Images, data_root, is_available, letters, load_images, load_whole_npz, probe
+from vaecore._images import Images, data_root, is_available, letters, load_images, load_whole, probe
 
 
 @pytest.fixture
@@ -117,9 +117,10 @@ def test_images_refuse_what_is_not_in_range_and_labels_that_do_not_fit():
         (
             "minst",
             "test",
-            r"'kmnist', 'emnist-letters', 'digits' or 'letters', or .* ends in .npz; got 'minst'",
+            r"'digits' or 'letters', the path of a file that ends in .npz or .* package.module:attribute; got 'minst'",
         ),
-        ("digits.csv", "test", r"ends in .npz; got 'digits.csv'"),
+        ("digits.csv", "test", r"ends in .npz or of a folder that exists, or .*; got 'digits.csv'"),
+        ("", "test", r"or package.module:attribute; got ''"),
         ("digits", "validation", r"split must be 'train' or 'test'; got 'validation'"),
     ],
 )
@@ -429,13 +430,13 @@ def test_without_labels_the_split_goes_by_place_in_the_file(npz):
 
 def test_a_whole_file_gives_up_no_fifth_and_prefers_images(npz):
     images, labels = grey(4), np.array([3, 0, 0, 1])
-    whole = load_whole_npz(npz(images=images, labels=labels, test_images=grey(2), train_images=grey(2)))
+    whole = load_whole(npz(images=images, labels=labels, test_images=grey(2), train_images=grey(2)))
     assert torch.equal(whole.pixels[:, 0] * 255, torch.from_numpy(images).float())
     assert (whole.labels.tolist(), whole.name, whole.split) == ([3, 0, 0, 1], "mine.npz", "test")
-    whole = load_whole_npz(npz(train_images=images, test_images=grey(2), test_labels=np.array([5, 1])))
+    whole = load_whole(npz(train_images=images, test_images=grey(2), test_labels=np.array([5, 1])))
     assert (len(whole), whole.labels.tolist()) == (2, [5, 1])
     with pytest.raises(ValueError, match=r"must hold an array `images` \(or `test_images`\); got train_images"):
-        load_whole_npz(npz(train_images=images))
+        load_whole(npz(train_images=images))
 
 
 @pytest.mark.parametrize(
@@ -444,9 +445,12 @@ def test_a_whole_file_gives_up_no_fifth_and_prefers_images(npz):
         ({"pictures": grey(5)}, r"must hold an array `images` \(or `test_images`\); got pictures"),
         ({"train_images": grey(5)}, r"must hold an array `images` \(or `test_images`\); got train_images"),
         ({"images": grey(5, (28,))}, r"must have shape .*; got \(5, 28\)"),
-        ({"images": grey(5, (28, 28, 3))}, r"got \(5, 28, 28, 3\) \(colour images"),
+        ({"images": grey(5, (28, 28, 4))}, r"must have shape .*; got \(5, 28, 28, 4\) \(leave out transparency"),
+        ({"images": grey(5, (2, 28, 28))}, r"must have shape .*; got \(5, 2, 28, 28\)$"),
+        ({"train_images": grey(5), "images": grey(5)}, r"must hold `test_images` beside `train_images`; got `images`"),
         ({"images": grey(0)}, r"`images` is empty; got shape \(0, 28, 28\)"),
-        ({"images": grey(5, (28, 7))}, r"8 or more pixels high and wide; got \(5, 28, 7\)"),
+        ({"images": grey(5, (28, 3))}, r"4 or more pixels high and wide; got \(5, 28, 3\)"),
+        ({"images": grey(5, (3, 28, 3))}, r"4 or more pixels high and wide; got \(5, 3, 28, 3\)"),
         ({"images": grey(5, dtype=np.int64)}, r"uint8 \(0..255\) or floating \(0..1\); got int64"),
         ({"images": grey(5) > 9}, r"uint8 \(0..255\) or floating \(0..1\); got bool"),
         ({"images": grey(5) % 2}, r"of dtype uint8 must run from 0 to 255; got no value above 1"),

@@ -241,11 +241,15 @@ def test_the_inside_is_not_outside_itself(name):
 
 def test_images_of_another_size_are_refused_before_any_download(tmp_path):
     inside = numbered(2, 8, 12)
-    with pytest.raises(ValueError, match=r"size of numbered's, 8x12; kmnist has 28x28 \(resize"):
+    with pytest.raises(ValueError, match=r"like numbered's, 8x12 in grey; kmnist has 28x28 in grey \(convert"):
         outside("kmnist", inside, seed=0, root=tmp_path)
     assert not any(tmp_path.iterdir())
+    colour = Images(torch.zeros(1, 3, 28, 28), None, "colour", "test")
+    with pytest.raises(ValueError, match=r"like colour's, 28x28 in colour; kmnist has 28x28 in grey"):
+        outside("kmnist", colour, seed=0, root=tmp_path)
+    assert not any(tmp_path.iterdir())
     np.savez(tmp_path / "mine.npz", images=np.zeros((2, 12, 8)))
-    with pytest.raises(ValueError, match=r"size of numbered's, 8x12; mine.npz has 12x8"):
+    with pytest.raises(ValueError, match=r"like numbered's, 8x12 in grey; mine.npz has 12x8 in grey"):
         outside(tmp_path / "mine.npz", inside, seed=0)
 
 

@@ -357,6 +357,7 @@ def test_header_says_what_is_studied(run):
                 "profile: standard, 2 runs (seeds 0 to 1), 12 images (12 for L-BFGS);"
                 " vae models:vae, classifier models:classifier"
             ),
+            "intervals cover training runs and test images",
             f"device: cpu ({torch.get_num_threads()} threads); cache: cache",
             f"registry: {len(CLAIMS)} claims, digest {digest}",
         ],
@@ -426,7 +427,7 @@ def test_auto_takes_mnist_where_it_is_to_be_had(monkeypatch, on_disk, answers, d
 
 def test_auto_falls_to_digits_and_says_why(run, monkeypatch):
     monkeypatch.setattr(study_module, "probe", lambda _name: False)
-    result = run(source("A1", ONES), "--dataset=auto", "--data-root=empty")
+    result = run(source("A1", ONES), "--dataset=auto", "--data-root=empty", models=False)
     assert result.ret == OK
     result.stdout.fnmatch_lines(
         [
@@ -527,7 +528,7 @@ BAD = {
     "no file": (None, ("--dataset=none.npz",), "there is no file none.npz *"),
     "range": (bad(images=IMAGES - 0.5), NPZ, "bad.npz: `images` must lie in [[]0, 1]; got [[]-0.5, -0.5] (*"),
     "nan": (bad(images=IMAGES * np.nan), NPZ, "bad.npz: `images` must be finite; got NaN or infinite pixels"),
-    "shape": (bad(images=IMAGES[0]), NPZ, "bad.npz: `images` must have shape *; got (8, 8) *"),
+    "shape": (bad(images=IMAGES[0]), NPZ, "bad.npz: `images` must have shape *; got (8, 8)"),
     "dtype": (bad(images=IMAGES.astype(int)), NPZ, "bad.npz: `images` must be uint8 *; got int64"),
     "empty": (bad(images=IMAGES[:0]), NPZ, "bad.npz: `images` is empty; got shape (0, 8, 8)"),
     "no images": (bad(images=None), NPZ, "bad.npz must hold an array `images` *; got labels"),
@@ -569,12 +570,13 @@ def test_bad_input_is_a_usage_error(run, case):
     assert untouched(run.path)
 
 
-def test_a_made_model_is_checked_when_it_is_made(run):
+def test_a_made_model_is_checked_before_anything_is_computed(run):
     result = run(source("A1", None, body="study.table('clean')"), "--vae=models:classifier")
-    assert result.ret == FAILED
-    result.stdout.fnmatch_lines(
-        ["E   *ValueError: --vae models:classifier must give a model with encode and decode; it lacks encode, decode"]
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines(
+        ["ERROR: --vae models:classifier must give a model with encode and decode; it lacks encode, decode"]
     )
+    assert untouched(run.path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, so asking for it is right")

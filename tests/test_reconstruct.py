@@ -288,8 +288,11 @@ def posterior_of(mean, log_variance):
         (torch.full((2, 1, 5, 4), torch.nan), "images must be finite; got NaN"),
         (torch.zeros(2, 1, 5, 4, dtype=torch.uint8), r"images must be float32; got torch.uint8 \(bytes"),
         (torch.zeros(2, 1, 5, 4, dtype=torch.float64), "images must be float32; got torch.float64"),
-        (torch.zeros(2, 5, 4), r"images must have shape \(n, 1, height, width\); got \(2, 5, 4\).*unsqueeze"),
-        (torch.zeros(2, 3, 5, 4), r"images must have shape .*; got \(2, 3, 5, 4\)"),
+        (torch.zeros(2, 5, 4), r"shape \(n, channels, height, width\), 1 channel or 3; got \(2, 5, 4\) .*unsqueeze"),
+        (
+            torch.zeros(2, 5, 4, 3),
+            r"images must have shape .*; got \(2, 5, 4, 3\) \(where the channels come last.*permute",
+        ),
         (torch.zeros(0, 1, 5, 4), r"images is empty; got shape \(0, 1, 5, 4\)"),
     ],
 )

@@ -579,7 +579,7 @@ def test_unfit_preparation(told, message):
     ("images", "told", "message"),
     [
         (torch.zeros(2, 1, 4, 5), {}, r"images must be shaped as the training images, \(1, 5, 4\); got \(1, 4, 5\)"),
-        (torch.zeros(2, 5, 4), {}, r"images must have shape \(n, 1, height, width\)"),
+        (torch.zeros(2, 5, 4), {}, r"images must have shape \(n, channels, height, width\)"),
         (torch.full((2, 1, *SIDES), torch.nan), {}, "images must be finite"),
         (torch.zeros(2, 1, *SIDES), {"chunk": 0}, "chunk must be 1 or more images; got 0"),
         (torch.zeros(2, 1, *SIDES), {"first_index": -1}, "first_index must be 0 or more; got -1"),

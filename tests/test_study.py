@@ -57,11 +57,16 @@ def test_one_weight_changes_the_digest():
     assert model_digest(vae, "vae", PROBE) != before
 
 
+def no_images():
+    raise ValueError("there are no training images")
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
         ("torch.nn:functional", "classifier", "must be a module or a callable"),
-        ("torch.nn:Linear", "classifier", "calling it with 7 raised TypeError"),
+        ("torch.nn:Linear", "classifier", "there are no training images"),
+        ("torch.nn:Dropout2d", "vae", "calling it with 7 raised ValueError: dropout probability"),
         ("builtins:float", "vae", "lacks encode, decode"),
         ("no.such:thing", "vae", "can't be imported"),
         ("absent.safetensors", "vae", "a file that exists"),
@@ -69,7 +74,7 @@ def test_one_weight_changes_the_digest():
 )
 def test_unusable_models_are_refused(text, kind, message):
     with pytest.raises(ValueError, match=message):
-        _ = makes_models(text, kind), user_model(text, kind, 7, torch.device("cpu"))
+        _ = makes_models(text, kind), user_model(text, kind, 7, torch.device("cpu"), no_images)
 
 
 class Coder:
@@ -87,7 +92,7 @@ def test_a_finished_vae_needs_no_torch(monkeypatch):
     module.coder = Coder()
     monkeypatch.setitem(sys.modules, module.__name__, module)
     assert not makes_models("a_users_module:coder", "vae")
-    assert user_model("a_users_module:coder", "vae", 0, torch.device("cpu")) is module.coder
+    assert user_model("a_users_module:coder", "vae", 0, torch.device("cpu"), no_images) is module.coder
     assert len(model_digest(module.coder, "vae", PROBE)) == 32
 
 
@@ -175,7 +180,7 @@ def test_a_vae_that_gives_no_images_is_refused(encoded, decoded, message):
 def test_a_classifier_of_other_classes_is_refused(attacked):
     few = nn.Sequential(nn.Flatten(), nn.Linear(784, 5)).eval().requires_grad_(requires_grad=False)
     vae = VAE(VAEConfig(latent_size=2, hidden_size=4), (28, 28)).eval().requires_grad_(requires_grad=False)
-    attacked._model = lambda kind, _seed, _title: vae if kind == "vae" else few
+    attacked.model = lambda kind, _seed, _title: vae if kind == "vae" else few
     with pytest.raises(ValueError, match="must know all 10 classes of digits; it gives 5 logits"):
         attacked.run(0)
 
@@ -193,7 +198,7 @@ def test_some_training_images_are_held_out_from_every_model(tmp_path, monkeypatc
     study = Study(Dataset("digits", "for tests"), PROFILES["smoke"], Store(tmp_path))
     for kind in ("vae", "classifier"):
         with pytest.raises(RuntimeError, match="seen"):
-            study._model(kind, 0, "")
+            study.model(kind, 0, "")
     with pytest.raises(RuntimeError, match="seen"):
         study.cleaning._autoencoder(SimpleNamespace(seed=0))
     whole, (held, places) = load_images("digits", "train"), study.held_out

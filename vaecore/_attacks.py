@@ -18,7 +18,7 @@ Loss = Literal["cross-entropy", "margin"]
 Objective = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """objective(points, rows, step): did the attack win at each point (m,), and its loss (m,), which attacks drive up.
 
-points: (m, 1, h, w) in [0, 1]. rows: (m,) int64, the place of each in the attacked batch. step: from 0; a randomised
+points: (m, c, h, w) in [0, 1]. rows: (m,) int64, the place of each in the attacked batch. step: from 0; a randomised
 victim draws anew each step, and the same again for the same image and step.
 """
 
@@ -59,7 +59,7 @@ _MEANING = {
 class Attack:
     """What an attack did to n images; row i speaks of image i alone.
 
-    images: (n, 1, height, width) in [0, 1], what the classifier is shown; the clean image where the attack failed.
+    images: (n, c, height, width) in [0, 1], what the classifier is shown; the clean image where the attack failed.
     success: (n,) bool. l2, linf: (n,) float32, norms of the perturbation in pixel units; NaN where it failed.
     evaluations: (n,) int64, gradients of the classifier spent on the image, or queries where no gradient is used.
     flags: (n,) int64, a bit mask of `Sanity`; `warnings` says it in words. constant: (n,) float32, the weight c of the
@@ -286,7 +286,7 @@ def fgsm(
 ) -> Attack:
     """One step of size epsilon up the cross-entropy, clipped to [0, 1].
 
-    images: (n, 1, height, width) in [0, 1]. labels: (n,) int64, the true classes. norm: "linf" steps along the
+    images: (n, c, height, width) in [0, 1]. labels: (n,) int64, the true classes. norm: "linf" steps along the
     gradient's sign, "l2" along the gradient itself. With `targets`, (n,) int64, the step goes down the target's
     cross-entropy instead, and success means that the target is predicted; without, that the label is not (also where
     the clean image was misclassified already). keep_failed: return the perturbed image where that failed, for studies

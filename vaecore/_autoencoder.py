@@ -6,7 +6,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vaecore._images import Images
 from vaecore._models import VAE, VAEConfig
-from vaecore._training import Progress, _fit, _seeded, _shape, reference_configs
+from vaecore._training import Progress, _fit, _seeded, reference_configs
 
 # Of the posterior that a plain autoencoder is given, so that its draws are its code.
 _NO_SPREAD = -60.0
@@ -34,7 +34,7 @@ def fit_autoencoder(
         return binary_cross_entropy_with_logits(odds, pixels.flatten(1), reduction="sum") / len(pixels)
 
     with _seeded(seed, device) as place:
-        model = VAE(config, _shape(train)).to(place)
+        model = VAE(config, train.shape).to(place)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
         found = _fit(model, loss, optimizer, config, train.pixels, unlabelled, device=place, progress=progress)
     with torch.no_grad():

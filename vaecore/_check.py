@@ -3,20 +3,29 @@
 import torch
 from torch import Tensor
 
+CHANNELS = (1, 3)  # grey, or red, green and blue
 _RANGE = "undo mean/std normalisation first; divide bytes by 255"
 
 
+def describe_shape(shape: tuple[int, int, int]) -> str:
+    """Say what images of shape (channels, height, width) are, as in "28x28 in grey"."""
+    channels, height, width = shape
+    return f"{height}x{width} in {'grey' if channels == 1 else 'colour'}"
+
+
 def check_images(images: Tensor, name: str = "images", *, out_of_range: str = _RANGE) -> None:
-    """Raise unless `images` is a non-empty float32 tensor (n, 1, height, width) in [0, 1].
+    """Raise unless `images` is a non-empty float32 tensor (n, channels, height, width) in [0, 1], of 1 channel or 3.
 
     out_of_range: the likely cause of values outside [0, 1].
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor; got {type(images).__name__}")
-    if images.ndim != 4 or images.shape[1] != 1:
+    if images.ndim != 4 or images.shape[1] not in CHANNELS:
+        remedy = "a missing channel axis is added with images.unsqueeze(1)"
+        if images.ndim == 4:
+            remedy = "where the channels come last: images.permute(0, 3, 1, 2); transparency is left out"
         raise ValueError(
-            f"{name} must have shape (n, 1, height, width); got {tuple(images.shape)}"
-            " (a missing channel axis is added with images.unsqueeze(1))"
+            f"{name} must have shape (n, channels, height, width), 1 channel or 3; got {tuple(images.shape)} ({remedy})"
         )
     if images.dtype != torch.float32:
         remedy = "use images.float()" if images.is_floating_point() else "bytes 0..255: use images.float() / 255"

@@ -46,7 +46,7 @@ class Settings:
 
 
 class Features:
-    """Features of some images (n, 1, h, w), each computed when first asked for, and kept.
+    """Features of some images (n, c, h, w), each computed when first asked for, and kept.
 
     vae, classifier: None where nothing that needs them will be asked for. indices: (n,) int64, of the images. The draws
     are those of `reconstruct` at the same seed and indices.

@@ -1,4 +1,4 @@
-"""Image sets: MNIST and its kin, the embedded digits and letters, and a user's own file, all in one form."""
+"""Image sets: MNIST and its kin, the embedded digits and letters, and a user's own, all in one form."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,6 @@ import tempfile
 import threading
 import time
 import urllib.request
-import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,21 +27,22 @@ from torch import Tensor
 
 from vaecore import _embedded
 from vaecore._check import check_images, check_labels
+from vaecore._named import is_named
+from vaecore._own import load_own, own_name
 
 # Name a user types: the torchvision class, which is also the folder it keeps the files in.
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist-letters": "EMNIST"}
 EMBEDDED = ("digits", "letters")
 PREFIXES = {"train": "train", "test": "t10k"}
 LETTERS = 1000
-SMALLEST_SIDE = 8
 
 
 @dataclass(frozen=True)
 class Images:
     """A set of images, with labels where they are known; equal where name, split and content are equal.
 
-    pixels: (n, 1, height, width) float32 in [0, 1]. labels: (n,) int64 from 0, or None. digest: 32 hexadecimal digits
-    of the content (pixels, shape, labels), the same wherever the set came from.
+    pixels: (n, channels, height, width) float32 in [0, 1], of 1 channel (grey) or 3. labels: (n,) int64 from 0, or
+    None. digest: 32 hexadecimal digits of the content (pixels, shape, labels), the same wherever the set came from.
     Raises ValueError (TypeError for other types) where the pixels or labels are not as above.
     """
 
@@ -64,6 +64,12 @@ class Images:
         return len(self.pixels)
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of each image."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
+    @property
     def classes(self) -> int | None:
         """Number of classes, the highest label plus 1; None without labels."""
         return None if self.labels is None else int(self.labels.max()) + 1
@@ -81,19 +87,27 @@ def load_images(
     *,
     download: bool = True,
 ) -> Images:
-    """Load an image set by name, or a user's own `.npz` file by its path.
+    """Load an image set by name, or a user's own: an `.npz` file, a folder of image files, a module's attribute.
 
     name: "mnist", "fashion-mnist", "kmnist" or "emnist-letters", read from `root` as torchvision lays it out
     (`MNIST/raw/...`) and downloaded there where absent and `download` is true; "digits" (1,000 to train on, 797 to test
-    on) or "letters" (1,000 and another 1,000), which need neither; or a path that ends in .npz.
+    on) or "letters" (1,000 and another 1,000), which need neither; or one of a user's own, below, which `root` does not
+    concern (a folder whose name is a set's: "./mnist").
     "emnist-letters" are written by hand, capital and small mixed, A (0) to Z (25), and brought upright, which the files
     are not. They come in one archive with all of EMNIST: half a gigabyte, and some three while it is unpacked.
     root: the data folder; by default the environment variable VAECORE_DATA, else a folder in the user's cache.
 
-    An `.npz` holds `images`, (n, height, width) or (n, 1, height, width), sides of 8 pixels or more, uint8 0..255 or
-    floating in [0, 1], and may hold `labels`, (n,) integer from 0. With the images put in order of label (of place in
-    the file where there are no labels, or where labels are equal), every fifth is a test image and the others are for
-    training. A file that holds `test_images` and `train_images` (`test_labels`, `train_labels`) is split as it says.
+    Images of a user's own are grey, (n, height, width), or in colour, (n, height, width, 3) or (n, 3, height, width);
+    as sides are 4 pixels or more, a 3 is the channels wherever it stands. They are uint8 0..255 or floating in [0, 1];
+    labels are (n,) integer from 0. With the images put in order of label (of place where there are no labels, or where
+    labels are equal), every fifth is a test image and the others are for training; or the data say it themselves:
+    - a path that ends in .npz: it holds `images` and may hold `labels`; beside `test_images` (`test_labels`) it holds
+      `train_images` (`train_labels`), or all of `images` are for training.
+    - "package.module:attribute": a pair (images, labels), {"train": (images, labels), "test": (images, labels)}, or a
+      callable without arguments that gives one of these, which is called once; arrays or tensors. It should give the
+      same each time, as processes that share the work each call it.
+    - a folder with a folder of image files for each class, as torchvision's ImageFolder reads it; or with two such,
+      `train` and `test` (else `val`). Grey where all files are, else in colour; all of one size.
 
     Raises ValueError for an unknown name or split and for damaged or unsuitable files, FileNotFoundError for an absent
     file (or set, with `download=False`), and ConnectionError where a download fails.
@@ -106,19 +120,19 @@ def load_images(
     if known == "letters":
         return letters(LETTERS, seed=0, first_index=LETTERS * (split == "train"), split=split)
     if known is None:
-        return _load_npz(Path(name).expanduser(), split)
+        return Images(*load_own(name, split), split)
     folder = data_root(root) / TORCHVISION[known] / "raw"
     if _missing(known, folder):
         _fetch(known, folder, download=download)
     return Images(*_read_raw(known, folder, split), known, split)
 
 
-def load_whole_npz(path: str | os.PathLike[str]) -> Images:
-    """Load a user's `.npz` as a set to test on only: all of its `images`, else its `test_images`, in the file's order.
+def load_whole(source: str | os.PathLike[str]) -> Images:
+    """Load a user's own data as a set to test on only: all of it, or what it says is for the test, in its order.
 
-    Array types, ranges and errors are those of `load_images`.
+    An `.npz` gives all of its `images`, else its `test_images`. Forms and errors are those of `load_images`.
     """
-    return _load_npz(Path(path).expanduser(), "test", whole=True)
+    return Images(*load_own(source, "test", whole=True), "test")
 
 
 def letters(count: int, *, seed: int, first_index: int = 0, split: str = "test") -> Images:
@@ -147,7 +161,7 @@ def is_available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
     """
     known = _known(name)
     if known is None:
-        return Path(name).expanduser().is_file()
+        return is_named(os.fspath(name)) or Path(name).expanduser().exists()
     return known in EMBEDDED or not _missing(known, data_root(root) / TORCHVISION[known] / "raw")
 
 
@@ -162,14 +176,15 @@ def probe(name: str, *, timeout: float = 3.0) -> bool:
 
 
 def _known(name: str | os.PathLike[str]) -> str | None:
-    """Return the name if it is a set's, None if it is the path of an `.npz`; raise ValueError otherwise."""
+    """Return the name if it is a set's, None if it names a user's own; raise ValueError otherwise."""
     text = os.fspath(name)
     if text in TORCHVISION or text in EMBEDDED:
         return text
-    if text.lower().endswith(".npz"):
+    if own_name(text) is not None:
         return None
     raise ValueError(
-        f"images must be {_listed([*TORCHVISION, *EMBEDDED])}, or the path of a file that ends in .npz; got {text!r}"
+        f"images must be {_listed([*TORCHVISION, *EMBEDDED])}, the path of a file that ends in .npz or of a folder that"
+        f" exists, or package.module:attribute; got {text!r}"
     )
 
 
@@ -312,108 +327,3 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _load_npz(path: Path, split: str, *, whole: bool = False) -> Images:
-    """Load a split; where the file is `whole`, a set to test on only, its `images` come first, and all of them."""
-    arrays = _read_npz(path)
-    found = [key for key in ("", f"{split}_") if f"{key}images" in arrays]
-    if not found:
-        raise ValueError(
-            f"{path} must hold an array `images` (or `{split}_images`); got {', '.join(sorted(arrays)) or 'no arrays'}"
-        )
-    key = found[0 if whole else -1]
-    pixels = _npz_pixels(path, f"{key}images", arrays[f"{key}images"])
-    labels = arrays.get(f"{key}labels")
-    if labels is not None:
-        labels = _npz_labels(path, f"{key}labels", labels, len(pixels))
-    if not key and not whole:
-        chosen = _fifth(len(pixels), labels) == (split == "test")
-        if not chosen.any():
-            raise ValueError(
-                f"{path} holds {len(pixels)} images, and 5 are needed to give every fifth to the test;"
-                " save `train_images` and `test_images` to choose the split yourself"
-            )
-        pixels = pixels[chosen]
-        labels = labels if labels is None else labels[chosen]
-    # The file's full name, so that a user's mnist.npz is never judged by the bounds registered for MNIST.
-    return Images(torch.from_numpy(pixels), None if labels is None else torch.from_numpy(labels), path.name, split)
-
-
-def _fifth(count: int, labels: NDArray[np.int64] | None) -> NDArray[np.bool_]:
-    """Mark every fifth image in order of label: each class gives a fifth of itself, to within one image."""
-    order = np.arange(count) if labels is None else np.argsort(labels, kind="stable")
-    marked = np.empty(count, dtype=bool)
-    marked[order] = _embedded.evenly_spread(count, count // 5)
-    return marked
-
-
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path} (is the path relative to another folder?)")
-    wanted = {f"{part}{kind}" for part in ("", "train_", "test_") for kind in ("images", "labels")}
-    with path.open("rb") as file:
-        # numpy takes what is not a zip for a pickle, and would say so misleadingly.
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"{path} is not an npz archive (truncated, or not written by numpy.savez?)")
-        try:
-            with zipfile.ZipFile(file) as content:
-                damaged = content.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                names = archive.files
-                # Names of other arrays are kept for the message that says what was found; their content is not read.
-                return {name: archive[name] if name in wanted else np.empty(0) for name in names}
-        except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
-            if "allow_pickle" in str(error):
-                raise ValueError(
-                    f"{path} holds pickled Python objects, which are never loaded, as they can run code;"
-                    " save numeric arrays (a list of images of unequal size becomes objects)"
-                ) from error
-            raise ValueError(f"{path} cannot be read: {error} (truncated or damaged?)") from error
-
-
-def _npz_pixels(path: Path, key: str, images: NDArray[Any]) -> NDArray[np.float32]:
-    """Check an array of images and bring it to (n, 1, height, width) float32 in [0, 1]."""
-    shape = images.shape
-    if images.ndim not in (3, 4) or (images.ndim == 4 and shape[1] != 1):
-        raise ValueError(
-            f"{path}: `{key}` must have shape (n, height, width) or (n, 1, height, width); got {shape}"
-            " (colour images: convert them to grey)"
-        )
-    if images.size == 0:
-        raise ValueError(f"{path}: `{key}` is empty; got shape {shape}")
-    if min(shape[-2:]) < SMALLEST_SIDE:
-        raise ValueError(f"{path}: `{key}` must be {SMALLEST_SIDE} or more pixels high and wide; got {shape}")
-    images = images.reshape(shape[0], 1, *shape[-2:])
-    if images.dtype == np.uint8:
-        if images.max() == 1:
-            raise ValueError(
-                f"{path}: `{key}` of dtype uint8 must run from 0 to 255; got no value above 1"
-                " (binary images: save them as float32)"
-            )
-        return images.astype(np.float32) / np.float32(255)
-    if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(f"{path}: `{key}` must be uint8 (0..255) or floating (0..1); got {images.dtype}")
-    pixels = images.astype(np.float32)
-    if not np.isfinite(pixels).all():
-        raise ValueError(f"{path}: `{key}` must be finite; got NaN or infinite pixels")
-    if pixels.min() < 0 or pixels.max() > 1:
-        raise ValueError(
-            f"{path}: `{key}` must lie in [0, 1]; got [{pixels.min():.3g}, {pixels.max():.3g}]"
-            " (undo mean/std normalisation; divide 0..255 by 255)"
-        )
-    return pixels
-
-
-def _npz_labels(path: Path, key: str, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
-    """Check an array of labels and bring it to int64."""
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{path}: `{key}` must be integers; got {labels.dtype}")
-    if labels.shape != (count,):
-        raise ValueError(f"{path}: `{key}` must have shape ({count},), one for each image; got {labels.shape}")
-    if labels.min() < 0:
-        raise ValueError(f"{path}: `{key}` must be 0 or more; got {labels.min()} (number the classes from 0)")
-    return labels.astype(np.int64)

@@ -86,7 +86,7 @@ def lbfgs(
 ) -> Attack:
     """The nearest images found that the classifier takes for the targets, by box-constrained L-BFGS.
 
-    images: (n, 1, height, width) in [0, 1]. targets: (n,) int64, the class wanted of each image. confidence: the
+    images: (n, c, height, width) in [0, 1]. targets: (n,) int64, the class wanted of each image. confidence: the
     probability, above 0 and below 1, that the target must have for a success, so that images do not sit on the decision
     boundary; None asks only that the target is predicted.
 

@@ -21,7 +21,7 @@ from vaecore._reconstruct import (
 )
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
-"""Log-density in nats of images (n, 1, h, w) given decoded latents (n, draws, 1, h, w), as (n, draws)."""
+"""Log-density in nats of images (n, c, h, w) given decoded latents (n, draws, c, h, w), as (n, draws)."""
 
 Posterior = tuple[Tensor, Tensor]  # mean and log-variance, (n, latent) each
 
@@ -48,7 +48,7 @@ def log_likelihood(
     precision: Precision = "float32",
     chunk: int | None = None,
 ) -> Tensor:
-    """Importance-weighted bound on the log-likelihood; (n, 1, h, w) in [0, 1] to (n,) nats; higher is *less* anomalous.
+    """Importance-weighted bound on the log-likelihood; (n, c, h, w) in [0, 1] to (n,) nats; higher is *less* anomalous.
 
     log((1 / draws) sum of p(x, z) / q(z | x)) over draws z of the posterior: Burda et al. 2016, equation 8. In
     expectation it is the ELBO at one draw, and nearer to log p(x) with each further one.
@@ -85,7 +85,7 @@ def likelihood_regret(
     indices: Tensor | None = None,
     chunk: int | None = None,
 ) -> Tensor:
-    """Nats that an image's bound gains by a posterior of its own; (n, 1, h, w) to (n,); higher is more anomalous.
+    """Nats that an image's bound gains by a posterior of its own; (n, c, h, w) to (n,); higher is more anomalous.
 
     Xiao et al. 2020. how="posterior" optimises the mean and log-variance of each image, all images at once (20 steps of
     Adam). how="encoder" is the published variant: a copy of the encoder is optimised for each image in turn (100 steps
@@ -183,7 +183,7 @@ def log_odds(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
 
 
 def log_bernoulli_of_odds(images: Tensor, odds: Tensor) -> Tensor:
-    """Bernoulli log-likelihood in nats; images (n, 1, h, w), log-odds (n, draws, pixels) to (n, draws)."""
+    """Bernoulli log-likelihood in nats; images (n, c, h, w), log-odds (n, draws, pixels) to (n, draws)."""
     # This way round the product is a dozen times faster on a CPU than odds @ pixels.
     found = (images.flatten(1).unsqueeze(1) @ odds.transpose(1, 2)).squeeze(1) - softplus(odds).sum(dim=2)
     if not bool(torch.isfinite(found).all()):

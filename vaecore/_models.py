@@ -1,6 +1,7 @@
 """The reference models: an MLP variational autoencoder and a small convolutional classifier, with their settings."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,7 +20,7 @@ Augmentation = Literal["none", "shift", "distort"]
 class VAEConfig:
     """Settings of the reference VAE and of its training.
 
-    The network is 784-400-20 with a Bernoulli decoder, the most common one in studies of MNIST.
+    The network is 784-400-20 on MNIST, with a Bernoulli decoder, the most common one in studies of it.
     """
 
     latent_size: int = 20
@@ -50,39 +51,47 @@ class ClassifierConfig:
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """What this package asks of a VAE: a user's own needs these two methods and nothing else."""
+    """What this package asks of a VAE: a user's own needs these two methods and nothing else.
+
+    An image's results may depend on no other image of the batch, and `encode` on nothing random. Attacks that know the
+    VAE differentiate through both. A third method is used where there is one: `decode_logits`, (n, latent) to the
+    log-odds of what `decode` gives, (n, pixels), which spares likelihoods the rounding of a sigmoid near 0 and 1.
+    """
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (n, 1, h, w) in [0, 1] to the posterior's mean and log-variance, each (n, latent)."""
+        """Map (n, channels, h, w) in [0, 1] to the posterior's mean and log-variance, each (n, latent)."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Map (n, latent) to mean images (n, 1, h, w) in [0, 1]."""
+        """Map (n, latent) to mean images (n, channels, h, w) in [0, 1]."""
         ...
 
 
 Classify = Callable[[Tensor], Tensor]
-"""Maps images (n, 1, h, w) in [0, 1] to logits (n, classes); any torch module that does so will serve."""
+"""Maps images (n, channels, h, w) in [0, 1] to logits (n, classes); any torch module that does so will serve."""
+
+ImageShape = tuple[int, int] | tuple[int, int, int]
+"""(height, width) of grey images, or (channels, height, width)."""
 
 
 class VAE(nn.Module):
     """Variational autoencoder with one hidden layer a side and a Bernoulli decoder (Kingma and Welling 2014).
 
-    image_shape: (height, width).
+    image_shape: (channels, height, width), or (height, width) for grey. Each channel of a pixel counts as a pixel.
     """
 
-    def __init__(self, config: VAEConfig, image_shape: tuple[int, int]) -> None:
+    def __init__(self, config: VAEConfig, image_shape: ImageShape) -> None:
         super().__init__()
         self.config = config
-        self.image_shape = image_shape
-        pixels = image_shape[0] * image_shape[1]
+        self.image_shape = _with_channels(image_shape)
+        pixels = math.prod(self.image_shape)
         self.encoder = nn.Linear(pixels, config.hidden_size)
         self.posterior = nn.Linear(config.hidden_size, 2 * config.latent_size)
         self.decoder = nn.Linear(config.latent_size, config.hidden_size)
         self.pixels = nn.Linear(config.hidden_size, pixels)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (n, 1, h, w) in [0, 1] to the posterior's mean and log-variance, each (n, latent)."""
+        """Map (n, channels, h, w) in [0, 1] to the posterior's mean and log-variance, each (n, latent)."""
         mean, log_variance = self.posterior(relu(self.encoder(images.flatten(1)))).chunk(2, dim=1)
         return mean, log_variance
 
@@ -92,11 +101,11 @@ class VAE(nn.Module):
         return linear(hidden, self.pixels.weight, self.pixels.bias)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Map (n, latent) to mean images (n, 1, h, w) in [0, 1]."""
+        """Map (n, latent) to mean images (n, channels, h, w) in [0, 1]."""
         odds = self.decode_logits(latents)
         if odds.dtype is torch.bfloat16:  # under autocast; a sigmoid in it would be both slower and coarser
             odds = odds.float()
-        return odds.sigmoid_().view(-1, 1, *self.image_shape)
+        return odds.sigmoid_().view(-1, *self.image_shape)
 
     def save(self, path: str | Path) -> None:
         """Write settings and weights to one safetensors file, atomically."""
@@ -104,16 +113,20 @@ class VAE(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Convolutional classifier: two strided 5x5 convolutions, one hidden layer; images (n, 1, h, w) to logits."""
+    """Convolutional classifier: two strided 5x5 convolutions, one hidden layer; images (n, channels, h, w) to logits.
 
-    def __init__(self, config: ClassifierConfig, image_shape: tuple[int, int], classes: int) -> None:
+    image_shape: (channels, height, width), or (height, width) for grey.
+    """
+
+    def __init__(self, config: ClassifierConfig, image_shape: ImageShape, classes: int) -> None:
         super().__init__()
         self.config = config
-        self.image_shape = image_shape
+        self.image_shape = _with_channels(image_shape)
         self.classes = classes
         first, second = config.channels
-        height, width = ((side + 3) // 4 for side in image_shape)  # halved twice, rounding up
-        self.conv1 = nn.Conv2d(1, first, 5, stride=2, padding=2)
+        channels, *sides = self.image_shape
+        height, width = ((side + 3) // 4 for side in sides)  # halved twice, rounding up
+        self.conv1 = nn.Conv2d(channels, first, 5, stride=2, padding=2)
         self.conv2 = nn.Conv2d(first, second, 5, stride=2, padding=2)
         self.hidden = nn.Linear(second * height * width, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
@@ -121,7 +134,7 @@ class Classifier(nn.Module):
         self.to(memory_format=torch.channels_last)  # several times faster on CPUs
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (n, 1, h, w) in [0, 1] to logits (n, classes)."""
+        """Map images (n, channels, h, w) in [0, 1] to logits (n, classes)."""
         features = relu(self.conv2(relu(_strided(images, self.conv1))))
         return self.output(self.dropout(relu(self.hidden(features.flatten(1)))))  # type: ignore[no-any-return]
 
@@ -131,7 +144,7 @@ class Classifier(nn.Module):
 
 
 def _strided(images: Tensor, convolution: nn.Conv2d) -> Tensor:
-    """What a 5x5 convolution of stride 2 and padding 2 makes of images of one channel, (n, channels, h / 2, w / 2).
+    """What a 5x5 convolution of stride 2 and padding 2 makes of images, (n, channels, h / 2, w / 2).
 
     As one of 3x3 and stride 1 over the four pixels of each 2x2 block, whose gradient is several times cheaper on CPUs.
     """
@@ -158,7 +171,7 @@ def _save(model: VAE | Classifier, path: str | Path) -> None:
 def load_vae(path: str | Path) -> VAE:
     """Read a VAE that `VAE.save` wrote; raises ValueError where the file is damaged or holds something else."""
     header, weights = _read(path, "VAE")
-    model = VAE(_config(VAEConfig, header["config"]), _pair(header["image_shape"]))
+    model = VAE(_config(VAEConfig, header["config"]), _shape(header["image_shape"]))
     model.load_state_dict(weights)
     return model.eval()
 
@@ -167,7 +180,7 @@ def load_classifier(path: str | Path) -> Classifier:
     """Read a classifier that `Classifier.save` wrote; raises ValueError where the file is damaged or another's."""
     header, weights = _read(path, "Classifier")
     classes = json.loads(header["classes"])
-    model = Classifier(_config(ClassifierConfig, header["config"]), _pair(header["image_shape"]), classes)
+    model = Classifier(_config(ClassifierConfig, header["config"]), _shape(header["image_shape"]), classes)
     model.load_state_dict(weights)
     return model.eval()
 
@@ -193,6 +206,9 @@ def _config(kind: type[_Config], text: str) -> _Config:
     return kind(**settings)
 
 
-def _pair(text: str) -> tuple[int, int]:
-    height, width = json.loads(text)
-    return height, width
+def _shape(text: str) -> tuple[int, int, int]:
+    return _with_channels(tuple(json.loads(text)))
+
+
+def _with_channels(shape: ImageShape) -> tuple[int, int, int]:
+    return shape if len(shape) == 3 else (1, *shape)

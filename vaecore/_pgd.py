@@ -33,7 +33,7 @@ _NEW = 0.75
 _RISING = 0.75
 
 _Project = Callable[[Tensor], Tensor]
-_Found = tuple[Tensor, Tensor, Tensor, Tensor]  # points (m, 1, h, w), won (m,), loss (m,), first gradient's flags (m,)
+_Found = tuple[Tensor, Tensor, Tensor, Tensor]  # points (m, c, h, w), won (m,), loss (m,), first gradient's flags (m,)
 
 
 def pgd(
@@ -57,7 +57,7 @@ def pgd(
 ) -> Attack:
     """Steps up the loss, each projected on the ball of radius epsilon around the image and clipped to [0, 1].
 
-    images: (n, 1, height, width) in [0, 1]. labels: (n,) int64, the true classes. targets: (n,) int64, classes to
+    images: (n, c, height, width) in [0, 1]. labels: (n,) int64, the true classes. targets: (n,) int64, classes to
     reach; without, success means that the label is not predicted (also where it was not to begin with). loss: what is
     climbed, see `class_loss`.
 

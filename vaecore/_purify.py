@@ -18,7 +18,7 @@ Backward = Literal["exact", "identity"]  # or a purifier
 
 
 class Purifier(nn.Module):
-    """A module that maps images (n, 1, h, w) in [0, 1] to cleaned images of the same shape and range.
+    """A module that maps images (n, c, h, w) in [0, 1] to cleaned images of the same shape and range.
 
     It may make several of each image: `views` gives them all, and `forward` their mean, so that a purifier can stand
     before any classifier in an `nn.Sequential`. differentiable: whether the gradient through it says anything; where it
@@ -29,7 +29,7 @@ class Purifier(nn.Module):
     draws = 1
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
-        """Cleaned images, (n, draws, 1, h, w); random ones follow from (seed, index of the image) alone."""
+        """Cleaned images, (n, draws, c, h, w); random ones follow from (seed, index of the image) alone."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
@@ -72,7 +72,10 @@ class BitDepth(Purifier):
 
 
 class MedianFilter(Purifier):
-    """The median of each pixel's size x size neighbourhood, mirrored at the border (Xu et al. 2018)."""
+    """The median of each pixel's size x size neighbourhood, mirrored at the border (Xu et al. 2018).
+
+    Each channel apart. Images must be larger than size // 2 pixels each way.
+    """
 
     def __init__(self, size: int = 3) -> None:
         super().__init__()
@@ -83,12 +86,15 @@ class MedianFilter(Purifier):
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:  # noqa: ARG002
         """One view."""
         edge = self.size // 2
-        around = unfold(pad(images, (edge,) * 4, mode="reflect"), self.size)
+        around = unfold(pad(_planes(images), (edge,) * 4, mode="reflect"), self.size)
         return around.median(dim=1).values.view_as(images).unsqueeze(1)
 
 
 class GaussianBlur(Purifier):
-    """Convolution with a Gaussian of standard deviation `sigma` pixels, cut off at three, mirrored at the border."""
+    """Convolution with a Gaussian of standard deviation `sigma` pixels, cut off at three, mirrored at the border.
+
+    Each channel apart. Images must be larger than 3 sigma pixels each way.
+    """
 
     def __init__(self, sigma: float = 1.0) -> None:
         super().__init__()
@@ -102,9 +108,14 @@ class GaussianBlur(Purifier):
         edge = round(3 * self.sigma)
         offset = torch.arange(-edge, edge + 1, dtype=images.dtype, device=images.device)
         kernel = (-0.5 * (offset / self.sigma).square()).softmax(dim=0)
-        padded = pad(images, (edge,) * 4, mode="reflect")
+        padded = pad(_planes(images), (edge,) * 4, mode="reflect")
         blurred = conv2d(conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-        return blurred.clamp(0, 1).unsqueeze(1)
+        return blurred.clamp(0, 1).view_as(images).unsqueeze(1)
+
+
+def _planes(images: Tensor) -> Tensor:
+    """Each channel as an image of its own, (n * channels, 1, h, w)."""
+    return images.reshape(-1, 1, *images.shape[2:])
 
 
 class VAEPurifier(Purifier):
@@ -181,7 +192,7 @@ class LatentSearch(Purifier):
 
 
 class Purified(nn.Module):
-    """A classifier behind a purifier: images (n, 1, h, w) in [0, 1] to logits (n, classes), and a victim for attacks.
+    """A classifier behind a purifier: images (n, c, h, w) in [0, 1] to logits (n, classes), and a victim for attacks.
 
     decide: what is made of the views. "mean-image" classifies their mean; "mean-softmax" takes the logarithm of their
     mean softmax; "majority" the label of most views, ties going to the greater mean softmax: its logits are the votes
@@ -225,7 +236,7 @@ class Purified(nn.Module):
         return self.of_views(self.purifier.views(images, index, self.seed))
 
     def of_views(self, views: Tensor, each: Tensor | None = None) -> Tensor:
-        """Logits (n, classes) of views that are there already, (n, draws, 1, h, w).
+        """Logits (n, classes) of views that are there already, (n, draws, c, h, w).
 
         each: what the method `each` gives for them, where several decisions share it.
         """

@@ -74,9 +74,9 @@ def reconstruct(
 ) -> Tensor | dict[str, Tensor]:
     """Reconstruct each image from `draws` samples of its posterior: encode once, decode many.
 
-    images: (n, 1, h, w) in [0, 1]; a tensor, an array, as `numpy.load(path, mmap_mode="r")` maps it from a file,
-    or batches of either, as many as there are. Returns (n, draws, 1, h, w) in [0, 1]. With `reduce`, a function of a
-    chunk of images (m, 1, h, w) and their reconstructions (m, draws, 1, h, w), which it may overwrite, that gives a
+    images: (n, c, h, w) in [0, 1]; a tensor, an array, as `numpy.load(path, mmap_mode="r")` maps it from a file,
+    or batches of either, as many as there are. Returns (n, draws, c, h, w) in [0, 1]. With `reduce`, a function of a
+    chunk of images (m, c, h, w) and their reconstructions (m, draws, c, h, w), which it may overwrite, that gives a
     tensor (m, ...) or a dict of such, returns these joined over all images, and never holds more than a chunk of
     reconstructions. Batches and arrays go to the device of the VAE where it is a torch module.
 
@@ -209,7 +209,7 @@ def reconstruct_labels(
     first_index: int = 0,
     indices: Tensor | None = None,
 ) -> Tensor:
-    """The classifier's label of each reconstruction; images (n, 1, h, w) in [0, 1] to (n, draws) int64.
+    """The classifier's label of each reconstruction; images (n, c, h, w) in [0, 1] to (n, draws) int64.
 
     Raises ValueError for a classifier in training mode, whose labels would be random.
     """
@@ -248,7 +248,7 @@ def posterior(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decode_draws(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
-    """Images of latents (n, draws, latent): (n, draws, 1, h, w); raises ValueError unless as large as `shape`'s."""
+    """Images of latents (n, draws, latent): (n, draws, c, h, w); raises ValueError unless as large as `shape`'s."""
     wanted = (len(latents) * latents.shape[1], *shape[1:])
     decoded = vae.decode(latents.flatten(0, 1))
     if decoded.shape != wanted:
@@ -257,12 +257,12 @@ def decode_draws(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor
 
 
 def check_reconstructions(images: Tensor) -> None:
-    """Raise ValueError unless what a VAE decoded are images: (n, 1, h, w) float32 in [0, 1], and no NaN."""
+    """Raise ValueError unless what a VAE decoded are images: (n, c, h, w) float32 in [0, 1], and no NaN."""
     check_images(images, "the VAE's reconstructions", out_of_range="logits? end `decode` with a sigmoid")
 
 
 def kl(vae: Autoencoder, images: Tensor) -> Tensor:
-    """KL divergence from q(z | x) to the standard normal prior; (n, 1, h, w) to (n,) in nats; higher is more anomalous.
+    """KL divergence from q(z | x) to the standard normal prior; (n, c, h, w) to (n,) in nats; higher is more anomalous.
 
     Kingma and Welling 2014, appendix B.
     """
@@ -277,7 +277,7 @@ def kl_of_posterior(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def latent_mean(vae: Autoencoder, images: Tensor) -> Tensor:
-    """Mean of q(z | x); (n, 1, h, w) in [0, 1] to (n, latent)."""
+    """Mean of q(z | x); (n, c, h, w) in [0, 1] to (n, latent)."""
     check_images(images)
     with torch.no_grad():
         return posterior(vae, images)[0]
@@ -292,7 +292,7 @@ def elbo(
     first_index: int = 0,
     indices: Tensor | None = None,
 ) -> Tensor:
-    """Evidence lower bound in nats, mean over draws; (n, 1, h, w) in [0, 1] to (n,); higher is *less* anomalous.
+    """Evidence lower bound in nats, mean over draws; (n, c, h, w) in [0, 1] to (n,); higher is *less* anomalous.
 
     Bernoulli likelihood of grey pixels, as the reference VAE is trained (Kingma and Welling 2014, equation 3).
     """
@@ -307,7 +307,7 @@ def elbo(
 
 
 def log_bernoulli(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Bernoulli log-likelihood in nats; images (n, 1, h, w), reconstructions (n, draws, 1, h, w) to (n, draws).
+    """Bernoulli log-likelihood in nats; images (n, c, h, w), reconstructions (n, draws, c, h, w) to (n, draws).
 
     Probabilities are kept one float32 step away from 0 and 1, where a decoder's sigmoid saturates.
     """

@@ -53,7 +53,7 @@ class Score:
         indices: Tensor | None = None,
         **settings: int,
     ) -> Tensor:
-        """Scores of images (n, 1, h, w), (n,) float32; higher is more anomalous.
+        """Scores of images (n, c, h, w), (n,) float32; higher is more anomalous.
 
         classifier, train (training images), settings: as in `fit_scores`; first_index, indices as in `reconstruct`.
         """
@@ -78,7 +78,7 @@ class FittedScores:
     ) -> dict[str, Tensor]:
         """Scores by name, each (n,) float32 on the images' device; higher is more anomalous.
 
-        images: (n, 1, h, w) in [0, 1]. first_index, indices, chunk: as in `reconstruct`; an image's scores depend on
+        images: (n, c, h, w) in [0, 1]. first_index, indices, chunk: as in `reconstruct`; an image's scores depend on
         no other image.
         """
         _check_shape(images, self.image_shape)
@@ -115,7 +115,7 @@ def fit_scores(
 ) -> FittedScores:
     """Prepare scores, all of them or those in `names`, for any images; only training images are learnt from.
 
-    vae, classifier, train_images (m, 1, h, w): may be None where no score needs them (see `Score.needs`). The latent
+    vae, classifier, train_images (m, c, h, w): may be None where no score needs them (see `Score.needs`). The latent
     scores learn from all training images, typicality and density of states from 2,000 of them, chosen by the seed.
     seed: of the draws, which are those of `reconstruct`; training images have others.
 

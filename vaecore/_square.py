@@ -48,12 +48,12 @@ def square(
 ) -> Attack:
     """Random squares of change, each pixel by +epsilon or -epsilon clipped to [0, 1], kept where they raise the loss.
 
-    images: (n, 1, height, width) in [0, 1]. labels: (n,) int64, the true classes. targets: (n,) int64, classes to
-    reach; without, success means that the label is not predicted. The first query of an image is of vertical stripes
-    of random sign, each later one of a square of one sign put on the best point so far; squares become smaller as
-    `queries`, the most spent on an image, run out. An image is done at its first success; a failure is the point of
-    the highest loss (see `class_loss`). All of it follows from `seed` and the image's index (i for image i of the
-    batch, counted from `first_index`, or `indices[i]`, (n,) int64).
+    images: (n, c, height, width) in [0, 1]. labels: (n,) int64, the true classes. targets: (n,) int64, classes
+    to reach; without, success means that the label is not predicted. The first query of an image is of vertical
+    stripes of random sign, each later one of a square of one sign put on the best point so far; each channel has signs
+    of its own. Squares become smaller as `queries`, the most spent on an image, run out. An image is done at its first
+    success; a failure is the point of the highest loss (see `class_loss`). All of it follows from `seed` and the
+    image's index (i for image i of the batch, counted from `first_index`, or `indices[i]`, (n,) int64).
 
     keep_failed: as in `fgsm`. chunk: images worked on at once, which changes no result but by rounding.
     Evaluations are queries. Raises ValueError for bad input, a classifier in training mode and logits that are not
@@ -89,7 +89,7 @@ class _Searches:
     queries: int
 
     def run(self, clean: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best points (m, 1, h, w), whether they won (m,) and the queries spent (m,); rows: places in the batch."""
+        """The best points (m, c, h, w), whether they won (m,) and the queries spent (m,); rows: places in the batch."""
         points, success, spent = clean.clone(), torch.zeros_like(rows, dtype=torch.bool), torch.zeros_like(rows)
         # Of the images still searched: their places in the chunk, how far each pixel may go, the best point so far.
         live = torch.arange(len(rows), device=rows.device)
@@ -101,8 +101,9 @@ class _Searches:
                 block = seed_for(f"square/squares/{query // _DRAWN_AT_ONCE}", self.seed)
                 drawn = words(block, here, draws=_DRAWN_AT_ONCE, size=3)
             if query == 0:
-                up = signs(seed_for("square/stripes", self.seed), here, draws=1, size=clean.shape[3]) > 0
-                trial = torch.where(up.unsqueeze(1), high, low)
+                _, channels, _, width = clean.shape
+                stripes = signs(seed_for("square/stripes", self.seed), here, draws=1, size=channels * width)
+                trial = torch.where(stripes.view(-1, channels, 1, width) > 0, high, low)
             else:
                 side = _side(query, self.queries, clean.shape[2], clean.shape[3])
                 trial = _put_square(best, low, high, side, drawn[:, query % _DRAWN_AT_ONCE])
@@ -136,9 +137,10 @@ def _put_square(points: Tensor, low: Tensor, high: Tensor, side: int, drawn: Ten
         place = torch.arange(size, device=word.device)
         return (place >= first) & (place < first + side)
 
-    height, width = points.shape[-2:]
+    channels, height, width = points.shape[1:]
     square = covered(height, drawn[:, 0]).view(-1, 1, height, 1) & covered(width, drawn[:, 1]).view(-1, 1, 1, width)
-    up = (drawn[:, 2] >> 31 == 1).view(-1, 1, 1, 1)
+    bits = 31 - torch.arange(channels, device=drawn.device)  # a channel's sign is a bit of its own
+    up = (drawn[:, 2:] >> bits & 1 == 1).view(-1, channels, 1, 1)
     changed = torch.where(square, torch.where(up, high, low), points)
     same = (changed == points).flatten(1).all(dim=1).view(-1, 1, 1, 1)
     return torch.where(square & same, torch.where(up, low, high), changed)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Stream = Tensor | NDArray[Any] | Iterable[Tensor | NDArray[Any]]
-"""Images (n, 1, h, w), in memory or mapped from a file; or batches of such, as many as there are."""
+"""Images (n, c, h, w), in memory or mapped from a file; or batches of such, as many as there are."""
 
 _WANTED = "images must be a torch.Tensor, a numpy array or batches of these"
 

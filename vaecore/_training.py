@@ -66,7 +66,7 @@ def fit_vae(
         return (error + config.beta * kl) / len(pixels)
 
     with _seeded(seed, device) as place:
-        model = VAE(config, _shape(train)).to(place)
+        model = VAE(config, train.shape).to(place)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
         return _fit(model, loss, optimizer, config, train.pixels, unlabelled, device=place, progress=progress)
 
@@ -92,7 +92,7 @@ def fit_classifier(
         return cross_entropy(model(pixels), labels)
 
     with _seeded(seed, device) as place:
-        model = Classifier(config, _shape(train), classes).to(place)
+        model = Classifier(config, train.shape, classes).to(place)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -149,10 +149,11 @@ def augment(pixels: Tensor, kind: Augmentation) -> Tensor:
         return distort(pixels, torch.Generator(pixels.device).manual_seed(int(torch.randint(2**62, ()))))
     height, width = pixels.shape[-2:]
     down, right = torch.randint(3, (2, len(pixels), 1), device=pixels.device)
-    rows = (down + torch.arange(height, device=pixels.device))[:, :, None]
-    columns = (right + torch.arange(width, device=pixels.device))[:, None, :]
-    image = torch.arange(len(pixels), device=pixels.device)[:, None, None]
-    return pad(pixels[:, 0], (1, 1, 1, 1))[image, rows, columns].unsqueeze(1)
+    rows = (down + torch.arange(height, device=pixels.device))[:, None, :, None]
+    columns = (right + torch.arange(width, device=pixels.device))[:, None, None, :]
+    image = torch.arange(len(pixels), device=pixels.device)[:, None, None, None]
+    channel = torch.arange(pixels.shape[1], device=pixels.device)[:, None, None]
+    return pad(pixels, (1, 1, 1, 1))[image, channel, rows, columns]
 
 
 @contextmanager
@@ -164,7 +165,3 @@ def _seeded(seed: int, device: torch.device | str | None) -> Iterator[torch.devi
     with torch.random.fork_rng(devices=used):
         torch.manual_seed(seed)
         yield place
-
-
-def _shape(images: Images) -> tuple[int, int]:
-    return images.pixels.shape[-2], images.pixels.shape[-1]

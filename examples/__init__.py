@@ -1,0 +1,1 @@
+"""Models and data of a user's own, as `pytest claims` takes them; each module says how."""

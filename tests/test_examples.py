@@ -1,0 +1,108 @@
+"""The examples, run as their docstrings say, but on smaller images and for one claim alone."""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+import vaecore as vc
+from claims.plugin import NOT_ALL_SUPPORTED
+from examples import make_data
+from examples.convolutional import make_classifier, make_vae
+from vaecore import Images, load_images
+
+ROOT = Path(__file__).parents[1]
+ONE_CLAIM = "claims/test_consistency.py::test_clean_images_are_consistent"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the two runs share their cache, and the colour digits of 16x16 that they look at."""
+    found = tmp_path_factory.mktemp("examples")
+    arrays = {}
+    for split, (images, labels) in make_data.colour_digits().items():
+        small = images.reshape(-1, 16, 2, 16, 2, 3).mean(axis=(2, 4)).round().astype(np.uint8)
+        arrays |= {f"{split}_images": small, f"{split}_labels": labels}
+    np.savez(found / "small.npz", **arrays)
+    return found
+
+
+def follow(name, folder, *options):
+    """Run the command in the docstring of an example, on one claim; gives what it printed."""
+    # Not imported: a peer may be missing, and what it takes to import belongs to the command.
+    text = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
+    found = re.search(r"^ {4}(pytest claims (?:.*\\\n)*.*)$", text, re.MULTILINE)
+    assert found is not None
+    given = shlex.split(found[1].replace("\\\n", " "))
+    assert given[:2] == ["pytest", "claims"]
+    if "--report-dir" in given:  # it takes what all claims take
+        at = given.index("--report-dir")
+        del given[at : at + 2]
+    command = [sys.executable, "-m", "pytest", ONE_CLAIM, *given[2:], "-pno:cacheprovider", "--device=cpu"]
+    command += [f"--dataset={folder}/small.npz", f"--cache-dir={folder}/cache", *options]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603  # as above
+    assert run.returncode == NOT_ALL_SUPPORTED, run.stdout + run.stderr  # a smoke test supports nothing
+    return run.stdout
+
+
+def accuracy(output):
+    (found,) = re.findall(r"Classifier accuracy on all 797 test images: (0\.\d+) to", output)
+    return float(found)
+
+
+def test_convolutional_models_learn_colour_digits(folder):
+    output = follow("convolutional", folder)
+    assert "dataset: small.npz (as asked), 797 test images" in output
+    assert accuracy(output) > 0.9
+    assert len([*(folder / "cache/models").glob("*.safetensors")]) == 2
+
+
+def test_a_vae_of_pythae_stands_beside_another_classifier(folder):
+    if importlib.util.find_spec("pythae") is None:
+        pytest.skip("pythae is not installed (uv pip install -e '.[peers]')")
+    output = follow("pythae_model", folder, "--classifier=examples.convolutional:make_classifier")
+    assert "vae examples.pythae_model:make_vae, classifier" in output
+    assert accuracy(output) > 0.9
+
+
+@pytest.mark.parametrize("shape", [(1, 17, 23), (3, 8, 9), (1, 28, 28), (3, 5, 4)])
+def test_convolutional_models_take_any_size_and_learn(shape, monkeypatch):
+    monkeypatch.setattr(
+        "examples.training.minimise.__kwdefaults__", {"steps": 120, "batch_size": 16, "learning_rate": 8e-3}
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        labels = torch.arange(60) % 3
+        pixels = (labels.view(-1, 1, 1, 1) / 2).expand(-1, *shape).contiguous()
+        images = Images(pixels, labels, "plain", "train")
+        vae, classifier = make_vae(0, images), make_classifier(0, images)
+        before = vc.elbo(vae, pixels, draws=4, seed=0).mean()
+        vae.fit(images)
+        classifier.fit(images)
+    assert vae.decode(vae.encode(pixels)[0]).shape == pixels.shape
+    assert vc.elbo(vae, pixels, draws=4, seed=0).mean() > before + 0.05 * pixels[0].numel()
+    assert (classifier.eval()(pixels).argmax(dim=1) == labels).float().mean() > 0.6  # by chance a third
+
+
+def test_data_are_the_same_as_an_attribute_a_file_and_a_folder(tmp_path, monkeypatch):
+    whole = make_data.colour_digits()
+    few = {split: (images[:40], labels[:40]) for split, (images, labels) in whole.items()}
+    monkeypatch.setattr(make_data, "colour_digits", lambda: few)
+    for name in ("colour.npz", "colour"):
+        monkeypatch.setattr(sys, "argv", ["make_data", str(tmp_path / name)])
+        make_data.main()
+    for split, (images, labels) in few.items():
+        expected = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        of_file, of_folder = load_images(tmp_path / "colour.npz", split), load_images(tmp_path / "colour", split)
+        assert_close(of_file.pixels, expected)
+        order = torch.from_numpy(labels).argsort(stable=True)
+        assert torch.equal(of_folder.pixels, of_file.pixels[order])
+        assert torch.equal(of_folder.labels, of_file.labels[order])
+    assert {len(whole[split][1]) for split in whole} == {1000, 797}

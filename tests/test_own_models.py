@@ -1,0 +1,423 @@
+"""A user's own models: what is refused on the command line before anything is computed, who trains what, and when."""
+
+import sys
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from claims.plugin import NOT_ALL_SUPPORTED
+from claims.registry import load_registry
+from claims.study import Dataset, Profile, Study
+from claims.user_models import untrained_digest
+from claims.verdict import judge
+from vaecore import VAE, Images, Store, VAEConfig, load_images
+
+MODELS = """
+import torch
+from torch import nn
+
+
+class VAE(nn.Module):
+    pixels = 64
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 4 * self.pixels).view(-1, 4))
+
+    def encode(self, images):
+        return images.flatten(1) @ self.weight, images.new_zeros(len(images), 4)
+
+    def decode(self, latents):
+        return (latents @ self.weight.T).sigmoid().view(-1, 1, 8, 8)
+
+
+class Large(VAE):
+    pixels = 784
+
+
+class Flat(VAE):
+    def decode(self, latents):
+        return super().decode(latents).flatten(1)
+
+
+class Lone(VAE):
+    def encode(self, images):
+        return super().encode(images)[0]
+
+
+class Spread(VAE):
+    def encode(self, images):
+        return super().encode(images)[0], images.new_zeros(len(images), 1)
+
+
+class Draws(VAE):
+    def encode(self, images):
+        mean, log_variance = super().encode(images)
+        return mean + torch.randn_like(mean), log_variance
+
+
+class Logits(VAE):
+    def decode(self, latents):
+        return 3 * (latents @ self.weight.T).view(-1, 1, 8, 8)
+
+
+class Double(VAE):
+    def decode(self, latents):
+        return super().decode(latents).double()
+
+
+class Frozen(VAE):
+    def decode(self, latents):
+        return super().decode(latents).detach()
+
+
+class Unlearnt(VAE):
+    @torch.no_grad()
+    def encode(self, images):
+        return super().encode(images)
+
+
+class Broken(VAE):
+    def encode(self, images):
+        mean, log_variance = super().encode(images)
+        return mean * torch.nan, log_variance
+
+
+class Elsewhere(VAE):
+    def encode(self, images):
+        return tuple(value.to("meta") for value in super().encode(images))
+
+
+class Classifier(nn.Module):
+    classes = 3
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 64 * self.classes).view(64, -1))
+
+    def forward(self, images):
+        return images.flatten(1) @ self.weight
+
+
+class Few(Classifier):
+    classes = 2
+
+
+class Sure(Classifier):
+    def forward(self, images):
+        return super().forward(images).softmax(dim=1)
+
+
+class Numpy(Classifier):
+    def forward(self, images):
+        return torch.from_numpy(super().forward(images).detach().numpy())
+
+
+class Row(Classifier):
+    def forward(self, images):
+        return super().forward(images)[0]
+
+
+class Grey(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 3, 8), nn.Flatten())
+
+
+def finished(kind):
+    return kind().train()
+
+
+for kind in [*VAE.__subclasses__(), *Classifier.__subclasses__(), Grey, VAE, Classifier]:
+    globals()[kind.__name__.lower()] = finished(kind)
+without = VAE().to("meta")
+
+
+def raises(seed):
+    raise RuntimeError("no memory")
+
+
+def nothing(seed):
+    return None
+
+
+def eager(seed, images, settings):
+    return VAE()
+
+
+def made(seed):
+    return Large()
+"""
+
+
+@pytest.fixture
+def run(pytester, monkeypatch):
+    """Give a function that runs one claim's test in this process, on 60 grey images of 8x8 in three classes."""
+    for variable in ("VAECORE_DATA", "VAECORE_CACHE", "PYTEST_ADDOPTS", "COLUMNS"):
+        monkeypatch.delenv(variable, raising=False)
+    pytester.makeconftest('pytest_plugins = ["claims.plugin"]\n')
+    pytester.makepyfile(own=MODELS)
+    images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
+    np.savez(pytester.path / "mine.npz", images=images, labels=np.arange(60) % 3)
+    np.savez(pytester.path / "colour.npz", images=np.stack([images] * 3, axis=3), labels=np.arange(60) % 3)
+    sentence = load_registry("mine.npz").claims["A1"].sentence
+    body = "claim.conclude(mean(study.table('clean').consistent))"
+    pytester.makepyfile(
+        test_it=f"import pytest\nfrom claims.inference import mean\n\n\n@pytest.mark.claim('A1')\n"
+        f"def test_a1(study, claim):\n    '''{sentence}'''\n    {body}\n"
+    )
+
+    def start(*options, inprocess=True):
+        given = ["--dataset=mine.npz", "--cache-dir=cache", "--device=cpu", "--workers=1", "-pno:cacheprovider"]
+        given += ["-pno:hypothesispytest", "--vae=own:vae", "--classifier=own:classifier"]
+        make = pytester.runpytest_inprocess if inprocess else pytester.runpytest_subprocess
+        return make(*given, *options)
+
+    start.path = pytester.path
+    return start
+
+
+SHAPE = "must work on the images of mine.npz, shaped (n, 1, 8, 8); "
+REFUSED = {
+    "too large": ("--vae=own:large", SHAPE + "RuntimeError: *shapes cannot be multiplied (2x64 and 784x4)"),
+    "made too large": ("--vae=own:made", SHAPE + "RuntimeError: *shapes cannot be multiplied (2x64 and 784x4)"),
+    "flat": ("--vae=own:flat", SHAPE + "the VAE must decode to images *, (2, 1, 8, 8); got (2, 64)"),
+    "no pair": ("--vae=own:lone", SHAPE + "the VAE must encode to a pair, mean and log-variance; got Tensor"),
+    "unequal": ("--vae=own:spread", SHAPE + "*(2, latent) each; got (2, 4) and (2, 1)"),
+    "random": ("--vae=own:draws", SHAPE + "encode must give an image the same mean *(does it return a draw, *"),
+    "logits": ("--vae=own:logits", SHAPE + "*must lie in [[]0, 1]; got *(logits? end `decode` with a sigmoid)"),
+    "float64": ("--vae=own:double", SHAPE + "the VAE's reconstructions must be float32; got torch.float64 *"),
+    "decode detached": ("--vae=own:frozen", SHAPE + "decode must be differentiable; it is not *"),
+    "encode without gradient": ("--vae=own:unlearnt", SHAPE + "encode must be differentiable; it is not *"),
+    "nan": ("--vae=own:broken", SHAPE + "the VAE's posterior must be finite; *"),
+    "device": ("--vae=own:elsewhere", SHAPE + "encode must answer on cpu, where the images are; it does on meta"),
+    "no weights": ("--vae=own:without", "cannot be moved to cpu: Cannot copy out of meta tensor*"),
+    "maker raises": ("--vae=own:raises", "*calling it with 0 raised RuntimeError: no memory"),
+    "maker gives nothing": ("--vae=own:nothing", "must give a model with encode and decode; it lacks encode, decode"),
+    "maker asks for more": ("--vae=own:eager", "*raised TypeError: eager() missing 1 required positional *"),
+    "few classes": ("--classifier=own:few", SHAPE + "the classifier must know all 3 classes of mine.npz; it gives 2*"),
+    "probabilities": ("--classifier=own:sure", SHAPE + "the classifier must return logits; got probabilities *"),
+    "numpy": ("--classifier=own:numpy", SHAPE + "the classifier must be differentiable; it is not *"),
+    "row": ("--classifier=own:row", SHAPE + "the classifier must map 2 images to logits (2, classes); got (3,)"),
+    "pickle": ("--vae=model.pt", "*model.pt is a pickle or TorchScript by its name, *never loaded (*my_module:model)"),
+    "size of a file": ("--vae=large.safetensors", SHAPE + "RuntimeError: *cannot be multiplied (2x64 and 784x4)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_model_that_does_not_fit_is_one_line_before_anything_is_computed(run, case):
+    option, message = REFUSED[case]
+    (run.path / "model.pt").write_bytes(b"")
+    VAE(VAEConfig(latent_size=4, hidden_size=4), (28, 28)).save(run.path / "large.safetensors")
+    result = run(option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert len(result.errlines) == 2  # the line and the end of it
+    kind, _, name = option.partition("=")
+    result.stderr.fnmatch_lines(
+        [f"ERROR: {kind} {message}" if "model.pt" in name else f"ERROR: {kind} {name} {message}"]
+    )
+    assert not list((run.path / "cache").glob("*/*.safetensors"))
+
+
+def test_a_grey_model_on_colour_data_is_one_line(run):
+    result = run("--dataset=colour.npz", "--classifier=own:grey")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: --* must work on the images of colour.npz, shaped (n, 3, 8, 8); RuntimeError: *"]
+    )
+    assert len(result.errlines) == 2
+
+
+# What intervals cover
+
+
+def test_finished_models_left_in_training_mode_give_one_run_and_images_only(run):
+    result = run("--runs=2")
+    assert result.ret in {0, NOT_ALL_SUPPORTED}
+    result.stdout.fnmatch_lines(
+        ["profile: standard, 1 run *", "intervals cover test images only, as both models are *"]
+    )
+
+
+@pytest.mark.parametrize(("finished", "other"), [("vae", "classifier"), ("classifier", "vae")])
+def test_a_finished_model_beside_a_maker_is_the_same_in_all_runs_and_said_to_be(run, finished, other):
+    kind = {"vae": "VAE", "classifier": "Classifier"}[other]
+    (run.path / "own.py").write_text(MODELS + f"\n\ndef maker(seed):\n    return {kind}()\n")
+    result = run("--runs=2", f"--{other}=own:maker")
+    named = {"vae": "VAE", "classifier": "classifier"}
+    result.stdout.fnmatch_lines(
+        [
+            "profile: standard, 2 runs (seeds 0 to 1), *",
+            f"intervals cover training runs of the {named[other]} and test images, for this one {named[finished]}",
+        ]
+    )
+
+
+def test_a_verdict_says_what_the_interval_leaves_out():
+    claim = load_registry("mine.npz").claims["A1"]
+    from claims.inference import mean  # noqa: PLC0415
+
+    told = {"decisive": True, "pilot": False, "available": 600}
+    two, one = mean(np.ones((2, 600))), mean(np.ones((1, 600)))
+    left_out = "one vae in all runs: the interval does not cover its training"
+    assert left_out in judge(claim, [two], finished=("vae",), **told).message
+    assert left_out not in judge(claim, [two], **told).message
+    both = judge(claim, [one], finished=("vae", "classifier"), **told).message
+    assert "one run: the interval covers images only" in both
+    assert left_out not in both
+
+
+# Training
+
+
+class Fitted(nn.Module):
+    """A VAE whose training is to look at the mean of its images, and at a random number."""
+
+    seen = ()
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+        self.weight = nn.Parameter(torch.randn(size, 4))
+        self.shift = nn.Parameter(torch.zeros(()))
+
+    def encode(self, images):
+        return images.flatten(1) @ self.weight / 8 + self.shift, images.new_zeros(len(images), 4)
+
+    def decode(self, latents):
+        return (latents @ self.weight.T).sigmoid().view(-1, 1, 8, 8)
+
+    def fit(self, images):
+        assert self.training
+        assert self.weight.requires_grad
+        assert torch.is_grad_enabled()
+        type(self).seen += (images,)
+        self.shift.data += images.pixels.mean() + torch.rand(())
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study of two runs whose VAEs are to be trained and whose classifier is finished."""
+    module = ModuleType("a_users_models")
+    module.make_vae = lambda seed, images: Fitted(images.pixels[0].numel())
+    module.classifier = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(Fitted, "seen", ())
+    images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "mine.npz", images=images, labels=np.arange(60) % 3)
+    return Study(
+        Dataset(str(tmp_path / "mine.npz"), "as asked"),
+        Profile("standard", 2, 12, 8, 4),
+        Store(tmp_path / "cache"),
+        device=torch.device("cpu"),
+        vae="a_users_models:make_vae",
+        classifier="a_users_models:classifier",
+    )
+
+
+def test_a_fit_gets_the_training_images_without_those_held_out_once_a_run(study):
+    study.check()
+    assert Fitted.seen == ()
+    first = study.runs
+    assert (study.finished, study.trained) == (("classifier",), ("vae",))
+    assert Fitted.seen == (study.train, study.train)
+    whole, (held, _) = load_images(study.dataset.name, "train"), study.held_out
+    assert len(study.train) + len(held) == len(whole)
+    assert len({run.vae_digest for run in first}) == 2
+    assert not any(run.vae.training or run.vae.weight.requires_grad for run in first)
+    again = replace(study).runs
+    assert len(Fitted.seen) == 2, "what is kept must not be trained again"
+    assert [run.vae_digest for run in again] == [run.vae_digest for run in first]
+
+
+def test_training_and_making_follow_from_the_seed_and_leave_torch_s_random_numbers_alone(study, tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = study.runs
+    assert torch.equal(torch.rand(3), expected)
+    again = replace(study, store=Store(tmp_path / "another")).runs
+    assert len(Fitted.seen) == 4
+    assert [run.vae_digest for run in again] == [run.vae_digest for run in first]
+
+
+def test_what_a_fit_depends_on_is_in_its_key(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "a_helper.py").write_text("WIDTH = 1\n")
+    (tmp_path / "a_maker.py").write_text("import os\nimport a_helper\n\n\ndef make(seed):\n    pass\n")
+    (tmp_path / "a_bystander.py").write_text("")
+    made, text = Fitted(64), "a_maker:make"
+    monkeypatch.setitem(sys.modules, "a_maker", __import__("a_maker"))
+    before = untrained_digest(made, text, "vae")
+    (tmp_path / "a_bystander.py").write_text("WIDTH = 2\n")
+    assert untrained_digest(made, text, "vae") == before
+    (tmp_path / "a_helper.py").write_text("WIDTH = 2\n")
+    changed = untrained_digest(made, text, "vae")
+    assert changed != before
+    made.weight.data[0, 0] += 1
+    assert untrained_digest(made, text, "vae") != changed
+    monkeypatch.delitem(sys.modules, "a_helper")
+
+
+def test_other_training_images_are_trained_on_anew(study, tmp_path):
+    _ = study.runs
+    images = np.random.default_rng(1).random((60, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "other.npz", images=images, labels=np.arange(60) % 3)
+    _ = replace(study, dataset=Dataset(str(tmp_path / "other.npz"), "as asked")).runs
+    assert len(Fitted.seen) == 4
+
+
+def test_a_fit_of_another_kind_says_what_is_wanted(study, monkeypatch):
+    monkeypatch.setattr(Fitted, "fit", lambda self, loader, epochs: None)
+    with pytest.raises(
+        ValueError, match=r"the vae's `fit` must take the training images, .*; it raised TypeError: .*epochs"
+    ):
+        _ = study.runs
+
+
+def test_a_maker_that_gives_another_model_in_another_process_is_named(study):
+    module = sys.modules["a_users_models"]
+    state = torch.Generator().manual_seed(0)
+    module.make_vae = lambda seed: Untrained(state)
+    _ = study.runs
+    worker = study.for_worker()
+    with pytest.raises(ValueError, match=r"must give the same model each time it gets a seed.*or use --workers 1"):
+        worker.run(1)
+
+
+class Untrained(Fitted):
+    """A VAE that is finished, and another each time."""
+
+    fit = None
+
+    def __init__(self, generator):
+        super().__init__(64)
+        self.weight.data = torch.randn(64, 4, generator=generator)
+
+
+def test_a_maker_s_images_are_the_study_s_training_images(study):
+    given = []
+
+    def make(seed, images):
+        given.append((seed, images))
+        return Untrained(torch.Generator().manual_seed(seed))
+
+    sys.modules["a_users_models"].make_vae = make
+    study.check()
+    _ = study.runs
+    assert [seed for seed, _ in given] == [0, 1]  # what was made to be looked at is used
+    assert all(isinstance(images, Images) and images == study.train for _, images in given)
+    assert study.trained == ()
+
+
+def test_a_second_parameter_with_a_default_is_the_maker_s_own(study):
+    def make(seed, width=64):
+        assert width == 64
+        return Untrained(torch.Generator().manual_seed(seed))
+
+    sys.modules["a_users_models"].make_vae = make
+    study.check()

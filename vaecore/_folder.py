@@ -1,0 +1,96 @@
+"""A user's folder of image files, a folder for each class, as torchvision's ImageFolder reads it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+TRAIN, TESTS = "train", ("test", "val")
+_GREY = {"1", "L", "LA"}  # modes of PIL
+_COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files, and the number of each one's class."""
+
+    paths: Sequence[Path]
+    labels: Sequence[int]
+
+
+def list_files(folder: Path) -> dict[str, Files]:
+    """The files of "train" and of "test", in order of path, or of "" where the folder doesn't tell these apart.
+
+    It does by folders `train` and `test` (else `val`), each with a folder for each class; otherwise it holds the
+    classes' folders itself. Classes are numbered in the order of their names, those of `train` counting.
+    Raises ValueError for a class without images, and for one that is tested on only.
+    """
+    test = next((folder / name for name in TESTS if (folder / name).is_dir()), None)
+    if not (folder / TRAIN).is_dir() or test is None:
+        return {"": _classes(folder)[0]}
+    train, names = _classes(folder / TRAIN)
+    tested, others = _classes(test)
+    if unknown := sorted(set(others) - set(names)):
+        raise ValueError(f"the classes in {test} must be among those in {folder / TRAIN}; got {', '.join(unknown)}")
+    return {"train": train, "test": Files(tested.paths, [names.index(others[label]) for label in tested.labels])}
+
+
+def _classes(folder: Path) -> tuple[Files, list[str]]:
+    # Imported here: torchvision takes seconds to import, which other data should not cost.
+    from torchvision.datasets import ImageFolder  # noqa: PLC0415
+
+    try:
+        found = ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} must have a folder of image files for each class; {error}") from error
+    return Files([Path(path) for path, _ in found.samples], [label for _, label in found.samples]), found.classes
+
+
+def read(files: Files, all_files: Sequence[Files], folder: Path) -> tuple[Tensor, Tensor]:
+    """Pixels (n, channels, h, w) float32 in [0, 1] and labels (n,) of some of a folder's files.
+
+    all_files: of the folder; grey where all are, else colour, without transparency. Raises ValueError for images of
+    unequal size, of more than 8 bits a channel, or damaged.
+    """
+    modes, first, size = set(), None, (0, 0)
+    for path in (path for some in all_files for path in some.paths):
+        mode, its_size = _header(path)
+        if first is None:
+            first, size = path, its_size
+        if its_size != size:
+            raise ValueError(
+                f"all images in {folder} must have one size; got {size[0]}x{size[1]} (width x height) in"
+                f" {first.relative_to(folder)} and {its_size[0]}x{its_size[1]} in {path.relative_to(folder)} (resize"
+                f" them first, for instance each by PIL.ImageOps.fit(image, {size}))"
+            )
+        modes.add(mode)
+    mode = "L" if modes <= _GREY else "RGB"
+    pixels = torch.empty(len(files.paths), 1 if mode == "L" else 3, size[1], size[0])
+    for row, path in zip(pixels, files.paths, strict=True):
+        row[:] = _content(path, mode)
+    return pixels.div_(255), torch.tensor(files.labels)
+
+
+def _header(path: Path) -> tuple[str, tuple[int, int]]:
+    try:
+        with Image.open(path) as image:
+            mode, size = image.mode, image.size
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as an image: {error} (truncated or damaged?)") from error
+    if mode not in _GREY | _COLOUR:
+        raise ValueError(f"{path} must have 8 bits a channel; PIL says that its mode is {mode} (convert it first)")
+    return mode, size
+
+
+def _content(path: Path, mode: str) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            # A copy, as torch wants memory that may be written to.
+            content = torch.from_numpy(np.array(image.convert(mode)))
+    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: what PIL raises for a broken PNG
+        raise ValueError(f"{path} cannot be read as an image: {error} (truncated or damaged?)") from error
+    return content if mode == "L" else content.permute(2, 0, 1)
