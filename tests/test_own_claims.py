@@ -336,7 +336,7 @@ def test_help_says_the_numbers_that_hold():
         assert text in told["--profile"]["help"]
     assert f"at most {MOST};" in told["--workers"]["help"]
     assert f"seeds from {PILOT_SEED} " in told["--pilot"]["help"]
-    assert f"{', '.join(OUTSIDE_LOADED)}, or path" in told["--ood"]["help"]
+    assert f"{', '.join(OUTSIDE_LOADED)}, or your own" in told["--ood"]["help"]
 
 
 # The worked example
