@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from platformdirs import user_cache_path
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from claims import report, sanity, terminal
+from claims import everything, report, sanity, terminal
 from claims.bounds import Bounds, check_new, read_bounds, write_bounds
 from claims.evidence import CONDITIONS
 from claims.inference import Estimate
@@ -147,12 +147,12 @@ class ClaimsSession:
         """The verdicts so far, in the registry's order."""
         return [self.verdicts[name] for name in self.registry.claims if name in self.verdicts]
 
-    def report_folder(self) -> Path | None:
+    def report_folder(self, concluded: Container[str]) -> Path | None:
         """Where the report goes; None where it is not asked for and is not a whole one of the reference study."""
         chosen: str | None = self.config.getoption("--report-dir")
         study = self.study
         reference = study.vae is None and study.classifier is None and study.profile == PROFILES["standard"]
-        part = self.own_alone or not_run(self.registry, self.study, self.verdicts)
+        part = self.own_alone or not_run(self.registry, self.study, concluded)
         if chosen is None and (self.pilot or not reference or part):
             return None
         folder = Path(chosen) if chosen is not None else self.config.rootpath / "reports"
@@ -215,6 +215,16 @@ class ClaimsSession:
         """Say what is studied, and why, before it starts."""
         return self.header() if any(asks_for_study(item) for item in items) else []
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Have the workers compute all evidence at once where a report will ask for all of it."""
+        option, study = self.config.option, self.study
+        stops_early = option.maxfail or option.collectonly or session.testsfailed
+        if study.workers == 1 or stops_early or any(text is not None for text, _ in study.given) or self.own_alone:
+            return
+        if self.report_folder({claim_id(item) or "" for item in session.items}) is not None:
+            everything.compute(study)
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
         """Turn a claim's test that passed without concluding into an error."""
@@ -255,7 +265,7 @@ class ClaimsSession:
             if not self._write_bounds(file, whole=exitstatus == pytest.ExitCode.OK):
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
         looked_at = {condition for verdict in self.ordered for condition in verdict.conditions}
-        folder = self.report_folder()
+        folder = self.report_folder(self.verdicts)
         try:
             self.flags = sanity.flags(self.study, [name for name in CONDITIONS if name in looked_at])
             if folder is None:

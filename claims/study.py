@@ -294,7 +294,7 @@ class Study:
     @property
     def trial_images(self) -> int:
         """Test images on which an attacker's effort is varied, in the first run."""
-        return min(max(2, self.profile.adaptive_images * 2 // 5), len(self.test))
+        return min(max(2, self.profile.adaptive_images // 4), len(self.test))
 
     def table(self, condition: str, images: int | None = None, draws: int = DRAWS) -> Table:
         """Evidence of all runs under a condition; of the first `images` where given, to pair with fewer."""
