@@ -284,7 +284,10 @@ def tasks(study: "Study") -> list[tuple[Any, ...]]:
         for number in numbers
         for rows in study.shards(study.cleaning.count(condition))
     ]
-    return [*((_attacked, *call) for call in (*judged, *study.cleaning.on_curves())), *((_shard, *call) for call in shards)]
+    return [
+        *((_attacked, *call) for call in (*judged, *study.cleaning.on_curves())),
+        *((_shard, *call) for call in shards),
+    ]
 
 
 def _behind(study: "Study", number: int) -> Mapping[str, Purified]:

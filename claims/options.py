@@ -58,13 +58,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--vae": {
         "metavar": "MODEL",
-        "help": "your own (encode and decode): package.module:attribute, a torch module or a callable seed -> module (see"
-        " claims/user_models.py on training); or a file saved by vaecore (default: the reference model)",
+        "help": "your own (encode and decode): package.module:attribute, a torch module or a callable seed -> module"
+        " (see claims/user_models.py on training); or a file saved by vaecore (default: the reference model)",
     },
     "--classifier": {
         "metavar": "MODEL",
-        "help": "your own (images to logits): package.module:attribute, a torch module or a callable seed -> module (see"
-        " claims/user_models.py on training); or a file saved by vaecore (default: the reference model)",
+        "help": "your own (images to logits): package.module:attribute, a torch module or a callable seed -> module"
+        " (see claims/user_models.py on training); or a file saved by vaecore (default: the reference model)",
     },
     "--ood": {
         "action": "append",

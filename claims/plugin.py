@@ -6,7 +6,7 @@ from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import rich.progress

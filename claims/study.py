@@ -519,7 +519,8 @@ class Study:
         key = digest(condition, run.seed, *models, pixels, labels, indices, EVIDENCE_STAGE, *place)
 
         def compute() -> Tensors:
-            shard = Shard(*(rows.to(self.device) for rows in (pixels, labels, indices)), run.seed)
+            there = self.device
+            shard = Shard(pixels.to(there), labels.to(there), indices.to(there), run.seed)
             l2 = self.evidence_shard(run, TWINS[condition], start, stop)["l2"] if condition in TWINS else None
             return collect(run.vae, run.classifier, shard, condition, l2, self.precision)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch._dynamo  # noqa: F401  # a module that is first imported within pytester is forgotten; torch's fail twice
+import torch._dynamo  # a module that is first imported within pytester is forgotten; torch's fail twice
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -25,7 +25,7 @@ def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             yield
         return
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:

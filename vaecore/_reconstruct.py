@@ -1,8 +1,8 @@
 """What a VAE makes of an image: many reconstructions from one encoding, their labels, and the terms of the bound."""
 
 from collections.abc import Callable
-from pathlib import Path
 from functools import partial
+from pathlib import Path
 from typing import TypeVar, overload
 
 import torch
@@ -85,9 +85,9 @@ def reconstruct(
 
     precision: in which the VAE encodes and decodes. "bfloat16", by torch.autocast, is faster where the processor has
     it, and gives float32 images that are off by about a hundredth at most; "tf32" is for GPUs. chunk: images decoded at
-    once; chosen for the cache, or the GPU, where None. out: a new .npy file that results are written to as they come, and
-    mapped from at the end; what is in it after a crash is whole. progress: told after each chunk how many images are
-    done, of how many (0 of batches, which are not counted beforehand).
+    once; chosen for the cache, or the GPU, where None. out: a new .npy file that results are written to as they come,
+    and mapped from at the end; what is in it after a crash is whole. progress: told after each chunk how many images
+    are done, of how many (0 of batches, which are not counted beforehand).
     """
     if draws < 1:
         raise ValueError(f"draws must be 1 or more; got {draws}")
