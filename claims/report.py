@@ -1,9 +1,10 @@
 """The report of a study: `results.json` holds everything, the page and the figures are drawn from it alone."""
 
 import io
-import json
 import math
 import platform
+import re
+import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from claims import calibration, cleaning, detection, sanity
+from claims import calibration, cleaning, contact, detection, sanity
 from claims.evidence import CLEAN, CONDITIONS, DRAWS
 from claims.inference import Estimate, interval, mean, smooth
 from claims.registry import Registry
-from claims.study import Study
+from claims.results import FILE, SCHEMA, to_json
+from claims.study import PROFILES, Study
 from claims.terminal import FAMILIES, no_verdict, tally
 from claims.verdict import Verdict
 from vaecore._store import write_atomically
@@ -33,9 +35,10 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
     """Everything that the report says, as plain values."""
     wins = sanity.trials(study)
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_revision": _git_revision(),
+        "command": _command(study, pilot=pilot),
         "pilot": pilot,
         "dataset": {
             "name": study.test.name,
@@ -50,8 +53,8 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
         "seeds": study.seeds,
         "images": {name: study.count(name) for name in CONDITIONS},
         "models": {
-            "vae": study.vae or "reference",
-            "classifier": study.classifier or "reference",
+            "vae": _without_folder(study.vae or "reference"),
+            "classifier": _without_folder(study.classifier or "reference"),
             "digests": [{"vae": run.vae_digest, "classifier": run.classifier_digest} for run in study.runs],
         },
         "accuracy_per_run": [study.accuracy(run) for run in study.runs],
@@ -64,6 +67,7 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
         "weaker_attacks": [[_of_trial(trial, wins) for trial in pair] for pair in sanity.WEAKER],
         "detection": detection.gather(study),
         "cleaning": cleaning.gather(study),
+        "contact_sheet": contact.gather(study),
         "decisions": calibration.gather(study),
         "environment": _environment(study),
         "wall_seconds": {stage: round(seconds, 1) for stage, seconds in study.wall_seconds.items()},
@@ -81,14 +85,14 @@ def write(folder: Path, results: Mapping[str, Any], study: Study | None = None) 
     if study is None:
         drawn = {f"{name}.{suffix}": drawings.draw(results, name, suffix) for name, suffix in drawings.files(results)}
     else:
-        drawn = drawings.kept(study, results, _plain)
+        drawn = drawings.kept(study, results)
     for name, content in drawn.items():
         write_atomically(folder / name, content)
     if results["decisions"] is not None:
         write_atomically(folder / "decisions.md", calibration.page(results).encode())
     write_atomically(folder / "detection.md", detection_page(results).encode())
     write_atomically(folder / "summary.md", summary(results).encode())
-    write_atomically(folder / "results.json", (json.dumps(_plain(results), indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(folder / FILE, to_json(results))
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -228,7 +232,9 @@ def _share(value: float | None) -> str:
 def _of_claim(registry: Registry, verdict: Verdict) -> dict[str, Any]:
     claim = registry.claims[verdict.claim]
     facts = {"kind": claim.kind, "sentence": claim.sentence, "estimand": claim.estimand, "source": claim.source}
-    return {**verdict.to_json(), **facts, "pilot": claim.pilot, "registered": claim.registered}
+    background = {"pilot": claim.pilot, "registered": claim.registered, "reported": claim.reported}
+    no_effect = {"low": claim.no_effect.low, "high": claim.no_effect.high, "text": str(claim.no_effect)}
+    return {**verdict.to_json(), **facts, **background, "no_effect": no_effect}
 
 
 def _of_condition(study: Study, name: str) -> dict[str, Any]:
@@ -272,6 +278,24 @@ def _mean_within(values: Any, member: Any, images: int) -> Estimate:
     return smooth([values * member, member], lambda means: means[0] / means[1], count=images)
 
 
+def _command(study: Study, *, pilot: bool) -> str:
+    """The command line that gives these results; of a user's files only the names, as folders are his own affair."""
+    profile = study.profile
+    words = ["pytest", "claims", "--dataset", _without_folder(study.dataset.name), "--profile", profile.name]
+    if profile.runs != PROFILES[profile.name].runs:
+        words += ["--runs", str(profile.runs)]
+    words += ["--device", study.device.type]
+    for text, kind in study.given:
+        words += [] if text is None else [f"--{kind}", _without_folder(text)]
+    for source in study.ood:
+        words += ["--ood", _without_folder(source)]
+    return shlex.join([*words, "--pilot"] if pilot else words)
+
+
+def _without_folder(text: str) -> str:
+    return re.split(r"[/\\]", text)[-1]
+
+
 def _environment(study: Study) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
@@ -304,12 +328,3 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

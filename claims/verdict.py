@@ -21,7 +21,8 @@ class Verdict:
 
     verdict: "supported", "refuted", "inconclusive"; "pilot" or "reported" where it only measures. message: the result
     in a sentence. per_run: the estimate of each run. power: chance to clear the bound at the variances found, were the
-    estimate the truth. needed_images, needed_runs: what would decide, None where that is not to be had.
+    estimate the truth. needed_images, needed_runs: what would decide, None where that is not to be had. bound_low,
+    bound_high: `bound` as numbers, infinite where there is no such side.
     """
 
     claim: str
@@ -39,6 +40,8 @@ class Verdict:
     needed_images: int | None = None
     needed_runs: int | None = None
     conditions: tuple[str, ...] = ()
+    bound_low: float = float("-inf")
+    bound_high: float = float("inf")
 
     def to_json(self) -> dict[str, Any]:
         """As a dict of plain values."""
@@ -100,6 +103,8 @@ def judge(
         needed.images if needed else None,
         needed.runs if needed else None,
         tuple(conditions),
+        bound.low,
+        bound.high,
     )
 
 
