@@ -1,11 +1,13 @@
-"""`python -m claims cache`: the size of the cache, and how to clear it."""
+"""`python -m claims cache`: what the cache holds, and how to clear it; `python -m claims page`: draw a page again."""
 
 import argparse
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from claims import page
 from claims.plugin import cache_folder
 from vaecore._store import Store
 
@@ -17,7 +19,15 @@ def main() -> int:
     cache = commands.add_parser("cache", help="show what the cache holds, or clear it")
     cache.add_argument("--cache-dir", metavar="DIR", help="default: VAECORE_CACHE, else the user's cache folder")
     cache.add_argument("--clear", action="store_true", help="delete all models and evidence")
+    drawn = commands.add_parser("page", help="draw index.html again from a report's results.json and figures")
+    drawn.add_argument("folder", metavar="FOLDER", type=Path, help="for instance reports/mnist")
     options = parser.parse_args()
+    if options.command == "page":
+        try:
+            print(page.write(options.folder))  # noqa: T201  # the command's result
+        except ValueError as error:
+            parser.error(str(error))
+        return 0
     folder = cache_folder(options.cache_dir)
     if not folder.is_dir():
         parser.error(f"there is no cache in {folder} (nothing has been computed yet, or it is elsewhere: --cache-dir)")

@@ -11,6 +11,10 @@ from typing import Any
 from claims.outside import INSIDE
 
 Results = Mapping[str, Any]
+PANELS = (  # conditions of which the distinct labels are drawn
+    *("clean", "fgsm-0.1", "fgsm-0.2", "lbfgs", "joint-0.3"),
+    *("uniform-0.2", "sign-0.1", "sign-0.2", "gaussian-lbfgs"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,16 +37,17 @@ def caption(results: Results, name: str) -> Caption:
 
 def figures_of(claim: str, names: Iterable[str]) -> list[str]:
     """Which of these figures belong to a claim."""
-    return [name for name in names if re.fullmatch(CLAIMS[name], claim)]
+    return [name for name in names if re.fullmatch(FIGURES[name], claim)]
 
 
 def _distinct_labels(results: Results) -> Caption:
+    counts = [one["images"] for name, one in results["conditions"].items() if name in PANELS]
     return Caption(
         "Distinct labels over the reconstructions of an image",
         f"Bars: share of images whose {results['draws']} reconstructions got so many distinct labels; one label means"
         " consistent. A panel for each condition, hatched where there is noise and no attacker. Whiskers: 95% intervals"
         " over runs and images.",
-        f"{_runs(results)} x {_range(one['images'] for one in results['conditions'].values())} images",
+        f"{_runs(results)} x {_range(counts)} images",
     )
 
 
@@ -185,7 +190,7 @@ _CAPTIONS: dict[str, Callable[[Results], Caption]] = {
     "reliability": _reliability,
     "risk-coverage": _risk_coverage,
 }
-CLAIMS = {  # the claims that each figure belongs to, as a pattern of their ids
+FIGURES = {  # in the order in which they are shown; the claims that each belongs to, as a pattern of their ids
     "distinct-labels": r"A.*",
     "contact-sheet": r"A.*",
     "convergence": r"A(13|14|16).*|D5.*",

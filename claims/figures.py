@@ -6,14 +6,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from claims.captions import PANELS
 from claims.pack import unpack
 from claims.style import BLUE, GREY, HATCH, ORANGE, SMALL, mark_label, show
 
 _CLEAN, _ATTACK, _NOISE = BLUE, ORANGE, GREY  # told apart by lightness as well
-_PANELS = (
-    *("clean", "fgsm-0.1", "fgsm-0.2", "lbfgs", "joint-0.3"),
-    *("uniform-0.2", "sign-0.1", "sign-0.2", "gaussian-lbfgs"),
-)
 _TITLES = {
     "clean": "clean",
     "lbfgs": "L-BFGS",
@@ -27,7 +24,7 @@ _TITLES = {
 
 def distinct_labels(results: Mapping[str, Any]) -> Figure:
     """Bars of the number of distinct labels over an image's reconstructions, a panel for each condition."""
-    found = [name for name in _PANELS if name in results["conditions"]]
+    found = [name for name in PANELS if name in results["conditions"]]
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     columns = max(1, -(-len(found) // 2))
     axes = figure.subplots(2, columns, sharex=True, sharey=True, squeeze=False)

@@ -1,4 +1,4 @@
-"""The report of a study: `results.json` holds everything, the page and the figures are drawn from it alone."""
+"""The report of a study: `results.json` holds everything, the pages and the figures are drawn from it alone."""
 
 import io
 import math
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from claims import calibration, cleaning, contact, detection, sanity
+from claims import calibration, cleaning, contact, detection, page, sanity
+from claims.captions import caption
 from claims.evidence import CLEAN, CONDITIONS, DRAWS
 from claims.inference import Estimate, interval, mean, smooth
 from claims.registry import Registry
@@ -86,8 +87,10 @@ def write(folder: Path, results: Mapping[str, Any], study: Study | None = None) 
         drawn = {f"{name}.{suffix}": drawings.draw(results, name, suffix) for name, suffix in drawings.files(results)}
     else:
         drawn = drawings.kept(study, results)
+    whole = page.render(results, drawn)
     for name, content in drawn.items():
         write_atomically(folder / name, content)
+    write_atomically(folder / page.FILE, whole.encode())
     if results["decisions"] is not None:
         write_atomically(folder / "decisions.md", calibration.page(results).encode())
     write_atomically(folder / "detection.md", detection_page(results).encode())
@@ -145,19 +148,20 @@ def summary(results: Mapping[str, Any]) -> str:
     for weak, strong in results["weaker_attacks"]:
         shares = weak["success"], strong["success"]
         line(f"| {weak['name']} | {shares[0]:.2f} | {strong['name']} | {shares[1]:.2f} | {weak['images']} |")
-    line("\n![Success of the adaptive attack as its effort grows](convergence.png)")
+    line(_figure(results, "convergence"))
     line("\n## Which score detects which set?\n")
     line("AUROC with intervals, AUPR-in, AUPR-out and FPR95: [detection.md](detection.md).\n")
-    line("![AUROC of every score on every set outside](detection-matrix.png)")
-    _cleaning_section(results["cleaning"], line)
+    line(_figure(results, "detection-matrix"))
+    _cleaning_section(results, line)
     line("\n## Whose confidence can be believed?\n")
     if results["decisions"] is None:
         line("Without training images there is nothing to fit temperatures and regressions on.")
     else:
         line("NLL, Brier score and its parts, ECE and AURC of every judge: [decisions.md](decisions.md).\n")
-        line("![Accuracy against confidence](reliability.png)\n\n![Risk against coverage](risk-coverage.png)")
-    line("\n## Figures\n\n![Distinct labels per condition](distinct-labels.png)\n")
-    line("![Reconstruction error by confidence](error-by-confidence.png)")
+        line(_figure(results, "reliability") + "\n" + _figure(results, "risk-coverage"))
+    line("\n## Figures")
+    for name in ("distinct-labels", "contact-sheet", "error-by-confidence"):
+        line(_figure(results, name))
     if results["not_concluded"]:
         line("\n## No verdict\n")
         for name, reason in results["not_concluded"].items():
@@ -171,8 +175,15 @@ def summary(results: Mapping[str, Any]) -> str:
     return lines.getvalue()
 
 
-def _cleaning_section(found: Mapping[str, Any], line: Callable[[str], None]) -> None:
+def _figure(results: Mapping[str, Any], name: str) -> str:
+    """A figure and, below it, its caption."""
+    said = caption(results, name)
+    return f"\n![{said.title}]({name}.png)\n\n{said}"
+
+
+def _cleaning_section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
     """Accuracy behind each purifier, under attackers who ignore it and under one who does not."""
+    found = results["cleaning"]
     accuracy, attacked = found["accuracy"], found["attacked"]
     line("\n## What does cleaning buy?\n")
     line("Accuracy, all runs; the attacker ignores the purifier.\n")
@@ -193,8 +204,8 @@ def _cleaning_section(found: Mapping[str, Any], line: Callable[[str], None]) -> 
         kinds = [key for key in (*cleaning.KNOWING, "worst") if key in rows[0]]
         cells = [" / ".join(f"{row[key]['accuracy']:.2f}" for key in kinds) for row in rows]
         line(f"| {name} | {rows[0]['images']} | {' | '.join(cells)} |")
-    line("\n![Accuracy against epsilon behind each purifier](accuracy-by-epsilon.png)")
-    line("\n![Images attacked and cleaned](cleaned-images.png)")
+    line(_figure(results, "accuracy-by-epsilon"))
+    line(_figure(results, "cleaned-images"))
 
 
 def detection_page(results: Mapping[str, Any]) -> str:
@@ -219,9 +230,7 @@ def detection_page(results: Mapping[str, Any]) -> str:
     table("AUPR-out: average precision, images outside as positives", lambda cell: _share(cell["aupr_out"]))
     table("AUPR-in: average precision, images inside as positives", lambda cell: _share(cell["aupr_in"]))
     table("FPR95: share outside that passes where 95% inside do", lambda cell: _share(cell["fpr95"]))
-    lines.append("\n![Scores inside, and on the sets that each tells best and worst](score-histograms.png)")
-    lines.append("\n![Posterior means in two dimensions](latent-space.png)")
-    lines.append("\n![The least and the most anomalous images of each set](extreme-images.png)")
+    lines += [_figure(results, name) for name in ("score-histograms", "latent-space", "extreme-images")]
     return "\n".join(lines) + "\n"
 
 
@@ -233,7 +242,7 @@ def _of_claim(registry: Registry, verdict: Verdict) -> dict[str, Any]:
     claim = registry.claims[verdict.claim]
     facts = {"kind": claim.kind, "sentence": claim.sentence, "estimand": claim.estimand, "source": claim.source}
     background = {"pilot": claim.pilot, "registered": claim.registered, "reported": claim.reported}
-    no_effect = {"low": claim.no_effect.low, "high": claim.no_effect.high, "text": str(claim.no_effect)}
+    no_effect = {"low": claim.no_effect.low, "high": claim.no_effect.high}
     return {**verdict.to_json(), **facts, **background, "no_effect": no_effect}
 
 
