@@ -30,6 +30,11 @@ class Caption:
         return f"{self.title}. {self.text} n: {self.count}."
 
 
+def shown(results: Results) -> list[str]:
+    """The figures that these results have, in the order in which they are shown."""
+    return [name for name in FIGURES if results["decisions"] is not None or name not in _OF_DECISIONS]
+
+
 def caption(results: Results, name: str) -> Caption:
     """The caption of a figure by its file's name, without suffix."""
     return _CAPTIONS[name](results)
@@ -190,6 +195,7 @@ _CAPTIONS: dict[str, Callable[[Results], Caption]] = {
     "reliability": _reliability,
     "risk-coverage": _risk_coverage,
 }
+_OF_DECISIONS = ("reliability", "risk-coverage")
 FIGURES = {  # in the order in which they are shown; the claims that each belongs to, as a pattern of their ids
     "distinct-labels": r"A.*",
     "contact-sheet": r"A.*",

@@ -28,8 +28,6 @@ DRAWINGS: dict[str, Callable[[Results], Figure]] = {
     "extreme-images": figures_outside.extreme_images,
     "accuracy-by-epsilon": figures_cleaning.accuracy_by_epsilon,
     "cleaned-images": figures_cleaning.cleaned_images,
-}
-_OF_DECISIONS: dict[str, Callable[[Results], Figure]] = {
     "reliability": figures_decisions.reliability_diagrams,
     "risk-coverage": figures_decisions.risk_coverage,
 }
@@ -40,14 +38,13 @@ _STAGE = source_digest(sys.modules[__name__], *_SOURCES), version("matplotlib")
 
 def files(results: Results) -> list[tuple[str, str]]:
     """Name and suffix of each file that shows these results."""
-    names = [*DRAWINGS, *(_OF_DECISIONS if results["decisions"] is not None else ())]
-    return [(name, suffix) for name in names for suffix in ("png", "svg")]
+    return [(name, suffix) for name in captions.shown(results) for suffix in ("png", "svg")]
 
 
 def draw(results: Results, name: str, suffix: str) -> bytes:
     """A figure under its title, as a file's content."""
     with mpl.rc_context(style.LOOK):
-        figure = (DRAWINGS | _OF_DECISIONS)[name](results)
+        figure = DRAWINGS[name](results)
         said = caption(results, name)
         figure.suptitle(f"{results['dataset']['name']}: {said.title}\nn: {said.count}")
         return style.render(figure, suffix)

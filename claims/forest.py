@@ -124,6 +124,14 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}"
 
 
+def measured(claim: Mapping[str, Any]) -> str:
+    """A claim's estimate and interval as in a table."""
+    if claim["estimate"] is None:
+        return "not defined"
+    ends = [claim["low"], claim["high"]]
+    return f"{number(claim['estimate'])} " + ("no interval" if None in ends else f"[{', '.join(map(number, ends))}]")
+
+
 def _range(values: Iterable[float]) -> tuple[float, float]:
     """The values' ends with some room, or a range around the only one."""
     found = sorted(values)

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from claims import forest, results
-from claims.captions import FIGURES, Caption, caption, figures_of
+from claims.captions import FIGURES, Caption, caption, figures_of, shown
 from claims.evidence import CLEAN
 from claims.forest import Forest, Margin
 from claims.outside import INSIDE
@@ -109,7 +109,7 @@ def write(folder: Path) -> Path:
 
 def _pictures(found: Mapping[str, Any], figures: Mapping[str, bytes]) -> dict[str, Picture]:
     pictures: dict[str, Picture] = {}
-    for name in FIGURES:
+    for name in shown(found):
         types = (("png", "image/png"), ("svg", "image/svg+xml"))
         files = [(figures[f"{name}.{suffix}"], media) for suffix, media in types if f"{name}.{suffix}" in figures]
         if files:
@@ -167,5 +167,5 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("claims"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = forest.number
+    environment.filters |= {"number": forest.number, "measured": forest.measured}
     return environment

@@ -10,7 +10,11 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
+from claims import report
+from claims.inference import mean
+from claims.registry import load_registry
 from claims.study import Dataset, Profile, Study
+from claims.verdict import judge
 from vaecore._store import Store
 
 
@@ -91,3 +95,37 @@ def tiny(tmp_path_factory):
         classifier=f"{__name__}.models:classifier",
     )
     del sys.modules[f"{__name__}.models"]
+
+
+@pytest.fixture(scope="session")
+def registry():
+    return load_registry("mine.npz")
+
+
+@pytest.fixture(scope="session")
+def verdicts(registry):
+    """Give a supported, a refuted, an inconclusive and an undefined verdict."""
+    undefined = [[float("nan")]]
+    columns = {
+        "A1": np.ones((2, 600)),
+        "A2": np.zeros((2, 60)) - 1,
+        "A5": np.tile([-1.0, 1.0], (2, 30)),
+        "B1": undefined,
+    }
+    return [
+        judge(
+            registry.claims[name],
+            [mean(values, limits=(-1, 1))],
+            decisive=True,
+            available=10**6,
+            pilot=False,
+            conditions=("clean", "lbfgs"),
+        )
+        for name, values in columns.items()
+    ]
+
+
+@pytest.fixture(scope="session")
+def results(tiny, registry, verdicts):
+    """Give the results of the tiny study, with these verdicts."""
+    return report.gather(tiny, registry, verdicts, pilot=False)

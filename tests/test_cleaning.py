@@ -220,7 +220,7 @@ def test_curves_show_every_accuracy(results):
 
 def test_the_summary_has_both_tables(results):
     lines = []
-    report._cleaning_section(results["cleaning"], lines.append)
+    report._cleaning_section(results, lines.append)
     text = "\n".join(lines)
     for condition, row in results["cleaning"]["accuracy"].items():
         shown = " | ".join(f"{row[name]['accuracy']:.3f}" if name in row else "-" for name in row)

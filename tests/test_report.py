@@ -13,38 +13,10 @@ from claims import __main__ as command
 from claims import figures, report, style, terminal
 from claims.evidence import CONDITIONS, SHOWN
 from claims.inference import mean
-from claims.registry import load_registry
 from claims.verdict import judge
 from vaecore._store import Store, digest
 
 NAN = float("nan")
-
-
-@pytest.fixture(scope="module")
-def registry():
-    return load_registry("mine.npz")
-
-
-@pytest.fixture(scope="module")
-def verdicts(registry):
-    """Give a supported, a refuted, an inconclusive and an undefined verdict."""
-    columns = {"A1": np.ones((2, 600)), "A2": np.zeros((2, 60)) - 1, "A5": np.tile([-1.0, 1.0], (2, 30)), "B1": [[NAN]]}
-    return [
-        judge(
-            registry.claims[name],
-            [mean(values, limits=(-1, 1))],
-            decisive=True,
-            available=10**6,
-            pilot=False,
-            conditions=("clean", "lbfgs"),
-        )
-        for name, values in columns.items()
-    ]
-
-
-@pytest.fixture(scope="module")
-def results(tiny, registry, verdicts):
-    return report.gather(tiny, registry, verdicts, pilot=False)
 
 
 # The results

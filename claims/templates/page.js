@@ -1,7 +1,11 @@
 "use strict";
 // The page is whole without this: it adds search, folding at once, and figures beside the claims.
 const claims = [...document.querySelectorAll("details.claim")];
-const texts = new Map(claims.map((claim) => [claim, claim.textContent.toLowerCase()]));
+const texts = new Map(claims.map((claim) => {
+  // Not of the claims beside it, which are found by themselves.
+  const parts = [...claim.querySelectorAll("summary, .message, .columns, .threats")];
+  return [claim, parts.map((part) => part.textContent).join(" ").toLowerCase()];
+}));
 const [search, verdict, kind, count] = ["search", "verdict", "kind", "count"].map((id) => document.getElementById(id));
 
 function filter() {
