@@ -68,7 +68,7 @@ def error_by_confidence(results: Mapping[str, Any]) -> Figure:
     errors.set_ylabel("reconstruction error\n(pixel MSE, intensity squared)")
     errors.set_xlabel("confidence of the classifier (max softmax, probability)")
     number = np.array([row["count"] for row in rows])
-    counts.bar(centre, number, width, color=_NOISE, hatch=HATCH, edgecolor="white", linewidth=0.5)
+    counts.bar(centre, number, width, color=_NOISE)
     counts.set_yscale("symlog", linthresh=1)
     counts.set_ylim(0, 200 * max(1, number.max()))
     counts.set_ylabel("images,\nall runs")

@@ -33,7 +33,7 @@ def reliability_diagrams(results: Mapping[str, Any]) -> Figure:
             panel.grid()
     for row in (0, 2):
         panels[row, 0].set_ylabel("share that is right")
-        panels[row + 1, 0].set_ylabel("images in bin (count)")
+        panels[row + 1, 0].set_ylabel("images\n(count)")
     for panel in panels[-1]:
         panel.set_xlabel("confidence (probability)")
     _legend(figure, panels[0, 0])
@@ -52,7 +52,7 @@ def risk_coverage(results: Mapping[str, Any]) -> Figure:
             panel.plot(coverage, risk, style, color=colour, markersize=2.5, label=by)
             panel.fill_between(coverage, ends[:, 0], ends[:, 1], color=colour, alpha=0.1, linewidth=0)
         areas = ", ".join(f"{one['area']['estimate']:.3f}" for one in found[condition].values())
-        panel.set_title(f"{condition}; areas {areas}")
+        panel.set_title(f"{condition}\nareas {areas}")
         panel.set_ylim(bottom=0)
         panel.grid()
     for panel in panels[-1]:

@@ -14,7 +14,7 @@ import torch
 from platformdirs import user_cache_path
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from claims import report, sanity, terminal
+from claims import page, report, sanity, terminal
 from claims.evidence import CONDITIONS
 from claims.inference import Estimate
 from claims.registry import REGISTRY, Claim, Registry, load_registry
@@ -88,8 +88,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--report-dir",
         default=None,
         metavar="DIR",
-        help="write results.json, summary.md and figures to DIR/<dataset> (default: reports, and only when all claims"
-        " were concluded on the reference models with the standard profile)",
+        help="write results.json, index.html, summary.md and figures to DIR/<dataset> (default: reports, and only when"
+        " all claims were concluded on the reference models with the standard profile)",
     )
     group.addoption(
         "--cache-dir",
@@ -312,7 +312,7 @@ class ClaimsSession:
                 return
             results = report.gather(self.study, self.registry, self.ordered, pilot=self.pilot)
             report.write(folder, results, self.study)
-            self.ending = f"Report: {folder / 'summary.md'}"
+            self.ending = f"Report: {folder / page.FILE}"
         except KeyboardInterrupt:
             self.pytest_keyboard_interrupt()
             session.exitstatus = pytest.ExitCode.INTERRUPTED

@@ -310,7 +310,7 @@ def test_workers_of_xdist_give_the_same_verdicts(run):
     result = run(text, "-n2", "--report-dir=out", inprocess=False)
     assert result.ret == NOT_ALL_SUPPORTED
     assert verdicts(result) == ("2 supported, 1 inconclusive", [], True)
-    result.stdout.fnmatch_lines(["dataset: mine.npz (as asked), *", "clean  *", "Report: out/mine.npz/summary.md"])
+    result.stdout.fnmatch_lines(["dataset: mine.npz (as asked), *", "clean  *", "Report: out/mine.npz/index.html"])
     assert [one["claim"] for one in json.loads((run.path / "out/mine.npz/results.json").read_text())["claims"]] == [
         "A1",
         "A2",
@@ -450,7 +450,7 @@ def every_claim():
 def test_report_is_written_where_asked_for(run):
     result = run(source("A1", ONES), "--report-dir=out")
     assert result.ret == OK
-    result.stdout.fnmatch_lines(["Report: out/mine.npz/summary.md"])
+    result.stdout.fnmatch_lines(["Report: out/mine.npz/index.html"])
     results = json.loads((run.path / "out/mine.npz/results.json").read_text())
     assert [one["claim"] for one in results["claims"]] == ["A1"]
     assert results["not_concluded"]["A2"] == "not run"
@@ -474,7 +474,7 @@ def test_report_is_written_unasked_only_when_whole(run, monkeypatch, options, wr
     monkeypatch.setattr(study_module.Study, "reference_model", lambda self, kind, seed, _: pose(kind, seed))
     folders = []
     monkeypatch.setattr("claims.report.gather", lambda *_, **__: {})
-    monkeypatch.setattr("claims.report.write", lambda folder, _: folders.append(str(folder)))
+    monkeypatch.setattr("claims.report.write", lambda folder, *_: folders.append(str(folder)))
     run(every_claim(), *options, models=False)
     assert folders == ([str(run.path / "reports/mine.npz")] if written else [])
 
@@ -493,7 +493,7 @@ def test_report_of_a_users_models_is_written_only_when_asked_for(run):
 def test_pilot_report_has_a_folder_of_its_own(run, monkeypatch):
     folders = []
     monkeypatch.setattr("claims.report.gather", lambda *_, **__: {})
-    monkeypatch.setattr("claims.report.write", lambda folder, _: folders.append(str(folder)))
+    monkeypatch.setattr("claims.report.write", lambda folder, *_: folders.append(str(folder)))
     run(source("A1", ONES), "--pilot", "--report-dir=out")
     assert folders == ["out/mine.npz-pilot"]
 
