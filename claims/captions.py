@@ -18,6 +18,14 @@ PANELS = (  # conditions of which the distinct labels are drawn
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a figure belongs. claims: a pattern of the ids of its claims. needs: the part of the results it shows."""
+
+    claims: str
+    needs: str
+
+
+@dataclass(frozen=True)
 class Caption:
     """What is said of a figure. title: what it shows, without a stop. text: how to read it. count: of how many."""
 
@@ -32,7 +40,7 @@ class Caption:
 
 def shown(results: Results) -> list[str]:
     """The figures that these results have, in the order in which they are shown."""
-    return [name for name in FIGURES if results["decisions"] is not None or name not in _OF_DECISIONS]
+    return [name for name, place in FIGURES.items() if results.get(place.needs)]
 
 
 def caption(results: Results, name: str) -> Caption:
@@ -42,7 +50,7 @@ def caption(results: Results, name: str) -> Caption:
 
 def figures_of(claim: str, names: Iterable[str]) -> list[str]:
     """Which of these figures belong to a claim."""
-    return [name for name in names if re.fullmatch(FIGURES[name], claim)]
+    return [name for name in names if re.fullmatch(FIGURES[name].claims, claim)]
 
 
 def _distinct_labels(results: Results) -> Caption:
@@ -195,18 +203,17 @@ _CAPTIONS: dict[str, Callable[[Results], Caption]] = {
     "reliability": _reliability,
     "risk-coverage": _risk_coverage,
 }
-_OF_DECISIONS = ("reliability", "risk-coverage")
-FIGURES = {  # in the order in which they are shown; the claims that each belongs to, as a pattern of their ids
-    "distinct-labels": r"A.*",
-    "contact-sheet": r"A.*",
-    "convergence": r"A(13|14|16).*|D5.*",
-    "error-by-confidence": r"B[1-5]",
-    "detection-matrix": r"C.*",
-    "score-histograms": r"C.*",
-    "latent-space": r"C[2-4].*|E[1-4].*",
-    "extreme-images": r"C.*",
-    "accuracy-by-epsilon": r"D.*",
-    "cleaned-images": r"D.*",
-    "reliability": r"B[6-8]|E[56].*",
-    "risk-coverage": r"E7.*",
+FIGURES = {  # in the order in which they are shown
+    "distinct-labels": Place(r"A.*", "conditions"),
+    "contact-sheet": Place(r"A.*", "contact_sheet"),
+    "convergence": Place(r"A(13|14|16).*|D5.*", "trials"),
+    "error-by-confidence": Place(r"B[1-5]", "error_by_confidence"),
+    "detection-matrix": Place(r"C.*", "detection"),
+    "score-histograms": Place(r"C.*", "detection"),
+    "latent-space": Place(r"C[2-4].*|E[1-4].*", "detection"),
+    "extreme-images": Place(r"C.*", "detection"),
+    "accuracy-by-epsilon": Place(r"D.*", "cleaning"),
+    "cleaned-images": Place(r"D.*", "cleaning"),
+    "reliability": Place(r"B[6-8]|E[56].*", "decisions"),
+    "risk-coverage": Place(r"E7.*", "decisions"),
 }

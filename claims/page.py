@@ -58,40 +58,35 @@ class Entry:
 class Family:
     """The claims of a family, in the results' order. counts: of each verdict, in the order of VERDICTS."""
 
-    letter: str
+    letters: str
     title: str
     entries: list[Entry]
     counts: list[int]
 
 
 def render(found: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
-    """The page. found: what `results.json` holds. figures: files by name; where one is there as PNG and as SVG, the
-    smaller is shown.
+    """The page of what `results.json` holds; parts that results lack, such as sanity flags, are left out.
+
+    figures: files by name; where one is there as PNG and as SVG, the smaller is shown.
     """
     found = results.plain(found)
-    pictures = _pictures(found, figures)
-    families = _families(found, pictures)
-    claims = found["claims"]
-    verdicts = [name for name in VERDICTS if any(claim["verdict"] == name for claim in claims)]
+    claims, pictures = found["claims"], _pictures(found, figures)
     named = {condition for claim in claims for condition in claim["conditions"]}
     conditions = [*found["conditions"], *sorted(named - set(found["conditions"]))]
     missing: dict[str, list[str]] = {}
     for name, reason in found["not_concluded"].items():
         missing.setdefault(reason, []).append(name)
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            found=found,
-            families=families,
-            pictures=pictures,
-            verdicts=verdicts,
-            all_verdicts=VERDICTS,
-            kinds=[kind for kind in KINDS if any(claim["kind"] == kind for claim in claims)],
-            conditions=[(name, threat(name), found["conditions"].get(name)) for name in conditions],
-            missing=missing,
-            shared_ticks=[(forest.shared(value), value) for value in range(-4, 9, 4)],
-        )
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        found=found,
+        families=_families(found, pictures),
+        pictures=pictures,
+        verdicts=[name for name in VERDICTS if any(claim["verdict"] == name for claim in claims)],
+        all_verdicts=VERDICTS,
+        kinds=[kind for kind in KINDS if any(claim["kind"] == kind for claim in claims)],
+        conditions=[(name, threat(name), found["conditions"].get(name)) for name in conditions],
+        missing=missing,
+        shared_ticks=[(forest.shared(value), value) for value in range(-4, 9, 4)],
     )
 
 
@@ -120,12 +115,12 @@ def _pictures(found: Mapping[str, Any], figures: Mapping[str, bytes]) -> dict[st
 
 
 def _families(found: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[Family]:
-    families = []
-    for letter in sorted({claim["claim"][0] for claim in found["claims"]}):
-        members = [claim for claim in found["claims"] if claim["claim"][0] == letter]
+    titles, families = FAMILIES | found.get("families", {}), []
+    for letters in dict.fromkeys(_family(claim) for claim in found["claims"]):
+        members = [claim for claim in found["claims"] if _family(claim) == letters]
         counts = [sum(claim["verdict"] == verdict for claim in members) for verdict in VERDICTS]
         entries = [_entry(claim, members, found["seeds"], pictures) for claim in members]
-        families.append(Family(letter, FAMILIES.get(letter, letter), entries, counts))
+        families.append(Family(letters, titles.get(letters, letters), entries, counts))
     return families
 
 
@@ -155,6 +150,13 @@ def _entry(
         beside,
         [pictures[name] for name in figures_of(claim["claim"], pictures)],
     )
+
+
+def _family(claim: Mapping[str, Any]) -> str:
+    """The letters that start the id."""
+    found = re.match(r"[A-Za-z]+|.", claim["claim"])
+    assert found
+    return found[0]
 
 
 def _anchor(claim: str) -> str:

@@ -120,9 +120,15 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+PARTS = ("sanity_flags", "weaker_attacks", "trials", "detection", "cleaning", "decisions", "contact_sheet")
+
+
+@pytest.fixture(scope="module", params=[*VARIANTS, "verdicts alone"])
 def variant(request, results):
-    return page.render(results | VARIANTS[request.param], FAKE)
+    if request.param in VARIANTS:
+        return page.render(results | VARIANTS[request.param], FAKE)
+    alone = {key: value for key, value in results.items() if key not in PARTS}
+    return page.render(alone | {"conditions": {}, "claims": [claim("X1"), claim("OWN12b")]}, FAKE)
 
 
 # The whole
@@ -250,10 +256,11 @@ def test_the_overview_counts_verdicts(results):
     assert sentences[:3] == [f"{name} A sentence of {name}." for name in ("A1", "A2", "B1")]
 
 
-def test_an_own_family_goes_by_its_letter(results):
-    read = Page(page.render(results | {"claims": [claim("X1"), claim("A1")]}, FAKE))
+def test_an_own_family_goes_by_its_letters_or_its_title(results):
+    claims = [claim(name) for name in ("A1", "X1", "X2b", "OWN3", "Y")]
+    read = Page(page.render(results | {"claims": claims, "families": {"OWN": "Of my own"}}, FAKE))
     titles = [text for _, attributes, text in read.all("h3") if attributes.get("id", "").startswith("family-")]
-    assert titles == ["A. Consistency of labels over the reconstructions", "X"]
+    assert titles == ["A. Consistency of labels over the reconstructions", "X", "OWN. Of my own", "Y"]
 
 
 def test_beside_a_claim_stand_its_controls(results):
@@ -511,7 +518,7 @@ def test_the_contact_sheet_shows_the_evidence(results, tiny):
         np.testing.assert_allclose(error, table["draw_mse"][0, :count, :10], atol=5e-3)  # 8-bit pixels
 
 
-def test_the_contact_sheet_is_kept(tiny, monkeypatch):
+def test_the_contact_sheet_is_kept(results, tiny, monkeypatch):  # results: it was gathered before
     monkeypatch.setattr(contact, "perturb", None)
     assert contact.gather(tiny)["rows"]
 
