@@ -29,7 +29,12 @@ def tests(session: nox.Session) -> None:
     """Is the code right? Options of pytest follow after `--`."""
     groups = ["test", "browser"] if any(map(shutil.which, BROWSERS)) else ["test"]
     session.install("-e", ".", *nox.project.dependency_groups(PROJECT, *groups))
-    session.run("python", "-m", "pytest", *(session.posargs or ["tests"]))
+    if session.posargs:
+        session.run("python", "-m", "pytest", *session.posargs)
+        return
+    # A process of one thread for each core, and a file's tests in one of them, as they share the models they train.
+    spread = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
+    session.run("python", "-m", "pytest", "tests", *spread, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

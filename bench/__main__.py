@@ -1,12 +1,13 @@
-"""`python -m bench`: the table of a benchmark run in Markdown, or its plot, from pytest-benchmark's JSON."""
+"""`python -m bench`: table or plot of benchmark runs, from pytest-benchmark's JSON; of several runs, their medians."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from bench.plot import plot, throughput
-from bench.table import machine, markdown, tables
+from bench.table import machine, markdown, medians, tables
 
 
 def main() -> int:
@@ -16,25 +17,42 @@ def main() -> int:
     table = commands.add_parser("table", help="speed and quality in Markdown")
     drawn = commands.add_parser("plot", help="throughput of reconstruction against batch and draws, with the limit")
     for command in (table, drawn):
-        command.add_argument("results", type=Path, help="what `pytest bench --benchmark-json=RESULTS` wrote")
-    drawn.add_argument("figure", type=Path, help="a .png, .svg or .pdf to write")
+        command.add_argument(
+            "results",
+            type=Path,
+            nargs="+",
+            help="what `pytest bench --benchmark-json=RESULTS` wrote, once or repeatedly",
+        )
+    drawn.add_argument("--figure", type=Path, required=True, help="a .png, .svg or .pdf to write")
     options = parser.parse_args()
-    try:
-        run = json.loads(options.results.read_text(encoding="utf-8"))
-        found, measured_on = tables(run["benchmarks"]), machine(run["machine_info"])
-        curves = throughput(run["benchmarks"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        parser.error(f"{options.results} must be what --benchmark-json wrote; {type(error).__name__}: {error}")
+    runs = [_read(parser, path) for path in options.results]
+    names, hosts = ", ".join(str(path) for path in options.results), {machine(run["machine_info"]) for run in runs}
+    if len(hosts) > 1:
+        parser.error(f"{names} must come from one machine and one torch; got: {' '.join(sorted(hosts))}")
+    benchmarks = medians([run["benchmarks"] for run in runs])
+    measured_on = hosts.pop() + (f" Medians of {len(runs)} runs." if len(runs) > 1 else "")
     if options.command == "plot":
+        curves = throughput(benchmarks)
         if not curves:
-            parser.error(f"{options.results} holds no timings of bench/test_reconstruction.py (were they skipped?)")
+            parser.error(f"{names} holds no timings of bench/test_reconstruction.py (were they skipped?)")
         plot(curves, measured_on, options.figure)
         return 0
+    found = tables(benchmarks)
     if not found:
-        parser.error(f"{options.results} holds no timings of `pytest bench` (were they skipped?)")
+        parser.error(f"{names} holds no timings of `pytest bench` (were they skipped?)")
     parts = [f"{title[0].upper()}{title[1:]}:\n\n{markdown(grid)}" for title, grid in found.items()]
     print(*parts, measured_on, sep="\n\n")  # noqa: T201  # the command's output
     return 0
+
+
+def _read(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
+    try:
+        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        tables(medians([run["benchmarks"]]))
+        machine(run["machine_info"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.error(f"{path} must be what --benchmark-json wrote; {type(error).__name__}: {error}")
+    return run
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
+from statistics import median
 from typing import Any
 
 OURS = "vaecore"
@@ -20,6 +21,28 @@ def tables(benchmarks: Sequence[Mapping[str, Any]]) -> dict[str, Grid]:
         "L2 norm of vaecore's images over the peer's, image by image: median (95%)": pairing(benchmarks),
     }
     return {title: grid for title, grid in both.items() if len(grid) > 1}
+
+
+def medians(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The benchmarks that every run has, with the median of each number in `extra_info`; the rest as in the first run.
+
+    runs: each, benchmarks as in pytest-benchmark's JSON.
+    """
+    by_name = [{entry["fullname"]: entry for entry in run} for run in runs]
+    shared = [name for name in by_name[0] if all(name in run for run in by_name)]
+    found = []
+    for name in shared:
+        told = [run[name]["extra_info"] for run in by_name]
+        numbers = {
+            key for key, value in told[0].items() if isinstance(value, float) and all(key in one for one in told)
+        }
+        found.append(
+            {
+                "group": by_name[0][name]["group"],
+                "extra_info": told[0] | {key: median(one[key] for one in told) for key in numbers},
+            }
+        )
+    return found
 
 
 def comparison(benchmarks: Sequence[Mapping[str, Any]]) -> Grid:

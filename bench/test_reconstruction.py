@@ -20,7 +20,7 @@ from bench.table import OURS
 from claims.study import Study
 from vaecore import VAE, Classifier, reconstruct, reconstruct_labels
 from vaecore._models import Autoencoder
-from vaecore._reconstruct import Precision
+from vaecore._precision import Precision
 
 NAIVE, COMPILED, PYTHAE, HALF = "forward passes", "forward passes, torch.compile", "pythae", f"{OURS}, bfloat16"
 MODELS = ("MLP", "convolutional")
@@ -85,7 +85,7 @@ def some_images(study: Study, count: int, device: str) -> Tensor:
 
 def errors(images: Tensor, reconstructions: Tensor) -> Tensor:
     """Mean squared error over pixels of each reconstruction: (n, 1, h, w) and (n, draws, 1, h, w) to (n, draws)."""
-    difference = (reconstructions - images.unsqueeze(1)).flatten(2)
+    difference = reconstructions.sub_(images.unsqueeze(1)).flatten(2)
     norm: Tensor = torch.linalg.vector_norm(difference, dim=2)
     return norm.square_().div_(difference.shape[2])
 

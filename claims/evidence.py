@@ -21,6 +21,7 @@ from vaecore._lbfgs import lbfgs
 from vaecore._models import Autoencoder, Classify
 from vaecore._noise import normal, seed_for, signs, uniform, words
 from vaecore._pgd import pgd
+from vaecore._precision import Precision
 from vaecore._reconstruct import distinct_labels, kl_of_posterior, log_bernoulli, posterior, reconstruct
 from vaecore._store import Tensors
 
@@ -71,7 +72,12 @@ class Shard:
 
 
 def collect(
-    vae: Autoencoder, classifier: Classify, shard: Shard, condition: str, twin_l2: Tensor | None = None
+    vae: Autoencoder,
+    classifier: Classify,
+    shard: Shard,
+    condition: str,
+    twin_l2: Tensor | None = None,
+    precision: Precision = "float32",
 ) -> Tensors:
     """Evidence on a shard under a condition; a dict of columns, each (n,) or (n, draws), on the CPU.
 
@@ -82,7 +88,8 @@ def collect(
     draw_label, draw_probability: label of each reconstruction and its softmax. draw_own_probability: softmax of a
     reconstruction at the label that the image itself was given. draw_mse: mean squared error over pixels. There are
     DRAWS draws, or MANY_DRAWS, of which the first are the same.
-    twin_l2: (n,), the size of the perturbations that a condition in TWINS imitates.
+    twin_l2: (n,), the size of the perturbations that a condition in TWINS imitates. precision: of the reconstructions;
+    attacks and the classifier keep to float32.
     """
     attack, draws = perturb(vae, classifier, shard, condition, twin_l2), drawn(condition)
     images = attack.images
@@ -113,7 +120,9 @@ def collect(
         }
 
     seed = seed_for("reconstructions", shard.seed)
-    table = reconstruct(vae, images, draws=draws, seed=seed, indices=shard.indices, reduce=summarise)
+    table = reconstruct(
+        vae, images, draws=draws, seed=seed, indices=shard.indices, reduce=summarise, precision=precision
+    )
     table |= {
         "index": shard.indices,
         "label": shard.labels,

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import rich.progress
@@ -22,6 +22,7 @@ from claims.study import PILOT_SEED, PROFILES, Dataset, Study, choose_dataset, p
 from claims.verdict import PILOT, REPORTED, SUPPORTED, Verdict, judge, not_run
 from claims.workers import MOST, default_workers
 from vaecore._outside import OUTSIDE_LOADED
+from vaecore._precision import Precision
 from vaecore._store import Store
 from vaecore._training import Progress, default_device
 
@@ -67,6 +68,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="processes that compute what is not in the cache yet, a gigabyte of memory each; 1: none but this one"
         f" (default: one for each core, at most {MOST}; 1 for --profile smoke, on a GPU and under pytest-xdist)",
+    )
+    group.addoption(
+        "--precision",
+        default="float32",
+        choices=get_args(Precision),
+        help="of the reconstructions that families A, B and E1 to E4 look at; bfloat16 is faster where the processor has"
+        " it, tf32 on a GPU (default: float32)",
     )
     for name, methods in (("vae", "encode and decode"), ("classifier", "images to logits")):
         group.addoption(
@@ -149,6 +157,7 @@ class ClaimsSession:
                 Store(cache_folder(option("--cache-dir"))),
                 root=option("--data-root"),
                 device=device,
+                precision=option("--precision"),
                 workers=self._workers(device),
                 vae=option("--vae"),
                 classifier=option("--classifier"),

@@ -51,6 +51,7 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
         "registry_digest": registry.digest,
         "profile": study.profile.name,
         "draws": DRAWS,
+        "precision": study.precision,
         "seeds": study.seeds,
         "images": {name: study.count(name) for name in CONDITIONS},
         "models": {
@@ -112,7 +113,8 @@ def summary(results: Mapping[str, Any]) -> str:
     line(f"{tally(counts)}. {len(seeds)} training runs (seeds {seeds[0]} to {seeds[-1]}),")
     images = ", ".join(f"{count:,} {name}" for name, count in results["images"].items() if name in (CLEAN, "lbfgs"))
     line(f"test images: {images}; {results['draws']} draws an image. Registry {results['registry_digest'][:12]}.")
-    line(f"Models: VAE {results['models']['vae']}, classifier {results['models']['classifier']}.")
+    models = results["models"]
+    line(f"Models: VAE {models['vae']}, classifier {models['classifier']}; reconstructions in {results['precision']}.")
     accuracies = ", ".join(f"{value:.4f}" for value in results["accuracy_per_run"])
     line(f"Accuracy of the classifier on all {dataset['test_images']:,} test images, run by run: {accuracies}.")
     for family in sorted({verdict["claim"][0] for verdict in verdicts}):

@@ -18,10 +18,11 @@ from claims.decisions import Decisions
 from claims.evidence import ADAPTIVE, DRAWS, MINIMAL, SHOWN, TWINS, Shard, Table, collect
 from claims.outside import Outside
 from claims.user_models import makes_models, model_digest, user_model
-from vaecore import _adaptive, _attacks, _augment, _lbfgs, _models, _noise, _pgd, _reconstruct, _training
+from vaecore import _adaptive, _attacks, _augment, _lbfgs, _models, _noise, _pgd, _precision, _reconstruct, _training
 from vaecore._images import Images, is_available, load_images, probe
 from vaecore._models import Autoencoder, Classifier
 from vaecore._noise import seed_for, words
+from vaecore._precision import Precision, check_precision
 from vaecore._store import NotKeptError, Store, Tensors, digest, source_digest
 from vaecore._training import Progress, default_device, fit_classifier, fit_vae, reference_configs
 
@@ -113,6 +114,7 @@ class Study:
     vae: str | None = None
     classifier: str | None = None
     first_seed: int = 0
+    precision: Precision = "float32"  # of the reconstructions in `table`
     ood: tuple[str, ...] = ()  # sets outside that are asked for, beside those at hand
     workers: int = 1  # processes that compute what the store has not; 1: this one, with all threads
     meter: Meter = silent
@@ -122,6 +124,7 @@ class Study:
 
     def check(self) -> None:
         """Raise now what would otherwise be raised late: unusable data, models that are not there."""
+        check_precision(self.precision, self.device)
         _ = self.test
         _ = self.outside.sources
         for text, kind in self.given:
@@ -371,13 +374,13 @@ class Study:
         assert self.test.labels is not None
         pixels, labels = self.test.pixels[indices], self.test.labels[indices]
         models = (run.vae_digest, run.classifier_digest)
-        key = digest(condition, run.seed, *models, pixels, labels, indices, EVIDENCE_STAGE, self.device.type)
+        place = (self.device.type, self.precision)
+        key = digest(condition, run.seed, *models, pixels, labels, indices, EVIDENCE_STAGE, *place)
 
         def compute() -> Tensors:
-            place = self.device
-            shard = Shard(pixels.to(place), labels.to(place), indices.to(place), run.seed)
+            shard = Shard(*(rows.to(self.device) for rows in (pixels, labels, indices)), run.seed)
             l2 = self.evidence_shard(run, TWINS[condition], start, stop)["l2"] if condition in TWINS else None
-            return collect(run.vae, run.classifier, shard, condition, l2)
+            return collect(run.vae, run.classifier, shard, condition, l2, self.precision)
 
         return self.store.get("evidence", key, compute)
 
@@ -401,7 +404,7 @@ def _evidence(study: Study, number: int, condition: str, start: int, stop: int) 
 
 # Taken at import, so that they speak of the code that runs and not of what an editor has made of its file since.
 _MODELS_STAGE = source_digest(_training, _models, _augment)
-EVIDENCE_STAGE = source_digest(evidence, _adaptive, _attacks, _lbfgs, _models, _noise, _pgd, _reconstruct)
+EVIDENCE_STAGE = source_digest(evidence, _adaptive, _attacks, _lbfgs, _models, _noise, _pgd, _precision, _reconstruct)
 
 
 def profile_of(name: str, runs: int | None) -> Profile:

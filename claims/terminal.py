@@ -38,11 +38,12 @@ def header(study: Study, registry: Registry) -> list[str]:
     first, last = study.seeds[0], study.seeds[-1]
     runs = f"{len(study.seeds)} runs (seeds {first} to {last})" if last > first else f"1 run (seed {first})"
     models = ", ".join(f"{kind} {text}" for text, kind in study.given if text is not None) or "reference models"
+    precision = "" if study.precision == "float32" else f"; reconstructions in {study.precision}"
     left_out = [f"set outside left out: {name}: {why}" for name, why in study.outside.left_out.items()]
     return [
         f"dataset: {test.name} ({study.dataset.why}), {len(test):,} test images, digest {test.digest[:12]}",
         f"profile: {profile.name}, {runs}, {study.count(CLEAN):,} images ({study.count(LBFGS):,} for L-BFGS); {models}",
-        f"device: {study.device.type} ({device}); cache: {study.store.folder}",
+        f"device: {study.device.type} ({device}){precision}; cache: {study.store.folder}",
         f"registry: {len(registry.claims)} claims, digest {registry.digest[:12]}",
         *left_out,
     ]

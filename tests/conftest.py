@@ -1,11 +1,14 @@
 """In tests every warning is an error; claims and benchmarks run other people's models, which may warn."""
 
+import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # noqa: F401  # a module that is first imported within pytester is forgotten; torch's fail twice
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
@@ -126,6 +129,12 @@ def verdicts(registry):
 
 
 @pytest.fixture(scope="session")
-def results(tiny, registry, verdicts):
-    """Give the results of the tiny study, with these verdicts."""
-    return report.gather(tiny, registry, verdicts, pilot=False)
+def results(tiny, registry, verdicts, tmp_path_factory):
+    """Give the results of the tiny study, with these verdicts; the processes of xdist make them once."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return report.gather(tiny, registry, verdicts, pilot=False)
+    file = tmp_path_factory.getbasetemp().parent / "results.json"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            file.write_text(json.dumps(report.gather(tiny, registry, verdicts, pilot=False)))
+        return json.loads(file.read_text())

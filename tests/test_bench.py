@@ -12,7 +12,7 @@ from torch import nn
 from bench import __main__ as command
 from bench import peers
 from bench.measure import Victims, l2_ratio, shown
-from bench.table import comparison, digits, plain
+from bench.table import comparison, digits, medians, plain
 from claims.registry import REGISTRY
 
 ROOT = REGISTRY.parents[1]
@@ -199,6 +199,8 @@ RUN = {
         {"group": "other", "extra_info": {}},
     ],
 }
+for place, benchmark in enumerate(RUN["benchmarks"]):
+    benchmark["fullname"] = f"bench/test_it.py::test_{place}"
 PLAIN = """\
 task                   way                ms an image  images/s  of limit  times vaecore's  median L2  success
 L-BFGS, targeted, cpu  vaecore                   8.04       124       26%              1.0      1.677   100.0%
@@ -225,6 +227,29 @@ Measured on Some CPU; torch 2.15.0, 1 thread.
 
 def test_the_table_for_the_terminal():
     assert plain(comparison(RUN["benchmarks"])) == PLAIN
+
+
+def test_of_several_runs_the_medians_count_of_what_all_have():
+    def run(*times):
+        return [
+            {**one, "extra_info": {**one["extra_info"], "ms_per_image": time}}
+            for one, time in zip(RUN["benchmarks"], times, strict=False)
+        ]
+
+    found = medians([run(8.0, 1.0, 900.0), run(16.0, 3.0, 700.0), run(10.0, 7.0)])
+    assert [one["extra_info"]["ms_per_image"] for one in found] == [10.0, 3.0]
+    assert [one["group"] for one in found] == ["L-BFGS, targeted, cpu", "PGD, cpu"]
+    assert found[0]["extra_info"]["way"] == "vaecore"
+
+
+def test_runs_of_different_machines_have_no_medians(tmp_path, monkeypatch, capsys):
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, version in zip(paths, ("2.15.0", "2.11.0"), strict=True):
+        path.write_text(json.dumps({**RUN, "machine_info": {**RUN["machine_info"], "torch": version}}))
+    monkeypatch.setattr(sys, "argv", ["bench", "table", *(str(path) for path in paths)])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "must come from one machine and one torch; got: " in capsys.readouterr().err
 
 
 def test_the_command_prints_the_tables_in_markdown(tmp_path, monkeypatch, capsys):
@@ -299,6 +324,7 @@ def vae(seed):
 def test_the_attacks_are_measured_and_what_is_not_has_a_reason(pytester, monkeypatch):
     """The benchmark itself, on twelve images; torchattacks is hidden."""
     monkeypatch.setitem(sys.modules, "torchattacks", None)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # where it is set, pytest-benchmark measures nothing
     pytester.makepyfile(models=MODELS)
     images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
     np.savez(pytester.path / "mine.npz", images=images, labels=np.arange(60) % 3)

@@ -257,7 +257,7 @@ def test_thorough_is_nowhere_farther_and_mostly_nearer(digits):
     plain, thorough = lbfgs(model, images, targets), lbfgs(model, images, targets, thorough=True)
     assert bool((thorough.l2 <= plain.l2).all())
     ratio = thorough.l2 / plain.l2
-    assert ratio.nanmedian() < 0.999
+    assert (ratio < 1).double().mean() > 0.5
     assert ratio.nanmean() < 0.995
     assert torch.equal(model(thorough.images).argmax(dim=1), targets)
     torch.testing.assert_close(thorough.l2, (thorough.images - images).flatten(1).norm(dim=1))

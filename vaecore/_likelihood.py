@@ -12,9 +12,8 @@ from torch.nn.functional import softplus
 from vaecore._check import check_images
 from vaecore._models import Autoencoder
 from vaecore._noise import image_indices, normal, seed_for
+from vaecore._precision import Precision, check_precision, computing_in
 from vaecore._reconstruct import (
-    Precision,
-    check_precision,
     check_reconstructions,
     decode_draws,
     kl_of_posterior,
@@ -60,7 +59,7 @@ def log_likelihood(
     0.02 nats (standard deviation), where another seed moves it by 1.4. Noise, `first_index`, `indices` and `chunk` are
     as in `reconstruct`, whose draws these are at the same seed. Memory grows with the draws by their latents alone.
     """
-    check_precision(precision)
+    check_precision(precision, images.device)
     index = _check(images, draws, first_index, indices, chunk)
     chunk = chunk or max(1, _CHUNK * _portion(images) // draws)
     parts = []
@@ -207,7 +206,7 @@ def log_densities(
         rows = images[start : start + step]
         for first in range(0, latents.shape[1], at_once):
             part = latents[start : start + step, first : first + at_once]
-            with torch.autocast(latents.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            with computing_in(precision, latents.device):
                 decode = log_odds if log_density is None else decode_draws
                 decoded = decode(vae, part, rows.shape)
             if decoded.dtype == torch.bfloat16:

@@ -1,33 +1,53 @@
-"""What the machine's caches hold, which decides how many images are worked on at once."""
+"""What the machine's caches hold, which decides how much is decoded at once."""
 
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-_LEVEL_3 = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")  # Linux; what sysconf says is wrong in some guests
-_UNKNOWN = 8 << 20  # bytes, of a small laptop's
-_MOST = 32 << 20  # bytes: of a larger cache the rest is somebody else's
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux; what sysconf says is wrong in some guests
+_UNKNOWN = 1 << 20  # bytes, of most cores' second level
 _GPU_ROWS = 65_536  # fill any GPU
 
 
 @lru_cache(maxsize=1)
-def last_cache() -> int:
-    """Bytes of the last cache before memory, as far as one process should count on it."""
+def core_cache() -> int:
+    """Bytes of the last cache that a core has to itself, as a rule the second level."""
     try:
-        text = _LEVEL_3.read_text(encoding="ascii").strip()
-        return min(_MOST, int(text.removesuffix("K")) << 10)
+        return int((_CACHES / "index2" / "size").read_text(encoding="ascii").strip().removesuffix("K")) << 10
     except (OSError, ValueError):
         return _UNKNOWN
 
 
-def decoded_at_once(images: Tensor) -> int:
-    """Number of images shaped as these, (n, 1, h, w), to decode at once on their device.
+def decoded_at_once(widest: int, device: torch.device) -> int:
+    """Number of latents to decode at once where the widest activation of each has so many float32 numbers.
 
-    On a CPU they fill a quarter of the last cache, so that what else comes of them fits beside them: smaller matrix
-    products are slower, and with larger ones each step finds its input in memory.
+    On a CPU these fill twice the cache of each thread's core: with fewer, matrix products are slower; with more, each
+    step finds its input in memory.
     """
-    if images.device.type != "cpu":
+    if device.type != "cpu":
         return _GPU_ROWS
-    return max(1, last_cache() // 4 // (images[0].numel() * torch.float32.itemsize))
+    return max(1, 2 * core_cache() * torch.get_num_threads() // (torch.float32.itemsize * widest))
+
+
+def widest_activation(decoder: object, latents: Tensor, least: int) -> int:
+    """Numbers in the largest thing that a module computes in `decode`, of one latent; at least `least`.
+
+    latents: (1, latent). What cannot be looked into, as it is no torch module, counts as `least`.
+    """
+    sizes = [least]
+    if isinstance(decoder, nn.Module) and not decoder.training:
+        hooks = [
+            module.register_forward_hook(lambda _, __, out: sizes.append(_numel(out))) for module in decoder.modules()
+        ]
+        try:
+            decoder.decode(latents)  # type: ignore[operator]
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return max(sizes)
+
+
+def _numel(found: object) -> int:
+    return found.numel() if isinstance(found, Tensor) else 0

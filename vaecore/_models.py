@@ -93,7 +93,10 @@ class VAE(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Map (n, latent) to mean images (n, 1, h, w) in [0, 1]."""
-        return self.decode_logits(latents).sigmoid_().view(-1, 1, *self.image_shape)
+        odds = self.decode_logits(latents)
+        if odds.dtype is torch.bfloat16:  # under autocast; a sigmoid in it would be both slower and coarser
+            odds = odds.float()
+        return odds.sigmoid_().view(-1, 1, *self.image_shape)
 
     def save(self, path: str | Path) -> None:
         """Write settings and weights to one safetensors file, atomically."""

@@ -2,20 +2,21 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar, overload
+from functools import partial
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from vaecore._attacks import check_classifier
 from vaecore._check import check_images, check_logits
-from vaecore._machine import decoded_at_once
+from vaecore._machine import decoded_at_once, widest_activation
 from vaecore._models import Autoencoder, Classify
 from vaecore._noise import image_indices, normal
+from vaecore._precision import Precision, check_precision, computing_in
 from vaecore._stream import Rows, Stream, length, portions
 from vaecore._training import Progress
 
-Precision = Literal["float32", "bfloat16"]
 Reduced = TypeVar("Reduced", Tensor, dict[str, Tensor])
 
 # Images encoded at once, and draws whose noise is made at once: in small portions noise is dear, in large ones it falls
@@ -75,16 +76,16 @@ def reconstruct(
 
     images: (n, 1, h, w) in [0, 1]; a tensor, an array, as `numpy.load(path, mmap_mode="r")` maps it from a file,
     or batches of either, as many as there are. Returns (n, draws, 1, h, w) in [0, 1]. With `reduce`, a function of a
-    chunk of images (m, 1, h, w) and their reconstructions (m, draws, 1, h, w) that gives a tensor (m, ...) or a dict of
-    such, returns these joined over all images, and never holds more than a chunk of reconstructions. Batches and arrays
-    go to the device of the VAE where it is a torch module.
+    chunk of images (m, 1, h, w) and their reconstructions (m, draws, 1, h, w), which it may overwrite, that gives a
+    tensor (m, ...) or a dict of such, returns these joined over all images, and never holds more than a chunk of
+    reconstructions. Batches and arrays go to the device of the VAE where it is a torch module.
 
     The noise of an image follows from `seed`, its index and the draw alone: image i has index `first_index` + i, or
     `indices[i]`, (n,) int64. So chunks, order and splits change nothing beyond rounding.
 
-    precision: in which the VAE decodes; "bfloat16", by torch.autocast, is faster where the processor has it, and gives
-    float32 images that are off by about a hundredth at most. chunk: images decoded at once;
-    chosen for the cache, or the GPU, where None. out: a new .npy file that results are written to as they come, and
+    precision: in which the VAE encodes and decodes. "bfloat16", by torch.autocast, is faster where the processor has
+    it, and gives float32 images that are off by about a hundredth at most; "tf32" is for GPUs. chunk: images decoded at
+    once; chosen for the cache, or the GPU, where None. out: a new .npy file that results are written to as they come, and
     mapped from at the end; what is in it after a crash is whole. progress: told after each chunk how many images are
     done, of how many (0 of batches, which are not counted beforehand).
     """
@@ -92,7 +93,6 @@ def reconstruct(
         raise ValueError(f"draws must be 1 or more; got {draws}")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be 1 or more images; got {chunk}")
-    check_precision(precision)
     if isinstance(images, Tensor):
         check_images(images)
     count = length(images)
@@ -100,16 +100,24 @@ def reconstruct(
     portion = max(1, chunk or 0, min(_ENCODED_AT_ONCE, _DRAWN_AT_ONCE // draws))
     joined = _Joined(images, draws, whole=reduce is None, out=out)
     extremes: list[Tensor] = []
+    step = chunk
     with torch.no_grad():
         for given in portions(images, portion):
             check_images(given)
             rows = given if isinstance(images, Tensor) else _to_device_of(vae, given)
-            mean, log_variance = posterior(vae, rows)
+            check_precision(precision, rows.device)
+            computing = partial(computing_in, precision, rows.device)
+            with computing():
+                mean, log_variance = posterior(vae, rows)
+            if precision == "bfloat16":
+                mean, log_variance = mean.float(), log_variance.float()
             noise = normal(seed, index.take(len(rows)), draws=draws, size=mean.shape[1], device=rows.device)
             latents = torch.addcmul(mean.unsqueeze(1), (0.5 * log_variance).exp().unsqueeze(1), noise)
-            step = chunk or max(1, decoded_at_once(rows) // draws)
+            if step is None:
+                widest = widest_activation(vae, latents[:1, 0], rows[0].numel())
+                step = max(1, decoded_at_once(widest, rows.device) // draws)
             for some, here in zip(torch.split(rows, step), torch.split(latents, step), strict=True):
-                with torch.autocast(rows.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                with computing():
                     decoded = decode_draws(vae, here, some.shape)
                 if precision == "bfloat16":
                     decoded = decoded.float()
@@ -189,12 +197,6 @@ def _to_device_of(vae: Autoencoder, images: Tensor) -> Tensor:
     if weight is None or weight.device == images.device:
         return images
     return (images.pin_memory() if weight.device.type == "cuda" else images).to(weight.device, non_blocking=True)
-
-
-def check_precision(precision: str) -> None:
-    """Raise ValueError unless it is a precision that a VAE decodes in."""
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision must be 'float32' or 'bfloat16'; got {precision!r}")
 
 
 def reconstruct_labels(

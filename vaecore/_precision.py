@@ -1,0 +1,36 @@
+"""The arithmetic that networks are run in, chosen by the caller and never by default."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+"""float32; tf32: on a GPU, products of float32 numbers cut to ten bits; bfloat16: torch.autocast, products of eight."""
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise ValueError unless it is a precision that this device computes in."""
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be 'float32', 'tf32' or 'bfloat16'; got {precision!r}")
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError(f"precision 'tf32' takes a CUDA GPU; the images are on the {device.type} (use 'bfloat16')")
+
+
+@contextmanager
+def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
+    """While entered, this device's matrix products and convolutions are computed in a precision."""
+    if precision != "tf32":
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            yield
+        return
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = True
+        yield
+    finally:
+        for backend, was in zip(backends, before, strict=True):
+            backend.allow_tf32 = was
