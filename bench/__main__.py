@@ -18,10 +18,7 @@ def main() -> int:
     drawn = commands.add_parser("plot", help="throughput of reconstruction against batch and draws, with the limit")
     for command in (table, drawn):
         command.add_argument(
-            "results",
-            type=Path,
-            nargs="+",
-            help="what `pytest bench --benchmark-json=RESULTS` wrote, once or repeatedly",
+            "results", type=Path, nargs="+", help="what `pytest bench --benchmark-json=RESULTS` wrote, once or repeatedly"
         )
     drawn.add_argument("--figure", type=Path, required=True, help="a .png, .svg or .pdf to write")
     options = parser.parse_args()

@@ -33,9 +33,7 @@ def medians(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]
     found = []
     for name in shared:
         told = [run[name]["extra_info"] for run in by_name]
-        numbers = {
-            key for key, value in told[0].items() if isinstance(value, float) and all(key in one for one in told)
-        }
+        numbers = {key for key, value in told[0].items() if isinstance(value, float) and all(key in one for one in told)}
         found.append(
             {
                 "group": by_name[0][name]["group"],

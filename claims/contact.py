@@ -51,13 +51,15 @@ def _of_condition(study: "Study", condition: str, indices: torch.Tensor) -> Tens
     assert study.test.labels is not None
     pixels, labels = study.test.pixels[indices], study.test.labels[indices]
     models = (run.vae_digest, run.classifier_digest)
-    key = digest("contact sheet", condition, run.seed, *models, pixels, labels, indices, _STAGE, place.type)
+    where = (place.type, study.precision)
+    key = digest("contact sheet", condition, run.seed, *models, pixels, labels, indices, _STAGE, *where)
 
     def compute() -> Tensors:
         shard = Shard(pixels.to(place), labels.to(place), indices.to(place), run.seed)
         attack = perturb(run.vae, run.classifier, shard, condition)
         seed = seed_for("reconstructions", run.seed)
-        draws = reconstruct(run.vae, attack.images, draws=DRAWS, seed=seed, indices=shard.indices)
+        told: dict[str, Any] = {"indices": shard.indices, "precision": study.precision}
+        draws = reconstruct(run.vae, attack.images, draws=DRAWS, seed=seed, **told)
         with torch.no_grad():
             label = run.classifier(attack.images).argmax(dim=1)
             draw_label = run.classifier(draws.flatten(0, 1)).argmax(dim=1).view(draws.shape[:2])

@@ -296,6 +296,7 @@ def _command(study: Study, *, pilot: bool) -> str:
     if profile.runs != PROFILES[profile.name].runs:
         words += ["--runs", str(profile.runs)]
     words += ["--device", study.device.type]
+    words += [] if study.precision == "float32" else ["--precision", study.precision]
     for text, kind in study.given:
         words += [] if text is None else [f"--{kind}", _without_folder(text)]
     for source in study.ood:

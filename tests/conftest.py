@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo  # noqa: F401  # a module that is first imported within pytester is forgotten; torch's fail twice
+from filelock import FileLock
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate

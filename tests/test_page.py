@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from itertools import pairwise
@@ -21,6 +22,7 @@ from claims.decisions import ASKED
 from claims.evidence import CONDITIONS
 from claims.pack import unpack
 from claims.registry import Bound, load_registry
+from claims.study import PROFILES
 from vaecore._store import write_atomically
 
 PNG = bytes.fromhex(  # one black pixel
@@ -320,6 +322,22 @@ def test_provenance_says_how_to_make_it_again(results, tiny):
         assert digest in found[2]
     for name, number in results["environment"]["packages"].items():
         assert f"{name} {number}" in found[2]
+
+
+def test_the_command_has_every_option_that_matters_and_no_folder(tiny):
+    study = replace(
+        tiny,
+        vae="/home/me/models.py:make",
+        classifier=None,
+        ood=("rotated-30", "/home/me/cats and dogs.npz"),
+        precision="bfloat16",
+        profile=replace(PROFILES["full"], runs=3),
+    )
+    assert report._command(study, pilot=True) == (
+        "pytest claims --dataset mine.npz --profile full --runs 3 --device cpu --precision bfloat16"
+        " --vae models.py:make --ood rotated-30 --ood 'cats and dogs.npz' --pilot"
+    )
+    assert "--runs" not in report._command(replace(study, profile=PROFILES["full"]), pilot=False)
 
 
 # Threat models

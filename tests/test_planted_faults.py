@@ -596,9 +596,7 @@ def by_precision(sound, tmp_path_factory):
     return studies
 
 
-OF_DRAWS = [
-    name for name in TESTS if name[0] == "A" or name in ("B1", "B2", "B3", "B4", "B5", "E1", "E2a", "E2b", "E4")
-]
+OF_DRAWS = [name for name in TESTS if name[0] == "A" or name in ("B1", "B2", "B3", "B4", "B5", "E1", "E2a", "E2b", "E4")]
 
 
 @pytest.mark.parametrize("name", OF_DRAWS)

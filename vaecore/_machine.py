@@ -38,9 +38,7 @@ def widest_activation(decoder: object, latents: Tensor, least: int) -> int:
     """
     sizes = [least]
     if isinstance(decoder, nn.Module) and not decoder.training:
-        hooks = [
-            module.register_forward_hook(lambda _, __, out: sizes.append(_numel(out))) for module in decoder.modules()
-        ]
+        hooks = [module.register_forward_hook(lambda _, __, out: sizes.append(_numel(out))) for module in decoder.modules()]
         try:
             decoder.decode(latents)  # type: ignore[operator]
         finally:
