@@ -31,7 +31,7 @@ def address(results, tmp_path_factory):
         one | {"claim": f"E{number}", "sentence": f"Sentence {number} about zebras.", "kind": "limit"}
         for number, one in enumerate(results["claims"])
     ]
-    long = {**results["dataset"], "name": "a-name-that-is-far-too-long-to-fit-on-a-phone-" * 2}
+    long = {**results["dataset"], "name": "a_name_that_is_far_too_long_to_fit_on_a_phone_" * 2}
     found = results | {"claims": [*results["claims"], *more], "dataset": long}
     path = tmp_path_factory.mktemp("page") / "index.html"
     path.write_text(page.render(found, pictures), encoding="utf-8")
