@@ -1,6 +1,7 @@
 """Sessions that set up everything they need: `nox -s reproduce` is the main job, `nox -l` lists the rest."""
 
 import os
+import shutil
 
 import nox
 
@@ -13,6 +14,7 @@ NOT_ALL_SUPPORTED = 8  # claims/plugin.py: every claim was concluded, and not al
 TO_END = 30  # seconds after Ctrl-C, in which pytest ends its workers and says what is kept; nox itself gives 0.3
 # Many processes import torch: let the first one keep what it compiles, whatever the caller's shell says.
 COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # with one of them the report's page is looked at, too
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -28,7 +30,8 @@ def reproduce(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Is the code right? Options of pytest follow after `--`."""
-    session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "test"))
+    groups = ["test", "browser"] if any(map(shutil.which, BROWSERS)) else ["test"]
+    session.install("-e", ".", *nox.project.dependency_groups(PROJECT, *groups))
     if session.posargs:
         session.run("python", "-m", "pytest", *session.posargs, env=COMPILED)
         return

@@ -1,4 +1,4 @@
-"""`python -m claims cache`: the size of the cache, and how to clear it; `compare`: two reports side by side."""
+"""`python -m claims`: `cache`, its size, and how to clear it; `compare`, two reports; `page`, a report's page again."""
 
 import argparse
 import json
@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from claims import compare
+from claims import compare, page
 from claims.plugin import cache_folder
+from claims.results import load
 from vaecore._store import Store
 
 
@@ -29,6 +30,9 @@ def main() -> int:
     form.add_argument("--markdown", action="store_true", help="as Markdown, for a pull request")
     two.add_argument("--fail-on-move", action="store_true", help="exit with 1 where a claim moved")
     two.set_defaults(run=_compare)
+    drawn = commands.add_parser("page", help="draw index.html again from a report's results.json and figures")
+    drawn.add_argument("folder", type=Path, metavar="FOLDER", help="for instance reports/mnist")
+    drawn.set_defaults(run=_page)
     options = parser.parse_args()
     try:
         status: int = options.run(options)
@@ -57,7 +61,7 @@ def _cache(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    found = compare.compare(compare.read(options.a), compare.read(options.b), names=(str(options.a), str(options.b)))
+    found = compare.compare(load(options.a), load(options.b), names=(str(options.a), str(options.b)))
     if options.json:
         sys.stdout.write(json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
     elif options.markdown:
@@ -69,6 +73,11 @@ def _compare(options: argparse.Namespace) -> int:
             compare.text(found, width=console.width, color=console.color_system is not None, unicode=unicode)
         )
     return int(options.fail_on_move and bool(found.of(compare.MOVED)))
+
+
+def _page(options: argparse.Namespace) -> int:
+    sys.stdout.write(f"{page.write(options.folder)}\n")
+    return 0
 
 
 if __name__ == "__main__":

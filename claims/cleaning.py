@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 NONE, MAJORITY, THRESHOLD, SEARCH = "none", "vae-majority", "threshold", "latent-search"
 PGD = ("pgd-0.1", "pgd-0.2")
+PURIFIED = "purified"  # among the conditions that a study has looked at: an attack on a purifier, purified/NAME/ATTACK
 SIZES = (0.05, 0.1, 0.15, 0.2, 0.3)  # of the attacks that the accuracy is shown against
 CLEANED = (
     *(name for name in CONDITIONS if name == "clean" or name.startswith(("fgsm-", "sign-"))),
@@ -114,6 +115,7 @@ class Cleaning:
         shows many of them, on the first run and fewer images.
         """
         study = self.study
+        study.looked_at.add(f"{PURIFIED}/{name}/pgd-{epsilon:g}")
         self.train()
         chosen = range(1 if curve else len(study.seeds))
         with study.timed("cleaning"), study.meter(f"attack {epsilon:g} through {name}") as advance:

@@ -13,11 +13,9 @@ cover images only while models vary between runs, one *cannot tell*.
 """
 
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -26,7 +24,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from claims.inference import Spread, change, family_level
-from claims.report import SCHEMA, plain
+from claims.results import plain
 from vaecore._store import digest
 
 MOVED, UNSEEN, UNKNOWN = "moved", "no movement seen", "cannot tell"
@@ -82,26 +80,8 @@ class Comparison:
         return found
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The results that a file or the folder of a report holds; raises ValueError where it holds none to compare."""
-    file = path / "results.json" if path.is_dir() else path
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} must be a results.json or the folder of a report; there is no {file}") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} must be the results.json of a report; it can't be read: {error}") from None
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if schema != SCHEMA:
-        raise ValueError(
-            f"{file} must have schema {SCHEMA}; got {schema} (written by another version? run `pytest claims` again"
-            " with this one: what its cache holds is not computed again)"
-        )
-    return dict(found)
-
-
 def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> Comparison:
-    """Two results side by side, as `read` gives them; names: what to call them."""
+    """Two results side by side, as `claims.results.load` gives them; names: what to call them."""
     claims = [{one["claim"]: one for one in results["claims"]} for results in (a, b)]
     both = [name for name in claims[0] if name in claims[1]]
     reasons = {name: _unknown(claims[0][name], claims[1][name], (a, b)) for name in both}

@@ -1,51 +1,57 @@
 """The files of a report's figures, drawn once by the workers and kept in the store until what they show changes."""
 
+import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from claims import figures, figures_cleaning, figures_decisions, figures_outside
+from claims import captions, figures, figures_cleaning, figures_decisions, figures_outside, pack, style
+from claims.captions import caption
+from claims.results import plain
 from claims.study import Study
 from vaecore._store import Tensors, digest, source_digest
 
 Results = Mapping[str, Any]
 DRAWINGS: dict[str, Callable[[Results], Figure]] = {
     "distinct-labels": figures.distinct_labels,
-    "error-by-confidence": figures.error_by_confidence,
+    "contact-sheet": figures.contact_sheet,
     "convergence": figures.convergence,
+    "error-by-confidence": figures.error_by_confidence,
     "detection-matrix": figures_outside.detection_matrix,
     "score-histograms": figures_outside.score_histograms,
     "latent-space": figures_outside.latent_space,
     "extreme-images": figures_outside.extreme_images,
     "accuracy-by-epsilon": figures_cleaning.accuracy_by_epsilon,
     "cleaned-images": figures_cleaning.cleaned_images,
-}
-_OF_DECISIONS: dict[str, Callable[[Results], Figure]] = {
     "reliability": figures_decisions.reliability_diagrams,
     "risk-coverage": figures_decisions.risk_coverage,
 }
-_PHOTOGRAPHS = {"extreme-images", "cleaned-images"}  # figures that gain nothing by being SVG
-_NOT_SHOWN = {"made", "git_revision", "environment", "wall_seconds"}  # of the results, by any figure
-_STAGE = source_digest(figures, figures_cleaning, figures_decisions, figures_outside), version("matplotlib")
+_NOT_SHOWN = {"made", "git_revision", "command", "environment", "wall_seconds"}  # of the results, by any figure
+_SOURCES = (captions, figures, figures_cleaning, figures_decisions, figures_outside, pack, style)
+_STAGE = source_digest(sys.modules[__name__], *_SOURCES), version("matplotlib")
 
 
 def files(results: Results) -> list[tuple[str, str]]:
     """Name and suffix of each file that shows these results."""
-    names = [*DRAWINGS, *(_OF_DECISIONS if results["decisions"] is not None else ())]
-    return [(name, suffix) for name in names for suffix in (("png",) if name in _PHOTOGRAPHS else ("png", "svg"))]
+    return [(name, suffix) for name in captions.shown(results) for suffix in ("png", "svg")]
 
 
 def draw(results: Results, name: str, suffix: str) -> bytes:
-    """A figure as a file's content."""
-    return figures.render((DRAWINGS | _OF_DECISIONS)[name](results), suffix)
+    """A figure under its title, as a file's content."""
+    with mpl.rc_context(style.LOOK):
+        figure = DRAWINGS[name](results)
+        said = caption(results, name)
+        figure.suptitle(f"{results['dataset']['name']}: {said.title}\nn: {said.count}")
+        return style.render(figure, suffix)
 
 
-def kept(study: Study, results: Results, plain: Callable[[Any], Any]) -> dict[str, bytes]:
-    """The content of each file, from the store or by the workers. plain: makes results what JSON can hold."""
+def kept(study: Study, results: Results) -> dict[str, bytes]:
+    """The content of each file, from the store or by the workers."""
     shown = {key: value for key, value in results.items() if key not in _NOT_SHOWN}
     key = digest(plain(shown), *_STAGE)
     calls = [(name, suffix, key, shown) for name, suffix in files(results)]

@@ -1,19 +1,16 @@
-"""The two figures of the study, drawn from the results alone; for print and for colour-blind readers."""
+"""The figures of families A and B, drawn from the results alone."""
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart by lightness as well, so that it survives grey print.
-_CLEAN, _ATTACK, _NOISE = "#0072B2", "#D55E00", "#999999"
-_PANELS = (
-    *("clean", "fgsm-0.1", "fgsm-0.2", "lbfgs", "joint-0.3"),
-    *("uniform-0.2", "sign-0.1", "sign-0.2", "gaussian-lbfgs"),
-)
+from claims.captions import PANELS
+from claims.pack import unpack
+from claims.style import BLUE, GREY, HATCH, ORANGE, SMALL, mark_label, show
+
+_CLEAN, _ATTACK, _NOISE = BLUE, ORANGE, GREY  # told apart by lightness as well
 _TITLES = {
     "clean": "clean",
     "lbfgs": "L-BFGS",
@@ -27,7 +24,7 @@ _TITLES = {
 
 def distinct_labels(results: Mapping[str, Any]) -> Figure:
     """Bars of the number of distinct labels over an image's reconstructions, a panel for each condition."""
-    found = [name for name in _PANELS if name in results["conditions"]]
+    found = [name for name in PANELS if name in results["conditions"]]
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     columns = max(1, -(-len(found) // 2))
     axes = figure.subplots(2, columns, sharex=True, sharey=True, squeeze=False)
@@ -37,23 +34,19 @@ def distinct_labels(results: Mapping[str, Any]) -> Figure:
         ends = np.abs(np.array([[bar["low"], bar["high"]] for bar in bars]).T - share)
         noise = name.startswith(("uniform", "sign", "gaussian"))
         colour = _CLEAN if name == "clean" else _NOISE if noise else _ATTACK
-        panel.bar(number, share, color=colour, hatch="//" if noise else None, edgecolor="white", linewidth=0.5)
+        panel.bar(number, share, color=colour, hatch=HATCH if noise else None, edgecolor="white", linewidth=0.5)
         panel.errorbar(number, share, ends, fmt="none", ecolor="black", elinewidth=0.8, capsize=1.5)
-        panel.set_title(_title(name), fontsize=9)
+        panel.set_title(_title(name))
         top = share[0] + ends[1, 0]
         label, side = ((1, top), "center") if not top > 0.93 else ((1.6, 0.93), "left")
-        panel.annotate(f"{share[0]:.2f}", label, (0, 2), textcoords="offset points", ha=side, fontsize=7)
+        panel.annotate(f"{share[0]:.2f}", label, (0, 2), textcoords="offset points", ha=side, fontsize=SMALL)
     for panel, above in zip(axes[1, len(found) - columns :], axes[0, len(found) - columns :], strict=True):
         panel.set_visible(False)
         above.tick_params(labelbottom=True)  # which it leaves to the panel below
     axes[0, 0].set_ylim(0, 1)
     axes[0, 0].set_xticks(range(1, results["draws"] + 1))
-    figure.supxlabel(f"distinct labels over {results['draws']} reconstructions of an image", fontsize=10)
-    figure.supylabel("share of images", fontsize=10)
-    figure.suptitle(
-        f"{results['dataset']['name']}: consistency of labels, {len(results['seeds'])} training runs, 95% intervals",
-        fontsize=10,
-    )
+    figure.supxlabel(f"distinct labels over {results['draws']} reconstructions of an image (count)")
+    figure.supylabel("share of images")
     return figure
 
 
@@ -72,8 +65,8 @@ def error_by_confidence(results: Mapping[str, Any]) -> Figure:
     errors.errorbar(centre[shown], height[shown], ends[:, shown], fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
     if shown.any():  # a bin of few images may have an interval that would flatten all others: it leaves the frame
         errors.set_ylim(0, 1.6 * float(max(np.nanquantile(high[shown], 0.8), np.nanmax(height))))
-    errors.set_ylabel("reconstruction error\n(pixel MSE, mean of draws)")
-    errors.set_xlabel("confidence of the classifier (max softmax)")
+    errors.set_ylabel("reconstruction error\n(pixel MSE, intensity squared)")
+    errors.set_xlabel("confidence of the classifier (max softmax, probability)")
     number = np.array([row["count"] for row in rows])
     counts.bar(centre, number, width, color=_NOISE)
     counts.set_yscale("symlog", linthresh=1)
@@ -81,13 +74,8 @@ def error_by_confidence(results: Mapping[str, Any]) -> Figure:
     counts.set_ylabel("images,\nall runs")
     for x, count in zip(centre, number, strict=True):
         counts.annotate(
-            f"{count:,}", (x, count), (0, 2), textcoords="offset points", ha="center", fontsize=7, rotation=45
+            f"{count:,}", (x, count), (0, 2), textcoords="offset points", ha="center", fontsize=SMALL, rotation=45
         )
-    figure.suptitle(
-        f"{results['dataset']['name']}: error against confidence on clean images,"
-        f" {len(results['seeds'])} training runs, 95% intervals",
-        fontsize=10,
-    )
     return figure
 
 
@@ -96,17 +84,20 @@ def convergence(results: Mapping[str, Any]) -> Figure:
     trials = results["trials"]
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
-    for panel, thing, label in zip(
-        panels, ("epsilon", "steps", "draws"), ("$\\epsilon$ (L-infinity)", "steps", "EOT draws a step"), strict=True
-    ):
+    things = {
+        "epsilon": "$\\epsilon$ (L-infinity, pixel intensity)",
+        "steps": "steps (count)",
+        "draws": "EOT draws a step (count)",
+    }
+    for panel, (thing, label) in zip(panels, things.items(), strict=True):
         rows = [("detector", _ATTACK, "o-", trials[thing])]
         if thing == "epsilon":
             rows.append(("classifier", _CLEAN, "s--", trials["epsilon, classifier alone"]))
         for victim, colour, style, row in rows:
             x, y = [trial[thing] for trial in row], [trial["success"] for trial in row]
-            panel.plot(x, y, style, color=colour, markersize=4, label=f"PGD on the {victim}")
+            panel.plot(x, y, style, color=colour, label=f"PGD on the {victim}")
         panel.set_xlabel(label)
-        panel.grid(alpha=0.3)
+        panel.grid()
     panels[1].set_xscale("log")
     panels[2].set_xscale("log")
     for panel, thing in ((panels[1], "steps"), (panels[2], "draws")):
@@ -123,23 +114,28 @@ def convergence(results: Mapping[str, Any]) -> Figure:
     panels[0].set_ylim(-0.03, 1.03)
     panels[0].set_ylabel("share of images won")
     handles, names = panels[0].get_legend_handles_labels()
-    panels[1].legend(handles, names, fontsize=7, loc="lower right")
-    figure.suptitle(
-        f"{results['dataset']['name']}: adaptive attack as its effort grows, {weaker[0]['images']} images of run 0;"
-        f" elsewhere $\\epsilon$ = {trials['steps'][0]['epsilon']:g}, {trials['draws'][0]['steps']} steps,"
-        f" {trials['steps'][0]['draws']} draws",
-        fontsize=9,
-    )
+    panels[1].legend(handles, names, fontsize=SMALL, loc="lower right", frameon=True)
     return figure
 
 
-def render(figure: Figure, suffix: str) -> bytes:
-    """The figure as the bytes of a PNG or SVG file, the same for the same figure."""
-    file = io.BytesIO()
-    # A fixed salt and no date keep the SVG free of random ids.
-    with mpl.rc_context({"svg.hashsalt": "vaecore", "svg.fonttype": "path"}):
-        figure.savefig(file, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
-    return file.getvalue()
+def contact_sheet(results: Mapping[str, Any]) -> Figure:
+    """Some test images under several conditions and, beside each, its reconstructions with the label given above."""
+    sheet = results["contact_sheet"]
+    labels, rows = sheet["labels"], sheet["rows"]
+    draws = len(rows[0]["draw_label"][0])
+    figure = Figure(figsize=(0.68 * (draws + 1) + 1.7, 0.84 * len(labels) * len(rows) + 0.7), layout="constrained")
+    blocks = figure.subfigures(len(labels), 1, squeeze=False)[:, 0]
+    for number, (block, right) in enumerate(zip(blocks, labels, strict=True)):
+        panels = block.subplots(len(rows), draws + 1, squeeze=False)
+        for line, row in zip(panels, rows, strict=True):
+            made = unpack(row["draws"])[number * draws : (number + 1) * draws]
+            show(line[0], unpack(row["pixels"])[number])
+            mark_label(line[0], row["label"][number], right, after=f", is {right}")
+            line[0].set_ylabel(_title(row["condition"]), rotation=0, ha="right", va="center", fontsize=SMALL + 0.5)
+            for panel, image, label in zip(line[1:], made, row["draw_label"][number], strict=True):
+                show(panel, image)
+                mark_label(panel, label, right)
+    return figure
 
 
 def _title(name: str) -> str:

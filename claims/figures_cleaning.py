@@ -8,14 +8,15 @@ from matplotlib.figure import Figure
 
 from claims.cleaning import NONE
 from claims.pack import unpack
+from claims.style import BLUE, GREEN, GREY, ORANGE, SMALL, mark_label, show
 
 _COLUMNS = 4
 # What is said of an attack, its colour and line: told apart without colour, too.
 _CURVES = (
-    ("ignoring", "PGD that ignores the purifier", "#0072B2", "o-"),
-    ("through", "PGD through the purifier", "#D55E00", "s--"),
-    ("queried", "Square on the whole", "#009E73", "^-."),
-    (NONE, "no purifier", "#999999", "x:"),
+    ("ignoring", "PGD that ignores the purifier", BLUE, "o-"),
+    ("through", "PGD through the purifier", ORANGE, "s--"),
+    ("queried", "Square on the whole", GREEN, "^-."),
+    (NONE, "no purifier", GREY, "x:"),
 )
 
 
@@ -32,30 +33,24 @@ def accuracy_by_epsilon(results: Mapping[str, Any]) -> Figure:
                 continue
             accuracy = np.array([one[key]["accuracy"] for one in row])
             ends = np.array([[one[key]["low"], one[key]["high"]] for one in row], dtype=float)
-            panel.plot(epsilon, accuracy, style, color=colour, markersize=3.5, linewidth=1.2, label=label)
+            panel.plot(epsilon, accuracy, style, color=colour, label=label)
             panel.fill_between(epsilon, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
-        panel.set_title(f"{name} ({row[0]['images']})", fontsize=8)
-        panel.grid(alpha=0.3)
-        panel.tick_params(labelsize=7)
+        panel.set_title(f"{name} ({row[0]['images']} images)")
+        panel.grid()
     for panel in panels.flat[len(attacked) :]:
         panel.set_visible(False)
     panels[0, 0].set_ylim(-0.03, 1.03)
     lines = [panel.get_legend_handles_labels() for panel in panels.flat]
     known = {label: line for one in lines for line, label in zip(*one, strict=True)}
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=4)
     for panel in panels[-1]:
-        panel.set_xlabel("$\\epsilon$ (L-infinity)", fontsize=8)
-    figure.supylabel("accuracy", fontsize=9)
-    figure.suptitle(
-        f"{results['dataset']['name']}, run of seed {results['seeds'][0]}: accuracy behind a purifier"
-        " (test images in brackets), 95% intervals over images",
-        fontsize=9,
-    )
+        panel.set_xlabel("$\\epsilon$ (L-infinity, intensity)")
+    figure.supylabel("accuracy (share of images)")
     return figure
 
 
 def cleaned_images(results: Mapping[str, Any]) -> Figure:
-    """An image of each class: clean, attacked, and both cleaned, with label and confidence; wrong labels are bold."""
+    """An image of each class: clean, attacked, and both cleaned, with label and confidence; wrong labels are marked."""
     strip = results["cleaning"]["strip"]
     rows, labels = strip["rows"], strip["labels"]
     figure = Figure(figsize=(0.85 * len(labels) + 1.8, 0.98 * len(rows) + 0.5), layout="constrained")
@@ -63,22 +58,8 @@ def cleaned_images(results: Mapping[str, Any]) -> Figure:
     for line, row in zip(panels, rows, strict=True):
         found = zip(unpack(row["pixels"]), row["label"], row["confidence"], labels, strict=True)
         for panel, (image, label, confidence, right) in zip(line, found, strict=True):
-            panel.imshow(image, cmap="gray", vmin=0, vmax=255)
-            panel.set_xticks([])
-            panel.set_yticks([])
-            wrong = label != right
-            panel.set_title(
-                f"{label} ({confidence:.2f})",
-                fontsize=6.5,
-                pad=2,
-                fontweight="bold" if wrong else "normal",
-                color="#D55E00" if wrong else "black",
-            )
+            show(panel, image)
+            mark_label(panel, label, right, after=f" ({confidence:.2f})")
         what = row["condition"] if row["purifier"] == NONE else f"{row['condition']},\n{row['purifier']}"
-        line[0].set_ylabel(what, rotation=0, ha="right", va="center", fontsize=7)
-    figure.suptitle(
-        f"{results['dataset']['name']}, run of seed {results['seeds'][0]}: label (confidence) of test images,"
-        " attacked and cleaned; wrong ones bold",
-        fontsize=9,
-    )
+        line[0].set_ylabel(what, rotation=0, ha="right", va="center", fontsize=SMALL + 0.5)
     return figure

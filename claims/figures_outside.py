@@ -11,34 +11,28 @@ from matplotlib.figure import Figure
 from claims.evidence import CONDITIONS
 from claims.outside import INSIDE
 from claims.pack import unpack
+from claims.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, SMALL, YELLOW, show
 
-# Okabe and Ito's palette again; a marker or a line style says the same as the colour.
-_INSIDE, _BEST, _WORST = "#999999", "#0072B2", "#D55E00"
-_GROUPS = (("#0072B2", "o"), ("#D55E00", "^"), ("#009E73", "s"), ("#CC79A7", "v"), ("#E69F00", "D"), ("#56B4E9", "P"))
+_INSIDE, _BEST, _WORST = GREY, BLUE, ORANGE
+_GROUPS = ((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"), (PURPLE, "v"), (YELLOW, "D"), (SKY, "P"))
 _A_PANEL = 5  # groups in a panel of the latent space; more than that can't be told apart
 
 
 def detection_matrix(results: Mapping[str, Any]) -> Figure:
-    """AUROC of every score (rows) on every set outside (columns); blue above 0.5, orange below, which is backwards."""
+    """AUROC of every score (rows) on every set outside (columns); purple above 0.5, orange below: backwards."""
     cells = results["detection"]["cells"]
     names, sets = [*cells], [*next(iter(cells.values()))]
     values = np.array([[cells[name][one]["auroc"] for one in sets] for name in names], dtype=float)
     figure = Figure(figsize=(2.2 + 0.52 * len(sets), 1.6 + 0.27 * len(names)), layout="constrained")
     axes = figure.subplots()
     shown = axes.imshow(values, cmap="PuOr", norm=TwoSlopeNorm(0.5, 0, 1), aspect="auto")
-    axes.set_xticks(range(len(sets)), sets, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xticks(range(len(sets)), sets, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
     for (row, column), value in np.ndenumerate(values):
         dark = abs(value - 0.5) > 0.33
         text = f"{value:.2f}" if np.isfinite(value) else "-"
-        axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
+        axes.text(column, row, text, ha="center", va="center", fontsize=SMALL, color="white" if dark else "black")
     figure.colorbar(shown, ax=axes, label="AUROC (0.5: no better than chance)", shrink=0.7, pad=0.01)
-    counts = results["detection"]["images"]
-    figure.suptitle(
-        f"{results['dataset']['name']}: which score detects which set;"
-        f" {_range(counts[one] for one in sets)} images against {counts[INSIDE]:,} inside, {_runs(results)}",
-        fontsize=9,
-    )
     return figure
 
 
@@ -55,30 +49,26 @@ def score_histograms(results: Mapping[str, Any]) -> Figure:
         for role, colour, style in (("best", _BEST, "-"), ("worst", _WORST, "--")):
             label = f"{one[role]} ({cells[name][one[role]]['auroc']:.2f})"
             panel.stairs(one["shares"][one[role]], edges, color=colour, linestyle=style, label=label)
-        panel.set_title(name, fontsize=8)
-        panel.tick_params(labelsize=6)
+        panel.set_title(name)
+        panel.tick_params(labelsize=SMALL)
         panel.set_yticks([])
         # A set that is told apart wholly piles up in one bin: its bar may leave the frame.
         panel.set_ylim(0, 2 * max(*one["shares"][INSIDE], *one["shares"][one["worst"]]))
         panel.ticklabel_format(axis="x", scilimits=(-3, 4))
-        panel.xaxis.offsetText.set_fontsize(6)
+        panel.xaxis.offsetText.set_fontsize(SMALL)
         panel.legend(
-            fontsize=5.5,
+            fontsize=SMALL - 1,
             loc="upper right",
+            frameon=True,
             framealpha=1,
             edgecolor="none",
             title="best, worst (AUROC)",
-            title_fontsize=5.5,
+            title_fontsize=SMALL - 1,
         )
     for panel in panels:
         panel.set_visible(False)
-    figure.supxlabel("score (higher is more anomalous; the outermost bins hold what lies beyond)", fontsize=9)
-    figure.supylabel("share of images", fontsize=9)
-    figure.suptitle(
-        f"{results['dataset']['name']}, run of seed {results['seeds'][0]}: scores of images inside (grey, filled),"
-        " of the set told best (blue) and worst (orange, dashed)",
-        fontsize=9,
-    )
+    figure.supxlabel("score (higher is more anomalous; the outermost bins hold what lies beyond), in the score's unit")
+    figure.supylabel("share of images")
     return figure
 
 
@@ -93,13 +83,8 @@ def latent_space(results: Mapping[str, Any]) -> Figure:
     for panel, names in zip(figure.subplots(1, len(portions), sharex=True, sharey=True), portions, strict=True):
         _scatter(panel, points, names)
     first, second = latent["explained"]
-    figure.supxlabel(f"first principal component of {latent['of']} images ({first:.0%} of their variance)", fontsize=9)
-    figure.supylabel(f"second ({second:.0%})", fontsize=9)
-    figure.suptitle(
-        f"{results['dataset']['name']}, run of seed {latent['seed']}: posterior means,"
-        f" {_range(len(rows) for rows in points.values())} images of each",
-        fontsize=9,
-    )
+    figure.supxlabel(f"first principal component of {latent['of']} images ({first:.0%} of their variance)")
+    figure.supylabel(f"second principal component ({second:.0%})")
     return figure
 
 
@@ -116,8 +101,7 @@ def _scatter(panel: Axes, points: Mapping[str, Any], names: Sequence[str]) -> No
             linewidths=0.6,
             label=name,
         )
-    panel.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, frameon=False)
-    panel.tick_params(labelsize=7)
+    panel.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
 
 
 def extreme_images(results: Mapping[str, Any]) -> Figure:
@@ -132,28 +116,12 @@ def extreme_images(results: Mapping[str, Any]) -> Figure:
             found = of_set[score][end]
             images = unpack(found["pixels"])
             images = images if end == "least" else images[::-1]  # so that scores rise from left to right
-            strip = np.concatenate([np.pad(image, ((0, 0), (1, 1)), constant_values=128) for image in images], axis=1)
-            panel.imshow(strip, cmap="gray", vmin=0, vmax=255)
-            panel.set_xticks([])
-            panel.set_yticks([])
+            gap = ((0, 0), (1, 1), *[(0, 0)] * (images.ndim - 3))  # grey lines between the images
+            strip = np.concatenate([np.pad(image, gap, constant_values=128) for image in images], axis=1)
+            show(panel, strip)
             lowest, highest = sorted((found["score"][0], found["score"][-1]))
-            panel.set_xlabel(f"{lowest:.3g} to {highest:.3g}", fontsize=5.5, labelpad=1)
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
+            panel.set_xlabel(f"{lowest:.3g} to {highest:.3g}", fontsize=SMALL - 0.5, labelpad=1)
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
     for panel, (score, end) in zip(grid[0], blocks, strict=True):
-        panel.set_title(f"{end} anomalous by {score}", fontsize=8)
-    figure.suptitle(
-        f"{results['dataset']['name']}, run of seed {results['seeds'][0]}: the images with the lowest and the highest"
-        " scores of each set",
-        fontsize=9,
-    )
+        panel.set_title(f"{end} anomalous by {score}")
     return figure
-
-
-def _runs(results: Mapping[str, Any]) -> str:
-    count = len(results["seeds"])
-    return f"{count} training runs" if count > 1 else "one training run"
-
-
-def _range(counts: Any) -> str:
-    found = sorted(set(counts))
-    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"

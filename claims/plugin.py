@@ -14,7 +14,7 @@ import torch
 from platformdirs import user_cache_path
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from claims import everything, report, sanity, terminal
+from claims import everything, page, report, sanity, terminal
 from claims.bounds import Bounds, check_new, read_bounds, write_bounds
 from claims.evidence import CONDITIONS
 from claims.inference import Estimate
@@ -275,12 +275,12 @@ class ClaimsSession:
                 return
             if self.own_alone:
                 results = report.verdicts_alone(self.study, self.registry, self.ordered, pilot=self.pilot)
-                report.write_results(folder, results)
-                self.endings.append(f"Report: {folder / 'results.json'}")
+                report.write_verdicts(folder, results)
+                self.endings.append(f"Report: {folder / page.FILE}")
                 return
             results = report.gather(self.study, self.registry, self.ordered, pilot=self.pilot)
             report.write(folder, results, self.study)
-            self.endings.append(f"Report: {folder / 'summary.md'}")
+            self.endings.append(f"Report: {folder / page.FILE}")
         except KeyboardInterrupt:
             self.pytest_keyboard_interrupt()
             session.exitstatus = pytest.ExitCode.INTERRUPTED

@@ -1,9 +1,10 @@
-"""The report of a study: `results.json` holds everything, the page and the figures are drawn from it alone."""
+"""The report of a study: `results.json` holds everything, the pages and the figures are drawn from it alone."""
 
 import io
-import json
 import math
 import platform
+import re
+import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,16 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from claims import calibration, cleaning, detection, sanity
+from claims import calibration, cleaning, contact, detection, page, sanity
+from claims.captions import caption
 from claims.evidence import CLEAN, CONDITIONS, DRAWS
 from claims.inference import Estimate, interval, mean, smooth
 from claims.registry import Registry, family_of
-from claims.study import Study
+from claims.results import FILE, SCHEMA, to_json
+from claims.study import PROFILES, Study
 from claims.terminal import no_verdict, tally
 from claims.verdict import Verdict
 from vaecore._store import write_atomically
 
-SCHEMA = 2  # of results.json; 2: a claim's `spreads`, `models.fixed`, `families`, `bounds`
 BINS = 20
 LEVEL = 0.95  # of the intervals in figures, which describe and decide nothing
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "safetensors", "matplotlib", "pytest")
@@ -42,6 +44,7 @@ def gather(study: Study, registry: Registry, verdicts: Sequence[Verdict], *, pil
         "weaker_attacks": [[_of_trial(trial, wins) for trial in pair] for pair in sanity.WEAKER],
         "detection": detection.gather(study),
         "cleaning": cleaning.gather(study),
+        "contact_sheet": contact.gather(study),
         "decisions": calibration.gather(study),
         "wall_seconds": _wall_seconds(study),
     }
@@ -54,6 +57,7 @@ def verdicts_alone(study: Study, registry: Registry, verdicts: Sequence[Verdict]
         "schema": SCHEMA,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_revision": _git_revision(),
+        "command": _command(study, registry, pilot=pilot),
         "pilot": pilot,
         "dataset": {
             "name": study.test.name,
@@ -71,8 +75,8 @@ def verdicts_alone(study: Study, registry: Registry, verdicts: Sequence[Verdict]
         "seeds": study.seeds,
         "images": {name: study.count(name) for name in CONDITIONS},
         "models": {
-            "vae": study.vae or "reference",
-            "classifier": study.classifier or "reference",
+            "vae": _without_folder(study.vae or "reference"),
+            "classifier": _without_folder(study.classifier or "reference"),
             "fixed": study.fixed,
             "digests": [{"vae": run.vae_digest, "classifier": run.classifier_digest} for run in study.runs],
         },
@@ -97,20 +101,23 @@ def write(folder: Path, results: Mapping[str, Any], study: Study | None = None) 
     if study is None:
         drawn = {f"{name}.{suffix}": drawings.draw(results, name, suffix) for name, suffix in drawings.files(results)}
     else:
-        drawn = drawings.kept(study, results, plain)
+        drawn = drawings.kept(study, results)
+    whole = page.render(results, drawn)
     for name, content in drawn.items():
         write_atomically(folder / name, content)
+    write_atomically(folder / page.FILE, whole.encode())
     if results["decisions"] is not None:
         write_atomically(folder / "decisions.md", calibration.page(results).encode())
     write_atomically(folder / "detection.md", detection_page(results).encode())
     write_atomically(folder / "summary.md", summary(results).encode())
-    write_results(folder, results)
+    write_atomically(folder / FILE, to_json(results))
 
 
-def write_results(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write results.json alone, whole or not at all."""
+def write_verdicts(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write results.json and the page of `verdicts_alone`, each file whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "results.json", (json.dumps(plain(results), indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(folder / page.FILE, page.render(results, {}).encode())
+    write_atomically(folder / FILE, to_json(results))
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -170,19 +177,20 @@ def summary(results: Mapping[str, Any]) -> str:
     for weak, strong in results["weaker_attacks"]:
         shares = weak["success"], strong["success"]
         line(f"| {weak['name']} | {shares[0]:.2f} | {strong['name']} | {shares[1]:.2f} | {weak['images']} |")
-    line("\n![Success of the adaptive attack as its effort grows](convergence.png)")
+    line(_figure(results, "convergence"))
     line("\n## Which score detects which set?\n")
     line("AUROC with intervals, AUPR-in, AUPR-out and FPR95: [detection.md](detection.md).\n")
-    line("![AUROC of every score on every set outside](detection-matrix.png)")
-    _cleaning_section(results["cleaning"], line)
+    line(_figure(results, "detection-matrix"))
+    _cleaning_section(results, line)
     line("\n## Whose confidence can be believed?\n")
     if results["decisions"] is None:
         line("Without training images there is nothing to fit temperatures and regressions on.")
     else:
         line("NLL, Brier score and its parts, ECE and AURC of every judge: [decisions.md](decisions.md).\n")
-        line("![Accuracy against confidence](reliability.png)\n\n![Risk against coverage](risk-coverage.png)")
-    line("\n## Figures\n\n![Distinct labels per condition](distinct-labels.png)\n")
-    line("![Reconstruction error by confidence](error-by-confidence.png)")
+        line(_figure(results, "reliability") + "\n" + _figure(results, "risk-coverage"))
+    line("\n## Figures")
+    for name in ("distinct-labels", "contact-sheet", "error-by-confidence"):
+        line(_figure(results, name))
     if results["not_concluded"]:
         line("\n## No verdict\n")
         for name, reason in results["not_concluded"].items():
@@ -196,8 +204,15 @@ def summary(results: Mapping[str, Any]) -> str:
     return lines.getvalue()
 
 
-def _cleaning_section(found: Mapping[str, Any], line: Callable[[str], None]) -> None:
+def _figure(results: Mapping[str, Any], name: str) -> str:
+    """A figure and, below it, its caption."""
+    said = caption(results, name)
+    return f"\n![{said.title}]({name}.png)\n\n{said}"
+
+
+def _cleaning_section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
     """Accuracy behind each purifier, under attackers who ignore it and under one who does not."""
+    found = results["cleaning"]
     accuracy, attacked = found["accuracy"], found["attacked"]
     line("\n## What does cleaning buy?\n")
     line("Accuracy, all runs; the attacker ignores the purifier.\n")
@@ -218,8 +233,8 @@ def _cleaning_section(found: Mapping[str, Any], line: Callable[[str], None]) -> 
         kinds = [key for key in (*cleaning.KNOWING, "worst") if key in rows[0]]
         cells = [" / ".join(f"{row[key]['accuracy']:.2f}" for key in kinds) for row in rows]
         line(f"| {name} | {rows[0]['images']} | {' | '.join(cells)} |")
-    line("\n![Accuracy against epsilon behind each purifier](accuracy-by-epsilon.png)")
-    line("\n![Images attacked and cleaned](cleaned-images.png)")
+    line(_figure(results, "accuracy-by-epsilon"))
+    line(_figure(results, "cleaned-images"))
 
 
 def detection_page(results: Mapping[str, Any]) -> str:
@@ -244,9 +259,7 @@ def detection_page(results: Mapping[str, Any]) -> str:
     table("AUPR-out: average precision, images outside as positives", lambda cell: _share(cell["aupr_out"]))
     table("AUPR-in: average precision, images inside as positives", lambda cell: _share(cell["aupr_in"]))
     table("FPR95: share outside that passes where 95% inside do", lambda cell: _share(cell["fpr95"]))
-    lines.append("\n![Scores inside, and on the sets that each tells best and worst](score-histograms.png)")
-    lines.append("\n![Posterior means in two dimensions](latent-space.png)")
-    lines.append("\n![The least and the most anomalous images of each set](extreme-images.png)")
+    lines += [_figure(results, name) for name in ("score-histograms", "latent-space", "extreme-images")]
     return "\n".join(lines) + "\n"
 
 
@@ -266,7 +279,9 @@ def _of_bounds(study: Study, registry: Registry) -> dict[str, Any] | None:
 def _of_claim(registry: Registry, verdict: Verdict) -> dict[str, Any]:
     claim = registry.claims[verdict.claim]
     facts = {"kind": claim.kind, "sentence": claim.sentence, "estimand": claim.estimand, "source": claim.source}
-    return {**verdict.to_json(), **facts, "pilot": claim.pilot, "registered": claim.registered}
+    background = {"pilot": claim.pilot, "registered": claim.registered, "reported": claim.reported}
+    no_effect = {"low": claim.no_effect.low, "high": claim.no_effect.high}
+    return {**verdict.to_json(), **facts, **background, "no_effect": no_effect}
 
 
 def _of_conditions(study: Study, names: Sequence[str]) -> dict[str, Any]:
@@ -318,6 +333,26 @@ def _mean_within(values: Any, member: Any, images: int) -> Estimate:
     return smooth([values * member, member], lambda means: means[0] / means[1], count=images)
 
 
+def _command(study: Study, registry: Registry, *, pilot: bool) -> str:
+    """The command line that gives these results; of a user's files only the names, as folders are his own affair."""
+    profile = study.profile
+    words = ["pytest", "claims", "--dataset", _without_folder(study.dataset.name), "--profile", profile.name]
+    if profile.runs != PROFILES[profile.name].runs:
+        words += ["--runs", str(profile.runs)]
+    words += ["--device", study.device.type]
+    words += [] if study.precision == "float32" else ["--precision", study.precision]
+    for text, kind in study.given:
+        words += [] if text is None else [f"--{kind}", _without_folder(text)]
+    for source in study.ood:
+        words += ["--ood", _without_folder(source)]
+    words += [] if registry.bounds is None else ["--bounds", registry.bounds.file.name]
+    return shlex.join([*words, "--pilot"] if pilot else words)
+
+
+def _without_folder(text: str) -> str:
+    return re.split(r"[/\\]", text)[-1]
+
+
 def _environment(study: Study) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
@@ -352,12 +387,3 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
-
-
-def plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

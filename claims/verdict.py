@@ -22,7 +22,8 @@ class Verdict:
     verdict: "supported", "refuted", "inconclusive"; "pilot" or "reported" where it only measures. message: the result
     in a sentence. per_run: the estimate of each run. power: chance to clear the bound at the variances found, were the
     estimate the truth. needed_images, needed_runs: what would decide, None where that is not to be had. spreads: what
-    the interval is made of, so that one at another level follows; none where there is no interval.
+    the interval is made of, so that one at another level follows; none where there is no interval. bound_low,
+    bound_high: `bound` as numbers, infinite where there is no such side.
     """
 
     claim: str
@@ -41,6 +42,8 @@ class Verdict:
     needed_runs: int | None = None
     conditions: tuple[str, ...] = ()
     spreads: tuple[Spread, ...] = ()
+    bound_low: float = float("-inf")
+    bound_high: float = float("inf")
 
     def to_json(self) -> dict[str, Any]:
         """As a dict of plain values."""
@@ -106,6 +109,8 @@ def judge(
         needed.runs if needed else None,
         tuple(conditions),
         found.spreads,
+        bound.low,
+        bound.high,
     )
 
 

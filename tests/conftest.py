@@ -1,6 +1,8 @@
 """In tests every warning is an error; claims and benchmarks run other people's models, which may warn."""
 
 import inspect
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -8,11 +10,16 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo  # a module that is first imported within pytester is forgotten; torch's fail twice
+from filelock import FileLock
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
+from claims import report
+from claims.inference import mean
+from claims.registry import load_registry
 from claims.study import Dataset, Profile, Study
+from claims.verdict import judge
 from vaecore._store import Store
 
 
@@ -122,3 +129,43 @@ def project(pytester, monkeypatch):
 
     start.path = pytester.path
     return start
+
+
+@pytest.fixture(scope="session")
+def registry():
+    return load_registry("mine.npz")
+
+
+@pytest.fixture(scope="session")
+def verdicts(registry):
+    """Give a supported, a refuted, an inconclusive and an undefined verdict."""
+    undefined = [[float("nan")]]
+    columns = {
+        "A1": np.ones((2, 600)),
+        "A2": np.zeros((2, 60)) - 1,
+        "A5": np.tile([-1.0, 1.0], (2, 30)),
+        "B1": undefined,
+    }
+    return [
+        judge(
+            registry.claims[name],
+            [mean(values, limits=(-1, 1))],
+            decisive=True,
+            available=10**6,
+            pilot=False,
+            conditions=("clean", "lbfgs"),
+        )
+        for name, values in columns.items()
+    ]
+
+
+@pytest.fixture(scope="session")
+def results(tiny, registry, verdicts, tmp_path_factory):
+    """Give the results of the tiny study, with these verdicts; the processes of xdist make them once."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return report.gather(tiny, registry, verdicts, pilot=False)
+    file = tmp_path_factory.getbasetemp().parent / "results.json"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            file.write_text(json.dumps(report.gather(tiny, registry, verdicts, pilot=False)))
+        return json.loads(file.read_text())

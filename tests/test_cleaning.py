@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from claims import cleaning, figures, figures_cleaning, report
+from claims import cleaning, figures_cleaning, report, style
 from claims.cleaning import CLEANED, MAJORITY, NONE, SEARCH, SIZES, THRESHOLD, Cleaning
 from claims.evidence import DRAWS, EOT_DRAWS, Table
 from claims.pack import unpack
@@ -204,7 +204,7 @@ def test_the_strip_shows_an_image_of_each_class(tiny, gathered):
 
 @pytest.mark.parametrize("draw", [figures_cleaning.accuracy_by_epsilon, figures_cleaning.cleaned_images])
 def test_figures_are_drawn_from_what_json_keeps_and_the_same_twice(results, draw):
-    first, second = (figures.render(draw(which), "png") for which in (results, json.loads(json.dumps(results))))
+    first, second = (style.render(draw(which), "png") for which in (results, json.loads(json.dumps(results))))
     assert first == second
 
 
@@ -220,7 +220,7 @@ def test_curves_show_every_accuracy(results):
 
 def test_the_summary_has_both_tables(results):
     lines = []
-    report._cleaning_section(results["cleaning"], lines.append)
+    report._cleaning_section(results, lines.append)
     text = "\n".join(lines)
     for condition, row in results["cleaning"]["accuracy"].items():
         shown = " | ".join(f"{row[name]['accuracy']:.3f}" if name in row else "-" for name in row)

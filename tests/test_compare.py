@@ -10,9 +10,10 @@ from scipy.stats import norm, ttest_ind
 
 from claims import coverage, report
 from claims.__main__ import main
-from claims.compare import MOVED, UNKNOWN, UNSEEN, compare, markdown, read, text
+from claims.compare import MOVED, UNKNOWN, UNSEEN, compare, markdown, text
 from claims.inference import Spread, change, interval, mean, smallest
 from claims.registry import Bound, Claim, load_registry
+from claims.results import load
 from claims.verdict import judge
 
 INF = math.inf
@@ -338,7 +339,7 @@ def test_a_move_fails_where_that_is_asked_for(command, two, status):
     ("content", "message"),
     [
         (None, "c must be a results.json or the folder of a report; there is no c"),
-        ("{", "c must be the results.json of a report; it can't be read: Expecting property name"),
+        ("{", "c must be what `pytest claims` wrote; it can't be read: Expecting property name"),
         ("[]", f"c must have schema {report.SCHEMA}; got None"),
         ('{"schema": 1}', f"c must have schema {report.SCHEMA}; got 1 (written by another version?"),
     ],
@@ -364,7 +365,7 @@ def test_a_report_that_a_study_wrote_compares_with_itself(tiny, tmp_path, monkey
     verdict = judge(registry.claims["A1"], [share(0.8, seed=0, runs=2)], decisive=True, pilot=False, available=12)
     gathered = report.gather(tiny, registry, [verdict], pilot=False)
     (tmp_path / "results.json").write_text(json.dumps(report.plain(gathered)), encoding="utf-8")
-    found = compare(read(tmp_path), read(tmp_path))
+    found = compare(load(tmp_path), load(tmp_path))
     assert [one.word for one in found.changes] == [UNSEEN]
     assert set(found.conditions) == set(gathered["conditions"])
     assert found.differs == {}

@@ -10,7 +10,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from claims import calibration, decisions, figures, figures_decisions
+from claims import calibration, decisions, figures_decisions, style
 from claims.decisions import (
     ALL,
     ASKED,
@@ -268,5 +268,5 @@ def test_the_page_has_a_row_for_every_judge(results):
 
 @pytest.mark.parametrize("draw", [figures_decisions.reliability_diagrams, figures_decisions.risk_coverage])
 def test_figures_are_drawn_from_what_json_keeps_and_the_same_twice(results, draw):
-    first, second = (figures.render(draw(which), "png") for which in (results, json.loads(json.dumps(results))))
+    first, second = (style.render(draw(which), "png") for which in (results, json.loads(json.dumps(results))))
     assert first == second

@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from claims import detection, figures, figures_outside, outside, report, terminal, test_outside
+from claims import detection, figures_outside, outside, report, style, terminal, test_outside
 from claims.evidence import Table
 from claims.inference import auroc, interval, mean
 from claims.outside import INSIDE, Outside
@@ -397,7 +397,7 @@ def test_the_latent_map_is_a_plane_of_the_training_images(gathered, tiny):
 )
 def test_figures_are_drawn_from_what_json_keeps_and_the_same_twice(results, draw):
     read = json.loads(json.dumps(results))
-    first, second = (figures.render(draw(which), "png") for which in (results, read))
+    first, second = (style.render(draw(which), "png") for which in (results, read))
     assert first == second
     assert first.startswith(b"\x89PNG")
 

@@ -13,8 +13,9 @@ import torch
 
 from claims import options
 from claims.__main__ import main
-from claims.compare import compare, read
+from claims.compare import compare
 from claims.registry import REGISTRY, load_registry
+from claims.results import load
 from claims.study import PILOT_SEED, PROFILES, Study
 from claims.user_models import user_model
 from claims.workers import MOST
@@ -131,7 +132,7 @@ def test_results_of_own_claims_alone_are_kept_where_that_is_asked_for(own):
     result = own.project("mine", "--report-dir=out")
     assert result.ret == OK
     result.stdout.fnmatch_lines(["Report: out/mine.npz/results.json"])
-    found = read(own.project.path / "out/mine.npz")
+    found = load(own.project.path / "out/mine.npz")
     assert [path.name for path in (own.project.path / "out/mine.npz").iterdir()] == ["results.json"]
     assert list(found["conditions"]) == ["clean"]
     assert found["families"] == {"X": "Things of mine"}

@@ -308,7 +308,7 @@ def test_workers_of_xdist_give_the_same_verdicts(run):
     result = run(text, "-n2", "--report-dir=out", inprocess=False)
     assert result.ret == NOT_ALL_SUPPORTED
     assert verdicts(result) == ("2 supported, 1 inconclusive", [], True)
-    result.stdout.fnmatch_lines(["dataset: mine.npz (as asked), *", "clean  *", "Report: out/mine.npz/summary.md"])
+    result.stdout.fnmatch_lines(["dataset: mine.npz (as asked), *", "clean  *", "Report: out/mine.npz/index.html"])
     assert [one["claim"] for one in json.loads((run.path / "out/mine.npz/results.json").read_text())["claims"]] == [
         "A1",
         "A2",
@@ -449,7 +449,7 @@ def every_claim():
 def test_report_is_written_where_asked_for(run):
     result = run(source("A1", ONES), "--report-dir=out")
     assert result.ret == OK
-    result.stdout.fnmatch_lines(["Report: out/mine.npz/summary.md"])
+    result.stdout.fnmatch_lines(["Report: out/mine.npz/index.html"])
     results = json.loads((run.path / "out/mine.npz/results.json").read_text())
     assert [one["claim"] for one in results["claims"]] == ["A1"]
     assert results["not_concluded"]["A2"] == "not run"

@@ -10,41 +10,13 @@ import pytest
 import torch
 
 from claims import __main__ as command
-from claims import figures, report, terminal
+from claims import figures, report, style, terminal
 from claims.evidence import CONDITIONS, SHOWN
 from claims.inference import mean
-from claims.registry import load_registry
 from claims.verdict import judge
 from vaecore._store import Store, digest
 
 NAN = float("nan")
-
-
-@pytest.fixture(scope="module")
-def registry():
-    return load_registry("mine.npz")
-
-
-@pytest.fixture(scope="module")
-def verdicts(registry):
-    """Give a supported, a refuted, an inconclusive and an undefined verdict."""
-    columns = {"A1": np.ones((2, 600)), "A2": np.zeros((2, 60)) - 1, "A5": np.tile([-1.0, 1.0], (2, 30)), "B1": [[NAN]]}
-    return [
-        judge(
-            registry.claims[name],
-            [mean(values, limits=(-1, 1))],
-            decisive=True,
-            available=10**6,
-            pilot=False,
-            conditions=("clean", "lbfgs"),
-        )
-        for name, values in columns.items()
-    ]
-
-
-@pytest.fixture(scope="module")
-def results(tiny, registry, verdicts):
-    return report.gather(tiny, registry, verdicts, pilot=False)
 
 
 # The results
@@ -125,6 +97,9 @@ def test_written_files(results, tmp_path):
         "accuracy-by-epsilon.png",
         "accuracy-by-epsilon.svg",
         "cleaned-images.png",
+        "cleaned-images.svg",
+        "contact-sheet.png",
+        "contact-sheet.svg",
         "convergence.png",
         "convergence.svg",
         "decisions.md",
@@ -136,6 +111,8 @@ def test_written_files(results, tmp_path):
         "error-by-confidence.png",
         "error-by-confidence.svg",
         "extreme-images.png",
+        "extreme-images.svg",
+        "index.html",
         "latent-space.png",
         "latent-space.svg",
         "reliability.png",
@@ -195,14 +172,14 @@ def test_an_interrupted_report_leaves_no_results(results, tmp_path, monkeypatch,
             raise KeyboardInterrupt
         return b"figure"
 
-    monkeypatch.setattr(figures, "render", render)
+    monkeypatch.setattr(style, "render", render)
     with pytest.raises(KeyboardInterrupt):
         report.write(tmp_path, results)
     assert not list(tmp_path.iterdir())  # figures are drawn before anything is written
 
 
 def test_results_that_are_not_json_leave_the_old_ones(results, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "render", lambda _figure, _suffix: b"figure")
+    monkeypatch.setattr(style, "render", lambda _figure, _suffix: b"figure")
     (tmp_path / "results.json").write_text("old")
     with pytest.raises(TypeError):
         report.write(tmp_path, {**results, "made": object()})
@@ -216,12 +193,12 @@ def test_figures_are_drawn_again_only_when_what_they_show_changes(results, tiny,
         drawn.append(suffix)
         return f"figure {len(drawn)}".encode()
 
-    monkeypatch.setattr(figures, "render", render)
+    monkeypatch.setattr(style, "render", render)
     study = replace(tiny, store=Store(tmp_path / "cache"))
     folder, again = tmp_path / "one", tmp_path / "two"
     report.write(folder, results, study)
     count = len(drawn)
-    assert {path.suffix for path in folder.iterdir()} == {".png", ".svg", ".md", ".json"}
+    assert {path.suffix for path in folder.iterdir()} == {".png", ".svg", ".md", ".json", ".html"}
     assert len(list(folder.glob("*.png"))) + len(list(folder.glob("*.svg"))) == count > 10
     report.write(again, results | {"made": "later"}, study)  # which no figure shows
     assert len(drawn) == count
@@ -276,15 +253,19 @@ CASES = {
 def test_figures_are_drawn_and_the_same_twice(draw, case):
     if draw is figures.error_by_confidence and "conditions" in case:
         pytest.skip("the figure has no conditions")
-    svg = figures.render(draw(CASES[case]), "svg")
+    svg = style.render(draw(CASES[case]), "svg")
     assert b"<svg" in svg
     assert b"<dc:date>" not in svg
-    assert figures.render(draw(CASES[case]), "svg") == svg
+    assert style.render(draw(CASES[case]), "svg") == svg
 
 
 def test_convergence_shows_every_trial(results):
     figure = figures.convergence(results)
-    assert [panel.get_xlabel() for panel in figure.axes] == ["$\\epsilon$ (L-infinity)", "steps", "EOT draws a step"]
+    assert [panel.get_xlabel() for panel in figure.axes] == [
+        "$\\epsilon$ (L-infinity, pixel intensity)",
+        "steps (count)",
+        "EOT draws a step (count)",
+    ]
     lines_drawn = {line.get_label(): line for line in figure.axes[0].lines}
     assert set(lines_drawn) == {
         "PGD on the detector",
@@ -296,14 +277,14 @@ def test_convergence_shows_every_trial(results):
     for label, sweep in (("PGD on the detector", "epsilon"), ("PGD on the classifier", "epsilon, classifier alone")):
         assert list(lines_drawn[label].get_ydata()) == [trial["success"] for trial in results["trials"][sweep]]
     assert list(figure.axes[1].lines[0].get_xdata()) == [trial["steps"] for trial in results["trials"]["steps"]]
-    assert figures.render(figure, "svg") == figures.render(figures.convergence(results), "svg")
+    assert style.render(figure, "svg") == style.render(figures.convergence(results), "svg")
 
 
 @pytest.mark.parametrize("draw", [figures.distinct_labels, figures.error_by_confidence])
 def test_png_is_the_same_twice(draw):
-    png = figures.render(draw(CASES["usual"]), "png")
+    png = style.render(draw(CASES["usual"]), "png")
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
-    assert figures.render(draw(CASES["usual"]), "png") == png
+    assert style.render(draw(CASES["usual"]), "png") == png
 
 
 def test_an_empty_bin_has_no_bar_and_a_count_of_nought():

@@ -1,0 +1,82 @@
+"""How figures look: Okabe and Ito's colours, beside each a marker, a line or a hatch that says the same without it."""
+
+import io
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+BLUE, ORANGE, GREEN, PURPLE, BLACK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#767676"
+RED = "#B84A00"  # ORANGE, darkened until small letters can be read on white
+YELLOW, SKY = "#E69F00", "#56B4E9"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, BLACK)
+LINES = ("o-", "s--", "^-.", "D:", "v-")  # beside COLOURS, in their order
+HATCH = "////"  # of what has no attacker
+SMALL = 6.5  # points, of numbers within a figure
+
+LOOK: Any = {  # matplotlib's parameters
+    "font.size": 8.5,
+    "figure.titlesize": 9.5,
+    "figure.labelsize": 9,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.5,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.6,
+    # A fixed salt keeps the SVG free of random ids; paths look the same without the font.
+    "svg.hashsalt": "vaecore",
+    "svg.fonttype": "path",
+}
+
+
+def show(panel: Axes, image: NDArray[np.uint8]) -> None:
+    """An image (h, w), or (h, w, 3) in colour, as it is: without smoothing, scaling or ticks."""
+    panel.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
+    panel.set_xticks([])
+    panel.set_yticks([])
+    panel.spines[:].set_visible(False)
+
+
+def mark_label(panel: Axes, label: int, right: int, after: str = "") -> None:
+    """Write the label that an image was given above it; a wrong one in orange, bold and marked x."""
+    wrong = label != right
+    panel.set_title(
+        f"{label}{' x' if wrong else ''}{after}",
+        fontsize=SMALL + 0.5,
+        pad=2,
+        fontweight="bold" if wrong else "normal",
+        color=RED if wrong else BLACK,
+    )
+
+
+def render(figure: Figure, suffix: str) -> bytes:
+    """The figure as the bytes of a PNG or SVG file, the same for the same figure."""
+    file = io.BytesIO()
+    with mpl.rc_context(LOOK):
+        figure.savefig(file, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
+    return _in_few_colours(file) if suffix == "png" else file.getvalue()
+
+
+def _in_few_colours(png: io.BytesIO) -> bytes:
+    """The same picture in 256 colours, which is a third of the size and looks alike."""
+    file = io.BytesIO()
+    with Image.open(png) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
+    return file.getvalue()
