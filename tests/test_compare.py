@@ -13,7 +13,7 @@ from claims.__main__ import main
 from claims.compare import MOVED, UNKNOWN, UNSEEN, compare, markdown, text
 from claims.inference import Spread, change, interval, mean, smallest
 from claims.registry import Bound, Claim, load_registry
-from claims.results import load
+from claims.results import SCHEMA, load, plain
 from claims.verdict import judge
 
 INF = math.inf
@@ -29,7 +29,7 @@ def results(estimates, *, level=0.95, **changes):
         facts = {"kind": "finding", "sentence": "So it is.", "estimand": registered.estimand, "source": "here"}
         claims.append({**verdict.to_json(), **facts})
     whole = {
-        "schema": report.SCHEMA,
+        "schema": SCHEMA,
         "made": "2026-11-25T00:00:00+00:00",
         "git_revision": "f00",
         "pilot": False,
@@ -54,7 +54,7 @@ def results(estimates, *, level=0.95, **changes):
         },
         "wall_seconds": {"training": 12.0},
     }
-    return json.loads(json.dumps(report.plain(whole | changes), allow_nan=False))
+    return json.loads(json.dumps(plain(whole | changes), allow_nan=False))
 
 
 def share(probability, *, seed, runs=5, images=400):
@@ -340,8 +340,8 @@ def test_a_move_fails_where_that_is_asked_for(command, two, status):
     [
         (None, "c must be a results.json or the folder of a report; there is no c"),
         ("{", "c must be what `pytest claims` wrote; it can't be read: Expecting property name"),
-        ("[]", f"c must have schema {report.SCHEMA}; got None"),
-        ('{"schema": 1}', f"c must have schema {report.SCHEMA}; got 1 (written by another version?"),
+        ("[]", f"c must have schema {SCHEMA}; got None"),
+        ('{"schema": 1}', f"c must have schema {SCHEMA}; got 1 (written by another version"),
     ],
 )
 def test_what_is_no_report_is_a_usage_error(command, tmp_path, content, message):
@@ -364,7 +364,7 @@ def test_a_report_that_a_study_wrote_compares_with_itself(tiny, tmp_path, monkey
     monkeypatch.setattr("claims.sanity.WEAKER", [])
     verdict = judge(registry.claims["A1"], [share(0.8, seed=0, runs=2)], decisive=True, pilot=False, available=12)
     gathered = report.gather(tiny, registry, [verdict], pilot=False)
-    (tmp_path / "results.json").write_text(json.dumps(report.plain(gathered)), encoding="utf-8")
+    (tmp_path / "results.json").write_text(json.dumps(plain(gathered)), encoding="utf-8")
     found = compare(load(tmp_path), load(tmp_path))
     assert [one.word for one in found.changes] == [UNSEEN]
     assert set(found.conditions) == set(gathered["conditions"])

@@ -116,7 +116,7 @@ def test_a_whole_run_is_recognised(own, monkeypatch, options, written):
     (own.project.path / "ours/registry.toml").unlink()
     folders = []
     monkeypatch.setattr("claims.report.gather", lambda *_, **__: {})
-    for writer in ("write", "write_results"):
+    for writer in ("write", "write_verdicts"):
         monkeypatch.setattr(f"claims.report.{writer}", lambda folder, *_: folders.append(folder.name))
     names = {"vae": "models:TinyVAE", "classifier": "models:TinyClassifier"}
     # Reference models take minutes to train: the tiny ones pose as them.
@@ -131,9 +131,11 @@ def test_results_of_own_claims_alone_are_kept_where_that_is_asked_for(own):
     own(test=TEST.replace("    claim.conclude", "    study.table('clean')\n    claim.conclude"))
     result = own.project("mine", "--report-dir=out")
     assert result.ret == OK
-    result.stdout.fnmatch_lines(["Report: out/mine.npz/results.json"])
+    result.stdout.fnmatch_lines(["Report: out/mine.npz/index.html"])
     found = load(own.project.path / "out/mine.npz")
-    assert [path.name for path in (own.project.path / "out/mine.npz").iterdir()] == ["results.json"]
+    names = {path.name for path in (own.project.path / "out/mine.npz").iterdir()}
+    assert names == {"results.json", "index.html"}
+    assert "Things of mine" in (own.project.path / "out/mine.npz/index.html").read_text(encoding="utf-8")
     assert list(found["conditions"]) == ["clean"]
     assert found["families"] == {"X": "Things of mine"}
     assert [one.claim for one in compare(found, found).changes] == ["X1"]

@@ -115,7 +115,7 @@ VARIANTS = {
     "no claims": {"claims": []},
     "undefined": {"claims": [claim("A1", **NOTHING), claim("A2", low=None, high=None)]},
     "NaN": {"claims": [claim("A1", estimate=float("nan"), low=float("nan"), high=float("inf"))]},
-    "own families": {"claims": [claim("X1"), claim("Q/2 b")]},
+    "own families": {"claims": [claim("X1"), claim("Q2b")]},
     "other runs": {"claims": [claim("A1", per_run=[0.1, 0.2, 0.3], runs=3)]},
     "flags": {"sanity_flags": ["FGSM <0.1> & more: weak"]},
     "all concluded": {"not_concluded": {}},
@@ -260,7 +260,7 @@ def test_the_overview_counts_verdicts(results):
 
 def test_an_own_family_goes_by_its_letters_or_its_title(results):
     claims = [claim(name) for name in ("A1", "X1", "X2b", "OWN3", "Y")]
-    read = Page(page.render(results | {"claims": claims, "families": {"OWN": "Of my own"}}, FAKE))
+    read = Page(page.render(results | {"claims": claims, "families": results["families"] | {"OWN": "Of my own"}}, FAKE))
     titles = [text for _, attributes, text in read.all("h3") if attributes.get("id", "").startswith("family-")]
     assert titles == ["A. Consistency of labels over the reconstructions", "X", "OWN. Of my own", "Y"]
 
@@ -324,7 +324,7 @@ def test_provenance_says_how_to_make_it_again(results, tiny):
         assert f"{name} {number}" in found[2]
 
 
-def test_the_command_has_every_option_that_matters_and_no_folder(tiny):
+def test_the_command_has_every_option_that_matters_and_no_folder(tiny, registry):
     study = replace(
         tiny,
         vae="/home/me/models.py:make",
@@ -333,11 +333,11 @@ def test_the_command_has_every_option_that_matters_and_no_folder(tiny):
         precision="bfloat16",
         profile=replace(PROFILES["full"], runs=3),
     )
-    assert report._command(study, pilot=True) == (
+    assert report._command(study, registry, pilot=True) == (
         "pytest claims --dataset mine.npz --profile full --runs 3 --device cpu --precision bfloat16"
         " --vae models.py:make --ood rotated-30 --ood 'cats and dogs.npz' --pilot"
     )
-    assert "--runs" not in report._command(replace(study, profile=PROFILES["full"]), pilot=False)
+    assert "--runs" not in report._command(replace(study, profile=PROFILES["full"]), registry, pilot=False)
 
 
 # Threat models
@@ -561,7 +561,7 @@ def test_the_page_is_drawn_again_from_a_folder(results, tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "must hold results.json"),
+        (None, "must be a results.json or the folder of a report"),
         ('{"schema": 1}', "must have schema 2; got 1 (written by another version"),
         ("[]", "must have schema 2; got None"),
         ("{", "must be what `pytest claims` wrote"),
