@@ -614,6 +614,20 @@ def test_a_damaged_cache_is_mended_with_a_warning_under_the_repository_s_own_set
     assert [line for line in again.outlines if line.startswith("A1 ")] == verdict
 
 
+def test_reconstructions_are_made_in_the_precision_that_is_asked_for_and_kept_apart(run):
+    text = source("A1", ONES).replace("    claim.conclude", "    study.table('clean')\n    claim.conclude")
+    entries = []
+    for precision in ("float32", "bfloat16"):
+        result = run(text, f"--precision={precision}")
+        header = "device: cpu (* threads)" + ("" if precision == "float32" else "; reconstructions in bfloat16")
+        result.stdout.fnmatch_lines([f"{header}; cache: cache"])
+        entries.append(len([*(run.path / "cache/evidence").rglob("*.safetensors")]))
+    assert entries[1] > entries[0]  # what is of another precision is another thing
+    refused = run(text, "--precision=tf32")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["ERROR: precision 'tf32' takes a CUDA GPU; *"])
+
+
 def test_one_run_of_models_that_vary_supports_nothing(run):
     result = run(source("A1", ONES), "--runs=1")
     assert result.ret == NOT_ALL_SUPPORTED

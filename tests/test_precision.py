@@ -1,0 +1,114 @@
+"""How much is decoded at once, and in which arithmetic: neither leaves anything behind."""
+
+import pytest
+import torch
+from torch import nn
+
+from vaecore import _machine, reconstruct
+from vaecore._precision import check_precision, computing_in
+
+CPU = torch.device("cpu")
+
+
+class Wide(nn.Module):
+    """Decodes to 20 numbers by way of 300."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(3, 300), nn.Linear(300, 20)
+        self.decoded = []
+
+    def encode(self, images):
+        mean = images.flatten(1)[:, :3]
+        return mean, torch.zeros_like(mean)
+
+    def decode(self, latents):
+        self.decoded.append(len(latents))
+        return self.narrow(self.wide(latents).relu()).sigmoid().view(-1, 1, 5, 4)
+
+
+def test_the_widest_activation_is_found_and_hooks_are_taken_off():
+    vae = Wide().eval()
+    assert _machine.widest_activation(vae, torch.zeros(1, 3), least=20) == 300
+    assert _machine.widest_activation(vae, torch.zeros(1, 3), least=400) == 400
+    assert not any(module._forward_hooks for module in vae.modules())
+    assert vae.decoded == [1, 1]
+
+
+def test_what_cannot_be_looked_into_counts_as_its_images():
+    class Plain:
+        def decode(self, latents):
+            raise AssertionError
+
+    assert _machine.widest_activation(Plain(), torch.zeros(1, 3), least=20) == 20
+    assert _machine.widest_activation(Wide().train(), torch.zeros(1, 3), least=20) == 20
+
+
+def test_hooks_are_taken_off_when_decoding_fails():
+    vae = Wide().eval()
+    with pytest.raises(RuntimeError):
+        _machine.widest_activation(vae, torch.zeros(1, 7), least=20)
+    assert not any(module._forward_hooks for module in vae.modules())
+
+
+def test_activations_fill_twice_the_cache_of_each_thread(monkeypatch):
+    monkeypatch.setattr(_machine, "core_cache", lambda: 1 << 20)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert _machine.decoded_at_once(1024, CPU) == 3 * 512
+    assert _machine.decoded_at_once(1 << 30, CPU) == 1
+    assert _machine.decoded_at_once(1 << 30, torch.device("cuda")) == 65_536
+
+
+def test_reconstruct_decodes_as_much_as_fits(monkeypatch):
+    monkeypatch.setattr(_machine, "core_cache", lambda: 4 * 300 * 6)  # twice that holds twelve latents, by one thread
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    vae = Wide().eval()
+    reconstruct(vae, torch.rand(10, 1, 5, 4), draws=3, seed=0)
+    assert vae.decoded == [1, 12, 12, 6]
+
+
+@pytest.mark.parametrize("text", ["1024K\n", "", "much"])
+def test_the_cache_is_read_or_guessed(monkeypatch, tmp_path, text):
+    (tmp_path / "index2").mkdir()
+    (tmp_path / "index2" / "size").write_text(text)
+    monkeypatch.setattr(_machine, "_CACHES", tmp_path)
+    _machine.core_cache.cache_clear()
+    found = _machine.core_cache()
+    _machine.core_cache.cache_clear()
+    assert found == 1 << 20
+
+
+def test_bfloat16_is_computed_in_within_and_not_after():
+    left, right = torch.rand(3, 4), torch.rand(4, 5)
+    with computing_in("bfloat16", CPU):
+        assert (left @ right).dtype == torch.bfloat16
+    with computing_in("float32", CPU):
+        assert (left @ right).dtype == torch.float32
+    assert (left @ right).dtype == torch.float32
+
+
+def test_tf32_is_switched_on_within_and_put_back():
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+
+    def within():
+        with computing_in("tf32", torch.device("cuda")):
+            assert [backend.allow_tf32 for backend in backends] == [True, True]
+            raise KeyError
+
+    for start in (False, True):
+        for backend in backends:
+            backend.allow_tf32 = start
+        with pytest.raises(KeyError):
+            within()
+        assert [backend.allow_tf32 for backend in backends] == [start, start]
+    for backend, was in zip(backends, before, strict=True):
+        backend.allow_tf32 = was
+
+
+def test_a_precision_that_is_not_to_be_had_is_refused():
+    with pytest.raises(ValueError, match="precision must be 'float32', 'tf32' or 'bfloat16'; got 'half'"):
+        check_precision("half", CPU)
+    with pytest.raises(ValueError, match="precision 'tf32' takes a CUDA GPU; the images are on the cpu"):
+        check_precision("tf32", CPU)
+    check_precision("tf32", torch.device("cuda"))
