@@ -173,6 +173,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
             "images looked at": ", ".join(f"{count:,} {name}" for name, count in _few(results["images"])),
             "seeds": f"{seeds[0]} to {seeds[-1]}",
             "draws": str(results["draws"]),
+            "precision": results["precision"],
             "VAE": models["vae"],
             "classifier": models["classifier"],
             "weights": f"of {len(seeds)} runs, digest {digest(models['digests'])[:12]}",
@@ -214,7 +215,7 @@ def _notes(a: Mapping[str, Any], b: Mapping[str, Any], changes: Sequence[Change]
         largest = f", the largest by {max(apart):.2g}" if apart else ""
         yield (
             f"the same weights on the same images: {len(apart)} of {len(changes)} estimates differ{largest}, which is"
-            " due to code and machine alone and needs no interval"
+            " due to code, precision and machine alone and needs no interval"
         )
     else:
         yield "the test images are the same, which the intervals do not credit: they are wider than need be"

@@ -139,6 +139,13 @@ def test_refusing_the_wrong_ones_is_best():
 # Bad input
 
 
+def test_of_right_answers_alone_no_temperature_is_learned():
+    logits, labels = np.eye(4)[[0, 1, 2, 3, 0]] * 5, np.array([0, 1, 2, 3, 0])
+    assert fit_temperature(logits, labels) == 1
+    labels[4] = 2
+    assert fit_temperature(logits, labels) > 1.5  # five times as sure as it should be of one in five
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

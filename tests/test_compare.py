@@ -37,6 +37,7 @@ def results(estimates, *, level=0.95, **changes):
         "registry_digest": "b" * 32,
         "profile": "standard",
         "draws": 10,
+        "precision": "float32",
         "seeds": [0, 1],
         "images": {"clean": 400, "lbfgs": 100},
         "models": {"vae": "reference", "classifier": "reference", "fixed": False, "digests": [{"vae": "c"}] * 2},

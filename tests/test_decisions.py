@@ -165,7 +165,7 @@ def test_shifted_images_are_shifted(small):
     assert (images["fgsm-0.2"][0] - clean).abs().max() <= 0.2 + 1e-6
     right = {condition: small.decisions.table(condition)[f"{PLAIN}/right"].mean() for condition in images}
     assert right[CLEAN] >= max(right.values())
-    assert right[CLEAN] > max(right["fgsm-0.2"], right["decisions/rotated-60"])
+    assert right[CLEAN] > max(right["fgsm-0.2"], right["rotated-60"])
     found = small.decisions.table(LBFGS)
     assert not found[f"{PLAIN}/right"][found["found"]].any()
 

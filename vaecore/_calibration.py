@@ -93,7 +93,8 @@ def brier_parts(
 def fit_temperature(logits: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
     """The temperature, from 0.01 to 100, at which softmax(logits / temperature) has the least NLL (Guo et al. 2017).
 
-    logits: (n, classes). labels: (n,) integers. Fit it on images that the classifier was not trained on.
+    logits: (n, classes). labels: (n,) integers. Fit it on images that the classifier was not trained on. Where it gets
+    all of them right, NLL falls for ever as the temperature does, and nothing is to be learned from them: 1.
     """
     table, label = numbers(logits), numbers(labels).astype(np.int64)
     if table.ndim != 2 or len(table) == 0 or label.shape != table.shape[:1] or not np.isfinite(table).all():
@@ -101,6 +102,9 @@ def fit_temperature(logits: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> f
             "logits must be finite and of shape (n, classes), and labels (n,), n at least 1;"
             f" got {table.shape} and {label.shape}"
         )
+
+    if bool((table.argmax(axis=1) == label).all()):
+        return 1.0
 
     def nll(log_temperature: float) -> float:
         scores = log_softmax(table / np.exp(log_temperature), axis=1)
