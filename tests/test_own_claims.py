@@ -247,6 +247,7 @@ def test_each_image_gives_a_row_for_each_run_in_the_order_of_tables(tiny):
 
 def test_each_image_is_computed_again_where_its_file_changed(tiny, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # which goes by size and second, and both files are alike
     for value in (1.0, 2.0):
         (tmp_path / "of_mine.py").write_text(
             f"def score(run, shard):\n    return shard.pixels[:, 0, 0, 0] * 0 + {value}\n"
