@@ -3,6 +3,7 @@
 import json
 import re
 
+from bench.table import markdown, medians, tables
 from claims.registry import REGISTRY
 
 ROOT = REGISTRY.parents[1]
@@ -32,3 +33,10 @@ def test_the_tally_is_that_of_the_reference_run():
         verdicts.count("inconclusive"),
     ]
     assert set(verdicts) == {"supported", "inconclusive"}
+
+
+def test_the_throughput_is_that_of_the_committed_runs():
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "reports/bench").glob("*.json"))]
+    assert len(runs) == 3
+    grid = tables(medians([run["benchmarks"] for run in runs]))["speed and quality"]
+    assert markdown(grid) in (ROOT / "README.md").read_text(encoding="utf-8")
