@@ -31,6 +31,7 @@ _PILOT = {
     "test_digest": str,
     "train_digest": str,
     "profile": str,
+    "precision": str,
     "seeds": list,
     "vae": str,
     "classifier": str,
@@ -43,7 +44,8 @@ _PILOT = {
 class Bounds:
     """A file of bounds: what its pilot was, and what it says of each claim.
 
-    pilot: data set and digests, profile, seeds, models, registry, date. entries: as in a registry, for each claim.
+    pilot: data set and digests, profile, precision, seeds, models, registry, date. entries: as in a registry, for each
+    claim.
     """
 
     file: Path
@@ -69,6 +71,9 @@ class Bounds:
         for kind, name in (("vae", study.vae), ("classifier", study.classifier)):
             if pilot[kind] != (name or "reference"):
                 found.append(f"the bounds were set on another {kind}: {pilot[kind]}")
+        for what, value in (("profile", study.profile.name), ("precision", study.precision)):
+            if pilot[what] != value:
+                found.append(f"the bounds were set in another {what}: {pilot[what]}")
         if pilot["registry"] != registry.digest:
             found.append("the bounds were set under another registry: claims may have changed since")
         unknown = sorted(set(self.entries) - set(registry.claims))
@@ -133,6 +138,7 @@ def write_bounds(file: Path, study: Study, registry: Registry, verdicts: Sequenc
         "test_digest": study.test.digest,
         "train_digest": _train_digest(study),
         "profile": study.profile.name,
+        "precision": study.precision,
         "seeds": study.seeds,
         "vae": study.vae or "reference",
         "classifier": study.classifier or "reference",

@@ -210,7 +210,9 @@ def _notes(a: Mapping[str, Any], b: Mapping[str, Any], changes: Sequence[Change]
             "THE TEST IMAGES DIFFER: what moved tells as much of the data as of the models, and a claim that did not"
             " move may have gained on harder images"
         )
-    elif a["models"]["digests"] == b["models"]["digests"] and a["seeds"] == b["seeds"]:
+    elif all(a[key] == b[key] for key in ("seeds", "images", "draws")) and (
+        a["models"]["digests"] == b["models"]["digests"]
+    ):
         apart = [abs(one.after[0] - one.before[0]) for one in changes if one.after[0] != one.before[0]]
         largest = f", the largest by {max(apart):.2g}" if apart else ""
         yield (
@@ -218,7 +220,7 @@ def _notes(a: Mapping[str, Any], b: Mapping[str, Any], changes: Sequence[Change]
             " due to code, precision and machine alone and needs no interval"
         )
     else:
-        yield "the test images are the same, which the intervals do not credit: they are wider than need be"
+        yield "the test images are of one set, which the intervals do not credit: they are wider than need be"
     for name, results in (("A", a), ("B", b)):
         if results["pilot"]:
             yield f"{name} is a pilot: it measures and judges nothing, and its estimates have set bounds"

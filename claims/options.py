@@ -58,13 +58,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--vae": {
         "metavar": "MODEL",
-        "help": "your own (encode and decode): package.module:attribute, a torch module or a callable seed -> module"
-        " (see claims/user_models.py on training); or a file saved by vaecore (default: the reference model)",
+        "help": "your own (encode and decode): package.module:attribute, a torch module, or a maker of one:"
+        " make(seed) or make(seed, images) (see claims/user_models.py); or a file saved by vaecore"
+        " (default: the reference model)",
     },
     "--classifier": {
         "metavar": "MODEL",
-        "help": "your own (images to logits): package.module:attribute, a torch module or a callable seed -> module"
-        " (see claims/user_models.py on training); or a file saved by vaecore (default: the reference model)",
+        "help": "your own (images to logits): package.module:attribute, a torch module, or a maker of one:"
+        " make(seed) or make(seed, images) (see claims/user_models.py); or a file saved by vaecore"
+        " (default: the reference model)",
     },
     "--ood": {
         "action": "append",
@@ -76,8 +78,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--report-dir": {
         "metavar": "DIR",
-        "help": "write results.json, summary.md and figures to DIR/<dataset> (default: reports, and only when all"
-        " claims were concluded on the reference models with the standard profile)",
+        "help": "write results.json, index.html, summary.md and figures to DIR/<dataset>, or of your own claims alone"
+        " the first two to DIR/<dataset>-own (default: reports, and only when all claims were concluded on the"
+        " reference models with the standard profile)",
     },
     "--cache-dir": {
         "metavar": "DIR",

@@ -15,15 +15,14 @@ from claims.captions import FIGURES, Caption, caption, figures_of, shown
 from claims.evidence import CLEAN
 from claims.forest import Forest, Margin
 from claims.outside import INSIDE
-from claims.registry import family_of
+from claims.registry import KINDS, family_of
 from claims.threats import threat
 from vaecore._store import write_atomically
 
 FILE = "index.html"
 VERDICTS = ("supported", "refuted", "inconclusive", "pilot", "reported")
-KINDS = ("finding", "control", "baseline", "limit")
 _EVERYWHERE = (CLEAN, f"outside/{INSIDE}")  # conditions that others are compared with, which tell no claims apart
-_KINDS_BESIDE = ("control", "baseline", "limit")
+_KINDS_BESIDE = KINDS[1:]
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,9 @@ class ClaimsSession:
     def _workers(self, device: torch.device) -> int:
         asked: int | None = self.config.getoption("--workers")
         if asked is None:
+            distributed = hasattr(self.config, "workerinput") or self.config.getoption("dist", "no") != "no"
             small = self.config.getoption("--profile") == "smoke"
-            return 1 if small or hasattr(self.config, "workerinput") else default_workers(device)
+            return 1 if small or distributed else default_workers(device)
         if asked < 1:
             raise ValueError(f"--workers must be 1 or more; got {asked}")
         return asked
@@ -156,7 +157,7 @@ class ClaimsSession:
         if chosen is None and (self.pilot or not reference or part):
             return None
         folder = Path(chosen) if chosen is not None else self.config.rootpath / "reports"
-        return folder / (study.test.name + ("-pilot" if self.pilot else ""))
+        return folder / (study.test.name + ("-own" if self.own_alone else "") + ("-pilot" if self.pilot else ""))
 
     @contextmanager
     def meter(self, task: str) -> Iterator[Progress]:
@@ -220,7 +221,9 @@ class ClaimsSession:
         """Have the workers compute all evidence at once where a report will ask for all of it."""
         option, study = self.config.option, self.study
         stops_early = option.maxfail or option.collectonly or session.testsfailed
-        if study.workers == 1 or stops_early or any(text is not None for text, _ in study.given) or self.own_alone:
+        given = any(text is not None for text, _ in study.given)
+        # The controller of xdist has no tests: its workers compute.
+        if not session.items or study.workers == 1 or stops_early or given or self.own_alone:
             return
         if self.report_folder({claim_id(item) or "" for item in session.items}) is not None:
             everything.compute(study)

@@ -36,11 +36,10 @@ class Bound:
         """As in a table: "> 0.80", "< 0.50", "in (0.40, 0.60)", or "none"."""
         if self == Bound():
             return "none"
+        low, high = (f"{end:.2f}" if end == round(end, 2) else f"{end:.3g}" for end in (self.low, self.high))
         if self.high == float("inf"):
-            return f"> {self.low:.2f}" if self.low == round(self.low, 2) else f"> {self.low:.3g}"
-        if self.low == float("-inf"):
-            return f"< {self.high:.2f}" if self.high == round(self.high, 2) else f"< {self.high:.3g}"
-        return f"in ({self.low:.2f}, {self.high:.2f})"
+            return f"> {low}"
+        return f"< {high}" if self.low == float("-inf") else f"in ({low}, {high})"
 
     def verdict(self, interval: Interval) -> str:
         """ "supported", "refuted" or "inconclusive"; NaN is inconclusive."""

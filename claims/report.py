@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from claims import calibration, cleaning, contact, detection, page, sanity
-from claims.captions import caption
+from claims.captions import FIGURES, caption
 from claims.evidence import CLEAN, CONDITIONS, DRAWS
 from claims.inference import Estimate, interval, mean, smooth
 from claims.registry import Registry, family_of
@@ -106,7 +106,11 @@ def write(folder: Path, results: Mapping[str, Any], study: Study | None = None) 
     for name, content in drawn.items():
         write_atomically(folder / name, content)
     write_atomically(folder / page.FILE, whole.encode())
-    if results["decisions"] is not None:
+    for left in {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")} - set(drawn):
+        (folder / left).unlink(missing_ok=True)  # of an earlier study, which had more to show
+    if results["decisions"] is None:
+        (folder / "decisions.md").unlink(missing_ok=True)
+    else:
         write_atomically(folder / "decisions.md", calibration.page(results).encode())
     write_atomically(folder / "detection.md", detection_page(results).encode())
     write_atomically(folder / "summary.md", summary(results).encode())
@@ -131,7 +135,8 @@ def summary(results: Mapping[str, Any]) -> str:
     line(f"# Claims on {dataset['name']}, {'pilot' if results['pilot'] else 'profile ' + results['profile']}")
     line()
     seeds, counts = results["seeds"], [one["verdict"] for one in verdicts]
-    line(f"{tally(counts)}. {len(seeds)} training runs (seeds {seeds[0]} to {seeds[-1]}),")
+    runs = f"{len(seeds)} training runs (seeds {seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else "1 training run"
+    line(f"{tally(counts)}. {runs},")
     images = ", ".join(f"{count:,} {name}" for name, count in results["images"].items() if name in (CLEAN, "lbfgs"))
     line(f"test images: {images}; {results['draws']} draws an image. Registry {results['registry_digest'][:12]}.")
     if results["bounds"] is not None:
@@ -152,7 +157,8 @@ def summary(results: Mapping[str, Any]) -> str:
         for one in verdicts:
             if family_of(one["claim"]) == family:
                 line(
-                    f"| {one['claim']} | {one['kind']} | {one['sentence']} | {one['estimand']} | {one['estimate']:.3f}"
+                    f"| {one['claim']} | {one['kind']} | {_cell(one['sentence'])} | {_cell(one['estimand'])}"
+                    f" | {one['estimate']:.3f}"
                     f" | {one['low']:.3f} to {one['high']:.3f} | {one['bound']} | **{one['verdict']}**"
                     f" | {one['runs']} x {one['images']} |"
                 )
@@ -349,8 +355,12 @@ def _command(study: Study, registry: Registry, *, pilot: bool) -> str:
     return shlex.join([*words, "--pilot"] if pilot else words)
 
 
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 def _without_folder(text: str) -> str:
-    return re.split(r"[/\\]", text)[-1]
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
 
 
 def _environment(study: Study) -> dict[str, Any]:

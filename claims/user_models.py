@@ -5,17 +5,19 @@ Either names a finished model, the same in all runs: a torch module (`package.mo
 a model; `images` are the study's training images (`vaecore.Images`), which tell it their shape and classes, and to
 train on. A maker may give its model trained. Better it gives a torch module with a method `fit(images)`: the study
 calls it, with torch's random numbers seeded, keeps the weights in the cache, and does not train again before seed,
-images, initial weights or the maker's source change. What a VAE and a classifier must do is said in
-`vaecore.Autoencoder` and `vaecore._models.Classify`.
+images, initial weights or the maker's source change. What `fit` learns must be parameters or buffers. What a VAE and a
+classifier must do is said in `vaecore.Autoencoder` and `vaecore._models.Classify`.
 """
 
+import ast
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec, resolve_name
 from inspect import Parameter, signature
 from pathlib import Path
-from sysconfig import get_paths
-from types import ModuleType
+from sysconfig import get_path
 from typing import Any
 
 import torch
@@ -87,7 +89,11 @@ def fits(model: Any) -> bool:
 
 
 def fit(model: nn.Module, kind: str, seed: int, train: Images, device: torch.device) -> Tensors:
-    """Train a maker's model on the study's training images; gives its weights."""
+    """Train a maker's model on the study's training images; gives its weights.
+
+    Raises ValueError where it learned more than its weights, which would be lost when they are read again.
+    """
+    again = copy.deepcopy(model)
     try:
         with _seeded(seed, device), torch.enable_grad():
             model.requires_grad_().train()
@@ -97,13 +103,23 @@ def fit(model: nn.Module, kind: str, seed: int, train: Images, device: torch.dev
             f"the {kind}'s `fit` must take the training images, a vaecore.Images, and nothing else; it raised"
             f" {type(error).__name__}: {error} (a `fit` for another purpose: give it another name)"
         ) from error
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    again.load_state_dict(weights)
+    probe = train.pixels[:64].to(device)
+    digests = {model_digest(one.requires_grad_(requires_grad=False).eval(), kind, probe) for one in (model, again)}
+    if len(digests) > 1:
+        raise ValueError(
+            f"what the {kind}'s `fit` learns must be parameters or buffers, which are kept; a new model with the"
+            " weights of the trained one does something else (self.register_buffer keeps a tensor)"
+        )
+    return weights
 
 
 def untrained_digest(model: nn.Module, text: str, kind: str) -> str:
     """Digest of what a maker's model will be once it is trained, but for the images: its source, structure, weights.
 
-    The source is that of the maker's module and of all it imports, but for the standard library and what is installed.
+    The source is that of the maker's module and of all that it has import statements for, wherever they stand, and so
+    on; but for the standard library and what is installed.
     """
     weights = [part for name, value in sorted(model.state_dict().items()) for part in (name, value)]
     return digest(kind, text, repr(model), *weights, *_sources(text.partition(":")[0]))
@@ -119,21 +135,39 @@ def _takes_images(maker: Callable[..., Any]) -> bool:
 
 
 def _sources(name: str) -> list[Path]:
-    libraries = [Path(path).resolve() for name, path in get_paths().items() if name.endswith(("lib", "stdlib"))]
     found: set[Path] = set()
-    left = [sys.modules.get(name)]
+    left = [name]
     while left:
-        module = left.pop()
-        path = Path(str(getattr(module, "__file__", None) or "")).resolve()
-        if path in found or not path.is_file() or any(path.is_relative_to(library) for library in libraries):
+        name = left.pop()
+        try:
+            spec = find_spec(name)
+        except (ImportError, ValueError):  # no module but a name in one, or a module without a file
+            continue
+        path = Path(str(spec.origin if spec else None)).resolve()
+        if path in found or path.suffix != ".py" or not path.is_file() or _is_installed(path):
             continue
         found.add(path)
-        left += [_module_of(value) for value in vars(module).values()]
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        left += _imported(path, package)
     return sorted(found)
 
 
-def _module_of(value: object) -> ModuleType | None:
-    return value if isinstance(value, ModuleType) else sys.modules.get(str(getattr(value, "__module__", None)))
+def _is_installed(path: Path) -> bool:
+    return bool({"site-packages", "dist-packages"} & {*path.parts}) or path.is_relative_to(
+        Path(get_path("stdlib")).resolve()
+    )
+
+
+def _imported(path: Path, package: str) -> Iterator[str]:
+    """What the import statements of a file may name: modules, and names in them, which may be modules, too."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            whole = resolve_name(base, package) if node.level else base
+            yield whole
+            yield from (f"{whole}.{one.name}" for one in node.names)
 
 
 @contextmanager
@@ -185,5 +219,7 @@ def _finished(found: Any, kind: str) -> bool:
 def _attribute(text: str, kind: str) -> Any:
     found = attribute(text, f"--{kind}")
     if not callable(found) and not _finished(found, kind):
-        raise ValueError(f"--{kind} {text} must be a module or a callable seed -> module; got {type(found).__name__}")
+        raise ValueError(
+            f"--{kind} {text} must be a module or a maker, make(seed) or make(seed, images); got {type(found).__name__}"
+        )
     return found

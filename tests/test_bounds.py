@@ -164,6 +164,12 @@ def test_other_models_may_be_judged_by_them_and_that_is_said(pilot):
     result.stdout.fnmatch_lines(["note: the bounds were set on another vae: models:TinyVAE"])
 
 
+def test_another_precision_is_said(pilot):
+    edit(pilot, 'precision = "float32"', 'precision = "bfloat16"')
+    result = conclude(pilot, A13="np.zeros((2, 600))")
+    result.stdout.fnmatch_lines(["note: the bounds were set in another precision: bfloat16"])
+
+
 def test_another_registry_and_claims_that_are_not_there_are_said(pilot):
     edit(pilot, load_registry("mine.npz").digest, "0" * 32)
     edit(pilot, "[bounds.A1]", "[bounds.Z9]")

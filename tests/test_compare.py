@@ -62,6 +62,13 @@ def share(probability, *, seed, runs=5, images=400):
     return mean(np.random.default_rng(seed).random((runs, images)) < probability)
 
 
+def test_the_same_weights_on_other_images_are_not_said_to_be_on_the_same():
+    one = results({"A1": share(0.8, seed=0)})
+    for changes in ({"images": {"clean": 800, "lbfgs": 100}}, {"draws": 20}, {"seeds": [1, 2]}):
+        found = compare(one, one | changes)
+        assert not any("the same weights on the same images" in note for note in found.notes)
+
+
 def test_identical_reports_have_moved_in_nothing():
     one = results({"A1": share(0.8, seed=0), "A2": mean(np.ones((5, 400))), "B1": [share(0.3, seed=1)] * 3})
     found = compare(one, one)

@@ -131,11 +131,11 @@ def test_results_of_own_claims_alone_are_kept_where_that_is_asked_for(own):
     own(test=TEST.replace("    claim.conclude", "    study.table('clean')\n    claim.conclude"))
     result = own.project("mine", "--report-dir=out")
     assert result.ret == OK
-    result.stdout.fnmatch_lines(["Report: out/mine.npz/index.html"])
-    found = load(own.project.path / "out/mine.npz")
-    names = {path.name for path in (own.project.path / "out/mine.npz").iterdir()}
+    result.stdout.fnmatch_lines(["Report: out/mine.npz-own/index.html"])
+    found = load(own.project.path / "out/mine.npz-own")
+    names = {path.name for path in (own.project.path / "out/mine.npz-own").iterdir()}
     assert names == {"results.json", "index.html"}
-    assert "Things of mine" in (own.project.path / "out/mine.npz/index.html").read_text(encoding="utf-8")
+    assert "Things of mine" in (own.project.path / "out/mine.npz-own/index.html").read_text(encoding="utf-8")
     assert list(found["conditions"]) == ["clean"]
     assert found["families"] == {"X": "Things of mine"}
     assert [one.claim for one in compare(found, found).changes] == ["X1"]
@@ -215,6 +215,19 @@ def test_a_worker_of_xdist_tells_of_its_registry_and_a_pilot_sets_its_bounds(own
     result = own.project("mine", "-n1", "--pilot", "--bounds=bounds.toml", inprocess=False)
     assert result.ret == OK
     result.stdout.fnmatch_lines(["X. Things of mine", "Bounds: bounds.toml, 1 claims with a bound, 0 without *"])
+
+
+def test_the_controller_of_xdist_computes_nothing(own, monkeypatch):
+    """It has no tests, so it knows no registry but ours, and would take a report that is asked for as one of ours."""
+    own()
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # else there would be one worker anyway
+    (own.project.path / "conftest.py").write_text(
+        "import claims.everything\nclaims.everything.compute = lambda study: 1 / 0\n", encoding="utf-8"
+    )
+    options = ("-n1", "--runs=1", "--workers=2", "--dataset=digits", "--report-dir=out")
+    result = own.project("mine", *options, models=False, inprocess=False)
+    result.stdout.fnmatch_lines(["X. Things of mine"])
+    assert "ZeroDivisionError" not in result.stdout.str() + result.stderr.str()
 
 
 # A number of one's own for each image
@@ -385,15 +398,16 @@ def test_the_worked_example_works(pytester, monkeypatch, capsys):
     quick = ["--vae=linear:VAE", "--classifier=linear:classifier", "--cache-dir=cache", "--workers=1", "--device=cpu"]
     quick += ["-pno:cacheprovider", "-pno:hypothesispytest"]
     lines = [line for block in re.findall(r"```console\n(.*?)```", EXAMPLE, re.DOTALL) for line in block.splitlines()]
-    assert [line.split()[0] for line in lines] == ["python", "python", "pytest", "pytest", "python"]
+    assert [line.split()[0] for line in lines] == ["python", "python", "pytest", "pytest", "pytest", "python"]
     assert lines[0].startswith("python -m pip install ")
     exec(compile(Path(shlex.split(lines[1])[1]).read_text(encoding="utf-8"), "make_images.py", "exec"), {})  # noqa: S102
-    pilot, judged = (pytester.runpytest_inprocess(*shlex.split(line)[1:], *quick) for line in lines[2:4])
+    pilot, judged, more = (pytester.runpytest_inprocess(*shlex.split(line)[1:], *quick) for line in lines[2:5])
     assert pilot.ret == OK
     pilot.stdout.fnmatch_lines(["X. Covered images", "Bounds: bounds.toml, 2 claims with a bound, 0 without *"])
     assert judged.ret == OK
-    judged.stdout.fnmatch_lines(["bounds: bounds.toml, digest *", "2 supported", "Report: reports/my-images.npz/*"])
+    judged.stdout.fnmatch_lines(["bounds: bounds.toml, digest *", "2 supported", "Report: reports/my-images.npz-own/*"])
+    more.stdout.fnmatch_lines(["profile: standard, 6 runs *", "Report: others/my-images.npz-own/*"])
     capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", shlex.split(lines[4])[2:])
+    monkeypatch.setattr(sys, "argv", shlex.split(lines[5])[2:])
     assert main() == OK
     assert "No movement seen: 2 of 2 claims" in capsys.readouterr().out

@@ -127,9 +127,18 @@ def new_class(folder):
     write(folder / "test/b", COLOUR[:6])
 
 
+def split_by_other_names(folder):
+    for name in ("train/cat", "train/dog", "valid/cat"):
+        write(folder / name, COLOUR[:6])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            split_by_other_names,
+            r"files for each class; train/cat/0.png lies deeper \(folders that split",
+        ),
         (unequal, r"must have one size; got 23x17 \(width x height\) in a/0.png and 23x16 in b/0.png \(resize"),
         (broken, r"b/3.png cannot be read as an image: .*truncated"),
         (no_image, r"b/0.png cannot be read as an image"),
@@ -139,7 +148,7 @@ def new_class(folder):
         (lambda folder: None, r"must have a folder of image files for each class; Couldn't find any class folder"),
         (new_class, r"the classes in .*test must be among those in .*train; got b"),
     ],
-    ids=["sizes", "broken", "no image", "16 bits", "one file", "empty class", "empty", "new class"],
+    ids=["other names", "sizes", "broken", "no image", "16 bits", "one file", "empty class", "empty", "new class"],
 )
 def test_an_unsuitable_folder_is_named_with_the_cause(tmp_path, make, message):
     make(tmp_path)
@@ -158,6 +167,21 @@ def module(monkeypatch):
 
 
 PAIR = (COLOUR, LABELS)
+
+
+def test_a_callable_need_not_be_hashable_and_is_called_once(module):
+    class Data:
+        __hash__ = None
+        calls = 0
+
+        def __call__(self):
+            self.calls += 1
+            return PAIR
+
+    module.data = Data()
+    for split in ("train", "test"):
+        assert len(load_images("a_users_data:data", split)) > 0
+    assert module.data.calls == 1
 
 
 @pytest.mark.parametrize(

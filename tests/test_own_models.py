@@ -363,6 +363,40 @@ def test_what_a_fit_depends_on_is_in_its_key(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "a_helper")
 
 
+def test_what_is_imported_by_name_or_late_is_in_the_key(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "a_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "settings.py").write_text("RATE = 1\n")
+    (package / "late.py").write_text("STEPS = 1\n")
+    (package / "maker.py").write_text(
+        "from a_package.settings import RATE\n\n\ndef make(seed):\n    from . import late\n    return late.STEPS\n"
+    )
+    made, text, seen = Fitted(64), "a_package.maker:make", set()
+    for file, content in (("settings", "RATE = 1"), ("settings", "RATE = 22"), ("late", "STEPS = 22")):
+        (package / f"{file}.py").write_text(f"{content}\n")
+        seen.add(untrained_digest(made, text, "vae"))
+    assert len(seen) == 3
+    for name in ("a_package", "a_package.maker"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def test_what_a_fit_learns_beside_its_weights_is_refused(study, monkeypatch):
+    class Attribute(Fitted):
+        scale = 1.0
+
+        def encode(self, images):
+            return super().encode(images * self.scale)
+
+        def fit(self, images):
+            self.scale = 0.5
+
+    sys.modules["a_users_models"].make_vae = lambda seed, images: Attribute(64)
+    with pytest.raises(ValueError, match="what the vae's `fit` learns must be parameters or buffers"):
+        _ = study.runs
+
+
 def test_other_training_images_are_trained_on_anew(study, tmp_path):
     _ = study.runs
     images = np.random.default_rng(1).random((60, 8, 8), dtype=np.float32)

@@ -56,7 +56,8 @@ def test_activations_fill_twice_the_cache_of_each_thread(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert _machine.decoded_at_once(1024, CPU) == 3 * 512
     assert _machine.decoded_at_once(1 << 30, CPU) == 1
-    assert _machine.decoded_at_once(1 << 30, torch.device("cuda")) == 65_536
+    assert _machine.decoded_at_once(784, torch.device("cuda")) == 65_536
+    assert _machine.decoded_at_once(1 << 18, torch.device("cuda")) == 1024  # a gibibyte
 
 
 def test_reconstruct_decodes_as_much_as_fits(monkeypatch):

@@ -335,3 +335,17 @@ def test_nearest_side_of_a_bound(estimate, nearest):
 def test_suggested_bound_is_half_way_and_rounded_towards_no_effect(no_effect, pilot, suggested):
     claim = Claim("A1", "finding", "s", "e", "here", no_effect, None, 0.95)
     assert claim.suggested(pilot) == suggested
+
+
+@pytest.mark.parametrize(
+    ("bound", "text"),
+    [
+        (Bound(), "none"),
+        (Bound(low=0.8), "> 0.80"),
+        (Bound(high=0.0021), "< 0.0021"),
+        (Bound(0.4, 0.6), "in (0.40, 0.60)"),
+        (Bound(0.001, 0.004), "in (0.001, 0.004)"),
+    ],
+)
+def test_a_bound_reads_as_it_is(bound, text):
+    assert str(bound) == text

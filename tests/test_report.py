@@ -90,6 +90,16 @@ def refuse(text):
     raise AssertionError(f"JSON has no {text}")
 
 
+def test_what_an_earlier_study_had_more_to_show_goes(results, tmp_path):
+    report.write(tmp_path, results)
+    (tmp_path / "notes.txt").write_text("a user's own")
+    report.write(tmp_path, {**results, "decisions": None})
+    left = {path.name for path in tmp_path.iterdir()}
+    assert "notes.txt" in left
+    assert not {"decisions.md", "reliability.png", "risk-coverage.svg"} & left
+    assert {"summary.md", "convergence.png"} <= left
+
+
 def test_written_files(results, tmp_path):
     report.write(tmp_path / "new" / "mine", results)
     folder = tmp_path / "new" / "mine"

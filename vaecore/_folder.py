@@ -47,6 +47,12 @@ def _classes(folder: Path) -> tuple[Files, list[str]]:
         found = ImageFolder(str(folder))
     except FileNotFoundError as error:
         raise ValueError(f"{folder} must have a folder of image files for each class; {error}") from error
+    deeper = next((path for path, _ in found.samples if Path(path).parent.parent != folder), None)
+    if deeper is not None:
+        raise ValueError(
+            f"{folder} must have a folder of image files for each class; {Path(deeper).relative_to(folder)} lies deeper"
+            " (folders that split the images must be called `train`, and `test` or `val`)"
+        )
     return Files([Path(path) for path, _ in found.samples], [label for _, label in found.samples]), found.classes
 
 

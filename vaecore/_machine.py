@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux; what sysconf says is wrong in some guests
 _UNKNOWN = 1 << 20  # bytes, of most cores' second level
-_GPU_ROWS = 65_536  # fill any GPU
+_GPU_ROWS, _GPU_BYTES = 65_536, 1 << 30  # fill any GPU, and leave room on a small one
 
 
 @lru_cache(maxsize=1)
@@ -26,9 +26,10 @@ def decoded_at_once(widest: int, device: torch.device) -> int:
     On a CPU these fill twice the cache of each thread's core: with fewer, matrix products are slower; with more, each
     step finds its input in memory.
     """
+    each = torch.float32.itemsize * widest
     if device.type != "cpu":
-        return _GPU_ROWS
-    return max(1, 2 * core_cache() * torch.get_num_threads() // (torch.float32.itemsize * widest))
+        return max(1, min(_GPU_ROWS, _GPU_BYTES // each))
+    return max(1, 2 * core_cache() * torch.get_num_threads() // each)
 
 
 def widest_activation(decoder: object, latents: Tensor, least: int) -> int:

@@ -33,9 +33,7 @@ def portions(images: Stream, size: int) -> Iterator[Tensor]:
 
 def _batches(images: Any) -> Iterator[Tensor | NDArray[Any]]:
     if not isinstance(images, Iterable):
-        raise TypeError(
-            f"images must be a torch.Tensor, a numpy array or batches of these; got {type(images).__name__}"
-        )
+        raise TypeError(f"{_WANTED}; got {type(images).__name__}")
     for batch in images:
         if not isinstance(batch, Tensor | np.ndarray):
             raise TypeError(
