@@ -64,7 +64,7 @@ def no_images():
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
-        ("torch.nn:functional", "classifier", "must be a module or a callable"),
+        ("torch.nn:functional", "classifier", "must be a module or a maker"),
         ("torch.nn:Linear", "classifier", "there are no training images"),
         ("torch.nn:Dropout2d", "vae", "calling it with 7 raised ValueError: dropout probability"),
         ("builtins:float", "vae", "lacks encode, decode"),
