@@ -54,6 +54,7 @@ KNOWING = ("ignoring", "through", "queried")  # attacks, by what they know of th
 STRIP = ("clean", "fgsm-0.2", "pgd-0.2", LBFGS)  # what the strip of images shows,
 SHOWN = ("vae-mean-softmax", THRESHOLD)  # and cleaned by which
 LEVEL = 0.95  # of intervals that describe and decide nothing
+_PLAIN = "autoencoder"
 _IN_STRIP = 10  # classes: more do not fit a page
 SEARCHED, SEARCH_QUERIES = 20, 30  # images and queries for the search in latent space, which is dear
 
@@ -64,7 +65,7 @@ def purifiers(
     """The classifier behind each purifier, with the defender's noise of a seed."""
     behind = partial(Purified, classifier=classifier, seed=seed)
     draws = VAEPurifier(vae, draws=DRAWS)
-    plain = {} if autoencoder is None else {"autoencoder": behind(VAEPurifier(autoencoder))}
+    plain = {} if autoencoder is None else {_PLAIN: behind(VAEPurifier(autoencoder))}
     return {
         "vae-posterior-mean": behind(VAEPurifier(vae)),
         "vae-one-draw": behind(VAEPurifier(vae, draws=1), eot=EOT_DRAWS),
@@ -89,6 +90,7 @@ class Cleaning:
     _tables: dict[str, Table] = field(default_factory=dict)
     _models: dict[int, Mapping[str, Purified]] = field(default_factory=dict)
     _curves_there: bool = False
+    _trained: bool = False
 
     def table(self, condition: str) -> Table:
         """For each purifier, and NONE, whether the label is right: columns (runs, images) of bool.
@@ -141,6 +143,9 @@ class Cleaning:
         The attacker ignores any purifier; what he found is kept where it is dear.
         """
         study = self.study
+        if condition == LBFGS:
+            attack = study.lbfgs(run, *rows)
+            return {"images": attack.images.cpu(), "success": attack.success.cpu()}
         shard, key = self._of_run(run, *rows)
 
         def compute() -> Tensors:
@@ -148,7 +153,7 @@ class Cleaning:
             attack = attacked(run, shard, condition, twin)
             return {"images": attack.images.cpu(), "success": attack.success.cpu()}
 
-        dear = condition in (*PGD, LBFGS)
+        dear = condition in PGD
         return study.store.get("evidence", digest("adversarial", condition, *key), compute) if dear else compute()
 
     def models(self, number: int) -> Mapping[str, Purified]:
@@ -156,26 +161,30 @@ class Cleaning:
         if number not in self._models:
             run = self.study.run(number)
             seed = seed_for("purifier", run.seed)
-            self._models[number] = purifiers(run.vae, self._autoencoder(run), run.classifier, seed)
+            self._models[number] = purifiers(run.vae, self.autoencoder(run.seed), run.classifier, seed)
         return self._models[number]
 
     def train(self) -> None:
-        """Have the models of all runs trained."""
-        calls = [(number,) for number in range(len(self.study.runs))]
-        with self.study.timed("training"), self.study.meter("training the autoencoders") as advance:
-            self.study.each(_behind, calls, advance)
+        """Have the models of all runs trained, all that is missing at once."""
+        if self._trained:
+            return
+        study = self.study
+        calls = [(kind, number) for kind in (*reversed(study.trained), _PLAIN) for number in range(len(study.seeds))]
+        with study.timed("training"), study.meter("training") as advance:
+            study.each(_train, calls, advance)
+        self._trained = True
 
-    def _autoencoder(self, run: "Run") -> VAE | None:
+    def autoencoder(self, seed: int) -> VAE | None:
         """The plain autoencoder of a run's seed; None where finished models came without training images."""
         study, images = self.study, self.study.outside.train
         if images is None:
             return None
         config = reference_configs(images)[0]
-        key = digest("autoencoder", config, run.seed, images.digest, _MODEL_STAGE, study.device.type)
+        key = digest(_PLAIN, config, seed, images.digest, _MODEL_STAGE, study.device.type)
 
         def train() -> Tensors:
-            with study.meter(f"training the autoencoder of seed {run.seed}") as advance:
-                model = fit_autoencoder(images, config, seed=run.seed, device=study.device, progress=advance)
+            with study.meter(f"training the autoencoder of seed {seed}") as advance:
+                model = fit_autoencoder(images, config, seed=seed, device=study.device, progress=advance)
             return dict(model.state_dict())
 
         model = VAE(config, images.shape)
@@ -292,8 +301,9 @@ def tasks(study: "Study") -> list[tuple[Any, ...]]:
     ]
 
 
-def _behind(study: "Study", number: int) -> Mapping[str, Purified]:
-    return study.cleaning.models(number)
+def _train(study: "Study", kind: str, number: int) -> object:
+    seed = study.seeds[number]
+    return study.cleaning.autoencoder(seed) if kind == _PLAIN else study.trained_model(kind, number)
 
 
 def _shard(study: "Study", number: int, condition: str, rows: tuple[int, int]) -> Tensors:

@@ -13,8 +13,8 @@ Task = tuple[Any, ...]
 
 def compute(study: Study) -> None:
     """Have the store hold what the report of a study of reference models asks for, by the workers."""
-    numbers = range(len(study.runs))
     study.cleaning.train()
+    numbers = range(len(study.runs))
     evidence: list[Task] = [
         (evidence_of, number, condition, *rows)
         for condition in sorted(CONDITIONS, key=_order)

@@ -78,6 +78,7 @@ def collect(
     condition: str,
     twin_l2: Tensor | None = None,
     precision: Precision = "float32",
+    attack: Attack | None = None,
 ) -> Tensors:
     """Evidence on a shard under a condition; a dict of columns, each (n,) or (n, draws), on the CPU.
 
@@ -89,9 +90,11 @@ def collect(
     reconstruction at the label that the image itself was given. draw_mse: mean squared error over pixels. There are
     DRAWS draws, or MANY_DRAWS, of which the first are the same.
     twin_l2: (n,), the size of the perturbations that a condition in TWINS imitates. precision: of the reconstructions;
-    attacks and the classifier keep to float32.
+    attacks and the classifier keep to float32. attack: what `perturb` gives, where it is there already.
     """
-    attack, draws = perturb(vae, classifier, shard, condition, twin_l2), drawn(condition)
+    draws = drawn(condition)
+    if attack is None:
+        attack = perturb(vae, classifier, shard, condition, twin_l2)
     images = attack.images
     with torch.no_grad():
         own = classifier(images)

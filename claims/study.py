@@ -17,11 +17,12 @@ from torch import nn
 from claims import evidence, user_models, workers
 from claims.cleaning import Cleaning
 from claims.decisions import Decisions
-from claims.evidence import ADAPTIVE, CLEAN, DRAWS, MINIMAL, SHOWN, TWINS, Shard, Table, collect
+from claims.evidence import ADAPTIVE, CLEAN, DRAWS, LBFGS, MINIMAL, SHOWN, TWINS, Shard, Table, collect, perturb
 from claims.model_checks import check_classes, check_model
 from claims.outside import Outside
 from claims.user_models import fit, fits, makes_models, model_digest, untrained_digest, user_model
 from vaecore import _adaptive, _attacks, _augment, _lbfgs, _models, _noise, _pgd, _precision, _reconstruct, _training
+from vaecore._attacks import Attack, outcome
 from vaecore._images import Images, is_available, load_images, probe
 from vaecore._models import Autoencoder, Classifier
 from vaecore._noise import seed_for, words
@@ -269,7 +270,7 @@ class Study:
     def run(self, number: int) -> Run:
         """The models of a run, counted from 0: trained, read from the store, or the user's."""
         if number not in self._runs:
-            seed, title = self.seeds[number], f"run {number + 1} of {len(self.seeds)}"
+            seed, title = self.seeds[number], self._title(number)
             vae = self.model("vae", seed, title)
             classifier = self.model("classifier", seed, title)
             probe = self.test.pixels[:64].to(self.device)
@@ -433,6 +434,14 @@ class Study:
         """What `--vae` and `--classifier` say, each with its kind; None for the reference model."""
         return (self.vae, "vae"), (self.classifier, "classifier")
 
+    def trained_model(self, kind: str, number: int) -> nn.Module:
+        """The VAE or classifier of a run, counted from 0, of those that the study trains."""
+        model: nn.Module = self.model(kind, self.seeds[number], self._title(number))
+        return model
+
+    def _title(self, number: int) -> str:
+        return f"run {number + 1} of {len(self.seeds)}"
+
     def model(self, kind: str, seed: int, title: str) -> Any:
         """The VAE or classifier of a seed, as it is used: trained, from the store, or as the user gives it."""
         text = self._text(kind)
@@ -522,9 +531,26 @@ class Study:
             there = self.device
             shard = Shard(pixels.to(there), labels.to(there), indices.to(there), run.seed)
             l2 = self.evidence_shard(run, TWINS[condition], start, stop)["l2"] if condition in TWINS else None
-            return collect(run.vae, run.classifier, shard, condition, l2, self.precision)
+            attack = self.lbfgs(run, start, stop) if condition == LBFGS else None
+            return collect(run.vae, run.classifier, shard, condition, l2, self.precision, attack)
 
         return self.store.get("evidence", key, compute)
+
+    def lbfgs(self, run: Run, start: int, stop: int) -> Attack:
+        """The L-BFGS attack of a run on some of the images, which several families look at."""
+        indices, there = self.indices[start:stop], self.device
+        assert self.test.labels is not None
+        pixels, labels = self.test.pixels[indices], self.test.labels[indices]
+        shard = Shard(pixels.to(there), labels.to(there), indices.to(there), run.seed)
+        key = digest("attack", LBFGS, run.seed, run.classifier_digest, pixels, labels, indices, EVIDENCE_STAGE, there.type)
+
+        def compute() -> Tensors:
+            attack = perturb(run.vae, run.classifier, shard, LBFGS)
+            kept = ("images", "success", "evaluations", "flags")
+            return {name: getattr(attack, name).cpu() for name in kept}
+
+        found = {name: value.to(there) for name, value in self.store.get("evidence", key, compute).items()}
+        return outcome(shard.pixels, found["images"], found["success"], found["evaluations"], found["flags"])
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -537,8 +563,7 @@ class Study:
 
 
 def _train(study: Study, kind: str, number: int) -> nn.Module:
-    model: nn.Module = study.model(kind, study.seeds[number], f"run {number + 1} of {len(study.seeds)}")
-    return model
+    return study.trained_model(kind, number)
 
 
 def evidence_of(study: Study, number: int, condition: str, start: int, stop: int) -> Tensors:

@@ -4,6 +4,8 @@ PyTorch splits a small product among threads that then wait for one another; who
 Results come by the store, which processes share, so a worker gives nothing back.
 """
 
+import atexit
+import gc
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -41,4 +43,9 @@ def _call(blob: bytes, function: Callable[..., Any], call: tuple[Any, ...]) -> N
 @lru_cache(maxsize=1)
 def _study(blob: bytes) -> Any:
     """The study of this process, which keeps its models and data for the next call."""
-    return pickle.loads(blob)  # noqa: S301  # written by `compute` of the same program
+    study = pickle.loads(blob)  # noqa: S301  # written by `compute` of the same program
+    # Loky collects garbage after each call, unless a second has not passed: a fifth of one with all that PyTorch keeps.
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # or libraries find their objects alive at the end, and say so
+    return study

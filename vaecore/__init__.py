@@ -24,6 +24,7 @@ from vaecore._images import load_images as load_images
 from vaecore._lbfgs import lbfgs as lbfgs
 from vaecore._likelihood import likelihood_regret as likelihood_regret
 from vaecore._likelihood import log_likelihood as log_likelihood
+from vaecore._machine import keep_freed_memory as _keep_freed_memory
 from vaecore._metrics import aupr as aupr
 from vaecore._metrics import auroc as auroc
 from vaecore._metrics import brier as brier
@@ -56,6 +57,7 @@ from vaecore._reconstruct import kl as kl
 from vaecore._reconstruct import latent_mean as latent_mean
 from vaecore._reconstruct import reconstruct as reconstruct
 from vaecore._reconstruct import reconstruct_labels as reconstruct_labels
+from vaecore._reconstruct import squared_error as squared_error
 from vaecore._scores import FittedScores as FittedScores
 from vaecore._scores import Score as Score
 from vaecore._scores import fit_scores as fit_scores
@@ -66,3 +68,5 @@ from vaecore._store import StoreWarning as StoreWarning
 from vaecore._training import fit_classifier as fit_classifier
 from vaecore._training import fit_vae as fit_vae
 from vaecore._training import reference_configs as reference_configs
+
+_keep_freed_memory()

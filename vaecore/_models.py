@@ -95,10 +95,13 @@ class VAE(nn.Module):
         mean, log_variance = self.posterior(relu(self.encoder(images.flatten(1)))).chunk(2, dim=1)
         return mean, log_variance
 
+    def decode_hidden(self, latents: Tensor) -> Tensor:
+        """Map (n, latent) to what the decoder's last layer takes, (n, hidden)."""
+        return linear(latents, self.decoder.weight, self.decoder.bias).relu_()
+
     def decode_logits(self, latents: Tensor) -> Tensor:
         """Map (n, latent) to the log-odds of each pixel, (n, pixels)."""
-        hidden = linear(latents, self.decoder.weight, self.decoder.bias).relu_()
-        return linear(hidden, self.pixels.weight, self.pixels.bias)
+        return linear(self.decode_hidden(latents), self.pixels.weight, self.pixels.bias)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Map (n, latent) to mean images (n, channels, h, w) in [0, 1]."""

@@ -106,7 +106,7 @@ def normal(seed: int, indices: Tensor, *, draws: int, size: int, device: torch.d
 
 def normal_of(word: Tensor) -> Tensor:
     """Normal deviates (n,) float32 of 32-bit words (n,) int32, whose bits are unsigned."""
-    start, width, tail = (table.to(word.device) for table in _normal_tables())
+    start, width, tail = _normal_tables(word.device)
     within, cell = word.contiguous().view(torch.uint16).view(-1, 2).unbind(1)  # little-endian: the lower half is first
     cell = cell.long()
     # `index_select`, since indexing by a tensor takes ten times as long; a product and a sum, since a fused one rounds
@@ -170,12 +170,12 @@ def _of_tensors(seed: int, indices: Tensor, draws: int, blocks: int) -> Tensor:
     return torch.stack(parts, dim=-1).flatten(2)
 
 
-@lru_cache(maxsize=1)
-def _normal_tables() -> tuple[Tensor, Tensor, Tensor]:
+@lru_cache(maxsize=8)
+def _normal_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Middle of each cell's first point, width of a point, both (65,536,); quantiles of the outer cells (131,072,)."""
     edges = ndtri(np.arange(1, _CELLS) / _CELLS)  # the inner cells' ends; the outer cells' entries are never used
     width = np.concatenate([[0.0], np.diff(edges) / _CELLS, [0.0]])
     start = np.concatenate([[0.0], edges]) + width / 2
     tail = ndtri((np.arange(_CELLS) + 0.5) / _CELLS**2)
     tables = start, width, np.concatenate([-tail[::-1], tail])
-    return tuple(torch.from_numpy(table.astype(np.float32)) for table in tables)  # type: ignore[return-value]
+    return tuple(torch.from_numpy(table.astype(np.float32)).to(device) for table in tables)  # type: ignore[return-value]

@@ -35,6 +35,7 @@ def reconstruct(
     indices: Tensor | None = ...,
     reduce: None = ...,
     precision: Precision = ...,
+    compiled: bool = ...,
     chunk: int | None = ...,
     out: str | Path | None = ...,
     progress: Progress | None = ...,
@@ -52,6 +53,7 @@ def reconstruct(
     indices: Tensor | None = ...,
     reduce: Callable[[Tensor, Tensor], Reduced],
     precision: Precision = ...,
+    compiled: bool = ...,
     chunk: int | None = ...,
     out: str | Path | None = ...,
     progress: Progress | None = ...,
@@ -68,6 +70,7 @@ def reconstruct(
     indices: Tensor | None = None,
     reduce: Callable[[Tensor, Tensor], Tensor | dict[str, Tensor]] | None = None,
     precision: Precision = "float32",
+    compiled: bool = False,
     chunk: int | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
@@ -84,7 +87,10 @@ def reconstruct(
     `indices[i]`, (n,) int64. So chunks, order and splits change nothing beyond rounding.
 
     precision: in which the VAE encodes and decodes. "bfloat16", by torch.autocast, is faster where the processor has
-    it, and gives float32 images that are off by about a hundredth at most; "tf32" is for GPUs. chunk: images decoded at
+    it, and gives float32 images that are off by about a hundredth at most; "tf32" is for GPUs. compiled: decodes and
+    reduces by torch.compile, which takes seconds at first for each `reduce`, a function of a module, and saves writing
+    reconstructions to memory; of these only the first image's are looked at for values outside [0, 1]. On a GPU
+    `squared_error` by the reference VAE may then run in one kernel, where that is faster. chunk: images decoded at
     once; chosen for the cache, or the GPU, where None. out: a new .npy file that results are written to as they come,
     and mapped from at the end; what is in it after a crash is whole. progress: told after each chunk how many images
     are done, of how many (0 of batches, which are not counted beforehand).
@@ -93,46 +99,82 @@ def reconstruct(
         raise ValueError(f"draws must be 1 or more; got {draws}")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be 1 or more images; got {chunk}")
+    if compiled:  # imported where it is asked for, as it takes a second
+        from vaecore._compiled import decode_and_reduce  # noqa: PLC0415
     if isinstance(images, Tensor):
         check_images(images)
     count = length(images)
     index = _Indices(count, first_index, indices)
     portion = max(1, chunk or 0, min(_ENCODED_AT_ONCE, _DRAWN_AT_ONCE // draws))
     joined = _Joined(images, draws, whole=reduce is None, out=out)
-    extremes: list[Tensor] = []
-    step = chunk
+    looks, step = _Looks(), chunk
     with torch.no_grad():
         for given in portions(images, portion):
-            check_images(given)
+            if not isinstance(images, Tensor):
+                check_images(given)
             rows = given if isinstance(images, Tensor) else _to_device_of(vae, given)
             check_precision(precision, rows.device)
             computing = partial(computing_in, precision, rows.device)
             with computing():
-                mean, log_variance = posterior(vae, rows)
+                mean, log_variance = _encoded(vae, rows)
+            looks.at_posterior(mean, log_variance)
             if precision == "bfloat16":
                 mean, log_variance = mean.float(), log_variance.float()
-            noise = normal(seed, index.take(len(rows)), draws=draws, size=mean.shape[1], device=rows.device)
+            noise = normal(seed, index.take(len(rows), rows.device), draws=draws, size=mean.shape[1])
             latents = torch.addcmul(mean.unsqueeze(1), (0.5 * log_variance).exp().unsqueeze(1), noise)
             if step is None:
                 widest = widest_activation(vae, latents[:1, 0], rows[0].numel())
-                step = max(1, decoded_at_once(widest, rows.device) // draws)
-            for some, here in zip(torch.split(rows, step), torch.split(latents, step), strict=True):
+                size = torch.bfloat16.itemsize if compiled and precision == "bfloat16" else torch.float32.itemsize
+                step = max(1, decoded_at_once(widest * size, rows.device) // draws)
+            if compiled and not joined.filled:
                 with computing():
-                    decoded = decode_draws(vae, here, some.shape)
-                if precision == "bfloat16":
-                    decoded = decoded.float()
-                images_decoded = decoded.flatten(0, 1)
-                if rows.device.type == "cuda":  # looked at in the end, as each look would wait for the GPU
-                    extremes.append(torch.stack(torch.aminmax(images_decoded)).view(1, 1, 1, 2))
+                    looks.at_images(decode_draws(vae, latents[:1], rows[:1].shape).float())
+            for some, here in zip(torch.split(rows, step), torch.split(latents, step), strict=True):
+                if compiled:
+                    part = decode_and_reduce(vae, some, here, reduce, precision)
                 else:
-                    check_reconstructions(images_decoded)
-                joined.append(decoded if reduce is None else reduce(some, decoded), len(some))
+                    with computing():
+                        decoded = decode_draws(vae, here, some.shape)
+                    if precision == "bfloat16":
+                        decoded = decoded.float()
+                    looks.at_images(decoded)
+                    part = decoded if reduce is None else reduce(some, decoded)
+                joined.append(part, len(some))
                 if progress is not None:
                     progress(joined.filled, count or 0)
         index.finish()
-    if extremes:
-        check_reconstructions(torch.cat(extremes))
+    looks.end()
     return joined.all()
+
+
+class _Looks:
+    """Whether posteriors are finite and reconstructions are images: at once, but for those on a GPU in the end.
+
+    There each look would wait until the GPU has done all that it was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.finite: list[Tensor] = []
+        self.extremes: list[Tensor] = []
+
+    def at_posterior(self, mean: Tensor, log_variance: Tensor) -> None:
+        finite = torch.isfinite(mean).all() & torch.isfinite(log_variance).all()
+        if mean.device.type == "cpu":
+            _check_finite(finite)
+        else:
+            self.finite.append(finite)
+
+    def at_images(self, decoded: Tensor) -> None:
+        if decoded.device.type == "cpu":
+            check_reconstructions(decoded.flatten(0, 1))
+        else:
+            self.extremes.append(torch.stack(torch.aminmax(decoded)))
+
+    def end(self) -> None:
+        if self.finite:
+            _check_finite(torch.stack(self.finite).all())
+        if self.extremes:
+            check_reconstructions(torch.cat(self.extremes).view(-1, 1, 1, 2))
 
 
 class _Indices:
@@ -140,18 +182,18 @@ class _Indices:
 
     def __init__(self, count: int | None, first_index: int, indices: Tensor | None) -> None:
         self.next, self.given = first_index, indices
-        if count is not None or indices is None:
-            image_indices(count or 0, first_index, indices)  # says at once what is wrong with them
+        if count is None:
+            count = 0 if indices is None else len(indices)
+        image_indices(count, first_index, indices)  # says at once what is wrong with them
 
-    def take(self, count: int) -> Tensor:
+    def take(self, count: int, device: torch.device) -> Tensor:
         if self.given is None:
             self.next += count
-            return image_indices(count, self.next - count, None)
-        found = image_indices(min(count, len(self.given)), 0, self.given[:count])
+            return torch.arange(self.next - count, self.next, device=device)
+        found, self.given = self.given[:count], self.given[count:]
         if len(found) < count:
             raise ValueError("indices must be one for each image; there are more images")
-        self.given = self.given[count:]
-        return found
+        return found.to(device, non_blocking=True)
 
     def finish(self) -> None:
         if self.given is not None and len(self.given):
@@ -199,6 +241,15 @@ def _to_device_of(vae: Autoencoder, images: Tensor) -> Tensor:
     return (images.pin_memory() if weight.device.type == "cuda" else images).to(weight.device, non_blocking=True)
 
 
+def squared_error(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Squared error of each reconstruction, mean over pixels: a `reduce` for `reconstruct`.
+
+    images (n, c, h, w), reconstructions (n, draws, c, h, w) to (n, draws); higher is more anomalous.
+    """
+    norm = torch.linalg.vector_norm((reconstructions - images.unsqueeze(1)).flatten(2), dim=2)
+    return norm.square() / images[0].numel()
+
+
 def reconstruct_labels(
     vae: Autoencoder,
     classifier: Classify,
@@ -233,6 +284,12 @@ def distinct_labels(labels: Tensor) -> Tensor:
 
 def posterior(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log-variance of q(z | x), each (n, latent); raises ValueError where the VAE gives something else."""
+    mean, log_variance = _encoded(vae, images)
+    _check_finite(torch.isfinite(mean).all() & torch.isfinite(log_variance).all())
+    return mean, log_variance
+
+
+def _encoded(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
     encoded: object = vae.encode(images)
     if not isinstance(encoded, tuple | list) or len(encoded) != 2:
         raise ValueError(f"the VAE must encode to a pair, mean and log-variance; got {type(encoded).__name__}")
@@ -242,9 +299,12 @@ def posterior(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
             f"the VAE must encode {len(images)} images to a mean and a log-variance ({len(images)}, latent) each;"
             f" got {tuple(mean.shape)} and {tuple(log_variance.shape)}"
         )
-    if not bool(torch.isfinite(mean).all() & torch.isfinite(log_variance).all()):
-        raise ValueError("the VAE's posterior must be finite; got NaN or infinity (did its training diverge?)")
     return mean, log_variance
+
+
+def _check_finite(finite: Tensor) -> None:
+    if not bool(finite):
+        raise ValueError("the VAE's posterior must be finite; got NaN or infinity (did its training diverge?)")
 
 
 def decode_draws(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:

@@ -1,0 +1,282 @@
+"""Decoding and reduction as one, compiled or in a kernel: the same results, and a GPU that is never waited for."""
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from vaecore import VAE, VAEConfig, _compiled, _noise, _reconstruct, reconstruct, squared_error
+from vaecore._noise import normal
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SIDES = (5, 4)
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))), reason="no C++ compiler here"
+)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+
+
+def tiny_vae():
+    model = VAE(VAEConfig(latent_size=3, hidden_size=24), SIDES)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.6
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def some_images(count):
+    return torch.rand(count, 1, *SIDES, generator=torch.Generator().manual_seed(1))
+
+
+def extremes(images, reconstructions):
+    low, high = reconstructions.flatten(2).aminmax(dim=2)
+    return {"low": low, "high": high, "own": images.flatten(1).sum(dim=1)}
+
+
+def test_squared_error_is_the_mean_over_pixels():
+    images, reconstructions = some_images(3), torch.rand(3, 2, 1, *SIDES)
+    kept = reconstructions.clone()
+    found = squared_error(images, reconstructions)
+    expected = (reconstructions.double() - images[:, None].double()).square().mean(dim=(2, 3, 4))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+    assert torch.equal(reconstructions, kept)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+def test_compiled_results_are_the_same(precision, error):
+    vae, images = tiny_vae(), some_images(7)
+    told = {"draws": 3, "seed": 4, "precision": precision}
+    plain = reconstruct(vae, images, **told, reduce=squared_error)
+    found = reconstruct(vae, images, **told, reduce=squared_error, compiled=True, chunk=3)
+    torch.testing.assert_close(found, plain, rtol=0, atol=error)
+    both = reconstruct(vae, images, **told, reduce=extremes, compiled=True, chunk=3)
+    for name, part in reconstruct(vae, images, **told, reduce=extremes).items():
+        torch.testing.assert_close(both[name], part, rtol=1e-6, atol=error)
+    pixels = reconstruct(vae, images, **told, compiled=True)
+    torch.testing.assert_close(pixels, reconstruct(vae, images, **told), rtol=0, atol=error)
+    assert pixels.dtype == torch.float32
+
+
+@needs_compiler
+def test_what_reduces_computes_in_float32_whatever_decodes():
+    weight = torch.randn(20, 20, generator=torch.Generator().manual_seed(2))
+
+    def project(_, reconstructions):
+        product = reconstructions.flatten(2) @ weight
+        assert product.dtype == torch.float32
+        return product
+
+    told = {"draws": 2, "seed": 0, "reduce": project, "precision": "bfloat16"}
+    found = reconstruct(tiny_vae(), some_images(4), **told, compiled=True)
+    torch.testing.assert_close(found, reconstruct(tiny_vae(), some_images(4), **told), rtol=0, atol=0.1)
+
+
+def test_logits_in_place_of_images_are_found_out_in_compiled_decoding_too():
+    class Logits(VAE):
+        def decode(self, latents):
+            return 9 * self.decode_logits(latents).view(-1, *self.image_shape)
+
+    vae = Logits(VAEConfig(latent_size=3, hidden_size=24), SIDES).eval()
+    with pytest.raises(ValueError, match=r"the VAE's reconstructions must lie in \[0, 1\].*end `decode` with a sigmoid"):
+        reconstruct(vae, some_images(2), draws=2, seed=0, reduce=squared_error, compiled=True)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "reduce", "kind", "there"),
+    [
+        (CUDA, "bfloat16", squared_error, VAE, True),
+        (CUDA, "tf32", squared_error, VAE, True),
+        (CUDA, "float32", squared_error, VAE, False),
+        (CUDA, "bfloat16", extremes, VAE, False),
+        (CUDA, "bfloat16", None, VAE, False),
+        (CPU, "bfloat16", squared_error, VAE, False),
+        (CUDA, "bfloat16", squared_error, type("Other", (VAE,), {}), False),
+    ],
+)
+def test_the_kernel_is_for_errors_of_the_reference_vae_on_gpus(monkeypatch, device, precision, reduce, kind, there):
+    monkeypatch.setattr(_compiled.importlib.util, "find_spec", lambda _: object())
+    vae = kind(VAEConfig(latent_size=3, hidden_size=24), SIDES)
+    assert _compiled.has_kernel(vae, reduce, precision, device) is there
+    monkeypatch.setattr(_compiled.importlib.util, "find_spec", lambda _: None)
+    assert not _compiled.has_kernel(vae, reduce, precision, device)
+
+
+@pytest.mark.parametrize(("took", "best"), [([3, 1, 2], 1), ([1, 2], 0), ([5], 0)])
+def test_the_fastest_way_is_that_of_the_least_median(took, best):
+    calls = [0] * len(took)
+    ways = [lambda place=place: calls.__setitem__(place, calls[place] + 1) for place in range(len(took))]
+    slow_once = iter([100.0])
+
+    def clock(way):
+        way()
+        return next(slow_once, None) or took[ways.index(way)]
+
+    assert _compiled.fastest(ways, clock) == best
+    assert calls == [8] * len(took)
+
+
+def test_the_ways_are_timed_once_for_each_shape(monkeypatch):
+    timed, asked = [], []
+    monkeypatch.setattr(_compiled, "has_kernel", lambda *_: True)
+    monkeypatch.setattr(_compiled, "fastest", lambda ways: timed.append(len(ways)) or 1)
+    monkeypatch.setattr(_compiled, "_by_kernel", lambda *_: asked.append("kernel") or "errors")
+    monkeypatch.setattr(_compiled, "_by_torch", lambda *_: asked.append("torch"))
+    monkeypatch.setattr(_compiled, "_chosen", {})
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    vae, images = tiny_vae(), some_images(4)
+    for count in (4, 4, 3, 4):
+        latents = torch.zeros(count, 2, 3)
+        assert _compiled.decode_and_reduce(vae, images[:count], latents, squared_error, "bfloat16") == "errors"
+    assert timed == [2, 2]
+    assert asked == ["kernel"] * 4
+
+
+def test_a_gpu_is_not_waited_for(monkeypatch):
+    """On tensors without data, which cannot be looked at: what the host asks of one raises."""
+    ends = []
+    monkeypatch.setattr(_reconstruct._Looks, "end", lambda looks: ends.append((len(looks.finite), len(looks.extremes))))
+    for check in ("check_images", "image_indices"):  # before the first image is encoded
+        monkeypatch.setattr(_reconstruct, check, lambda *_: None)
+    _noise._normal_tables.cache_clear()
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), CUDA:
+            vae = VAE(VAEConfig(latent_size=3, hidden_size=24), SIDES).eval()
+            images = torch.empty(4_500, 1, *SIDES)
+            found = reconstruct(vae, images, draws=3, seed=0, reduce=squared_error)
+            indexed = reconstruct(vae, images, draws=3, seed=0, indices=torch.arange(4_500, device=CPU))
+    finally:
+        _noise._normal_tables.cache_clear()
+    assert (found.device.type, found.shape) == ("cuda", (4_500, 3))
+    assert indexed.shape == (4_500, 3, 1, *SIDES)
+    assert ends == [(3, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("finite", "low", "message"),
+    [(False, 0.0, "posterior must be finite"), (True, -1.0, r"must lie in \[0, 1\]"), (True, torch.nan, "NaN")],
+)
+def test_what_was_not_looked_at_is_found_in_the_end(finite, low, message):
+    looks = _reconstruct._Looks()
+    looks.finite = [torch.tensor(True), torch.tensor(finite)]
+    looks.extremes = [torch.tensor([0.0, 1.0]), torch.tensor([low, 1.0])]
+    with pytest.raises(ValueError, match=message):
+        looks.end()
+    looks.finite, looks.extremes = looks.finite[:1], looks.extremes[:1]
+    looks.end()
+
+
+INTERPRETED = """
+import torch
+from vaecore._fused import squared_error_kernel, squared_errors_of_hidden
+
+generator = torch.Generator().manual_seed(0)
+for kind in (torch.float32, torch.float16):
+    for count, draws, inner, pixels in ((7, 10, 40, 50), (64, 1, 16, 16), (1, 1, 17, 3), (11, 3, 100, 70)):
+        hidden = torch.randn(count * draws, inner, generator=generator).to(kind)
+        weight, bias = torch.randn(pixels, inner, generator=generator) / 5, torch.randn(pixels, generator=generator)
+        images = torch.rand(count, pixels, generator=generator)
+        tiles = {"ROWS": 32, "PIXELS": 32, "INNER": 16}
+        found = squared_errors_of_hidden(hidden, weight, bias, images, squared_error_kernel, **tiles)
+        odds = hidden.double() @ weight.to(kind).double().T + bias.to(kind).double()
+        gap = odds.sigmoid().view(count, draws, pixels) - images[:, None]
+        error = (found.double() - gap.square().mean(dim=2).flatten()).abs().max()
+        assert error < 1e-6, (kind, count, draws, inner, pixels, error)
+print("right")
+"""
+
+BUILT = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from vaecore._fused import TILES, squared_error_kernel
+
+names = ("hidden", "weight", "bias", "images", "found", "rows", "pixels", "inner", "draws")
+sizes = ("PRODUCTS", "ROWS", "PIXELS", "INNER")
+rows, pixels, inner, warps, stages = TILES[3]
+for kind, products in (("bf16", "ieee"), ("fp32", "tf32")):
+    for architecture in (80, 90):
+        types = (*[f"*{kind}"] * 3, "*fp32", "*fp32", *["i32"] * 4, *["constexpr"] * 4)
+        values = dict(zip(sizes, (products, rows, pixels, inner), strict=True))
+        source = ASTSource(squared_error_kernel, dict(zip((*names, *sizes), types, strict=True)), values)
+        options = {"num_warps": warps, "num_stages": stages}
+        made = triton.compile(source, GPUTarget("cuda", architecture, 32), options)
+        products_of = {"bf16": "bf16.bf16", "fp32": "tf32.tf32"}[kind]
+        found = [line for line in made.asm["ptx"].splitlines() if "mma" in line and products_of in line]
+        assert found, (kind, architecture)
+        assert made.asm["cubin"]
+print("built")
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "said", "variables"), [(INTERPRETED, "right", {"TRITON_INTERPRET": "1"}), (BUILT, "built", {})]
+)
+def test_the_kernel_is_right_in_triton_s_interpreter_and_takes_tensor_cores(script, said, variables, tmp_path):
+    """Of bfloat16 the interpreter has no products: half precision stands for it; on a GPU the tests below take it."""
+    pytest.importorskip("triton", reason="Triton comes with PyTorch for Linux and GPUs only")
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), **variables}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.strip() == said, done.stderr
+
+
+def on_gpu(precision, compiled):
+    generator = torch.Generator().manual_seed(0)
+    vae = VAE(VAEConfig(), (28, 28)).eval().requires_grad_(requires_grad=False)
+    for parameter in vae.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * (1.5 / parameter.shape[-1] ** 0.5)
+    images = torch.rand(300, 1, 28, 28, generator=generator)
+    exact, noise = copy.deepcopy(vae).double(), normal(4, torch.arange(300), draws=10, size=20).double()
+    with torch.no_grad():
+        mean, log_variance = exact.encode(images.double())
+        decoded = exact.decode((mean[:, None] + (log_variance / 2).exp()[:, None] * noise).flatten(0, 1))
+        expected = squared_error(images.double(), decoded.view(300, 10, 1, 28, 28))
+    told = {"draws": 10, "seed": 4, "reduce": squared_error, "precision": precision, "compiled": compiled}
+    return expected, lambda: reconstruct(vae.to(CUDA), images.to(CUDA), **told)
+
+
+@needs_gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("tf32", 1e-3), ("bfloat16", 1e-2)])
+def test_on_a_gpu_errors_are_those_of_double_precision(precision, error, compiled):
+    expected, call = on_gpu(precision, compiled)
+    assert (call().cpu() - expected).abs().max() < error
+
+
+@needs_gpu
+@pytest.mark.parametrize("place", [0, 1])
+def test_on_a_gpu_both_ways_are_right(monkeypatch, place):
+    monkeypatch.setattr(_compiled, "_chosen", {})
+    monkeypatch.setattr(_compiled, "fastest", lambda _: place)
+    expected, call = on_gpu("bfloat16", True)
+    assert (call().cpu() - expected).abs().max() < 1e-2
+
+
+@needs_gpu
+def test_on_a_gpu_nothing_is_waited_for(monkeypatch):
+    monkeypatch.setattr(_reconstruct._Looks, "end", lambda _: None)
+    monkeypatch.setattr(_reconstruct, "check_images", lambda _: None)
+    _, call = on_gpu("bfloat16", False)
+    call()
+    vae, images = VAE(VAEConfig(), (28, 28)).to(CUDA).eval(), torch.rand(5_000, 1, 28, 28, device=CUDA)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        reconstruct(vae, images, draws=10, seed=0, reduce=squared_error, precision="bfloat16")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_modules_that_are_no_vae_of_ours_are_compiled_too():
+    vae = SimpleNamespace(encode=lambda images: (images.flatten(1)[:, :3], torch.zeros(len(images), 3)))
+    layer = nn.Linear(3, 20)
+    vae.decode = lambda latents: layer(latents).sigmoid().view(-1, 1, *SIDES)
+    told = {"draws": 2, "seed": 0, "reduce": squared_error}
+    found = reconstruct(vae, some_images(3), **told, compiled=True)
+    torch.testing.assert_close(found, reconstruct(vae, some_images(3), **told), rtol=0, atol=1e-6)

@@ -1,0 +1,80 @@
+"""A Triton kernel: a decoder's last layer, its sigmoid and the squared error, without a reconstruction in memory."""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Tiles of rows, pixels and inner dimension, warps, and stages of the pipeline that loads them; the best is found by
+# trial on the GPU at hand.
+TILES = (
+    (64, 64, 32, 4, 4),
+    (64, 128, 64, 4, 3),
+    (128, 64, 32, 4, 4),
+    (128, 128, 32, 8, 3),
+    (128, 128, 64, 8, 3),
+    (128, 256, 64, 8, 3),
+    (256, 128, 64, 8, 3),
+)
+
+
+@triton.jit
+def squared_error_kernel(  # type: ignore[no-untyped-def]
+    hidden, weight, bias, images, found, rows, pixels, inner, draws,
+    PRODUCTS: tl.constexpr, ROWS: tl.constexpr, PIXELS: tl.constexpr, INNER: tl.constexpr,  # noqa: N803
+):  # fmt: skip
+    """One program for ROWS rows of `hidden`: all their pixels, PIXELS at a time; only the errors are written."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    is_row = (row < rows)[:, None]
+    total = tl.zeros((ROWS,), dtype=tl.float32)
+    for first_pixel in range(0, pixels, PIXELS):
+        pixel = first_pixel + tl.arange(0, PIXELS)
+        is_pixel = (pixel < pixels)[None, :]
+        odds = tl.zeros((ROWS, PIXELS), dtype=tl.float32)
+        for first in range(0, inner, INNER):
+            place = first + tl.arange(0, INNER)
+            is_place = place < inner
+            left = tl.load(hidden + row[:, None] * inner + place[None, :], mask=is_row & is_place[None, :], other=0.0)
+            right = tl.load(weight + pixel[None, :] * inner + place[:, None], mask=is_pixel & is_place[:, None], other=0.0)
+            odds = tl.dot(left, right, odds, input_precision=PRODUCTS)
+        odds += tl.load(bias + pixel[None, :], mask=is_pixel, other=0.0).to(tl.float32)
+        wanted = tl.load(images + (row // draws)[:, None] * pixels + pixel[None, :], mask=is_row & is_pixel, other=0.0)
+        gap = tl.sigmoid(odds) - wanted
+        total += tl.sum(tl.where(is_pixel, gap * gap, 0.0), axis=1)
+    tl.store(found + row, total / pixels, mask=row < rows)
+
+
+def squared_errors_of_hidden(
+    hidden: Tensor, weight: Tensor, bias: Tensor, images: Tensor, kernel: Any = None, **tiles: int
+) -> Tensor:
+    """Squared error of each row's image, sigmoid(hidden @ weight.T + bias), mean over pixels; (n * draws,) float32.
+
+    hidden: (n * draws, inner), the draws of an image one after the other. weight: (pixels, inner). bias: (pixels,).
+    images: (n, pixels). Products are computed in bfloat16 where `hidden` is, else in TF32; sums and sigmoid in float32.
+    kernel, tiles: for tests, with sizes of their own (ROWS, PIXELS, INNER).
+    """
+    rows, inner = hidden.shape
+    found = torch.empty(rows, device=hidden.device)
+    matrices = (part.to(hidden.dtype).contiguous() for part in (hidden, weight, bias))
+    products = "tf32" if hidden.dtype == torch.float32 else "ieee"  # of half precision, as they are
+
+    def grid(sizes: dict[str, int]) -> tuple[int]:
+        return (-(-rows // sizes["ROWS"]),)
+
+    (kernel or _tuned())[grid](
+        *matrices, images.contiguous(), found, rows, len(weight), inner, rows // len(images), PRODUCTS=products, **tiles
+    )
+    return found
+
+
+@lru_cache(maxsize=1)
+def _tuned() -> Any:
+    """The kernel with the tiles that are fastest for a shape; made when first needed, as it asks for a GPU."""
+    configurations = [
+        triton.Config({"ROWS": rows, "PIXELS": pixels, "INNER": inner}, num_warps=warps, num_stages=stages)
+        for rows, pixels, inner, warps, stages in TILES
+    ]
+    return triton.autotune(configurations, key=["rows", "pixels", "inner", "PRODUCTS"])(squared_error_kernel)
