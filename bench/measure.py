@@ -13,6 +13,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 from bench.roofline import Work, work_of
+from vaecore._precision import Precision
 
 DEVICES = [
     "cpu",
@@ -31,12 +32,12 @@ def measure(
     rounds: int,
     warmup_rounds: int = 1,
     work: Work | None = None,
-    dtype: torch.dtype = torch.float32,
+    precision: Precision = "float32",
 ) -> Tensor:
     """Time one way to do a task on some images, with the GPU's queue emptied; gives what the function gave.
 
     work: what the task needs; where None, what this way computes, counted in a call of its own, unless there is no
-    warm-up. dtype: that its products are computed in. In `extra_info`: way, images, device and its name, threads,
+    warm-up. precision: of its products. In `extra_info`: way, images, device and its name, threads,
     ms_per_image and images_per_second; and where there is work, gflops (billions of its operations a second),
     limit_images_per_second and fraction_of_limit (see `bench.roofline`).
     """
@@ -49,7 +50,7 @@ def measure(
 
     if work is None and warmup_rounds:
         work = work_of(synchronised)
-    limit = None if work is None else work.limit(device, dtype)
+    limit = None if work is None else work.limit(device, precision)
     benchmark.group = f"{task}, {device}"
     result: Tensor = benchmark.pedantic(  # type: ignore[no-untyped-call]
         synchronised, rounds=rounds, warmup_rounds=warmup_rounds

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vaecore._precision import Precision, computing_in
+
 Shape = tuple[int, int]
 """Of a matrix product's right side: inner dimension and columns."""
 
-_ROWS = (500, 2_000, 8_000)  # of the left side: the best of these counts
+_ROWS = {"cpu": (500, 2_000, 8_000), "cuda": (8_000, 65_536)}  # of the left side: the best of these counts
 _AT_LEAST = 0.01  # seconds that a rate is measured for, each of _REPEATS times
 _REPEATS = 3
 _COPIED = 64 << 20  # bytes: more than caches hold
@@ -47,9 +49,9 @@ class Work:
         """Floating-point operations."""
         return sum(self.products.values())
 
-    def limit(self, device: str, dtype: torch.dtype = torch.float32) -> float:
+    def limit(self, device: str, precision: Precision = "float32") -> float:
         """Seconds that it takes at least."""
-        by_products = sum(count / product_rate(shape, device, dtype) for shape, count in self.products.items())
+        by_products = sum(count / product_rate(shape, device, precision) for shape, count in self.products.items())
         return max(by_products, self.moved / copy_rate(device) if self.moved else 0.0)
 
 
@@ -114,15 +116,17 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.counts[inner, columns] += 2 * len(places) * prod(places.shape[2:]) * weight.numel()
 
 
-def product_rate(shape: Shape, device: str, dtype: torch.dtype = torch.float32) -> float:
+def product_rate(shape: Shape, device: str, precision: Precision = "float32") -> float:
     """Floating-point operations a second of a product with a right side of this shape, for the best number of rows."""
     inner, columns = shape
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     right = torch.rand(columns, inner, device=device).to(dtype).t()  # as nn.Linear keeps its weight
     best = 0.0
-    for rows in _ROWS:
+    for rows in _ROWS[device]:
         left = torch.rand(rows, inner, device=device).to(dtype)
         into = torch.empty(rows, columns, device=device, dtype=dtype)
-        seconds = _seconds(partial(torch.mm, left, right, out=into), device)
+        with computing_in(precision, torch.device(device)):
+            seconds = _seconds(partial(torch.mm, left, right, out=into), device)
         best = max(best, 2 * rows * inner * columns / seconds)
     return best
 

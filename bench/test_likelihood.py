@@ -23,6 +23,7 @@ from bench.peers import as_pythae
 from bench.table import OURS
 from claims.study import Study
 from vaecore import VAE, likelihood_regret, load_images, log_likelihood
+from vaecore._precision import Precision
 
 DRAWS = 100
 PYTHAE, HALF = "pythae", f"{OURS}, bfloat16"
@@ -46,15 +47,18 @@ def test_log_likelihood(benchmark: BenchmarkFixture, study: Study, vae: VAE, dev
     images = study.test.pixels[study.indices[: LIKELIHOOD[way]]].to(device)
     peer = as_pythae(vae, images.shape[1:], latents=vae.config.latent_size) if way == PYTHAE else None
 
+    precision: Precision = "bfloat16" if way == HALF else "float32"
+
     def run() -> Tensor:
         if peer is None:
-            return log_likelihood(vae, images, draws=DRAWS, seed=0, precision="bfloat16" if way == HALF else "float32")
+            return log_likelihood(vae, images, draws=DRAWS, seed=0, precision=precision)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return torch.tensor(peer.get_nll(images, n_samples=DRAWS, batch_size=DRAWS))
 
     task = f"log-likelihood, {DRAWS} draws"
-    found = measure(benchmark, run, task=task, way=way, images=len(images), device=device, rounds=5)
+    told: dict[str, Any] = {"images": len(images), "device": device, "rounds": 5, "precision": precision}
+    found = measure(benchmark, run, task=task, way=way, **told)
     benchmark.extra_info["mean_nats"] = float(found.mean())
     if peer is not None:
         benchmark.extra_info["nats_above_vaecore"] = _agree(peer, vae, images)

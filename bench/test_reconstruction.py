@@ -7,6 +7,7 @@ is of the work that is needed: one encoding, and a decoding for each draw.
 
 import copy
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +19,23 @@ from bench.peers import as_pythae
 from bench.roofline import reconstruction
 from bench.table import OURS
 from claims.study import Study
-from vaecore import VAE, Classifier, reconstruct, reconstruct_labels
+from vaecore import VAE, Classifier, _compiled, reconstruct, reconstruct_labels, squared_error
 from vaecore._models import Autoencoder
-from vaecore._precision import Precision
 
-NAIVE, COMPILED, PYTHAE, HALF = "forward passes", "forward passes, torch.compile", "pythae", f"{OURS}, bfloat16"
+NAIVE, COMPILED, PYTHAE = "forward passes", "forward passes, torch.compile", "pythae"
+ON_GPUS = pytest.mark.skipif(not torch.cuda.is_available(), reason="for CUDA GPUs: tf32, and our kernel")
+# What `reconstruct` is told, for each way that is ours.
+SETTINGS: dict[str, dict[str, Any]] = {
+    OURS: {},
+    f"{OURS}, compiled": {"compiled": True},
+    f"{OURS}, bfloat16": {"precision": "bfloat16"},
+    f"{OURS}, bfloat16, compiled": {"precision": "bfloat16", "compiled": True},
+}
+GPU_SETTINGS: dict[str, dict[str, Any]] = {
+    f"{OURS}, tf32": {"precision": "tf32"},
+    f"{OURS}, tf32, compiled": {"precision": "tf32", "compiled": True},
+    f"{OURS}, bfloat16, compiled, no kernel": {"precision": "bfloat16", "compiled": True},
+}
 MODELS = ("MLP", "convolutional")
 DRAWS, BATCHES = (1, 10, 100), (1, 10, 100, 1_000, 10_000)
 MOST = {"MLP": 100_000, "convolutional": 10_000}  # reconstructions in a call
@@ -34,7 +47,13 @@ GRID = [
     if draws * images <= MOST[model]
     for way in (OURS, NAIVE)
 ]
-GRID += [(model, 10, 1_000, way) for model in MODELS for way in (HALF, COMPILED, PYTHAE)]
+GRID += [(model, 10, 1_000, way) for model in MODELS for way in (*[*SETTINGS][1:], COMPILED, PYTHAE)]
+GRID += [("MLP", 10, 10_000, way) for way in [*SETTINGS][1:]]
+ON_BOTH = [
+    pytest.param(*one, device, id=f"{device}-{'{}-K{}-n{}-{}'.format(*one)}", marks=needs)
+    for device, needs in (("cpu", ()), ("cuda", ON_GPUS))
+    for one in GRID + ([("MLP", 10, count, way) for count in (1_000, 10_000) for way in GPU_SETTINGS] if needs else [])
+]
 
 
 class ConvolutionalVAE(nn.Module):
@@ -85,13 +104,6 @@ def some_images(study: Study, count: int, device: str) -> Tensor:
     return study.test.pixels.repeat(repeats, 1, 1, 1)[:count].to(device)
 
 
-def errors(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Mean squared error over pixels of each reconstruction: (n, c, h, w) and (n, draws, c, h, w) to (n, draws)."""
-    difference = reconstructions.sub_(images.unsqueeze(1)).flatten(2)
-    norm: Tensor = torch.linalg.vector_norm(difference, dim=2)
-    return norm.square_().div_(difference.shape[2])
-
-
 def forward(vae: Autoencoder, images: Tensor) -> Tensor:
     """One forward pass of a VAE."""
     mean, log_variance = vae.encode(images)
@@ -112,20 +124,28 @@ def looped(one: Callable[[Tensor], Tensor], images: Tensor, draws: int) -> Tenso
     return torch.stack(found, dim=1)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("model", "draws", "count", "way"), GRID, ids=[f"{m}-K{k}-n{n}-{w}" for m, k, n, w in GRID])
+@pytest.mark.parametrize(("model", "draws", "count", "way", "device"), ON_BOTH)
 def test_errors(
-    benchmark: BenchmarkFixture, study: Study, vae: nn.Module, device: str, model: str, draws: int, count: int, way: str
+    benchmark: BenchmarkFixture,
+    study: Study,
+    vae: nn.Module,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    model: str,
+    draws: int,
+    count: int,
+    way: str,
 ) -> None:
     """The squared error of each draw."""
     images = some_images(study, count, device)
     assert isinstance(vae, ConvolutionalVAE | VAE)
-
-    def ours() -> Tensor:
-        precision: Precision = "bfloat16" if way == HALF else "float32"
-        return reconstruct(vae, images, draws=draws, seed=0, reduce=errors, precision=precision)
-
-    ways = {OURS: ours, HALF: ours, NAIVE: lambda: looped(lambda rows: forward(vae, rows), images, draws)}
+    ways = {NAIVE: lambda: looped(lambda rows: forward(vae, rows), images, draws)}
+    settings = (SETTINGS | GPU_SETTINGS).get(way)
+    if settings is not None:
+        told: dict[str, Any] = {"draws": draws, "seed": 0, "reduce": squared_error, **settings}
+        ways[way] = lambda: reconstruct(vae, images, **told)
+    if way.endswith("no kernel"):
+        monkeypatch.setattr(_compiled, "has_kernel", lambda *_: False)
     if way == COMPILED:
         compiled = torch.compile(lambda rows: forward(vae, rows))
         ways[way] = lambda: looped(compiled, images, draws)
@@ -143,7 +163,7 @@ def test_errors(
         rounds=3 if total > 20_000 else 7 if total > 1_000 else 30,
         warmup_rounds=2,
         work=reconstruction(vae, images[:1], draws, count, written=1),
-        dtype=torch.bfloat16 if way == HALF else torch.float32,
+        precision=(settings or {}).get("precision", "float32"),
     )
     benchmark.extra_info |= {"model": f"{model} VAE", "draws": draws}
     assert found.shape == (count, draws)

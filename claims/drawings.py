@@ -1,7 +1,7 @@
 """The files of a report's figures, drawn once by the workers and kept in the store until what they show changes."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -36,34 +36,42 @@ _SOURCES = (captions, figures, figures_cleaning, figures_decisions, figures_outs
 _STAGE = source_digest(sys.modules[__name__], *_SOURCES), version("matplotlib")
 
 
-def files(results: Results) -> list[tuple[str, str]]:
-    """Name and suffix of each file that shows these results."""
-    return [(name, suffix) for name in captions.shown(results) for suffix in ("png", "svg")]
+SUFFIXES = ("png", "svg")
 
 
-def draw(results: Results, name: str, suffix: str) -> bytes:
-    """A figure under its title, as a file's content."""
+def draw(results: Results, name: str) -> dict[str, bytes]:
+    """A figure under its title: the content of each of its files, by suffix."""
     with mpl.rc_context(style.LOOK):
         figure = DRAWINGS[name](results)
         said = caption(results, name)
         figure.suptitle(f"{results['dataset']['name']}: {said.title}\nn: {said.count}")
-        return style.render(figure, suffix)
+        found = {}
+        for suffix in SUFFIXES:
+            found[suffix] = style.render(figure, suffix)
+            figure.set_layout_engine("none")  # what was laid out stays where it is, as laying out takes half the time
+        return found
 
 
-def kept(study: Study, results: Results) -> dict[str, bytes]:
-    """The content of each file, from the store or by the workers."""
+def drawn(results: Results, study: Study | None = None) -> dict[str, bytes]:
+    """The content of each file that shows these results; from a study's store or by its workers, where it is given."""
+    names = captions.shown(results)
+    if study is None:
+        return _files(names, [draw(results, name) for name in names])
     shown = {key: value for key, value in results.items() if key not in _NOT_SHOWN}
     key = digest(plain(shown), *_STAGE)
-    calls = [(name, suffix, key, shown) for name, suffix in files(results)]
+    calls = [(name, key, shown) for name in names]
     with study.timed("figures"), study.meter("drawing the figures") as advance:
-        found = study.each(_drawn, calls, advance)
-    return {
-        f"{name}.{suffix}": content.numpy().tobytes() for (name, suffix, *_), content in zip(calls, found, strict=True)
-    }
+        found = study.each(_kept, calls, advance)
+    return _files(names, [{suffix: one[suffix].numpy().tobytes() for suffix in SUFFIXES} for one in found])
 
 
-def _drawn(study: Study, name: str, suffix: str, key: str, results: Results) -> torch.Tensor:
+def _files(names: Iterable[str], found: Iterable[Mapping[str, bytes]]) -> dict[str, bytes]:
+    return {f"{name}.{suffix}": one[suffix] for name, one in zip(names, found, strict=True) for suffix in SUFFIXES}
+
+
+def _kept(study: Study, name: str, key: str, results: Results) -> Tensors:
     def compute() -> Tensors:
-        return {"content": torch.from_numpy(np.frombuffer(draw(results, name, suffix), dtype=np.uint8).copy())}
+        contents = draw(results, name)
+        return {suffix: torch.from_numpy(np.frombuffer(contents[suffix], dtype=np.uint8).copy()) for suffix in SUFFIXES}
 
-    return study.store.get("figures", digest(name, suffix, key), compute)["content"]
+    return study.store.get("figures", digest(name, key), compute)

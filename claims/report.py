@@ -98,10 +98,7 @@ def write(folder: Path, results: Mapping[str, Any], study: Study | None = None) 
     from claims import drawings  # noqa: PLC0415  # matplotlib takes a second to import, which workers should not pay
 
     folder.mkdir(parents=True, exist_ok=True)
-    if study is None:
-        drawn = {f"{name}.{suffix}": drawings.draw(results, name, suffix) for name, suffix in drawings.files(results)}
-    else:
-        drawn = drawings.kept(study, results)
+    drawn = drawings.drawn(results, study)
     whole = page.render(results, drawn)
     for name, content in drawn.items():
         write_atomically(folder / name, content)

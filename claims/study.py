@@ -542,7 +542,8 @@ class Study:
         assert self.test.labels is not None
         pixels, labels = self.test.pixels[indices], self.test.labels[indices]
         shard = Shard(pixels.to(there), labels.to(there), indices.to(there), run.seed)
-        key = digest("attack", LBFGS, run.seed, run.classifier_digest, pixels, labels, indices, EVIDENCE_STAGE, there.type)
+        known = run.seed, run.classifier_digest, pixels, labels, indices
+        key = digest("attack", LBFGS, *known, EVIDENCE_STAGE, there.type)
 
         def compute() -> Tensors:
             attack = perturb(run.vae, run.classifier, shard, LBFGS)

@@ -85,7 +85,7 @@ def test_logits_in_place_of_images_are_found_out_in_compiled_decoding_too():
             return 9 * self.decode_logits(latents).view(-1, *self.image_shape)
 
     vae = Logits(VAEConfig(latent_size=3, hidden_size=24), SIDES).eval()
-    with pytest.raises(ValueError, match=r"the VAE's reconstructions must lie in \[0, 1\].*end `decode` with a sigmoid"):
+    with pytest.raises(ValueError, match=r"reconstructions must lie in \[0, 1\].*end `decode` with a sigmoid"):
         reconstruct(vae, some_images(2), draws=2, seed=0, reduce=squared_error, compiled=True)
 
 
@@ -223,7 +223,7 @@ def test_the_kernel_is_right_in_triton_s_interpreter_and_takes_tensor_cores(scri
     """Of bfloat16 the interpreter has no products: half precision stands for it; on a GPU the tests below take it."""
     pytest.importorskip("triton", reason="Triton comes with PyTorch for Linux and GPUs only")
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), **variables}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)  # noqa: S603
     assert done.stdout.strip() == said, done.stderr
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from claims import drawings, figures, style
-from claims.captions import FIGURES, caption
+from claims.captions import FIGURES, caption, shown
 from claims.pack import pack, unpack
 
 
@@ -75,8 +75,8 @@ def test_the_sheet_shows_each_image_beside_its_draws(channels):
 
 
 def test_each_figure_has_a_caption_and_a_place(results):
-    assert {name for name, _ in drawings.files(results)} == set(FIGURES) == set(drawings.DRAWINGS)
-    assert {name for name, _ in drawings.files(results | {"decisions": None})} == set(FIGURES) - {
+    assert set(shown(results)) == set(FIGURES) == set(drawings.DRAWINGS)
+    assert set(shown(results | {"decisions": None})) == set(FIGURES) - {
         "reliability",
         "risk-coverage",
     }
@@ -92,9 +92,9 @@ def drawn(results):
     """Give each figure as it would be rendered."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "render", lambda figure, _: found.append(figure))
+        patch.setattr(style, "render", lambda figure, suffix: found.append(figure) if suffix == "svg" else None)
         for name in FIGURES:
-            drawings.draw(results, name, "svg")
+            drawings.draw(results, name)
     return dict(zip(FIGURES, found, strict=True))
 
 

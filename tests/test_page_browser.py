@@ -25,8 +25,8 @@ def browser():
 @pytest.fixture(scope="module")
 def address(results, tmp_path_factory):
     """Give where a page with a real picture of each kind lies, and claims enough to search among."""
-    pictures = {f"{name}.png": drawings.draw(results, "convergence", "png") for name in [*FIGURES][:2]}
-    pictures["convergence.svg"] = drawings.draw(results, "convergence", "svg")
+    files = drawings.draw(results, "convergence")
+    pictures = {f"{name}.png": files["png"] for name in [*FIGURES][:2]} | {"convergence.svg": files["svg"]}
     more = [
         one | {"claim": f"E{number}", "sentence": f"Sentence {number} about zebras.", "kind": "limit"}
         for number, one in enumerate(results["claims"])

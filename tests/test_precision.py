@@ -91,7 +91,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 5)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory of another C library is its own affair")
 def test_memory_that_is_freed_is_not_asked_for_again():
-    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=False)  # noqa: S603
     assert int(done.stdout) < 500, done.stderr  # pages; thousands where the memory is given back in between
 
 

@@ -28,11 +28,10 @@ def decode_and_reduce(
     """
     with computing_in(precision, rows.device):
         ways: list[Callable[[], Any]] = [partial(_by_torch, vae, rows, latents, reduce, precision == "bfloat16")]
-        if has_kernel(vae, reduce, precision, rows.device):
-            ways.append(partial(_by_kernel, vae, rows, latents))
-        if len(ways) == 1:
+        if not has_kernel(vae, reduce, precision, rows.device):
             return ways[0]()
         assert isinstance(vae, VAE)
+        ways.append(partial(_by_kernel, vae, rows, latents))
         task = (torch.cuda.get_device_name(rows.device), precision, vae.config, vae.image_shape, latents.shape)
         if task not in _chosen:
             _chosen[task] = fastest(ways)
@@ -43,7 +42,7 @@ _chosen: dict[tuple[object, ...], int] = {}  # for each task, the place of the w
 
 
 def has_kernel(vae: Autoencoder, reduce: Reduce | None, precision: Precision, device: torch.device) -> bool:
-    """Whether `vaecore._fused` can do it: errors of the reference VAE, by products that a GPU's tensor cores compute."""
+    """Whether `vaecore._fused` can do it: errors of the reference VAE, by products of a GPU's tensor cores."""
     on_gpu = device.type == "cuda" and importlib.util.find_spec("triton") is not None
     return on_gpu and precision != "float32" and reduce is squared_error and type(vae) is VAE
 
@@ -60,12 +59,12 @@ def fastest(ways: Sequence[Callable[[], object]], clock: Callable[[Callable[[], 
 
 
 def _seconds_on_gpu(way: Callable[[], object]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
     way()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1e3
+    return float(start.elapsed_time(end)) / 1e3
 
 
 def _by_torch(vae: Autoencoder, rows: Tensor, latents: Tensor, reduce: Reduce | None, half: bool) -> Any:  # noqa: FBT001

@@ -21,11 +21,23 @@ TILES = (
 )
 
 
-@triton.jit
+# ruff: noqa: ANN001, ANN202, N803  # Triton reads annotations as its own, and its users write sizes in capitals
+@triton.jit  # type: ignore[untyped-decorator]
 def squared_error_kernel(  # type: ignore[no-untyped-def]
-    hidden, weight, bias, images, found, rows, pixels, inner, draws,
-    PRODUCTS: tl.constexpr, ROWS: tl.constexpr, PIXELS: tl.constexpr, INNER: tl.constexpr,  # noqa: N803
-):  # fmt: skip
+    hidden,
+    weight,
+    bias,
+    images,
+    found,
+    rows,
+    pixels,
+    inner,
+    draws,
+    PRODUCTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    PIXELS: tl.constexpr,
+    INNER: tl.constexpr,
+):
     """One program for ROWS rows of `hidden`: all their pixels, PIXELS at a time; only the errors are written."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     is_row = (row < rows)[:, None]
@@ -33,12 +45,13 @@ def squared_error_kernel(  # type: ignore[no-untyped-def]
     for first_pixel in range(0, pixels, PIXELS):
         pixel = first_pixel + tl.arange(0, PIXELS)
         is_pixel = (pixel < pixels)[None, :]
+        column = weight + pixel[None, :] * inner
         odds = tl.zeros((ROWS, PIXELS), dtype=tl.float32)
         for first in range(0, inner, INNER):
             place = first + tl.arange(0, INNER)
             is_place = place < inner
             left = tl.load(hidden + row[:, None] * inner + place[None, :], mask=is_row & is_place[None, :], other=0.0)
-            right = tl.load(weight + pixel[None, :] * inner + place[:, None], mask=is_pixel & is_place[:, None], other=0.0)
+            right = tl.load(column + place[:, None], mask=is_pixel & is_place[:, None], other=0.0)
             odds = tl.dot(left, right, odds, input_precision=PRODUCTS)
         odds += tl.load(bias + pixel[None, :], mask=is_pixel, other=0.0).to(tl.float32)
         wanted = tl.load(images + (row // draws)[:, None] * pixels + pixel[None, :], mask=is_row & is_pixel, other=0.0)

@@ -246,7 +246,7 @@ def squared_error(images: Tensor, reconstructions: Tensor) -> Tensor:
 
     images (n, c, h, w), reconstructions (n, draws, c, h, w) to (n, draws); higher is more anomalous.
     """
-    norm = torch.linalg.vector_norm((reconstructions - images.unsqueeze(1)).flatten(2), dim=2)
+    norm: Tensor = torch.linalg.vector_norm((reconstructions - images.unsqueeze(1)).flatten(2), dim=2)
     return norm.square() / images[0].numel()
 
 
