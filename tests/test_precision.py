@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from vaecore import _machine, reconstruct
+from vaecore import _compiled, _machine, reconstruct, squared_error
 from vaecore._precision import check_precision, computing_in
 
 CPU = torch.device("cpu")
@@ -70,6 +70,22 @@ def test_reconstruct_decodes_as_much_as_fits(monkeypatch):
     vae = Wide().eval()
     reconstruct(vae, torch.rand(10, 1, 5, 4), draws=3, seed=0)
     assert vae.decoded == [1, 12, 12, 6]
+
+
+@pytest.mark.parametrize(("precision", "chunks"), [("float32", [4, 4, 2]), ("bfloat16", [8, 2])])
+def test_what_is_compiled_in_half_precision_takes_half_the_cache(monkeypatch, precision, chunks):
+    monkeypatch.setattr(_machine, "core_cache", lambda: 4 * 300 * 6)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    seen = []
+
+    def decode_and_reduce(_vae, rows, *_):
+        seen.append(len(rows))
+        return torch.zeros(len(rows), 3)
+
+    monkeypatch.setattr(_compiled, "decode_and_reduce", decode_and_reduce)
+    told = {"draws": 3, "seed": 0, "reduce": squared_error, "precision": precision}
+    reconstruct(Wide().eval(), torch.rand(10, 1, 5, 4), **told, compiled=True)
+    assert seen == chunks
 
 
 FAULTS = """
