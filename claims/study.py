@@ -393,7 +393,7 @@ class Study:
         """The same study, that has looked at nothing yet, shows nothing and computes in its own process."""
         models = {number: (run.vae_digest, run.classifier_digest) for number, run in self._runs.items()}
         told = Told(self.test.digest, models)
-        return replace(self, meter=silent, wall_seconds={}, looked_at=set(), workers=1, told=told)
+        return replace(self, meter=silent, wall_seconds={}, looked_at=set(), kept=1.0, workers=1, told=told)
 
     def each(
         self, function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], advance: Progress
@@ -424,6 +424,11 @@ class Study:
     @cached_property
     def _runs(self) -> dict[int, Run]:
         return {}
+
+    @cached_property
+    def _timed(self) -> set[str]:
+        """The stages that are being timed."""
+        return set()
 
     @cached_property
     def _tables(self) -> dict[str, Table]:
@@ -555,11 +560,16 @@ class Study:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Count what is done within towards a stage's wall time."""
+        """Count what is done within towards a stage's wall time, and once where it is timed within already."""
+        if stage in self._timed:
+            yield
+            return
         start = time.perf_counter()
+        self._timed.add(stage)
         try:
             yield
         finally:
+            self._timed.remove(stage)
             self.wall_seconds[stage] = self.wall_seconds.get(stage, 0.0) + time.perf_counter() - start
 
 

@@ -8,7 +8,6 @@ import atexit
 import gc
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -40,12 +39,20 @@ def _call(blob: bytes, function: Callable[..., Any], call: tuple[Any, ...]) -> N
     function(_study(blob), *call)
 
 
-@lru_cache(maxsize=1)
+_known: list[tuple[bytes, Any]] = []  # the study of this process, which keeps its models and data for the next call
+
+
 def _study(blob: bytes) -> Any:
-    """The study of this process, which keeps its models and data for the next call."""
-    study = pickle.loads(blob)  # noqa: S301  # written by `compute` of the same program
-    # Loky collects garbage after each call, unless a second has not passed: a fifth of one with all that PyTorch keeps.
-    gc.collect()
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # or libraries find their objects alive at the end, and say so
-    return study
+    """The study that was pickled; the one before it, with all that it holds, is let go."""
+    if not _known or _known[0][0] != blob:
+        _known.clear()
+        gc.unfreeze()
+        _known.append((blob, pickle.loads(blob)))  # noqa: S301  # written by `compute` of the same program
+        # Loky collects garbage after each call, unless a second has not passed, and looks at all that PyTorch keeps:
+        # for a fifth of a second, were it not frozen.
+        gc.collect()
+        gc.freeze()
+    return _known[0][1]
+
+
+atexit.register(gc.unfreeze)  # libraries that find their objects alive at the end say so

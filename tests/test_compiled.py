@@ -89,6 +89,14 @@ def test_logits_in_place_of_images_are_found_out_in_compiled_decoding_too():
         reconstruct(vae, some_images(2), draws=2, seed=0, reduce=squared_error, compiled=True)
 
 
+@pytest.fixture
+def capable(monkeypatch):
+    """A GPU with tensor cores, by what it says of itself."""
+    monkeypatch.setattr(_compiled.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(torch.version, "hip", None)
+
+
 @pytest.mark.parametrize(
     ("device", "precision", "reduce", "kind", "there"),
     [
@@ -101,12 +109,64 @@ def test_logits_in_place_of_images_are_found_out_in_compiled_decoding_too():
         (CUDA, "bfloat16", squared_error, type("Other", (VAE,), {}), False),
     ],
 )
-def test_the_kernel_is_for_errors_of_the_reference_vae_on_gpus(monkeypatch, device, precision, reduce, kind, there):
-    monkeypatch.setattr(_compiled.importlib.util, "find_spec", lambda _: object())
+@pytest.mark.usefixtures("capable")
+def test_the_kernel_is_for_errors_of_the_reference_vae_on_gpus(device, precision, reduce, kind, there):
     vae = kind(VAEConfig(latent_size=3, hidden_size=24), SIDES)
     assert _compiled.has_kernel(vae, reduce, precision, device) is there
-    monkeypatch.setattr(_compiled.importlib.util, "find_spec", lambda _: None)
-    assert not _compiled.has_kernel(vae, reduce, precision, device)
+
+
+@pytest.mark.usefixtures("capable")
+@pytest.mark.parametrize(
+    ("where", "what", "value"),
+    [
+        (_compiled.importlib.util, "find_spec", lambda _: None),
+        (torch.cuda, "get_device_capability", lambda _: (7, 5)),
+        (torch.version, "hip", "6.4"),
+    ],
+)
+def test_the_kernel_takes_triton_and_a_gpu_of_nvidia_s_with_tensor_cores(monkeypatch, where, what, value):
+    asked = tiny_vae(), squared_error, "bfloat16", CUDA
+    assert _compiled.has_kernel(*asked)
+    monkeypatch.setattr(where, what, value)
+    assert not _compiled.has_kernel(*asked)
+
+
+@needs_compiler
+def test_more_ways_of_use_than_pytorch_compiles_one_function_for():
+    images, told = some_images(2), {"draws": 2, "seed": 0, "reduce": squared_error}
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        for hidden in (5, 6, 7, 8):
+            vae = VAE(VAEConfig(latent_size=3, hidden_size=hidden), SIDES).eval().requires_grad_(requires_grad=False)
+            found = reconstruct(vae, images, **told, compiled=True)
+            torch.testing.assert_close(found, reconstruct(vae, images, **told), rtol=0, atol=1e-6)
+
+
+def test_compiled_chunks_are_of_one_size(monkeypatch):
+    sizes = []
+
+    def decode_and_reduce(_vae, rows, *_):
+        sizes.append(len(rows))
+        return torch.zeros(len(rows), 2)
+
+    monkeypatch.setattr(_compiled, "decode_and_reduce", decode_and_reduce)
+    reconstruct(tiny_vae(), some_images(30), draws=2, seed=0, reduce=squared_error, compiled=True, chunk=8)
+    assert sizes == [8, 8, 8, 6]
+    sizes.clear()
+    monkeypatch.setattr(_reconstruct, "decoded_at_once", lambda *_: 16)
+    reconstruct(tiny_vae(), some_images(30), draws=2, seed=0, reduce=squared_error, compiled=True)
+    assert sizes == [8, 8, 8, 6]
+    sizes.clear()
+    reconstruct(tiny_vae(), some_images(21), draws=2, seed=0, reduce=squared_error, compiled=True)
+    assert sizes == [7, 7, 7]
+
+
+@needs_compiler
+def test_what_decodes_in_another_arithmetic_is_found_out_in_compiled_decoding_too():
+    vae = VAE(VAEConfig(latent_size=3, hidden_size=24), SIDES).eval()
+    plain = vae.decode
+    vae.decode = lambda latents: plain(latents).double()
+    with pytest.raises(ValueError, match="must be float32"):
+        reconstruct(vae, some_images(2), draws=2, seed=0, reduce=squared_error, compiled=True)
 
 
 @pytest.mark.parametrize(("took", "best"), [([3, 1, 2], 1), ([1, 2], 0), ([5], 0)])
@@ -142,7 +202,10 @@ def test_the_ways_are_timed_once_for_each_shape(monkeypatch):
 def test_a_gpu_is_not_waited_for(monkeypatch):
     """On tensors without data, which cannot be looked at: what the host asks of one raises."""
     ends = []
-    monkeypatch.setattr(_reconstruct._Looks, "end", lambda looks: ends.append((len(looks.finite), len(looks.extremes))))
+    monkeypatch.setattr(
+        _reconstruct._Looks, "end", lambda looks: ends.append((looks.finite.shape, looks.extremes.shape))
+    )
+    monkeypatch.setitem(_reconstruct._AT_ONCE, "cuda", (2_000, 6_000))
     for check in ("check_images", "image_indices"):  # before the first image is encoded
         monkeypatch.setattr(_reconstruct, check, lambda *_: None)
     _noise._normal_tables.cache_clear()
@@ -151,26 +214,59 @@ def test_a_gpu_is_not_waited_for(monkeypatch):
             vae = VAE(VAEConfig(latent_size=3, hidden_size=24), SIDES).eval()
             images = torch.empty(4_500, 1, *SIDES)
             found = reconstruct(vae, images, draws=3, seed=0, reduce=squared_error)
-            indexed = reconstruct(vae, images, draws=3, seed=0, indices=torch.arange(4_500, device=CPU))
+            indexed = reconstruct(vae, images, draws=3, seed=0, indices=torch.arange(4_500))
     finally:
         _noise._normal_tables.cache_clear()
     assert (found.device.type, found.shape) == ("cuda", (4_500, 3))
     assert indexed.shape == (4_500, 3, 1, *SIDES)
-    assert ends == [(3, 3), (3, 3)]
+    assert ends == [((), (2,))] * 2
 
 
 @pytest.mark.parametrize(
     ("finite", "low", "message"),
-    [(False, 0.0, "posterior must be finite"), (True, -1.0, r"must lie in \[0, 1\]"), (True, torch.nan, "NaN")],
+    [(False, torch.nan, "posterior must be finite"), (True, -1.0, r"must lie in \[0, 1\]"), (True, torch.nan, "NaN")],
 )
 def test_what_was_not_looked_at_is_found_in_the_end(finite, low, message):
+    def fail(finite, low):
+        with looks:
+            looks.finite, looks.extremes = torch.tensor(finite), torch.tensor([low, 1.0])
+            raise ArithmeticError  # what may have come of it
+
     looks = _reconstruct._Looks()
-    looks.finite = [torch.tensor(True), torch.tensor(finite)]
-    looks.extremes = [torch.tensor([0.0, 1.0]), torch.tensor([low, 1.0])]
     with pytest.raises(ValueError, match=message):
-        looks.end()
-    looks.finite, looks.extremes = looks.finite[:1], looks.extremes[:1]
-    looks.end()
+        fail(finite, low)
+    looks.end()  # once
+    with pytest.raises(ArithmeticError):
+        fail(True, 0.0)
+
+
+def test_what_was_not_looked_at_is_kept_as_one():
+    """On a device that stands for a GPU, as its numbers can't be looked at either."""
+    looks = _reconstruct._Looks()
+    for _ in range(3):
+        looks.at_images(torch.empty(4, 2, 1, *SIDES, device="meta"))
+        looks.at_posterior(torch.empty(4, 3, device="meta"), torch.empty(4, 3, device="meta"))
+    assert looks.extremes.shape == (2,)
+    assert looks.finite.shape == ()
+
+
+def test_the_host_is_two_portions_ahead_at_most(monkeypatch):
+    waited, pace = [], _reconstruct._Pace()
+    events = iter(range(9))
+
+    def event():
+        number = next(events)
+        return SimpleNamespace(synchronize=lambda: waited.append(number))
+
+    def stream(_):
+        return SimpleNamespace(record_event=event)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", stream)
+    for portion in range(5):
+        pace.after_portion(CUDA)
+        assert waited == [*range(max(0, portion - 1))]
+    pace.after_portion(CPU)
+    assert waited == [0, 1, 2]
 
 
 INTERPRETED = """
@@ -200,9 +296,11 @@ from vaecore._fused import TILES, squared_error_kernel
 
 names = ("hidden", "weight", "bias", "images", "found", "rows", "pixels", "inner", "draws")
 sizes = ("PRODUCTS", "ROWS", "PIXELS", "INNER")
-rows, pixels, inner, warps, stages = TILES[3]
-for kind, products in (("bf16", "ieee"), ("fp32", "tf32")):
-    for architecture in (80, 90):
+for kind, products, architecture, tiles in (
+    *(("bf16", "ieee", 90, tiles) for tiles in TILES), ("bf16", "ieee", 80, TILES[3]),
+    ("fp32", "tf32", 80, TILES[3]), ("fp32", "tf32", 90, TILES[3]),
+):
+        rows, pixels, inner, warps, stages = tiles
         types = (*[f"*{kind}"] * 3, "*fp32", "*fp32", *["i32"] * 4, *["constexpr"] * 4)
         values = dict(zip(sizes, (products, rows, pixels, inner), strict=True))
         source = ASTSource(squared_error_kernel, dict(zip((*names, *sizes), types, strict=True)), values)
@@ -227,18 +325,18 @@ def test_the_kernel_is_right_in_triton_s_interpreter_and_takes_tensor_cores(scri
     assert done.stdout.strip() == said, done.stderr
 
 
-def on_gpu(precision, compiled):
+def on_gpu(precision, compiled, count=301, draws=10):
     generator = torch.Generator().manual_seed(0)
     vae = VAE(VAEConfig(), (28, 28)).eval().requires_grad_(requires_grad=False)
     for parameter in vae.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) * (1.5 / parameter.shape[-1] ** 0.5)
-    images = torch.rand(300, 1, 28, 28, generator=generator)
-    exact, noise = copy.deepcopy(vae).double(), normal(4, torch.arange(300), draws=10, size=20).double()
+    images = torch.rand(count, 1, 28, 28, generator=generator)
+    exact, noise = copy.deepcopy(vae).double(), normal(4, torch.arange(count), draws=draws, size=20).double()
     with torch.no_grad():
         mean, log_variance = exact.encode(images.double())
         decoded = exact.decode((mean[:, None] + (log_variance / 2).exp()[:, None] * noise).flatten(0, 1))
-        expected = squared_error(images.double(), decoded.view(300, 10, 1, 28, 28))
-    told = {"draws": 10, "seed": 4, "reduce": squared_error, "precision": precision, "compiled": compiled}
+        expected = squared_error(images.double(), decoded.view(count, draws, 1, 28, 28))
+    told = {"draws": draws, "seed": 4, "reduce": squared_error, "precision": precision, "compiled": compiled}
     return expected, lambda: reconstruct(vae.to(CUDA), images.to(CUDA), **told)
 
 
@@ -252,27 +350,33 @@ def test_on_a_gpu_errors_are_those_of_double_precision(precision, error, compile
 
 @needs_gpu
 @pytest.mark.parametrize("place", [0, 1])
-def test_on_a_gpu_both_ways_are_right(monkeypatch, place):
+@pytest.mark.parametrize(("precision", "error"), [("tf32", 1e-3), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize(("count", "draws"), [(301, 10), (7, 1), (3, 33)])
+def test_on_a_gpu_both_ways_are_right(monkeypatch, place, precision, error, count, draws):
     monkeypatch.setattr(_compiled, "_chosen", {})
     monkeypatch.setattr(_compiled, "fastest", lambda _: place)
-    expected, call = on_gpu("bfloat16", True)
-    assert (call().cpu() - expected).abs().max() < 1e-2
+    expected, call = on_gpu(precision, True, count, draws)
+    assert (call().cpu() - expected).abs().max() < error
 
 
 @needs_gpu
-def test_on_a_gpu_nothing_is_waited_for(monkeypatch):
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_on_a_gpu_nothing_is_waited_for(monkeypatch, compiled):
     monkeypatch.setattr(_reconstruct._Looks, "end", lambda _: None)
     monkeypatch.setattr(_reconstruct, "check_images", lambda _: None)
-    _, call = on_gpu("bfloat16", False)
-    call()
     vae, images = VAE(VAEConfig(), (28, 28)).to(CUDA).eval(), torch.rand(5_000, 1, 28, 28, device=CUDA)
+    told = {"draws": 10, "seed": 0, "reduce": squared_error, "precision": "bfloat16", "compiled": compiled}
+    for _ in range(3):  # compiled, timed, and recorded
+        reconstruct(vae, images, **told)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        reconstruct(vae, images, draws=10, seed=0, reduce=squared_error, precision="bfloat16")
+        reconstruct(vae, images, **told)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@needs_compiler
 def test_modules_that_are_no_vae_of_ours_are_compiled_too():
     vae = SimpleNamespace(encode=lambda images: (images.flatten(1)[:, :3], torch.zeros(len(images), 3)))
     layer = nn.Linear(3, 20)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from claims import calibration, cleaning, everything, sanity
+from claims import calibration, cleaning, everything, evidence, sanity
 from claims.decisions import ASKED
 from claims.evidence import CONDITIONS
 from claims.outside import INSIDE
@@ -38,6 +38,26 @@ def test_nothing_is_left_to_compute(fresh):
     again = replace(fresh, wall_seconds={}, looked_at=set())
     with again.store.only_reading():
         asked_afterwards(again)
+
+
+def test_lbfgs_is_run_once_for_all_families(fresh, monkeypatch):
+    attacked = []
+
+    def perturb(vae, classifier, shard, condition, twin_l2=None):
+        attacked.append((condition, shard.seed))
+        return evidence.perturb(vae, classifier, shard, condition, twin_l2)
+
+    for module in ("study", "cleaning"):
+        monkeypatch.setattr(f"claims.{module}.perturb", perturb)
+
+    def collect(vae, classifier, shard, condition, l2, precision, attack):
+        if attack is None:  # which has it run
+            attacked.append((condition, shard.seed))
+        return evidence.collect(vae, classifier, shard, condition, l2, precision, attack)
+
+    monkeypatch.setattr("claims.study.collect", collect)
+    everything.compute(fresh)
+    assert sorted(one for one in attacked if one[0] == "lbfgs") == [("lbfgs", seed) for seed in fresh.seeds]
 
 
 def test_what_is_left_out_is_missed(fresh, monkeypatch):

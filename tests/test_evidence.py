@@ -156,6 +156,15 @@ def test_columns_are_as_documented(whole, shard, condition):
     assert torch.equal(table["label"], shard.labels)
 
 
+def test_an_attack_that_is_there_is_not_run_again(models, shard, whole, monkeypatch):
+    attack = perturb(models, models, shard, "lbfgs")
+    monkeypatch.setattr(evidence, "perturb", None)
+    table = collect(models, models, shard, "lbfgs", attack=attack)
+    assert table.keys() == whole["lbfgs"].keys()
+    for name, column in whole["lbfgs"].items():
+        assert torch.equal(table[name], column), name
+
+
 @pytest.mark.parametrize("condition", KINDS)
 @pytest.mark.parametrize("split", ["halves", "reversed", "one and the rest"])
 def test_shards_join_to_the_whole(models, shard, whole, condition, split):

@@ -35,7 +35,7 @@ def mapped(tmp_path):
 
 
 def test_a_mapped_file_and_batches_give_what_a_tensor_gives(monkeypatch, mapped):
-    monkeypatch.setattr(_reconstruct, "_DRAWN_AT_ONCE", 40)  # portions of ten images
+    monkeypatch.setitem(_reconstruct._AT_ONCE, "cpu", (2_000, 40))  # portions of ten images
     images, array = mapped
     vae, told = tiny_vae(), {"draws": 4, "seed": 3, "first_index": 11, "reduce": error}
     expected = reconstruct(vae, images, **told)
@@ -73,7 +73,7 @@ def test_an_unfit_batch_is_named_and_an_empty_stream_too(mapped):
 
 
 def test_progress_counts_images(monkeypatch, mapped):
-    monkeypatch.setattr(_reconstruct, "_DRAWN_AT_ONCE", 40)
+    monkeypatch.setitem(_reconstruct._AT_ONCE, "cpu", (2_000, 40))
     images, array = mapped
     told = []
     for stream in (array, images.split(30)):

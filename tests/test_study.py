@@ -200,7 +200,7 @@ def test_some_training_images_are_held_out_from_every_model(tmp_path, monkeypatc
         with pytest.raises(RuntimeError, match="seen"):
             study.model(kind, 0, "")
     with pytest.raises(RuntimeError, match="seen"):
-        study.cleaning._autoencoder(SimpleNamespace(seed=0))
+        study.cleaning.autoencoder(0)
     whole, (held, places) = load_images("digits", "train"), study.held_out
     assert len(held) == len(places) == int(0.1 * len(whole))
     assert torch.equal(held.pixels, whole.pixels[places])
@@ -208,3 +208,17 @@ def test_some_training_images_are_held_out_from_every_model(tmp_path, monkeypatc
     for train in (*seen, study.outside.train):
         assert torch.equal(train.pixels, whole.pixels[kept])
     assert len(seen) == 3
+
+
+def test_a_stage_that_is_timed_within_itself_counts_once(tmp_path, monkeypatch):
+    clock = iter(range(99))
+    monkeypatch.setattr("claims.study.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    study = Study(Dataset("digits", "for tests"), PROFILES["smoke"], Store(tmp_path))
+    with study.timed("training"), study.timed("training"), study.timed("other"):
+        pass
+    assert study.wall_seconds == {"training": 3, "other": 1}
+    with pytest.raises(KeyError), study.timed("training"):
+        raise KeyError
+    with study.timed("training"):
+        pass
+    assert study.wall_seconds["training"] == 5

@@ -1,7 +1,10 @@
 """Workers: what they compute is what one process would, they are asked for nothing that is kept, and failures show."""
 
+import gc
 import os
+import pickle
 import signal
+import weakref
 from unittest.mock import Mock
 
 import numpy as np
@@ -112,6 +115,25 @@ def test_a_worker_that_is_killed_is_an_error_and_not_a_wait(study):
     with pytest.raises(TerminatedWorkerError, match="SIGKILL"):
         study(2).each(dies, [(0,), (1,)], silent)
     assert study(2).each(kept, [(7,), (8,)], silent)[0][0] == 7
+
+
+def test_a_worker_lets_go_of_the_study_before(study):
+    blobs = [pickle.dumps(study(1, folder).for_worker()) for folder in ("first", "second")]
+    try:
+        first = workers._study(blobs[0])
+        assert workers._study(blobs[0]) is first
+        assert first.cleaning.study is first  # what refers to itself is freed by the garbage collector alone
+        seen = weakref.ref(first)
+        del first
+        gc.disable()
+        second = workers._study(blobs[1])
+        assert seen() is None
+        assert second.store.folder.name == "second"
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.enable()
+        gc.unfreeze()
+        workers._known.clear()
 
 
 def test_the_evidence_is_that_of_one_process(study, monkeypatch):

@@ -1,13 +1,15 @@
 """Decoding and what is made of it as one: compiled by PyTorch or, for squared errors on a GPU, a kernel of our own."""
 
 import importlib.util
+import types
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaecore._models import VAE, Autoencoder
 from vaecore._precision import Precision, computing_in
@@ -15,6 +17,8 @@ from vaecore._reconstruct import decode_draws, squared_error
 
 Reduce = Callable[[Tensor, Tensor], Any]
 _WARM_UP, _REPEATS = 3, 5  # calls of each way before the fastest is chosen, and calls that are timed
+_TENSOR_CORES = (8, 0)  # the first GPUs whose tensor cores take bfloat16 and TF32, by compute capability
+_KEPT = 64  # compiled functions
 
 
 def decode_and_reduce(
@@ -26,8 +30,10 @@ def decode_and_reduce(
     on: their results differ by rounding alone. Raises RuntimeError where PyTorch finds no C++ compiler, or on a GPU no
     Triton.
     """
-    with computing_in(precision, rows.device):
-        ways: list[Callable[[], Any]] = [partial(_by_torch, vae, rows, latents, reduce, precision == "bfloat16")]
+    # Triton and events go by the GPU that is current.
+    current = torch.cuda.device(rows.device) if rows.device.type == "cuda" else nullcontext()
+    with current, computing_in(precision, rows.device):
+        ways: list[Callable[[], Any]] = [partial(_by_torch, vae, rows, latents, reduce, precision)]
         if not has_kernel(vae, reduce, precision, rows.device):
             return ways[0]()
         assert isinstance(vae, VAE)
@@ -42,9 +48,11 @@ _chosen: dict[tuple[object, ...], int] = {}  # for each task, the place of the w
 
 
 def has_kernel(vae: Autoencoder, reduce: Reduce | None, precision: Precision, device: torch.device) -> bool:
-    """Whether `vaecore._fused` can do it: errors of the reference VAE, by products of a GPU's tensor cores."""
-    on_gpu = device.type == "cuda" and importlib.util.find_spec("triton") is not None
-    return on_gpu and precision != "float32" and reduce is squared_error and type(vae) is VAE
+    """Whether `vaecore._fused` can do it: errors of the reference VAE, by products of an NVIDIA GPU's tensor cores."""
+    if device.type != "cuda" or precision == "float32" or reduce is not squared_error or type(vae) is not VAE:
+        return False
+    known = torch.version.hip is None and torch.cuda.get_device_capability(device) >= _TENSOR_CORES
+    return known and importlib.util.find_spec("triton") is not None
 
 
 def fastest(ways: Sequence[Callable[[], object]], clock: Callable[[Callable[[], object]], float] | None = None) -> int:
@@ -67,18 +75,23 @@ def _seconds_on_gpu(way: Callable[[], object]) -> float:
     return float(start.elapsed_time(end)) / 1e3
 
 
-def _by_torch(vae: Autoencoder, rows: Tensor, latents: Tensor, reduce: Reduce | None, half: bool) -> Any:  # noqa: FBT001
-    found = _compiled(rows.device.type)(vae, rows, latents, reduce, half)
+def _by_torch(vae: Autoencoder, rows: Tensor, latents: Tensor, reduce: Reduce | None, precision: Precision) -> Any:
+    shapes = tuple(weight.shape for weight in vae.parameters()) if isinstance(vae, nn.Module) else ()
+    compiled = _compiled(rows.device.type, precision, reduce, type(vae), shapes, latents.shape[1:])
+    found = compiled(vae, rows, latents, reduce, precision == "bfloat16")
     if rows.device.type != "cuda":
         return found
     # A CUDA graph writes its results to the same place each time.
     return {name: part.clone() for name, part in found.items()} if isinstance(found, dict) else found.clone()
 
 
-@lru_cache(maxsize=2)
-def _compiled(device: str) -> Callable[..., Any]:
+@lru_cache(maxsize=_KEPT)
+def _compiled(device: str, *_: object) -> Callable[..., Any]:
+    """A compiled function for what it is told; of one function PyTorch compiles a few kinds of use, then no more."""
+    code = _decode_and_reduce.__code__.replace()  # another object, so that it counts as another function
+    own = types.FunctionType(code, _decode_and_reduce.__globals__, _decode_and_reduce.__name__)
     # On a GPU, as a CUDA graph: small batches wait for launches more than for anything else.
-    return torch.compile(_decode_and_reduce, mode="reduce-overhead" if device == "cuda" else None)
+    return torch.compile(own, mode="reduce-overhead" if device == "cuda" else None)
 
 
 def _decode_and_reduce(vae: Autoencoder, rows: Tensor, latents: Tensor, reduce: Reduce | None, half: bool) -> Any:  # noqa: FBT001

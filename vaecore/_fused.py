@@ -85,9 +85,9 @@ def squared_errors_of_hidden(
 
 @lru_cache(maxsize=1)
 def _tuned() -> Any:
-    """The kernel with the tiles that are fastest for a shape; made when first needed, as it asks for a GPU."""
+    """The kernel with the tiles that are fastest for a layer; made when first needed, as it asks for a GPU."""
     configurations = [
         triton.Config({"ROWS": rows, "PIXELS": pixels, "INNER": inner}, num_warps=warps, num_stages=stages)
         for rows, pixels, inner, warps, stages in TILES
     ]
-    return triton.autotune(configurations, key=["rows", "pixels", "inner", "PRODUCTS"])(squared_error_kernel)
+    return triton.autotune(configurations, key=["pixels", "inner", "PRODUCTS"])(squared_error_kernel)

@@ -13,13 +13,13 @@ _LEARNED_FROM = 31 << 20  # bytes: just below the most that glibc learns from
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep up to 62 MiB of freed memory, so that the next chunk's activations are not faulted in anew.
+    """Have glibc keep some 62 MiB of freed memory, so that the next chunk's activations are not faulted in anew.
 
     It gives memory back as soon as twice the largest block that was mapped and freed lies idle (mallopt(3), on the
     dynamic mmap threshold): in a loop over chunks, again and again, for a tenth to a fifth of the time. So it is given
     such a block to learn from, which is never touched. Elsewhere this does nothing.
     """
-    torch.empty(_LEARNED_FROM, dtype=torch.uint8)
+    torch.empty(_LEARNED_FROM, dtype=torch.uint8, device="cpu")
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,7 @@
 """The arithmetic that networks are run in, chosen by the caller and never by default."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,17 +20,15 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 @contextmanager
 def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
-    """While entered, this device's matrix products and convolutions are computed in a precision."""
-    if precision != "tf32":
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            yield
-        return
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = True
+    """While entered, this device's matrix products and convolutions are computed in a precision.
+
+    On a GPU "float32" is float32, where PyTorch by itself takes TF32 for convolutions.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"))
+        if device.type == "cuda" and precision != "bfloat16":
+            backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+            for backend in backends:
+                stack.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
+                backend.allow_tf32 = precision == "tf32"
         yield
-    finally:
-        for backend, was in zip(backends, before, strict=True):
-            backend.allow_tf32 = was

@@ -1,5 +1,6 @@
 """What a VAE makes of an image: many reconstructions from one encoding, their labels, and the terms of the bound."""
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,8 @@ from vaecore._training import Progress
 Reduced = TypeVar("Reduced", Tensor, dict[str, Tensor])
 
 # Images encoded at once, and draws whose noise is made at once: in small portions noise is dear, in large ones it falls
-# out of the cache.
-_ENCODED_AT_ONCE, _DRAWN_AT_ONCE = 2_000, 10_000
+# out of the cache; a GPU wants to be filled.
+_AT_ONCE = {"cpu": (2_000, 10_000), "cuda": (65_536, 262_144)}
 
 
 @overload
@@ -88,31 +89,34 @@ def reconstruct(
 
     precision: in which the VAE encodes and decodes. "bfloat16", by torch.autocast, is faster where the processor has
     it, and gives float32 images that are off by about a hundredth at most; "tf32" is for GPUs. compiled: decodes and
-    reduces by torch.compile, which takes seconds at first for each `reduce`, a function of a module, and saves writing
-    reconstructions to memory; of these only the first image's are looked at for values outside [0, 1]. On a GPU
-    `squared_error` by the reference VAE may then run in one kernel, where that is faster. chunk: images decoded at
-    once; chosen for the cache, or the GPU, where None. out: a new .npy file that results are written to as they come,
-    and mapped from at the end; what is in it after a crash is whole. progress: told after each chunk how many images
-    are done, of how many (0 of batches, which are not counted beforehand).
+    reduces by torch.compile, which needs a C++ compiler or, on a GPU, Triton, takes seconds at first for each `reduce`
+    (a function of a module) and size of chunk, and saves writing reconstructions to memory; of these only the first
+    image's are looked at for values outside [0, 1]. On a GPU `squared_error` by the reference VAE may then run in one
+    kernel, where that is faster. chunk: images decoded at once; chosen for the cache, or the GPU, where None. out: a
+    new .npy file that results are written to as they come, and mapped from at the end; what is in it after a crash is
+    whole. progress: told after each chunk how many images are done, of how many (0 of batches, which are not counted
+    beforehand).
     """
     if draws < 1:
         raise ValueError(f"draws must be 1 or more; got {draws}")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be 1 or more images; got {chunk}")
-    if compiled:  # imported where it is asked for, as it takes a second
-        from vaecore._compiled import decode_and_reduce  # noqa: PLC0415
+    if compiled:
+        from vaecore._compiled import decode_and_reduce  # noqa: PLC0415  # which imports from here
     if isinstance(images, Tensor):
         check_images(images)
     count = length(images)
     index = _Indices(count, first_index, indices)
-    portion = max(1, chunk or 0, min(_ENCODED_AT_ONCE, _DRAWN_AT_ONCE // draws))
+    device = images.device if isinstance(images, Tensor) else _device_of(vae)
+    encoded_at_once, drawn_at_once = _AT_ONCE.get(device.type if device is not None else "cpu", _AT_ONCE["cpu"])
+    portion = max(1, chunk or 0, min(encoded_at_once, drawn_at_once // draws))
     joined = _Joined(images, draws, whole=reduce is None, out=out)
-    looks, step = _Looks(), chunk
-    with torch.no_grad():
+    looks, pace, step = _Looks(), _Pace(), chunk
+    with torch.no_grad(), looks:
         for given in portions(images, portion):
             if not isinstance(images, Tensor):
                 check_images(given)
-            rows = given if isinstance(images, Tensor) else _to_device_of(vae, given)
+            rows = given if isinstance(images, Tensor) else _to(device, given)
             check_precision(precision, rows.device)
             computing = partial(computing_in, precision, rows.device)
             with computing():
@@ -128,8 +132,11 @@ def reconstruct(
                 step = max(1, decoded_at_once(widest * size, rows.device) // draws)
             if compiled and not joined.filled:
                 with computing():
-                    looks.at_images(decode_draws(vae, latents[:1], rows[:1].shape).float())
-            for some, here in zip(torch.split(rows, step), torch.split(latents, step), strict=True):
+                    decoded = decode_draws(vae, latents[:1], rows[:1].shape)
+                looks.at_images(decoded.float() if precision == "bfloat16" else decoded)
+            # Compiled chunks are of one size, as each further one would be compiled for, too.
+            even = -(-len(rows) // -(-len(rows) // step)) if compiled else step
+            for some, here in zip(torch.split(rows, even), torch.split(latents, even), strict=True):
                 if compiled:
                     part = decode_and_reduce(vae, some, here, reduce, precision)
                 else:
@@ -142,39 +149,68 @@ def reconstruct(
                 joined.append(part, len(some))
                 if progress is not None:
                     progress(joined.filled, count or 0)
+            if out is not None:
+                looks.end()  # what is written has been waited for
+            if not isinstance(images, Tensor):
+                pace.after_portion(rows.device)
         index.finish()
-    looks.end()
     return joined.all()
 
 
 class _Looks:
     """Whether posteriors are finite and reconstructions are images: at once, but for those on a GPU in the end.
 
-    There each look would wait until the GPU has done all that it was asked for.
+    There each look would wait until the GPU has done all that it was asked for. Left by an error, it looks as well: a
+    posterior that is not finite may be its cause.
     """
 
     def __init__(self) -> None:
-        self.finite: list[Tensor] = []
-        self.extremes: list[Tensor] = []
+        self.finite: Tensor | None = None
+        self.extremes: Tensor | None = None  # smallest and largest number, NaN where there is one
 
     def at_posterior(self, mean: Tensor, log_variance: Tensor) -> None:
         finite = torch.isfinite(mean).all() & torch.isfinite(log_variance).all()
         if mean.device.type == "cpu":
             _check_finite(finite)
         else:
-            self.finite.append(finite)
+            self.finite = finite if self.finite is None else self.finite & finite
 
     def at_images(self, decoded: Tensor) -> None:
         if decoded.device.type == "cpu":
             check_reconstructions(decoded.flatten(0, 1))
-        else:
-            self.extremes.append(torch.stack(torch.aminmax(decoded)))
+            return
+        low, high = torch.aminmax(decoded)
+        if self.extremes is not None:
+            low, high = torch.minimum(low, self.extremes[0]), torch.maximum(high, self.extremes[1])
+        self.extremes = torch.stack([low, high])
 
     def end(self) -> None:
-        if self.finite:
-            _check_finite(torch.stack(self.finite).all())
-        if self.extremes:
-            check_reconstructions(torch.cat(self.extremes).view(-1, 1, 1, 2))
+        finite, extremes = self.finite, self.extremes
+        self.finite = self.extremes = None
+        if finite is not None:
+            _check_finite(finite)
+        if extremes is not None:
+            check_reconstructions(extremes.view(1, 1, 1, 2))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self.end()
+
+
+class _Pace:
+    """Keeps the host two portions ahead of a GPU at most, as each waits in pinned memory until it is copied."""
+
+    def __init__(self) -> None:
+        self.ends: deque[torch.cuda.Event] = deque()
+
+    def after_portion(self, device: torch.device) -> None:
+        if device.type == "cuda":
+            self.ends.append(torch.cuda.current_stream(device).record_event())
+            if len(self.ends) > 2:
+                self.ends.popleft().synchronize()
 
 
 class _Indices:
@@ -190,10 +226,11 @@ class _Indices:
         if self.given is None:
             self.next += count
             return torch.arange(self.next - count, self.next, device=device)
-        found, self.given = self.given[:count], self.given[count:]
+        given = self.given.to(device)  # once, and for the next portion they are there
+        found, self.given = given[:count], given[count:]
         if len(found) < count:
             raise ValueError("indices must be one for each image; there are more images")
-        return found.to(device, non_blocking=True)
+        return found
 
     def finish(self) -> None:
         if self.given is not None and len(self.given):
@@ -233,12 +270,19 @@ class _Joined:
         return _join(self.parts)
 
 
-def _to_device_of(vae: Autoencoder, images: Tensor) -> Tensor:
-    """Images where the VAE's weights are; the copy to a GPU goes on while it computes."""
+def _device_of(vae: Autoencoder) -> torch.device | None:
+    """Where the VAE's weights are; None where it has none that are known."""
     weight = next(vae.parameters(), None) if isinstance(vae, nn.Module) else None
-    if weight is None or weight.device == images.device:
-        return images
-    return (images.pin_memory() if weight.device.type == "cuda" else images).to(weight.device, non_blocking=True)
+    return None if weight is None else weight.device
+
+
+def _to(device: torch.device | None, given: Tensor) -> Tensor:
+    """What is given, on a device; the copy to a GPU goes on while it computes."""
+    if device is None or given.device == device:
+        return given
+    if device.type != "cuda":
+        return given.to(device)
+    return (given if given.is_cuda else given.pin_memory()).to(device, non_blocking=True)
 
 
 def squared_error(images: Tensor, reconstructions: Tensor) -> Tensor:
