@@ -8,6 +8,7 @@ import torch
 from claims.evidence import CLEAN, DRAWS, JOINT, LBFGS, Shard, perturb
 from claims.pack import pack
 from claims.study import EVIDENCE_STAGE
+from vaecore._machine import answers
 from vaecore._noise import seed_for
 from vaecore._reconstruct import reconstruct
 from vaecore._store import Tensors, digest, source_digest
@@ -62,7 +63,7 @@ def _of_condition(study: "Study", condition: str, indices: torch.Tensor) -> Tens
         draws = reconstruct(run.vae, attack.images, draws=DRAWS, seed=seed, **told)
         with torch.no_grad():
             label = run.classifier(attack.images).argmax(dim=1)
-            draw_label = run.classifier(draws.flatten(0, 1)).argmax(dim=1).view(draws.shape[:2])
+            draw_label = answers(run.classifier, draws.flatten(0, 1)).argmax(dim=1).view(draws.shape[:2])
         found = {"images": attack.images, "draws": draws, "label": label, "draw_label": draw_label}
         return {name: column.cpu() for name, column in (found | {"success": attack.success}).items()}
 

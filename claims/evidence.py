@@ -18,6 +18,7 @@ from vaecore._adaptive import VAEDetector
 from vaecore._attacks import Attack, fgsm, outcome
 from vaecore._check import check_logits
 from vaecore._lbfgs import lbfgs
+from vaecore._machine import answers
 from vaecore._models import Autoencoder, Classify
 from vaecore._noise import normal, seed_for, signs, uniform, words
 from vaecore._pgd import pgd
@@ -97,7 +98,7 @@ def collect(
         attack = perturb(vae, classifier, shard, condition, twin_l2)
     images = attack.images
     with torch.no_grad():
-        own = classifier(images)
+        own = answers(classifier, images)
         check_logits(own, len(images))
         confidence, predicted = own.double().softmax(dim=1).max(dim=1)
         mean, log_variance = posterior(vae, images)
@@ -110,7 +111,7 @@ def collect(
         nonlocal offset
         chosen = predicted[offset : offset + len(rows), None, None].expand(-1, draws, 1)
         offset += len(rows)
-        logits = classifier(reconstructions.flatten(0, 1))
+        logits = answers(classifier, reconstructions.flatten(0, 1))
         check_logits(logits, len(rows) * draws)
         probability = logits.softmax(dim=1).view(len(rows), draws, -1)
         highest, label = probability.max(dim=2)
@@ -160,7 +161,7 @@ def perturb(
         return _noisy(images, images)
     if condition in (LBFGS, CONFIDENT):
         with torch.no_grad():
-            logits = classifier(images)
+            logits = answers(classifier, images)
         check_logits(logits, count)
         classes, taken = logits.shape[1], logits.argmax(dim=1)
         targets = random_targets(labels, indices, classes=classes, seed=shard.seed, predicted=taken)

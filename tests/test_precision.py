@@ -31,10 +31,14 @@ class Wide(nn.Module):
         return self.narrow(self.wide(latents).relu()).sigmoid().view(-1, 1, 5, 4)
 
 
+def widest(vae, latents, least):
+    return _machine.widest_activation(vae, lambda: vae.decode(latents), least)
+
+
 def test_the_widest_activation_is_found_and_hooks_are_taken_off():
     vae = Wide().eval()
-    assert _machine.widest_activation(vae, torch.zeros(1, 3), least=20) == 300
-    assert _machine.widest_activation(vae, torch.zeros(1, 3), least=400) == 400
+    assert widest(vae, torch.zeros(1, 3), least=20) == 300
+    assert widest(vae, torch.zeros(1, 3), least=400) == 400
     assert not any(module._forward_hooks for module in vae.modules())
     assert vae.decoded == [1, 1]
 
@@ -44,15 +48,46 @@ def test_what_cannot_be_looked_into_counts_as_its_images():
         def decode(self, latents):
             raise AssertionError
 
-    assert _machine.widest_activation(Plain(), torch.zeros(1, 3), least=20) == 20
-    assert _machine.widest_activation(Wide().train(), torch.zeros(1, 3), least=20) == 20
+    assert widest(Plain(), torch.zeros(1, 3), least=20) == 20
+    assert widest(Wide().train(), torch.zeros(1, 3), least=20) == 20
 
 
 def test_hooks_are_taken_off_when_decoding_fails():
     vae = Wide().eval()
     with pytest.raises(RuntimeError):
-        _machine.widest_activation(vae, torch.zeros(1, 7), least=20)
+        widest(vae, torch.zeros(1, 7), least=20)
     assert not any(module._forward_hooks for module in vae.modules())
+
+
+class Counting(nn.Module):
+    """A classifier by 300 numbers, which keeps count of what it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.narrow, self.shown = nn.Linear(20, 300), nn.Linear(300, 3), []
+
+    def forward(self, images):
+        self.shown.append(len(images))
+        return self.narrow(self.wide(images.flatten(1)).relu())
+
+
+def test_a_classifier_is_asked_in_portions_that_fit_the_cache(monkeypatch):
+    monkeypatch.setattr(_machine, "core_cache", lambda: 4 * 300 * 60)  # twice that holds 120 images, by one thread
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    classifier, images = Counting().eval(), torch.rand(250, 1, 5, 4)
+    expected = classifier(images)
+    classifier.shown.clear()
+    with torch.no_grad():
+        found = _machine.answers(classifier, images)
+        torch.testing.assert_close(found, expected)
+        assert classifier.shown == [1, 120, 120, 10]
+        torch.testing.assert_close(_machine.answers(classifier, images[:130]), expected[:130])
+        assert classifier.shown[4:] == [120, 10]  # how wide it is has been seen
+        plain = _machine.answers(classifier.forward, images)  # of which only the images' size is known
+        torch.testing.assert_close(plain, expected)
+        assert classifier.shown[6:] == [250]
+    assert _machine.answers(classifier, images).requires_grad  # at once, as all is kept for the gradient
+    assert classifier.shown[7:] == [250]
 
 
 def test_activations_fill_twice_the_cache_of_each_thread(monkeypatch):

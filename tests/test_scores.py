@@ -343,7 +343,7 @@ def test_chunks_order_splits_and_company_change_nothing(data):
     ready = fitted()
     whole = ready(images, indices=indices)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_features, "_LABELLED", {"cpu": data.draw(st.integers(1, 12))})
+        patch.setattr(_features, "_DECODED", {"cpu": data.draw(st.integers(1, 12))})
         parts = [
             ready(images[rows], indices=indices[rows], chunk=data.draw(st.integers(1, 6)))
             for rows in (order[:cut], order[cut:])

@@ -18,14 +18,13 @@ from vaecore._likelihood import (
     log_weights,
     regret_of,
 )
+from vaecore._machine import answers
 from vaecore._models import Autoencoder, Classify
 from vaecore._noise import normal
 from vaecore._reconstruct import kl_of_posterior, posterior
 
-# Draws held at once: on a CPU, what is made of them should stay in a core's cache, and a classifier makes more of them
-# than a decoder; a GPU wants to be filled.
+# Draws held at once: on a CPU, what is made of them should stay in a core's cache; a GPU wants to be filled.
 _DECODED = {"cpu": 500, "cuda": 65_536}
-_LABELLED = {"cpu": 100, "cuda": 65_536}
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Features:
         """One pass over the draws, decoded in portions, with all that is asked of them."""
         draws, shape = self._settings.draws, self.images.shape
         latents = latents_of(self.encoded, self._noise[:, :draws])
-        portion = max(1, (_LABELLED if self._label_draws else _DECODED).get(self.images.device.type, 4096) // draws)
+        portion = max(1, _DECODED.get(self.images.device.type, 4096) // draws)
         parts = []
         for rows, some in zip(torch.split(self.images, portion), torch.split(latents, portion), strict=True):
             odds = log_odds(self.vae, some, shape)
@@ -174,7 +173,7 @@ class Features:
 
     def _classify(self, images: Tensor) -> Tensor:
         assert self._classifier is not None
-        logits = self._classifier(images)
+        logits = answers(self._classifier, images)
         check_logits(logits, len(images))
         return logits.double()
 

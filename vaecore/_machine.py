@@ -1,7 +1,9 @@
-"""What the machine's caches hold, which decides how much is decoded at once; and memory that is not asked for twice."""
+"""What the machine's caches hold, which decides how much is computed at once; and memory that is kept."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux; what sysconf says is wrong in some guests
 _UNKNOWN = 1 << 20  # bytes, of most cores' second level
 _GPU_ROWS, _GPU_BYTES = 65_536, 1 << 30  # fill any GPU, and leave room on a small one
+_FEW = 100  # images, that are not worth a look at what they take
 _LEARNED_FROM = 31 << 20  # bytes: just below the most that glibc learns from
 
 
@@ -42,22 +45,37 @@ def decoded_at_once(each: int, device: torch.device) -> int:
     return max(1, 2 * core_cache() * torch.get_num_threads() // each)
 
 
-def widest_activation(decoder: object, latents: Tensor, least: int) -> int:
-    """Numbers in the largest thing that a module computes in `decode`, of one latent; at least `least`.
+def widest_activation(module: object, call: Callable[[], object], least: int) -> int:
+    """Numbers in the largest thing that a module computes in a call, which is of one image; at least `least`.
 
-    latents: (1, latent). What cannot be looked into, as it is no torch module, counts as `least`.
+    What cannot be looked into, as it is no torch module in evaluation mode, is not called, and counts as `least`.
     """
     sizes = [least]
-    if isinstance(decoder, nn.Module) and not decoder.training:
-        hooks = [
-            module.register_forward_hook(lambda _, __, out: sizes.append(_numel(out))) for module in decoder.modules()
-        ]
+    if isinstance(module, nn.Module) and not module.training:
+        hooks = [part.register_forward_hook(lambda _, __, out: sizes.append(_numel(out))) for part in module.modules()]
         try:
-            decoder.decode(latents)  # type: ignore[operator]
+            call()
         finally:
             for hook in hooks:
                 hook.remove()
     return max(sizes)
+
+
+def answers(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """classifier(images), (n, c, h, w) to (n, classes); without gradients in portions that fit the cache or the GPU."""
+    if torch.is_grad_enabled() or len(images) <= _FEW:
+        return classifier(images)
+    shape, widest = images.shape[1:], images[0].numel()
+    if isinstance(classifier, nn.Module):
+        known = _widest.setdefault(classifier, {})
+        if shape not in known:
+            known[shape] = widest_activation(classifier, lambda: classifier(images[:1]), widest)
+        widest = known[shape]
+    portion = decoded_at_once(widest * torch.float32.itemsize, images.device)
+    return torch.cat([classifier(part) for part in torch.split(images, portion)])
+
+
+_widest: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionary()  # of classifiers, by images' shape
 
 
 def _numel(found: object) -> int:

@@ -9,6 +9,7 @@ from torch.nn.functional import conv2d, one_hot, pad, unfold
 
 from vaecore._attacks import Loss, Objective, check_classifier, class_loss
 from vaecore._check import check_images, check_labels, check_logits
+from vaecore._machine import answers
 from vaecore._models import Autoencoder, Classify
 from vaecore._noise import image_indices, normal, seed_for
 from vaecore._reconstruct import decode_draws, posterior
@@ -245,7 +246,7 @@ class Purified(nn.Module):
     def each(self, views: Tensor) -> Tensor:
         """The classifier's log-softmax of each view, (n, draws, classes)."""
         count, draws = views.shape[:2]
-        logits = self.classifier(views.flatten(0, 1))
+        logits = answers(self.classifier, views.flatten(0, 1))
         check_logits(logits, count * draws)
         return logits.log_softmax(dim=1).view(count, draws, -1)
 
@@ -279,7 +280,7 @@ class Purified(nn.Module):
         """smooth: with the mean softmax for the majority, which has a gradient."""
         count, draws = views.shape[:2]
         if self.decide == "mean-image" or draws == 1:
-            logits = self.classifier(views.mean(dim=1))
+            logits = answers(self.classifier, views.mean(dim=1))
             check_logits(logits, count)
             return logits
         each = self.each(views) if each is None else each

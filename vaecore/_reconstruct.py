@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vaecore._attacks import check_classifier
 from vaecore._check import check_images, check_logits
-from vaecore._machine import decoded_at_once, widest_activation
+from vaecore._machine import answers, decoded_at_once, widest_activation
 from vaecore._models import Autoencoder, Classify
 from vaecore._noise import image_indices, normal
 from vaecore._precision import Precision, check_precision, computing_in
@@ -127,7 +127,7 @@ def reconstruct(
             noise = normal(seed, index.take(len(rows), rows.device), draws=draws, size=mean.shape[1])
             latents = torch.addcmul(mean.unsqueeze(1), (0.5 * log_variance).exp().unsqueeze(1), noise)
             if step is None:
-                widest = widest_activation(vae, latents[:1, 0], rows[0].numel())
+                widest = widest_activation(vae, partial(vae.decode, latents[:1, 0]), rows[0].numel())
                 size = torch.bfloat16.itemsize if compiled and precision == "bfloat16" else torch.float32.itemsize
                 step = max(1, decoded_at_once(widest * size, rows.device) // draws)
             if compiled and not joined.filled:
@@ -311,7 +311,7 @@ def reconstruct_labels(
     check_classifier(classifier)
 
     def label(_: Tensor, reconstructions: Tensor) -> Tensor:
-        logits = classifier(reconstructions.flatten(0, 1))
+        logits = answers(classifier, reconstructions.flatten(0, 1))
         check_logits(logits, reconstructions.shape[0] * draws)
         return logits.argmax(dim=1).view(-1, draws)
 
