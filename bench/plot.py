@@ -33,7 +33,7 @@ def plot(curves: Curves, measured_on: str, path: Path) -> None:
     draws = sorted({draws for panel in curves.values() for _, draws in panel})
     for axis, (title, panel) in zip(axes, curves.items(), strict=True):
         for (way, count), infos in panel.items():
-            if len(infos) < 2:  # ways that were measured at one batch only are in the table
+            if len(infos) < 3:  # ways that were measured at one batch or two are in the table
                 continue
             style = draws.index(count) % len(_COLOURS)
             ours = way == OURS

@@ -128,7 +128,11 @@ RUN = {
     "benchmarks": [
         entry("vaecore", 10, 1000, 900.0),
         entry("vaecore", 10, 10, 300.0),
+        entry("vaecore", 10, 100, 600.0),
+        entry("vaecore, compiled", 10, 100, 700.0),
+        entry("vaecore, compiled", 10, 1000, 1000.0),
         entry("forward passes", 10, 10, 100.0),
+        entry("forward passes", 10, 100, 200.0),
         entry("forward passes", 10, 1000, 400.0),
         entry("pythae", 10, 1000, 400.0),
         {"group": "other", "fullname": "other", "extra_info": {"way": "vaecore", "ms_per_image": 1.0}},
@@ -140,7 +144,12 @@ def test_curves_are_in_order_of_the_batch():
     curves = throughput(RUN["benchmarks"])
     assert list(curves) == ["MLP VAE, cpu"]
     lines = {key: [info["images_per_second"] for info in infos] for key, infos in curves["MLP VAE, cpu"].items()}
-    assert lines == {("vaecore", 10): [300, 900], ("forward passes", 10): [100, 400], ("pythae", 10): [400]}
+    assert lines == {
+        ("vaecore", 10): [300, 600, 900],
+        ("vaecore, compiled", 10): [700, 1000],
+        ("forward passes", 10): [100, 200, 400],
+        ("pythae", 10): [400],
+    }
 
 
 def test_the_command_draws_ways_and_limits(tmp_path, monkeypatch):
@@ -151,7 +160,8 @@ def test_the_command_draws_ways_and_limits(tmp_path, monkeypatch):
     words = figure.read_text()  # letters are drawn as paths, with the words in comments
     for label in ("K = 10, vaecore", "K = 10, forward passes", "K = 10, limit", "images in a batch"):
         assert f"<!-- {label} -->" in words
-    assert "pythae" not in words  # one point is no line
+    assert "pythae" not in words  # one point is no line,
+    assert "compiled" not in words  # and two are none that shows a course
 
 
 def test_the_command_says_what_it_misses(tmp_path, monkeypatch, capsys):
