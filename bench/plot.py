@@ -55,7 +55,7 @@ def plot(curves: Curves, measured_on: str, path: Path) -> None:
         axis.set(xscale="log", yscale="log", title=title, xlabel="images in a batch")
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("reconstructions a second, each reduced to its error")
+    axes[0].set_ylabel("reconstructions, reduced to errors, a second")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(measured_on, fontsize="small")

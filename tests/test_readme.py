@@ -36,7 +36,15 @@ def test_the_tally_is_that_of_the_reference_run():
 
 
 def test_the_throughput_is_that_of_the_committed_runs():
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "reports/bench").glob("*.json"))]
+    folder = ROOT / "reports/bench"
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     assert len(runs) == 3
-    grid = tables(medians([run["benchmarks"] for run in runs]))["speed and quality"]
-    assert markdown(grid) in (ROOT / "README.md").read_text(encoding="utf-8")
+    found = tables(medians([run["benchmarks"] for run in runs]))
+    whole = (folder / "table.md").read_text(encoding="utf-8")
+    assert all(markdown(grid) in whole for grid in found.values())
+    headings, _, *lines = markdown(found["speed and quality"]).splitlines()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = readme[readme.index(headings) :].partition("\n\n")[0].splitlines()[2:]
+    assert len(shown) > 20
+    assert set(shown) <= set(lines)
+    assert (folder / "throughput.png").stat().st_size > 10_000
