@@ -22,7 +22,7 @@ from claims.model_checks import check_classes, check_model
 from claims.outside import Outside
 from claims.user_models import fit, fits, makes_models, model_digest, untrained_digest, user_model
 from vaecore import _adaptive, _attacks, _augment, _lbfgs, _models, _noise, _pgd, _precision, _reconstruct, _training
-from vaecore._attacks import Attack, outcome
+from vaecore._attacks import Attack
 from vaecore._images import Images, is_available, load_images, probe
 from vaecore._models import Autoencoder, Classifier
 from vaecore._noise import seed_for, words
@@ -548,15 +548,13 @@ class Study:
         pixels, labels = self.test.pixels[indices], self.test.labels[indices]
         shard = Shard(pixels.to(there), labels.to(there), indices.to(there), run.seed)
         known = run.seed, run.classifier_digest, pixels, labels, indices
-        key = digest("attack", LBFGS, *known, EVIDENCE_STAGE, there.type)
+        key = digest(f"attack/{LBFGS}", *known, EVIDENCE_STAGE, there.type)
 
         def compute() -> Tensors:
             attack = perturb(run.vae, run.classifier, shard, LBFGS)
-            kept = ("images", "success", "evaluations", "flags")
-            return {name: getattr(attack, name).cpu() for name in kept}
+            return {name: value.cpu() for name, value in vars(attack).items()}
 
-        found = {name: value.to(there) for name, value in self.store.get("evidence", key, compute).items()}
-        return outcome(shard.pixels, found["images"], found["success"], found["evaluations"], found["flags"])
+        return Attack(**{name: value.to(there) for name, value in self.store.get("evidence", key, compute).items()})
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

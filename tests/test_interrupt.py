@@ -99,15 +99,16 @@ for cache, trigger, number in json.loads(sys.argv[1]):
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, which this system cannot")
 
 SIGINT, SIGKILL = 2, 9
-# Trigger, signal, exit status, entries finished by then: of 4 models, then 4 shards of FGSM and 4 of L-BFGS and noise.
+# Trigger, signal, exit status, entries finished by then: of 4 models, then 4 shards of FGSM, and 4 of L-BFGS and noise
+# with 2 of the attack.
 KILLS = {
     "training": ("training the classifier of run 2 of 2, 7 of 18", SIGKILL, -SIGKILL, 3),
-    "inner evidence": ("collect-7", SIGKILL, -SIGKILL, 10),  # while the noise that needs it waits
+    "inner evidence": ("collect-7", SIGKILL, -SIGKILL, 12),  # while the noise that needs it waits
     "write": ("fsync-6", SIGKILL, -SIGKILL, 5),
     "interrupt in evidence": ("collect-3", SIGINT, 130, 6),
     "interrupt in write": ("fsync-6", SIGINT, 130, 5),
 }
-ENTRIES = 4 + 4 + 4
+ENTRIES = 4 + 4 + 4 + 2
 
 
 @pytest.fixture(scope="module")
