@@ -14,7 +14,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
-from bench.measure import DEVICES, measure
+from bench.measure import DEVICES, NEEDS_GPU, measure
 from bench.peers import as_pythae
 from bench.roofline import reconstruction
 from bench.table import OURS
@@ -23,7 +23,6 @@ from vaecore import VAE, Classifier, _compiled, reconstruct, reconstruct_labels,
 from vaecore._models import Autoencoder
 
 NAIVE, COMPILED, PYTHAE = "forward passes", "forward passes, torch.compile", "pythae"
-ON_GPUS = pytest.mark.skipif(not torch.cuda.is_available(), reason="for CUDA GPUs: tf32, and our kernel")
 # What `reconstruct` is told, for each way that is ours.
 SETTINGS: dict[str, dict[str, Any]] = {
     OURS: {},
@@ -51,7 +50,7 @@ GRID += [(model, 10, 1_000, way) for model in MODELS for way in (*[*SETTINGS][1:
 GRID += [("MLP", 10, 10_000, way) for way in [*SETTINGS][1:]]
 ON_BOTH = [
     pytest.param(*one, device, id=f"{device}-{'{}-K{}-n{}-{}'.format(*one)}", marks=needs)
-    for device, needs in (("cpu", ()), ("cuda", ON_GPUS))
+    for device, needs in (("cpu", ()), ("cuda", NEEDS_GPU))
     for one in GRID + ([("MLP", 10, count, way) for count in (1_000, 10_000) for way in GPU_SETTINGS] if needs else [])
 ]
 

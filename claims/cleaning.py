@@ -275,14 +275,10 @@ class Cleaning:
 
     def _of_run(self, run: "Run", start: int, stop: int) -> tuple[Shard, tuple[object, ...]]:
         """Test images of a run, and what any result on them depends on."""
-        study, indices = self.study, self.study.indices[start:stop]
-        labels = study.test.labels
-        assert labels is not None
-        pixels, labels = study.test.pixels[indices], labels[indices]
-        shard = Shard(pixels.to(study.device), labels.to(study.device), indices.to(study.device), run.seed)
-        known = study.outside.train
+        study = self.study
+        shard, known = study.shard(run, study.indices[start:stop]), study.outside.train
         models = (run.vae_digest, run.classifier_digest, None if known is None else known.digest)
-        return shard, (run.seed, *models, pixels, labels, indices, STAGE, study.device.type)
+        return shard.to(study.device), (*models, *shard.known, STAGE, study.device.type)
 
 
 def tasks(study: "Study") -> list[tuple[Any, ...]]:
@@ -371,8 +367,7 @@ def _strip(study: "Study") -> dict[str, Any]:
     of = labels[study.indices[: study.count(LBFGS)]]
     places = torch.tensor([int((of == label).nonzero()[0]) for label in np.unique(of)[:_IN_STRIP]])
     indices = study.indices[places]
-    place = study.device
-    shard = Shard(study.test.pixels[indices].to(place), labels[indices].to(place), indices.to(place), run.seed)
+    shard = study.shard(run, indices).to(study.device)
     models, rows = study.cleaning.models(0), []
     with torch.no_grad():
         for condition in STRIP:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from claims.evidence import CLEAN, DRAWS, JOINT, LBFGS, Shard, perturb
+from claims.evidence import CLEAN, DRAWS, JOINT, LBFGS, perturb
 from claims.pack import pack
 from claims.study import EVIDENCE_STAGE
 from vaecore._machine import answers
@@ -48,15 +48,13 @@ def gather(study: "Study") -> dict[str, Any]:
 
 
 def _of_condition(study: "Study", condition: str, indices: torch.Tensor) -> Tensors:
-    run, place = study.run(0), study.device
-    assert study.test.labels is not None
-    pixels, labels = study.test.pixels[indices], study.test.labels[indices]
+    run = study.run(0)
+    known = study.shard(run, indices).known
     models = (run.vae_digest, run.classifier_digest)
-    where = (place.type, study.precision)
-    key = digest("contact sheet", condition, run.seed, *models, pixels, labels, indices, _STAGE, *where)
+    key = digest("contact sheet", condition, *models, *known, _STAGE, study.device.type, study.precision)
 
     def compute() -> Tensors:
-        shard = Shard(pixels.to(place), labels.to(place), indices.to(place), run.seed)
+        shard = study.shard(run, indices).to(study.device)
         attack = perturb(run.vae, run.classifier, shard, condition)
         seed = seed_for("reconstructions", run.seed)
         told: dict[str, Any] = {"indices": shard.indices, "precision": study.precision}

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from claims import inference, ranks
-from claims.evidence import LBFGS, Shard, Table, perturb
+from claims.evidence import LBFGS, Table, perturb
 from claims.inference import auroc, interval
 from claims.outside import INSIDE
 from claims.pack import pack
@@ -147,17 +147,15 @@ def _means(study: Study, pixels: torch.Tensor) -> Values:
 
 def _attacked(study: Study, condition: str) -> torch.Tensor:
     """The first test images under attack in the first run, those of them on which it succeeded."""
-    run, indices = study.run(0), study.indices[:POINTS]
-    pixels, labels = study.test.pixels[indices], study.test.labels
-    assert labels is not None
-    key = (run.classifier_digest, run.seed, pixels, labels[indices], indices, EVIDENCE_STAGE, study.device.type)
+    run = study.run(0)
+    shard = study.shard(run, study.indices[:POINTS])
+    key = digest("attacked", condition, run.classifier_digest, *shard.known, EVIDENCE_STAGE, study.device.type)
 
     def compute() -> Tensors:
-        shard = Shard(pixels.to(study.device), labels[indices].to(study.device), indices.to(study.device), run.seed)
-        attack = perturb(run.vae, run.classifier, shard, condition)
+        attack = perturb(run.vae, run.classifier, shard.to(study.device), condition)
         return {"images": attack.images[attack.success].cpu()}
 
-    return study.store.get("evidence", digest("attacked", condition, *key), compute)["images"]
+    return study.store.get("evidence", key, compute)["images"]
 
 
 def _extremes(study: Study, name: str, table: Table) -> dict[str, Any]:

@@ -16,14 +16,20 @@ from torch import Tensor
 
 from vaecore._adaptive import VAEDetector
 from vaecore._attacks import Attack, fgsm, outcome
-from vaecore._check import check_logits
 from vaecore._lbfgs import lbfgs
 from vaecore._machine import answers
 from vaecore._models import Autoencoder, Classify
 from vaecore._noise import normal, seed_for, signs, uniform, words
 from vaecore._pgd import pgd
 from vaecore._precision import Precision
-from vaecore._reconstruct import distinct_labels, kl_of_posterior, log_bernoulli, posterior, reconstruct
+from vaecore._reconstruct import (
+    distinct_labels,
+    kl_of_posterior,
+    log_bernoulli,
+    posterior,
+    reconstruct,
+    squared_error,
+)
 from vaecore._store import Tensors
 
 DRAWS = 10
@@ -71,6 +77,15 @@ class Shard:
     indices: Tensor
     seed: int
 
+    def to(self, device: torch.device) -> "Shard":
+        """The same on a device."""
+        return Shard(self.pixels.to(device), self.labels.to(device), self.indices.to(device), self.seed)
+
+    @property
+    def known(self) -> tuple[object, ...]:
+        """What a digest of a result on it takes."""
+        return self.seed, self.pixels, self.labels, self.indices
+
 
 def collect(
     vae: Autoencoder,
@@ -98,9 +113,7 @@ def collect(
         attack = perturb(vae, classifier, shard, condition, twin_l2)
     images = attack.images
     with torch.no_grad():
-        own = answers(classifier, images)
-        check_logits(own, len(images))
-        confidence, predicted = own.double().softmax(dim=1).max(dim=1)
+        confidence, predicted = answers(classifier, images).double().softmax(dim=1).max(dim=1)
         mean, log_variance = posterior(vae, images)
         divergence = kl_of_posterior(mean, log_variance)
         shift = (mean - posterior(vae, shard.pixels)[0]).norm(dim=1)
@@ -112,14 +125,13 @@ def collect(
         chosen = predicted[offset : offset + len(rows), None, None].expand(-1, draws, 1)
         offset += len(rows)
         logits = answers(classifier, reconstructions.flatten(0, 1))
-        check_logits(logits, len(rows) * draws)
         probability = logits.softmax(dim=1).view(len(rows), draws, -1)
         highest, label = probability.max(dim=2)
         return {
             "draw_label": label.to(torch.int16),
             "draw_probability": highest,
             "draw_own_probability": probability.gather(2, chosen).squeeze(2),
-            "draw_mse": (reconstructions - rows.unsqueeze(1)).square().mean(dim=(2, 3, 4)),
+            "draw_mse": squared_error(rows, reconstructions),
             "log_likelihood": log_bernoulli(rows, reconstructions[:, :DRAWS]).mean(dim=1),
         }
 
@@ -162,7 +174,6 @@ def perturb(
     if condition in (LBFGS, CONFIDENT):
         with torch.no_grad():
             logits = answers(classifier, images)
-        check_logits(logits, count)
         classes, taken = logits.shape[1], logits.argmax(dim=1)
         targets = random_targets(labels, indices, classes=classes, seed=shard.seed, predicted=taken)
         return lbfgs(classifier, images, targets, confidence=CONFIDENCE if condition == CONFIDENT else None)

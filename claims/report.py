@@ -103,7 +103,7 @@ def write(folder: Path, results: Mapping[str, Any], study: Study | None = None) 
     for name, content in drawn.items():
         write_atomically(folder / name, content)
     write_atomically(folder / page.FILE, whole.encode())
-    for left in {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")} - set(drawn):
+    for left in {f"{name}.{suffix}" for name in FIGURES for suffix in drawings.SUFFIXES} - set(drawn):
         (folder / left).unlink(missing_ok=True)  # of an earlier study, which had more to show
     if results["decisions"] is None:
         (folder / "decisions.md").unlink(missing_ok=True)

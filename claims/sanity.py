@@ -90,16 +90,13 @@ def _wanted() -> list[Trial]:
 
 
 def _wins(study: Study, trial: Trial) -> Wins:
-    run, indices = study.run(0), study.indices[: study.trial_images]
-    labels = study.test.labels
-    assert labels is not None
-    pixels, labels = study.test.pixels[indices], labels[indices]
+    run = study.run(0)
+    shard = study.shard(run, study.indices[: study.trial_images])
     models = (run.vae_digest, run.classifier_digest)
-    key = digest("trial", asdict(trial), run.seed, *models, pixels, labels, indices, _STAGE, study.device.type)
+    key = digest("trial", asdict(trial), *models, *shard.known, _STAGE, study.device.type)
 
     def compute() -> Tensors:
-        place = study.device
-        return {"won": _judge(run, trial, Shard(pixels.to(place), labels.to(place), indices.to(place), run.seed)).cpu()}
+        return {"won": _judge(run, trial, shard.to(study.device)).cpu()}
 
     return np.asarray(study.store.get("evidence", key, compute)["won"].numpy())
 

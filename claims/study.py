@@ -264,7 +264,7 @@ class Study:
             kinds = [*reversed(self.trained)]  # the longest task first
             calls = [(kind, number) for kind in kinds for number in range(len(self.seeds))]
             with self.timed("training"), self.meter("training") as advance:
-                self.each(_train, calls, advance)
+                self.each(Study.trained_model, calls, advance)
         return [self.run(number) for number in range(len(self.seeds))]
 
     def run(self, number: int) -> Run:
@@ -348,14 +348,11 @@ class Study:
         return np.asarray(torch.cat(found).view(-1, count).double().numpy())
 
     def _own_shard(self, run: Run, indices: torch.Tensor, known: str, function: Callable[[Shard], Any]) -> torch.Tensor:
-        assert self.test.labels is not None
-        pixels, labels = self.test.pixels[indices], self.test.labels[indices]
-        models = (run.vae_digest, run.classifier_digest)
-        key = digest(known, run.seed, *models, pixels, labels, indices, self.device.type)
+        shard = self.shard(run, indices)
+        key = digest(known, run.vae_digest, run.classifier_digest, *shard.known, self.device.type)
 
         def compute() -> Tensors:
-            place = self.device
-            found = function(Shard(pixels.to(place), labels.to(place), indices.to(place), run.seed))
+            found = function(shard.to(self.device))
             if not isinstance(found, torch.Tensor) or found.shape != indices.shape:
                 got = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
                 raise ValueError(f"each image must get one number, in a tensor ({len(indices)},); got {got}")
@@ -518,6 +515,11 @@ class Study:
             found = self.each(evidence_of, calls, advance)
         return Table.of_shards(found, len(shards))
 
+    def shard(self, run: Run, indices: torch.Tensor) -> Shard:
+        """The test images of some indices, as a run sees them."""
+        assert self.test.labels is not None
+        return Shard(self.test.pixels[indices], self.test.labels[indices], indices, run.seed)
+
     @staticmethod
     def shards(count: int) -> list[tuple[int, int]]:
         """Where each shard of so many images starts and stops."""
@@ -525,36 +527,28 @@ class Study:
 
     def evidence_shard(self, run: Run, condition: str, start: int, stop: int) -> Tensors:
         """Evidence of a run under a condition on some of the images, as `collect` gives it."""
-        indices = self.indices[start:stop]
-        assert self.test.labels is not None
-        pixels, labels = self.test.pixels[indices], self.test.labels[indices]
-        models = (run.vae_digest, run.classifier_digest)
-        place = (self.device.type, self.precision)
-        key = digest(condition, run.seed, *models, pixels, labels, indices, EVIDENCE_STAGE, *place)
+        shard = self.shard(run, self.indices[start:stop])
+        known = condition, run.vae_digest, run.classifier_digest, *shard.known
+        key = digest(*known, EVIDENCE_STAGE, self.device.type, self.precision)
 
         def compute() -> Tensors:
-            there = self.device
-            shard = Shard(pixels.to(there), labels.to(there), indices.to(there), run.seed)
             l2 = self.evidence_shard(run, TWINS[condition], start, stop)["l2"] if condition in TWINS else None
             attack = self.lbfgs(run, start, stop) if condition == LBFGS else None
-            return collect(run.vae, run.classifier, shard, condition, l2, self.precision, attack)
+            there = shard.to(self.device)
+            return collect(run.vae, run.classifier, there, condition, l2, self.precision, attack)
 
         return self.store.get("evidence", key, compute)
 
     def lbfgs(self, run: Run, start: int, stop: int) -> Attack:
         """The L-BFGS attack of a run on some of the images, which several families look at."""
-        indices, there = self.indices[start:stop], self.device
-        assert self.test.labels is not None
-        pixels, labels = self.test.pixels[indices], self.test.labels[indices]
-        shard = Shard(pixels.to(there), labels.to(there), indices.to(there), run.seed)
-        known = run.seed, run.classifier_digest, pixels, labels, indices
-        key = digest(f"attack/{LBFGS}", *known, EVIDENCE_STAGE, there.type)
+        shard, device = self.shard(run, self.indices[start:stop]), self.device
+        key = digest(f"attack/{LBFGS}", run.classifier_digest, *shard.known, EVIDENCE_STAGE, device.type)
 
         def compute() -> Tensors:
-            attack = perturb(run.vae, run.classifier, shard, LBFGS)
+            attack = perturb(run.vae, run.classifier, shard.to(device), LBFGS)
             return {name: value.cpu() for name, value in vars(attack).items()}
 
-        return Attack(**{name: value.to(there) for name, value in self.store.get("evidence", key, compute).items()})
+        return Attack(**{name: value.to(device) for name, value in self.store.get("evidence", key, compute).items()})
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -569,10 +563,6 @@ class Study:
         finally:
             self._timed.remove(stage)
             self.wall_seconds[stage] = self.wall_seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-def _train(study: Study, kind: str, number: int) -> nn.Module:
-    return study.trained_model(kind, number)
 
 
 def evidence_of(study: Study, number: int, condition: str, start: int, stop: int) -> Tensors:

@@ -152,7 +152,7 @@ def test_compiled_chunks_are_of_one_size(monkeypatch):
     reconstruct(tiny_vae(), some_images(30), draws=2, seed=0, reduce=squared_error, compiled=True, chunk=8)
     assert sizes == [8, 8, 8, 6]
     sizes.clear()
-    monkeypatch.setattr(_reconstruct, "decoded_at_once", lambda *_: 16)
+    monkeypatch.setattr(_reconstruct, "fit_at_once", lambda *_: 16)
     reconstruct(tiny_vae(), some_images(30), draws=2, seed=0, reduce=squared_error, compiled=True)
     assert sizes == [8, 8, 8, 6]
     sizes.clear()

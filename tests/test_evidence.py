@@ -214,7 +214,7 @@ def test_the_rows_say_what_the_models_make_of_the_images(models, shard, whole, c
 
 
 def test_own_probability_stays_with_its_image_across_chunks(models, shard, whole, monkeypatch):
-    monkeypatch.setattr(_reconstruct, "decoded_at_once", lambda *_: 7 * MANY_DRAWS)
+    monkeypatch.setattr(_reconstruct, "fit_at_once", lambda *_: 7 * MANY_DRAWS)
     table = collect(models, models, shard, "clean")
     for name in ("draw_own_probability", "draw_label", "draw_mse"):
         torch.testing.assert_close(table[name], whole["clean"][name], rtol=1e-5, atol=1e-6)
@@ -416,7 +416,7 @@ def test_random_targets_avoid_the_class_that_an_image_is_given():
 @pytest.mark.parametrize("broken", [float("nan"), -0.5, 1.5])
 def test_a_broken_reconstruction_in_any_chunk_is_an_error(models, shard, broken, monkeypatch):
     """NaN has label 0 in every draw, and would pass for consistent."""
-    monkeypatch.setattr(_reconstruct, "decoded_at_once", lambda *_: 50)
+    monkeypatch.setattr(_reconstruct, "fit_at_once", lambda *_: 50)
     decode, calls = models.decode, []
 
     def late(latents):

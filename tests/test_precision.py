@@ -90,13 +90,22 @@ def test_a_classifier_is_asked_in_portions_that_fit_the_cache(monkeypatch):
     assert classifier.shown[7:] == [250]
 
 
+@pytest.mark.parametrize(
+    ("answer", "got"), [(lambda images: (images,), "tuple"), (torch.sum, r"\(\)"), (lambda _: torch.ones(5), r"\(5,\)")]
+)
+@pytest.mark.parametrize("count", [2, 300])  # at once, and in portions
+def test_what_is_no_logits_is_refused_in_portions_too(answer, got, count):
+    with torch.no_grad(), pytest.raises(ValueError, match=rf"images to logits \(\d+, classes\); got {got}"):
+        _machine.answers(answer, torch.rand(count, 1, 5, 4))
+
+
 def test_activations_fill_twice_the_cache_of_each_thread(monkeypatch):
     monkeypatch.setattr(_machine, "core_cache", lambda: 1 << 20)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert _machine.decoded_at_once(4 * 1024, CPU) == 3 * 512
-    assert _machine.decoded_at_once(1 << 30, CPU) == 1
-    assert _machine.decoded_at_once(4 * 784, torch.device("cuda")) == 65_536
-    assert _machine.decoded_at_once(1 << 20, torch.device("cuda")) == 1024  # a gibibyte
+    assert _machine.fit_at_once(4 * 1024, CPU) == 3 * 512
+    assert _machine.fit_at_once(1 << 30, CPU) == 1
+    assert _machine.fit_at_once(4 * 784, torch.device("cuda")) == 65_536
+    assert _machine.fit_at_once(1 << 20, torch.device("cuda")) == 1024  # a gibibyte
 
 
 def test_reconstruct_decodes_as_much_as_fits(monkeypatch):

@@ -156,7 +156,7 @@ def test_first_index_counts_up():
     [(7, 3, 3, [3, 3, 1]), (4, 2, 10, [4]), (3, 2, 1, [1, 1, 1]), (5, 250, None, [2, 2, 1]), (2, 900, None, [1, 1])],
 )
 def test_each_image_is_encoded_once_and_no_more_than_a_chunk_is_held(monkeypatch, count, draws, chunk, rows):
-    monkeypatch.setattr(_reconstruct, "decoded_at_once", lambda *_: 500)
+    monkeypatch.setattr(_reconstruct, "fit_at_once", lambda *_: 500)
     vae, images, seen = Plain(tiny_vae()), some_images(count), []
 
     def reduce(some, reconstructions):

@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from vaecore._check import check_logits
+
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux; what sysconf says is wrong in some guests
 _UNKNOWN = 1 << 20  # bytes, of most cores' second level
 _GPU_ROWS, _GPU_BYTES = 65_536, 1 << 30  # fill any GPU, and leave room on a small one
@@ -34,8 +36,8 @@ def core_cache() -> int:
         return _UNKNOWN
 
 
-def decoded_at_once(each: int, device: torch.device) -> int:
-    """Number of latents to decode at once where the widest activation of each has so many bytes.
+def fit_at_once(each: int, device: torch.device) -> int:
+    """Number of latents or images to compute at once where the widest activation of each has so many bytes.
 
     On a CPU these fill twice the cache of each thread's core: with fewer, matrix products are slower; with more, each
     step finds its input in memory.
@@ -62,17 +64,24 @@ def widest_activation(module: object, call: Callable[[], object], least: int) ->
 
 
 def answers(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """classifier(images), (n, c, h, w) to (n, classes); without gradients in portions that fit the cache or the GPU."""
-    if torch.is_grad_enabled() or len(images) <= _FEW:
-        return classifier(images)
-    shape, widest = images.shape[1:], images[0].numel()
-    if isinstance(classifier, nn.Module):
-        known = _widest.setdefault(classifier, {})
-        if shape not in known:
-            known[shape] = widest_activation(classifier, lambda: classifier(images[:1]), widest)
-        widest = known[shape]
-    portion = decoded_at_once(widest * torch.float32.itemsize, images.device)
-    return torch.cat([classifier(part) for part in torch.split(images, portion)])
+    """The classifier's logits of images, (n, c, h, w) to (n, classes); raises ValueError where it gives something else.
+
+    Without gradients, in portions that fit the cache or the GPU.
+    """
+    shape, widest, portion = images.shape[1:], images[0].numel(), len(images)
+    if not torch.is_grad_enabled() and len(images) > _FEW:
+        if isinstance(classifier, nn.Module):
+            known = _widest.setdefault(classifier, {})
+            if shape not in known:
+                known[shape] = widest_activation(classifier, lambda: classifier(images[:1]), widest)
+            widest = known[shape]
+        portion = fit_at_once(widest * torch.float32.itemsize, images.device)
+    parts = []
+    for part in torch.split(images, portion):
+        logits = classifier(part)
+        check_logits(logits, len(part))
+        parts.append(logits)
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 _widest: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionary()  # of classifiers, by images' shape

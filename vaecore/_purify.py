@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, one_hot, pad, unfold
 
 from vaecore._attacks import Loss, Objective, check_classifier, class_loss
-from vaecore._check import check_images, check_labels, check_logits
+from vaecore._check import check_images, check_labels
 from vaecore._machine import answers
 from vaecore._models import Autoencoder, Classify
 from vaecore._noise import image_indices, normal, seed_for
@@ -246,9 +246,7 @@ class Purified(nn.Module):
     def each(self, views: Tensor) -> Tensor:
         """The classifier's log-softmax of each view, (n, draws, classes)."""
         count, draws = views.shape[:2]
-        logits = answers(self.classifier, views.flatten(0, 1))
-        check_logits(logits, count * draws)
-        return logits.log_softmax(dim=1).view(count, draws, -1)
+        return answers(self.classifier, views.flatten(0, 1)).log_softmax(dim=1).view(count, draws, -1)
 
     def objective(self, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int) -> Objective:
         """The attacker's objective (see `vaecore.Victim`); the noise of an image follows from (seed, index, step)."""
@@ -278,11 +276,9 @@ class Purified(nn.Module):
 
     def _decide(self, views: Tensor, each: Tensor | None = None, *, smooth: bool) -> Tensor:
         """smooth: with the mean softmax for the majority, which has a gradient."""
-        count, draws = views.shape[:2]
+        draws = views.shape[1]
         if self.decide == "mean-image" or draws == 1:
-            logits = answers(self.classifier, views.mean(dim=1))
-            check_logits(logits, count)
-            return logits
+            return answers(self.classifier, views.mean(dim=1))
         each = self.each(views) if each is None else each
         mean = each.logsumexp(dim=1) - torch.tensor(float(draws)).log()
         if self.decide == "mean-softmax" or smooth:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vaecore._attacks import check_classifier
-from vaecore._check import check_images, check_logits
-from vaecore._machine import answers, decoded_at_once, widest_activation
+from vaecore._check import check_images
+from vaecore._machine import answers, fit_at_once, widest_activation
 from vaecore._models import Autoencoder, Classify
 from vaecore._noise import image_indices, normal
 from vaecore._precision import Precision, check_precision, computing_in
@@ -129,7 +129,7 @@ def reconstruct(
             if step is None:
                 widest = widest_activation(vae, partial(vae.decode, latents[:1, 0]), rows[0].numel())
                 size = torch.bfloat16.itemsize if compiled and precision == "bfloat16" else torch.float32.itemsize
-                step = max(1, decoded_at_once(widest * size, rows.device) // draws)
+                step = max(1, fit_at_once(widest * size, rows.device) // draws)
             if compiled and not joined.filled:
                 with computing():
                     decoded = decode_draws(vae, latents[:1], rows[:1].shape)
@@ -311,9 +311,7 @@ def reconstruct_labels(
     check_classifier(classifier)
 
     def label(_: Tensor, reconstructions: Tensor) -> Tensor:
-        logits = answers(classifier, reconstructions.flatten(0, 1))
-        check_logits(logits, reconstructions.shape[0] * draws)
-        return logits.argmax(dim=1).view(-1, draws)
+        return answers(classifier, reconstructions.flatten(0, 1)).argmax(dim=1).view(-1, draws)
 
     return reconstruct(vae, images, draws=draws, seed=seed, first_index=first_index, indices=indices, reduce=label)
 
