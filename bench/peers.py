@@ -17,9 +17,9 @@ import scipy.optimize
 import torch
 from torch import Tensor, nn
 
-from vaecore._attacks import Norm
-from vaecore._models import Autoencoder
-from vaecore._training import Progress
+from vaecore.attacks._attack import Norm
+from vaecore.models._networks import Autoencoder
+from vaecore.models._training import Progress
 
 LIBRARIES = ("advertorch", "foolbox", "torchattacks")
 

@@ -17,11 +17,11 @@ from bench import peers
 from bench.measure import DEVICES, Attack, Victims, l2_ratio, measure_attack
 from bench.reference import scipy_lbfgs
 from bench.table import OURS
-from claims.evidence import random_targets
-from claims.study import Study
 from vaecore import fgsm, lbfgs, pgd, square
-from vaecore._attacks import Norm
-from vaecore._training import Progress
+from vaecore.attacks._attack import Norm
+from vaecore.models._training import Progress
+from vaecore.suite.study.draws import random_targets
+from vaecore.suite.study.study import Study
 
 FOOLBOX, TORCHATTACKS = "foolbox", "torchattacks"
 THOROUGH, ADAPTIVE = f"{OURS}, thorough", f"{OURS}, adaptive steps"

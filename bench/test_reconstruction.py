@@ -18,9 +18,10 @@ from bench.measure import DEVICES, NEEDS_GPU, measure
 from bench.peers import as_pythae
 from bench.roofline import reconstruction
 from bench.table import OURS
-from claims.study import Study
-from vaecore import VAE, Classifier, _compiled, reconstruct, reconstruct_labels, squared_error
-from vaecore._models import Autoencoder
+from vaecore import VAE, Classifier, reconstruct, reconstruct_labels, squared_error
+from vaecore.models._networks import Autoencoder
+from vaecore.reconstruction import _compiled
+from vaecore.suite.study.study import Study
 
 NAIVE, COMPILED, PYTHAE = "forward passes", "forward passes, torch.compile", "pythae"
 # What `reconstruct` is told, for each way that is ours.

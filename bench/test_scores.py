@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from bench.measure import DEVICES, measure
 from bench.table import OURS
-from claims.study import Study
 from vaecore import fit_scores, scores
+from vaecore.suite.study.study import Study
 
 IMAGES, LEARNT = 500, 5_000
 ALL = "all together"

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bench.measure import DEVICES, measure
 from bench.table import OURS
-from claims.study import Study
 from vaecore import VAE, Classifier, ClassifierConfig, Images, VAEConfig, fit_classifier, fit_vae
+from vaecore.suite.study.study import Study
 
 IMAGES, TUTORIAL = 5_000, "DataLoader and Adam"
 KINDS = ("VAE", "classifier")

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from claims.evidence import CLEAN
-from claims.inference import (
+from vaecore.suite.plugin.session import Conclusion
+from vaecore.suite.statistics.intervals import (
     absolute,
     auroc_of_groups,
     difference,
@@ -18,8 +18,8 @@ from claims.inference import (
     spearman,
     spearman_within,
 )
-from claims.plugin import Conclusion
-from claims.study import Study
+from vaecore.suite.study.draws import CLEAN
+from vaecore.suite.study.study import Study
 
 
 @pytest.mark.claim("B1")

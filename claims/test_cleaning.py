@@ -6,10 +6,10 @@ and after, or under two purifiers; L-BFGS is looked at where it succeeded in eve
 
 import pytest
 
-from claims.cleaning import MAJORITY, NONE, THRESHOLD
-from claims.inference import Estimate, mean
-from claims.plugin import Conclusion
-from claims.study import Study
+from vaecore.suite.plugin.session import Conclusion
+from vaecore.suite.statistics.intervals import Estimate, mean
+from vaecore.suite.study.cleaning import MAJORITY, NONE, THRESHOLD
+from vaecore.suite.study.study import Study
 
 
 def gain(study: Study, condition: str, after: str = MAJORITY, before: str = NONE) -> Estimate:

@@ -17,10 +17,10 @@ from itertools import pairwise
 
 import pytest
 
-from claims.evidence import CLEAN, CONFIDENT, JOINT, JOINT_MSE, LBFGS, MANY_DRAWS, Table
-from claims.inference import Estimate, auroc, difference, mean, ratio
-from claims.plugin import Conclusion
-from claims.study import Study
+from vaecore.suite.plugin.session import Conclusion
+from vaecore.suite.statistics.intervals import Estimate, auroc, difference, mean, ratio
+from vaecore.suite.study.draws import CLEAN, CONFIDENT, JOINT, JOINT_MSE, LBFGS, MANY_DRAWS, Table
+from vaecore.suite.study.study import Study
 
 
 @pytest.mark.claim("A1")

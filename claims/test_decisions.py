@@ -6,12 +6,12 @@ that is too sure of itself. L-BFGS is looked at where it succeeded in every run.
 
 import pytest
 
-from claims.calibration import area
-from claims.decisions import ALONE, MEAN_SCALED, NOISY, SCALED, TURNED
-from claims.evidence import CLEAN, LBFGS
-from claims.inference import Estimate, absolute, difference, mean
-from claims.plugin import Conclusion
-from claims.study import Study
+from vaecore.suite.plugin.session import Conclusion
+from vaecore.suite.statistics.intervals import Estimate, absolute, difference, mean
+from vaecore.suite.study.calibration import area
+from vaecore.suite.study.decisions import ALONE, MEAN_SCALED, NOISY, SCALED, TURNED
+from vaecore.suite.study.draws import CLEAN, LBFGS
+from vaecore.suite.study.study import Study
 
 
 def added(study: Study, condition: str) -> Estimate:

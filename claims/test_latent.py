@@ -5,10 +5,10 @@ FGSM and L-BFGS know the classifier and not the VAE. Conditions that are compare
 
 import pytest
 
-from claims.evidence import CLEAN, LBFGS
-from claims.inference import auroc, mean
-from claims.plugin import Conclusion
-from claims.study import Study
+from vaecore.suite.plugin.session import Conclusion
+from vaecore.suite.statistics.intervals import auroc, mean
+from vaecore.suite.study.draws import CLEAN, LBFGS
+from vaecore.suite.study.study import Study
 
 
 @pytest.mark.claim("E1")

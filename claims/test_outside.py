@@ -6,10 +6,10 @@ against a set outside. Which sets there are: claims/outside.py.
 
 import pytest
 
-from claims.inference import Estimate, auroc, difference
-from claims.outside import INSIDE
-from claims.plugin import Conclusion
-from claims.study import Study
+from vaecore.suite.plugin.session import Conclusion
+from vaecore.suite.statistics.intervals import Estimate, auroc, difference
+from vaecore.suite.study.outside import INSIDE
+from vaecore.suite.study.study import Study
 
 
 def detection(study: Study, score: str, kind: str) -> Estimate:

@@ -15,12 +15,12 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from claims import report
-from claims.inference import mean
-from claims.registry import load_registry
-from claims.study import Dataset, Profile, Study
-from claims.verdict import judge
 from vaecore._store import Store
+from vaecore.suite.judging.registry import load_registry
+from vaecore.suite.judging.verdict import judge
+from vaecore.suite.report import summary as report
+from vaecore.suite.statistics.intervals import mean
+from vaecore.suite.study.study import Dataset, Profile, Study
 
 
 def pytest_collection_modifyitems(items):

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.functional import log_softmax
 
 from vaecore import VAEDetector
-from vaecore._adaptive import joint_loss
-from vaecore._attacks import Victim, gradient_of
+from vaecore.attacks._attack import Victim, gradient_of
+from vaecore.attacks._detector import joint_loss
 
 SIDE, LATENT, CLASSES = 4, 3, 4
 ROWS = torch.arange(5)

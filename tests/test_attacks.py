@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vaecore._attacks import fgsm
-from vaecore._lbfgs import lbfgs
+from vaecore.attacks._fgsm import fgsm
+from vaecore.attacks._lbfgs import lbfgs
 
 
 def two_classes(weight, margin, *, at):

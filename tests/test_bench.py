@@ -13,7 +13,7 @@ from bench import __main__ as command
 from bench import peers
 from bench.measure import Victims, l2_ratio, shown
 from bench.table import comparison, digits, medians, plain
-from claims.registry import REGISTRY
+from vaecore.suite.judging.registry import REGISTRY
 
 ROOT = REGISTRY.parents[1]
 

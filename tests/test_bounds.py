@@ -5,10 +5,10 @@ import tomllib
 import numpy as np
 import pytest
 
-from claims import report
-from claims.bounds import LEAST_POWER
-from claims.registry import load_registry
 from vaecore import load_images
+from vaecore.suite.judging.bounds import LEAST_POWER
+from vaecore.suite.judging.registry import load_registry
+from vaecore.suite.report import summary as report
 
 OK, FAILED, USAGE, NOT_ALL_SUPPORTED = 0, 1, pytest.ExitCode.USAGE_ERROR, 8
 CLAIMS = load_registry("mine.npz").claims
@@ -20,7 +20,7 @@ BOUND = 'above = 0.7\npilot = "0.900 (sd 0.000, 2 runs)"\npower = 1.0\n'
 
 def module(**values):
     """Give the source of tests that conclude the mean of these values."""
-    head = "import numpy as np\nimport pytest\nfrom claims.inference import mean\n"
+    head = "import numpy as np\nimport pytest\nfrom vaecore.suite.statistics.intervals import mean\n"
     return head + "".join(
         f'\n\n@pytest.mark.claim("{name}")\ndef test_{name.lower()}(study, claim):\n'
         f'    """{CLAIMS[name].sentence}"""\n    claim.conclude(mean({value}))\n'

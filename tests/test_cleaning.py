@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from claims import cleaning, figures_cleaning, report, style
-from claims.cleaning import CLEANED, MAJORITY, NONE, SEARCH, SIZES, THRESHOLD, Cleaning
-from claims.evidence import DRAWS, EOT_DRAWS, Table
-from claims.pack import unpack
 from vaecore import VAEConfig, fit_vae, load_images, pgd, reconstruct_labels
-from vaecore._autoencoder import fit_autoencoder
 from vaecore._noise import seed_for
-from vaecore._purify import VAEPurifier
+from vaecore._purifiers import VAEPurifier
 from vaecore._store import Store
+from vaecore.models._autoencoder import fit_autoencoder
+from vaecore.suite.packing import unpack
+from vaecore.suite.report import figures_cleaning, style
+from vaecore.suite.report import summary as report
+from vaecore.suite.study import cleaning
+from vaecore.suite.study.cleaning import CLEANED, MAJORITY, NONE, SEARCH, SIZES, THRESHOLD, Cleaning
+from vaecore.suite.study.draws import DRAWS, EOT_DRAWS, Table
 
 
 def fresh(study, **changes):

@@ -12,12 +12,12 @@ from torch.nn.functional import conv2d
 from torch.testing import assert_close
 
 import vaecore as vc
-from claims import cleaning
-from claims.evidence import CLEAN, DRAWS, Shard, collect
-from claims.pack import pack, unpack
-from claims.study import Dataset, Profile, Study
-from vaecore._models import _strided
-from vaecore._training import augment
+from vaecore.models._networks import _strided
+from vaecore.models._training import augment
+from vaecore.suite.packing import pack, unpack
+from vaecore.suite.study import cleaning
+from vaecore.suite.study.draws import CLEAN, DRAWS, Shard, collect
+from vaecore.suite.study.study import Dataset, Profile, Study
 
 IMAGES = torch.rand(6, 3, 17, 23, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(6) % 4

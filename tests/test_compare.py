@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from scipy.stats import norm, ttest_ind
 
-from claims import coverage, report
-from claims.__main__ import main
-from claims.compare import MOVED, UNKNOWN, UNSEEN, compare, markdown, text
-from claims.inference import Spread, change, interval, mean, smallest
-from claims.registry import Bound, Claim, load_registry
-from claims.results import SCHEMA, load, plain
-from claims.verdict import judge
+from vaecore.suite.cli import main
+from vaecore.suite.judging.registry import Bound, Claim, load_registry
+from vaecore.suite.judging.verdict import judge
+from vaecore.suite.report import summary as report
+from vaecore.suite.report.compare import MOVED, UNKNOWN, UNSEEN, compare, markdown, text
+from vaecore.suite.results import SCHEMA, load, plain
+from vaecore.suite.statistics import coverage
+from vaecore.suite.statistics.intervals import Spread, change, interval, mean, smallest
 
 INF = math.inf
 

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vaecore import VAE, VAEConfig, _compiled, _noise, _reconstruct, reconstruct, squared_error
+from vaecore import VAE, VAEConfig, _noise, reconstruct, squared_error
 from vaecore._noise import normal
+from vaecore.reconstruction import _compiled, _reconstruct
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SIDES = (5, 4)
@@ -271,7 +272,7 @@ def test_the_host_is_two_portions_ahead_at_most(monkeypatch):
 
 INTERPRETED = """
 import torch
-from vaecore._fused import squared_error_kernel, squared_errors_of_hidden
+from vaecore.reconstruction._fused import squared_error_kernel, squared_errors_of_hidden
 
 generator = torch.Generator().manual_seed(0)
 for kind in (torch.float32, torch.float16):
@@ -292,7 +293,7 @@ BUILT = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from vaecore._fused import TILES, squared_error_kernel
+from vaecore.reconstruction._fused import TILES, squared_error_kernel
 
 names = ("hidden", "weight", "bias", "images", "found", "rows", "pixels", "inner", "draws")
 sizes = ("PRODUCTS", "ROWS", "PIXELS", "INNER")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from claims import coverage
+from vaecore.suite.statistics import coverage
 
 REPLICATIONS = 150
 # At most 18 and 6 misses in 150, which a true coverage of 0.95 and 0.995 exceeds less than once in a thousand.

@@ -10,8 +10,12 @@ from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from claims import calibration, decisions, figures_decisions, style
-from claims.decisions import (
+from vaecore import ClassifierConfig, VAEConfig, aurc, ece, fit_temperature, reconstruct
+from vaecore._noise import seed_for
+from vaecore._store import Store
+from vaecore.suite.report import figures_decisions, style
+from vaecore.suite.study import calibration, decisions
+from vaecore.suite.study.decisions import (
     ALL,
     ASKED,
     CLEAN,
@@ -26,11 +30,8 @@ from claims.decisions import (
     SIGNALS,
     TURNED,
 )
-from claims.evidence import LBFGS
-from claims.study import Dataset, Profile, Study
-from vaecore import ClassifierConfig, VAEConfig, aurc, ece, fit_temperature, reconstruct
-from vaecore._noise import seed_for
-from vaecore._store import Store
+from vaecore.suite.study.draws import LBFGS
+from vaecore.suite.study.study import Dataset, Profile, Study
 
 
 @pytest.fixture(scope="module")

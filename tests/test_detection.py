@@ -11,18 +11,21 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from claims import detection, figures_outside, outside, report, style, terminal, test_outside
-from claims.evidence import Table
-from claims.inference import auroc, interval, mean
-from claims.outside import INSIDE, Outside
-from claims.pack import unpack
-from claims.registry import load_registry
-from claims.study import Dataset
-from claims.verdict import judge
+from claims import test_outside
 from vaecore import scores
-from vaecore._images import TORCHVISION, Images
-from vaecore._outside import OUTSIDE_MADE
 from vaecore._store import Store
+from vaecore.data._images import TORCHVISION, Images
+from vaecore.data._outside import OUTSIDE_MADE
+from vaecore.suite.judging.registry import load_registry
+from vaecore.suite.judging.verdict import judge
+from vaecore.suite.packing import unpack
+from vaecore.suite.report import figures_outside, style, terminal
+from vaecore.suite.report import summary as report
+from vaecore.suite.statistics.intervals import auroc, interval, mean
+from vaecore.suite.study import detection, outside
+from vaecore.suite.study.draws import Table
+from vaecore.suite.study.outside import INSIDE, Outside
+from vaecore.suite.study.study import Dataset
 
 MADE = [*OUTSIDE_MADE]
 REGISTRY = load_registry("mine.npz")

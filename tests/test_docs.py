@@ -5,7 +5,7 @@ import re
 import tomllib
 
 import vaecore
-from claims.registry import REGISTRY
+from vaecore.suite.judging.registry import REGISTRY
 
 ROOT = REGISTRY.parents[1]
 

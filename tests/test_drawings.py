@@ -8,9 +8,10 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from claims import drawings, figures, style
-from claims.captions import FIGURES, caption, shown
-from claims.pack import pack, unpack
+from vaecore.suite.packing import pack, unpack
+from vaecore.suite.report import figure_files as drawings
+from vaecore.suite.report import figures, style
+from vaecore.suite.report.captions import FIGURES, caption, shown
 
 
 def pixels(*shape):

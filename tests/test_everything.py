@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from claims import calibration, cleaning, everything, evidence, sanity
-from claims.decisions import ASKED
-from claims.evidence import CONDITIONS
-from claims.outside import INSIDE
 from vaecore._store import NotKeptError, Store
+from vaecore.suite.study import calibration, cleaning, everything
+from vaecore.suite.study import draws as evidence
+from vaecore.suite.study import trials as sanity
+from vaecore.suite.study.decisions import ASKED
+from vaecore.suite.study.draws import CONDITIONS
+from vaecore.suite.study.outside import INSIDE
 
 
 @pytest.fixture

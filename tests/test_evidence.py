@@ -8,8 +8,11 @@ import torch
 from scipy.stats import chisquare
 from torch.nn.functional import cross_entropy
 
-from claims import evidence
-from claims.evidence import (
+from vaecore import VAE, Classifier, ClassifierConfig, VAEConfig, elbo, kl, latent_mean, load_images, reconstruct
+from vaecore._noise import seed_for
+from vaecore.reconstruction import _reconstruct
+from vaecore.suite.study import draws as evidence
+from vaecore.suite.study.draws import (
     ADAPTIVE,
     CONDITIONS,
     DRAWS,
@@ -25,19 +28,6 @@ from claims.evidence import (
     perturb,
     random_targets,
 )
-from vaecore import (
-    VAE,
-    Classifier,
-    ClassifierConfig,
-    VAEConfig,
-    _reconstruct,
-    elbo,
-    kl,
-    latent_mean,
-    load_images,
-    reconstruct,
-)
-from vaecore._noise import seed_for
 
 COUNT, SEED = 20, 3
 COLUMNS = {

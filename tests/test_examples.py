@@ -13,10 +13,10 @@ import torch
 from torch.testing import assert_close
 
 import vaecore as vc
-from claims.plugin import NOT_ALL_SUPPORTED
 from examples import make_data
 from examples.convolutional import make_classifier, make_vae
 from vaecore import Images, load_images
+from vaecore.suite.plugin.session import NOT_ALL_SUPPORTED
 
 ROOT = Path(__file__).parents[1]
 ONE_CLAIM = "claims/test_consistency.py::test_clean_images_are_consistent"

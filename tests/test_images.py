@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vaecore._augment import distort
-from vaecore._images import Images, data_root, is_available, letters, load_images, load_whole, probe
+from vaecore.data._images import Images, data_root, is_available, letters, load_images, load_whole, probe
+from vaecore.models._augment import distort
 
 
 @pytest.fixture

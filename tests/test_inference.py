@@ -11,8 +11,8 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 import vaecore
-from claims import inference
-from claims.inference import Estimate, Interval
+from vaecore.suite.statistics import intervals as inference
+from vaecore.suite.statistics.intervals import Estimate, Interval
 
 RUNS, IMAGES = 4, 300
 

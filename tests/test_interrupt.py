@@ -18,9 +18,9 @@ import json, os, signal, sys, time, traceback
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch, torch._dynamo  # which the first optimiser would import, in every child
-from claims import study
+from vaecore.suite.study import study
 from vaecore import _store
-from vaecore._models import ClassifierConfig, VAEConfig
+from vaecore.models._networks import ClassifierConfig, VAEConfig
 
 study.SHARD = 4
 study.reference_configs = lambda train: (

@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.reference import scipy_lbfgs
-from vaecore import _lbfgs
-from vaecore._attacks import Sanity
-from vaecore._lbfgs import lbfgs
+from vaecore.attacks import _lbfgs
+from vaecore.attacks._attack import Sanity
+from vaecore.attacks._lbfgs import lbfgs
 
 ONE = torch.tensor([1])
 IMAGES = torch.full((2, 1, 8, 8), 0.5)

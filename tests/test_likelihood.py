@@ -11,9 +11,11 @@ from torch import nn
 from torch.distributions import Bernoulli, MultivariateNormal, Normal
 from torch.nn.functional import logsigmoid
 
-from vaecore import VAE, VAEConfig, _likelihood, _models, elbo, likelihood_regret, log_likelihood
+from vaecore import VAE, VAEConfig, elbo, likelihood_regret, log_likelihood
 from vaecore._noise import normal, seed_for
-from vaecore._reconstruct import kl_of_posterior
+from vaecore.models import _networks as _models
+from vaecore.reconstruction import _likelihood
+from vaecore.reconstruction._decode import kl_of_posterior
 
 LATENT, SIDES = 3, (5, 4)
 PIXELS = SIDES[0] * SIDES[1]

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from claims import options
-from claims.__main__ import main
-from claims.compare import compare
-from claims.registry import REGISTRY, load_registry
-from claims.results import load
-from claims.study import PILOT_SEED, PROFILES, Study
-from claims.user_models import user_model
-from claims.workers import MOST
-from vaecore._outside import OUTSIDE_LOADED
 from vaecore._precision import Precision
 from vaecore._store import digest
+from vaecore.data._outside import OUTSIDE_LOADED
+from vaecore.suite.cli import main
+from vaecore.suite.judging.registry import REGISTRY, load_registry
+from vaecore.suite.plugin import options
+from vaecore.suite.report.compare import compare
+from vaecore.suite.results import load
+from vaecore.suite.study.study import PILOT_SEED, PROFILES, Study
+from vaecore.suite.study.user_models import user_model
+from vaecore.suite.study.workers import MOST
 
 OK, USAGE, NOT_ALL_SUPPORTED = 0, pytest.ExitCode.USAGE_ERROR, 8
 ENTRY = """
@@ -36,7 +36,7 @@ TITLE = '[families]\nX = "Things of mine"\n'
 TEST = """
 import numpy as np
 import pytest
-from claims.inference import mean
+from vaecore.suite.statistics.intervals import mean
 
 
 @pytest.mark.claim("X1")

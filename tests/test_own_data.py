@@ -10,8 +10,8 @@ import torchvision  # noqa: F401  # here, as in test_plugin
 from PIL import Image
 from torch.testing import assert_close
 
-from claims.study import Dataset, Profile, Study
 from vaecore import Store, load_images, outside, outside_name
+from vaecore.suite.study.study import Dataset, Profile, Study
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (20, 17, 23, 3), dtype=np.uint8)
 LABELS = np.arange(20) % 2

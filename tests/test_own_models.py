@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from claims.plugin import NOT_ALL_SUPPORTED
-from claims.registry import load_registry
-from claims.study import Dataset, Profile, Study
-from claims.user_models import untrained_digest
-from claims.verdict import judge
 from vaecore import VAE, Images, Store, VAEConfig, load_images
+from vaecore.suite.judging.registry import load_registry
+from vaecore.suite.judging.verdict import judge
+from vaecore.suite.plugin.session import NOT_ALL_SUPPORTED
+from vaecore.suite.study.study import Dataset, Profile, Study
+from vaecore.suite.study.user_models import untrained_digest
 
 MODELS = """
 import torch
@@ -166,7 +166,7 @@ def run(pytester, monkeypatch):
     sentence = load_registry("mine.npz").claims["A1"].sentence
     body = "claim.conclude(mean(study.table('clean').consistent))"
     pytester.makepyfile(
-        test_it=f"import pytest\nfrom claims.inference import mean\n\n\n@pytest.mark.claim('A1')\n"
+        test_it=f"import pytest\nfrom vaecore.suite.statistics.intervals import mean\n\n\n@pytest.mark.claim('A1')\n"
         f"def test_a1(study, claim):\n    '''{sentence}'''\n    {body}\n"
     )
 
@@ -258,7 +258,7 @@ def test_a_finished_model_beside_a_maker_is_the_same_in_all_runs_and_said_to_be(
 
 def test_a_verdict_says_what_the_interval_leaves_out():
     claim = load_registry("mine.npz").claims["A1"]
-    from claims.inference import mean  # noqa: PLC0415
+    from vaecore.suite.statistics.intervals import mean  # noqa: PLC0415
 
     told = {"decisive": True, "pilot": False, "available": 600}
     two, one = mean(np.ones((2, 600))), mean(np.ones((1, 600)))

@@ -13,17 +13,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from claims import __main__ as command
-from claims import contact, forest, page, report, threats
-from claims import results as results_file
-from claims.captions import FIGURES, caption
-from claims.cleaning import CLEANED, MAJORITY
-from claims.decisions import ASKED
-from claims.evidence import CONDITIONS
-from claims.pack import unpack
-from claims.registry import Bound, load_registry
-from claims.study import PROFILES
 from vaecore._store import write_atomically
+from vaecore.suite import cli as command
+from vaecore.suite import results as results_file
+from vaecore.suite.judging.registry import Bound, load_registry
+from vaecore.suite.packing import unpack
+from vaecore.suite.report import forest, page
+from vaecore.suite.report import summary as report
+from vaecore.suite.report.captions import FIGURES, caption
+from vaecore.suite.study import contact_sheet as contact
+from vaecore.suite.study import threats
+from vaecore.suite.study.cleaning import CLEANED, MAJORITY
+from vaecore.suite.study.decisions import ASKED
+from vaecore.suite.study.draws import CONDITIONS
+from vaecore.suite.study.study import PROFILES
 
 PNG = bytes.fromhex(  # one black pixel
     "89504e470d0a1a0a0000000d4948445200000001000000010800000000"

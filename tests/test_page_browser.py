@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from claims import drawings, page
-from claims.captions import FIGURES
+from vaecore.suite.report import figure_files as drawings
+from vaecore.suite.report import page
+from vaecore.suite.report.captions import FIGURES
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the group `browser`: playwright drives the browser")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -12,9 +12,10 @@ from scipy.stats import kstest
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from vaecore._attacks import Sanity, class_loss, fgsm
 from vaecore._noise import signs
-from vaecore._pgd import _windows, pgd
+from vaecore.attacks._attack import Sanity, class_loss
+from vaecore.attacks._fgsm import fgsm
+from vaecore.attacks._pgd import _windows, pgd
 
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 RULES = pytest.mark.parametrize("step_size", [0.03, None], ids=["constant", "adaptive"])

@@ -14,24 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from claims import (
-    cleaning,
-    evidence,
-    outside,
-    test_calibration,
-    test_cleaning,
-    test_consistency,
-    test_decisions,
-    test_latent,
-    test_outside,
-)
-from claims.decisions import MEAN_SCALED, SCALED
-from claims.evidence import CLEAN, Table
-from claims.registry import load_registry
-from claims.study import PROFILES, Dataset, Profile, Study
-from claims.verdict import SUPPORTED, judge
+from claims import test_calibration, test_cleaning, test_consistency, test_decisions, test_latent, test_outside
 from vaecore import Store, fgsm, lbfgs, pgd
-from vaecore._attacks import outcome
+from vaecore.attacks._attack import outcome
+from vaecore.suite.judging.registry import load_registry
+from vaecore.suite.judging.verdict import SUPPORTED, judge
+from vaecore.suite.study import cleaning, outside
+from vaecore.suite.study import draws as evidence
+from vaecore.suite.study.decisions import MEAN_SCALED, SCALED
+from vaecore.suite.study.draws import CLEAN, Table
+from vaecore.suite.study.study import PROFILES, Dataset, Profile, Study
 
 TESTS = {
     mark.args[0]: function

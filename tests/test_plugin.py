@@ -12,9 +12,9 @@ import rich.progress
 import torch
 import torchvision  # noqa: F401  # here: what it imports aborts if runs within this one import it twice
 
-from claims import study as study_module
-from claims.plugin import NOT_ALL_SUPPORTED, ClaimsSession
-from claims.registry import REGISTRY, load_registry
+from vaecore.suite.judging.registry import REGISTRY, load_registry
+from vaecore.suite.plugin.session import NOT_ALL_SUPPORTED, ClaimsSession
+from vaecore.suite.study import study as study_module
 
 MODELS = """
 import torch
@@ -57,7 +57,7 @@ def classifier(seed):
 finished_vae, finished_classifier = VAE(0), Classifier(0)
 number = 3
 """
-HEAD = "import numpy as np\nimport pytest\nfrom claims.inference import mean\n"
+HEAD = "import numpy as np\nimport pytest\nfrom vaecore.suite.statistics.intervals import mean\n"
 CLAIMS = load_registry("mine.npz").claims
 LEVEL = f"{CLAIMS['A1'].level:.4f}"
 ONES, ZEROS = "np.ones((2, 600))", "np.zeros((2, 600))"

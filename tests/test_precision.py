@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from vaecore import _compiled, _machine, reconstruct, squared_error
+from vaecore import _batch_sizes as _machine
+from vaecore import reconstruct, squared_error
 from vaecore._precision import check_precision, computing_in
+from vaecore.reconstruction import _compiled
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,7 @@ from scipy import ndimage
 from torch import nn
 
 from vaecore import VAE, VAEConfig, fgsm, pgd, reconstruct
-from vaecore._attacks import Victim
-from vaecore._purify import (
+from vaecore._purifiers import (
     BitDepth,
     Chain,
     GaussianBlur,
@@ -20,6 +19,7 @@ from vaecore._purify import (
     Threshold,
     VAEPurifier,
 )
+from vaecore.attacks._attack import Victim
 
 SIDES = (6, 5)
 INDICES = torch.tensor([7, 3, 11, 0])

@@ -4,7 +4,7 @@ import json
 import re
 
 from bench.table import markdown, medians, tables
-from claims.registry import REGISTRY
+from vaecore.suite.judging.registry import REGISTRY
 
 ROOT = REGISTRY.parents[1]
 ROW = re.compile(r"^\| ([A-E]\d+[a-z]?) \| .* \| (\S+) \[(\S+), (\S+)\] \| (.+?) \| (\w+) \|$", re.MULTILINE)

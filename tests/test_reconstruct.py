@@ -10,19 +10,10 @@ from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy
 
-from vaecore import (
-    VAE,
-    VAEConfig,
-    _reconstruct,
-    distinct_labels,
-    elbo,
-    kl,
-    latent_mean,
-    reconstruct,
-    reconstruct_labels,
-)
+from vaecore import VAE, VAEConfig, distinct_labels, elbo, kl, latent_mean, reconstruct, reconstruct_labels
 from vaecore._noise import normal
-from vaecore._reconstruct import kl_of_posterior, log_bernoulli
+from vaecore.reconstruction import _reconstruct
+from vaecore.reconstruction._decode import kl_of_posterior
 
 LATENT, SIDES = 3, (5, 4)
 

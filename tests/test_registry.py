@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from claims.inference import Interval
-from claims.registry import KINDS, REGISTRY, Bound, Claim, load_registry
 from vaecore._store import digest
+from vaecore.suite.judging.registry import KINDS, REGISTRY, Bound, Claim, load_registry
+from vaecore.suite.statistics.intervals import Interval
 
 INF, NAN = float("inf"), float("nan")
 MNIST = {

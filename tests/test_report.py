@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from claims import __main__ as command
-from claims import figures, report, style, terminal
-from claims.evidence import CONDITIONS, SHOWN
-from claims.inference import mean
-from claims.verdict import judge
 from vaecore._store import Store, digest
+from vaecore.suite import cli as command
+from vaecore.suite.judging.verdict import judge
+from vaecore.suite.report import figures, style, terminal
+from vaecore.suite.report import summary as report
+from vaecore.suite.statistics.intervals import mean
+from vaecore.suite.study.draws import CONDITIONS, SHOWN
 
 NAN = float("nan")
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.functional import dropout, softmax
 
 from vaecore import Attack, Sanity, fgsm, lbfgs, pgd, square
-from vaecore._attacks import classifier_objective
 from vaecore._noise import normal, seed_for, signs
+from vaecore.attacks._attack import classifier_objective
 
 SIDE, WEAK = 12, 4  # class 4 has no images: the planted direction leads to it
 REACH = 0.6  # how far along the hidden direction class 4 begins, in L2; 0.05 in L-infinity

@@ -17,9 +17,6 @@ from torch import nn
 from vaecore import (
     VAE,
     VAEConfig,
-    _features,
-    _fitted,
-    _scores,
     distinct_labels,
     elbo,
     fit_scores,
@@ -32,7 +29,8 @@ from vaecore import (
     scores,
 )
 from vaecore._noise import seed_for, words
-from vaecore._reconstruct import log_bernoulli
+from vaecore.scoring import _features, _scores
+from vaecore.scoring import _learned as _fitted
 
 LATENT, SIDES, CLASSES = 3, (5, 4), 4
 SEED, FIRST = 11, 5

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from vaecore._attacks import Sanity, class_loss
 from vaecore._noise import signs, words
-from vaecore._pgd import pgd
-from vaecore._square import _put_square, _side, square
+from vaecore.attacks._attack import Sanity, class_loss
+from vaecore.attacks._pgd import pgd
+from vaecore.attacks._square import _put_square, _side, square
 
 
 def network(seed, *, classes=5):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from vaecore import VAE, VAEConfig, _reconstruct, reconstruct
-from vaecore._stream import Rows, portions
+from vaecore import VAE, VAEConfig, reconstruct
+from vaecore.reconstruction import _reconstruct
+from vaecore.reconstruction._stream import Rows, portions
 
 
 def tiny_vae():

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from claims.evidence import CLEAN, CONFIDENT, JOINT, JOINT_MSE, LBFGS, Table
-from claims.study import PROFILES, Dataset, Profile, Study
-from claims.user_models import makes_models, model_digest, user_model
 from vaecore import VAE, Store, VAEConfig, load_images
+from vaecore.suite.study.draws import CLEAN, CONFIDENT, JOINT, JOINT_MSE, LBFGS, Table
+from vaecore.suite.study.study import PROFILES, Dataset, Profile, Study
+from vaecore.suite.study.user_models import makes_models, model_digest, user_model
 
 PROBE = torch.rand(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 

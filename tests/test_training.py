@@ -18,9 +18,9 @@ from vaecore import (
     load_vae,
     reference_configs,
 )
-from vaecore._images import Images, is_available
 from vaecore._store import write_tensors
-from vaecore._training import augment
+from vaecore.data._images import Images, is_available
+from vaecore.models._training import augment
 
 SMALL_VAE = VAEConfig(latent_size=4, hidden_size=32, epochs=2, batch_size=64)
 SMALL_CLASSIFIER = ClassifierConfig(channels=(4, 8), hidden_size=16, epochs=2, batch_size=64)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from claims import sanity
-from claims.evidence import DRAWS, Shard, Table
-from claims.inference import beats
-from claims.sanity import CLASSIFIER, DETECTOR, SWEEPS, WEAKER, flags
-from claims.study import Run
 from vaecore import Sanity
 from vaecore._store import digest
+from vaecore.suite.statistics.intervals import beats
+from vaecore.suite.study import trials as sanity
+from vaecore.suite.study.draws import DRAWS, Shard, Table
+from vaecore.suite.study.study import Run
+from vaecore.suite.study.trials import CLASSIFIER, DETECTOR, SWEEPS, WEAKER, flags
 
 IMAGES = 40
 EVERY = list(dict.fromkeys([*(trial for row in SWEEPS.values() for trial in row), *(t for p in WEAKER for t in p)]))

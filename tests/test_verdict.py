@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from claims.inference import auroc, difference, interval, mean
-from claims.registry import Bound, Claim, Registry
-from claims.verdict import Verdict, judge, not_run
+from vaecore.suite.judging.registry import Bound, Claim, Registry
+from vaecore.suite.judging.verdict import Verdict, judge, not_run
+from vaecore.suite.statistics.intervals import auroc, difference, interval, mean
 
 NO_EFFECT = Bound(low=0.0)
 SETTINGS = {"decisive": True, "pilot": False, "available": 10**6, "conditions": ("clean", "lbfgs")}

@@ -12,12 +12,12 @@ import pytest
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from claims import workers
-from claims.evidence import collect
-from claims.study import Dataset, Profile, Study
 from vaecore import Store, fit_classifier, fit_vae, load_images
 from vaecore._store import digest
-from vaecore._training import reference_configs
+from vaecore.models._training import reference_configs
+from vaecore.suite.study import workers
+from vaecore.suite.study.draws import collect
+from vaecore.suite.study.study import Dataset, Profile, Study
 
 PROFILE = Profile("test", runs=1, images=600, lbfgs_images=20, adaptive_images=4)  # two shards
 

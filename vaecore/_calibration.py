@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor
 
@@ -105,6 +104,8 @@ def fit_temperature(logits: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> f
 
     if bool((table.argmax(axis=1) == label).all()):
         return 1.0
+
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415  # half of what importing this package would take
 
     def nll(log_temperature: float) -> float:
         scores = log_softmax(table / np.exp(log_temperature), axis=1)

@@ -1,7 +1,7 @@
 """Checks of what callers pass in: each error says what was expected, what came, and the likely cause."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 CHANNELS = (1, 3)  # grey, or red, green and blue
 _RANGE = "undo mean/std normalisation first; divide bytes by 255"
@@ -60,3 +60,14 @@ def check_logits(logits: object, count: int) -> None:
         raise ValueError(f"the classifier must map {count} images to logits ({count}, classes); got {got}")
     if not bool(torch.isfinite(logits).all()):
         raise ValueError("the classifier's logits must be finite; got NaN or infinity (did its training diverge?)")
+
+
+def check_classifier(classifier: object) -> None:
+    """Raise ValueError if a part of the classifier is in training mode: its answers would be random or change it."""
+    parts = classifier.modules() if isinstance(classifier, nn.Module) else ()
+    for part in parts:
+        if part.training:
+            raise ValueError(
+                f"the classifier must be in evaluation mode; got {type(part).__name__} in training mode"
+                " (call classifier.eval(): dropout and batch norm would make every gradient random)"
+            )

@@ -1,72 +1,30 @@
-"""The artifact store: results on disk under a digest of everything that they depend on.
+"""The store: results on disk under a digest of all that they depend on.
 
 An entry is one safetensors file, written under a temporary name and renamed, with a checksum of its tensors inside. A
 damaged one is computed again with a warning. Processes that ask for the same key do the work once.
 """
 
-import hashlib
-import json
-import os
 import re
 import tempfile
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
-from importlib.metadata import version
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from vaecore._digest import digest
+from vaecore._files import write_atomically
 
 Tensors = dict[str, Tensor]
 
 
 class StoreWarning(UserWarning):
     """An entry was damaged, or could not be written; the result is right all the same."""
-
-
-def digest(*parts: object) -> str:
-    """Digest of JSON-like values, dataclasses, bytes, files (as Path: their contents) and tensors; 32 hex digits."""
-    state = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        if isinstance(part, Tensor):
-            data = part.detach().cpu().contiguous()
-            content = f"{data.dtype}{tuple(data.shape)}".encode() + data.numpy().tobytes()
-        elif isinstance(part, Path):
-            content = part.read_bytes()
-        elif isinstance(part, bytes):
-            content = part
-        elif is_dataclass(part) and not isinstance(part, type):
-            content = json.dumps([type(part).__name__, asdict(part)], sort_keys=True).encode()
-        else:
-            content = json.dumps(part, sort_keys=True).encode()
-        state.update(len(content).to_bytes(8, "little"))  # so that ("ab", "c") and ("a", "bc") differ
-        state.update(content)
-    return state.hexdigest()
-
-
-def source_digest(*modules: ModuleType) -> str:
-    """Digest of what a computation depends on beside its input: the source of its modules, and torch's version."""
-    return digest(*(Path(str(module.__file__)) for module in modules), version("torch").partition("+")[0])
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary name in the same folder, flushed to disk, then renamed."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def write_tensors(path: Path, tensors: Tensors, header: Mapping[str, str]) -> None:
@@ -110,16 +68,11 @@ class Usage:
     size: int
 
 
-class NotKeptError(LookupError):
-    """An entry is not in a store that is only read from."""
-
-
 class Store:
     """Results of each stage ("models", "evidence") under their keys, in a folder that processes may share."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
-        self._only_reading = False
         try:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
@@ -130,41 +83,66 @@ class Store:
                 " (choose another with --cache-dir or VAECORE_CACHE)"
             ) from None
 
-    def get(self, stage: str, key: str, compute: Callable[[], Tensors]) -> Tensors:
+    def get(
+        self, stage: str, key: str, compute: Callable[[], Tensors], *, notes: Mapping[str, str] | None = None
+    ) -> Tensors:
         """The tensors stored under `key`, or else those that `compute` gives, stored for the next time.
 
-        A damaged entry, and a disk that takes no more, cost a StoreWarning and the time, never the result.
+        notes: texts to keep beside them. A damaged entry, and a disk that takes no more, cost a StoreWarning and the
+        time, never the result.
         """
-        path = self._path(stage, key)
-        found = self._read(path)
+        found = self.read(stage, key)
         if found is not None:
             return found
-        if self._only_reading:
-            raise NotKeptError(key)
-        with FileLock(self.folder / "locks" / f"{key}.lock"):
-            found = self._read(path)  # another process may have done the work while this one waited
-            if found is not None:
-                return found
-            for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed while it wrote
-                stale.unlink(missing_ok=True)
-            tensors = compute()
-            try:
-                path.parent.mkdir(exist_ok=True)
-                write_tensors(path, tensors, {"stage": stage, "key": key})
-            except OSError as error:
-                cause = error.strerror or error
-                message = f"a result could not be kept in {path.parent}: {cause}; the next run computes it again"
-                warnings.warn(StoreWarning(message), stacklevel=2)
-            return tensors
+        with self.lock(key):
+            found = self.read(stage, key)  # another process may have done the work while this one waited
+            if found is None:
+                start = time.perf_counter()
+                found = compute()
+                self.write(stage, key, found, seconds=time.perf_counter() - start, notes=notes)
+            return found
 
-    @contextmanager
-    def only_reading(self) -> Iterator[None]:
-        """Within, `get` raises NotKeptError for what is not there."""
-        self._only_reading = True
+    def read(self, stage: str, key: str) -> Tensors | None:
+        """The tensors stored under `key`; None where there are none, and with a warning where they are damaged."""
+        path = self._path(stage, key)
         try:
-            yield
-        finally:
-            self._only_reading = False
+            header, tensors = read_tensors(path)
+            if header.get("key") != path.stem:
+                raise ValueError(f"{path} must hold the key of its name; it holds {header.get('key')}")
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError) as error:
+            warnings.warn(StoreWarning(f"a stored result is computed again: {error}"), stacklevel=2)
+            return None
+        return tensors
+
+    def write(
+        self, stage: str, key: str, tensors: Tensors, *, seconds: float, notes: Mapping[str, str] | None = None
+    ) -> None:
+        """Store tensors, the seconds that they took and the notes; warn where the disk takes no more."""
+        path = self._path(stage, key)
+        for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed while it wrote
+            stale.unlink(missing_ok=True)
+        header = {**(notes or {}), "stage": stage, "key": key, "seconds": f"{seconds:.6g}"}
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_tensors(path, tensors, header)
+        except OSError as error:
+            cause = error.strerror or error
+            message = f"a result could not be kept in {path.parent}: {cause}; the next run computes it again"
+            warnings.warn(StoreWarning(message), stacklevel=2)
+
+    def lock(self, key: str) -> BaseFileLock:
+        """What a process holds while it computes the entry of a key."""
+        return FileLock(self.folder / "locks" / f"{key}.lock")
+
+    def notes(self) -> list[dict[str, str]]:
+        """What is noted beside each entry, its seconds among it."""
+        found = []
+        for file in self._entries():
+            with safe_open(file, framework="pt") as entry:
+                found.append(dict(entry.metadata() or {}))
+        return found
 
     def has(self, stage: str, key: str) -> bool:
         """Whether an entry is there (it may still prove damaged when it is read)."""
@@ -189,15 +167,3 @@ class Store:
 
     def _path(self, stage: str, key: str) -> Path:
         return self.folder / stage / f"{key}.safetensors"
-
-    def _read(self, path: Path) -> Tensors | None:
-        try:
-            header, tensors = read_tensors(path)
-            if header.get("key") != path.stem:
-                raise ValueError(f"{path} must hold the key of its name; it holds {header.get('key')}")
-        except FileNotFoundError:
-            return None
-        except (ValueError, OSError) as error:
-            warnings.warn(StoreWarning(f"a stored result is computed again: {error}"), stacklevel=3)
-            return None
-        return tensors

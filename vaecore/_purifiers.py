@@ -1,0 +1,286 @@
+"""Purifiers, which map images back towards the data before a classifier sees them, and a classifier behind one."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, one_hot, pad, unfold
+
+from vaecore._batch_sizes import answers
+from vaecore._check import check_classifier, check_images, check_labels
+from vaecore._noise import image_indices, normal, seed_for
+from vaecore.attacks._attack import Loss, Objective, class_loss
+from vaecore.models._networks import Autoencoder, Classify
+from vaecore.reconstruction._decode import decode_draws, posterior
+
+Decide = Literal["mean-image", "mean-softmax", "majority"]
+Backward = Literal["exact", "identity"]  # or a purifier
+
+
+class Purifier(nn.Module):
+    """A module that maps images (n, c, h, w) in [0, 1] to cleaned images of the same shape and range.
+
+    It may make several of each image: `views` gives them all, and `forward` their mean, so that a purifier can stand
+    before any classifier in an `nn.Sequential`. differentiable: whether the gradient through it says anything; where it
+    does not (steps, searches), attacks take the identity for it on the way back (see `Purified`).
+    """
+
+    differentiable = True
+    draws = 1
+
+    def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
+        """Cleaned images, (n, draws, c, h, w); random ones follow from (seed, index of the image) alone."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The mean over the views, with the noise of seed 0 and of the images' places in the batch."""
+        check_images(images)
+        return self.views(images, image_indices(len(images), 0, None).to(images.device), 0).mean(dim=1)
+
+
+class Threshold(Purifier):
+    """1 where a pixel is at or above the level, else 0."""
+
+    differentiable = False
+
+    def __init__(self, level: float = 0.5) -> None:
+        super().__init__()
+        if not 0 < level <= 1:
+            raise ValueError(f"level must be above 0 and at most 1; got {level}")
+        self.level = level
+
+    def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:  # noqa: ARG002  # of random ones
+        """One view."""
+        return (images >= self.level).to(images.dtype).unsqueeze(1)
+
+
+class BitDepth(Purifier):
+    """Pixels rounded to `bits` bits (Xu et al. 2018, feature squeezing)."""
+
+    differentiable = False
+
+    def __init__(self, bits: int = 1) -> None:
+        super().__init__()
+        if not 1 <= bits <= 8:
+            raise ValueError(f"bits must be from 1 to 8; got {bits}")
+        self.steps = 2**bits - 1
+
+    def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:  # noqa: ARG002
+        """One view."""
+        rounded: Tensor = (images * self.steps).round() / self.steps
+        return rounded.unsqueeze(1)
+
+
+class MedianFilter(Purifier):
+    """The median of each pixel's size x size neighbourhood, mirrored at the border (Xu et al. 2018).
+
+    Each channel apart. Images must be larger than size // 2 pixels each way.
+    """
+
+    def __init__(self, size: int = 3) -> None:
+        super().__init__()
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"size must be odd and 1 or more; got {size}")
+        self.size = size
+
+    def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:  # noqa: ARG002
+        """One view."""
+        edge = self.size // 2
+        around = unfold(pad(_planes(images), (edge,) * 4, mode="reflect"), self.size)
+        return around.median(dim=1).values.view_as(images).unsqueeze(1)
+
+
+class GaussianBlur(Purifier):
+    """Convolution with a Gaussian of standard deviation `sigma` pixels, cut off at three, mirrored at the border.
+
+    Each channel apart. Images must be larger than 3 sigma pixels each way.
+    """
+
+    def __init__(self, sigma: float = 1.0) -> None:
+        super().__init__()
+        if not 0 < sigma < float("inf"):
+            raise ValueError(f"sigma must be above 0 and finite; got {sigma}")
+        self.sigma = sigma
+
+    def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:  # noqa: ARG002
+        """One view."""
+        # torchvision has it too, but is slow to import: as long as all of torch.
+        edge = round(3 * self.sigma)
+        offset = torch.arange(-edge, edge + 1, dtype=images.dtype, device=images.device)
+        kernel = (-0.5 * (offset / self.sigma).square()).softmax(dim=0)
+        padded = pad(_planes(images), (edge,) * 4, mode="reflect")
+        blurred = conv2d(conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+        return blurred.clamp(0, 1).view_as(images).unsqueeze(1)
+
+
+def _planes(images: Tensor) -> Tensor:
+    """Each channel as an image of its own, (n * channels, 1, h, w)."""
+    return images.reshape(-1, 1, *images.shape[2:])
+
+
+class VAEPurifier(Purifier):
+    """Reconstructions: of the posterior mean, or of `draws` samples of the posterior."""
+
+    def __init__(self, vae: Autoencoder, *, draws: int | None = None) -> None:
+        """draws: None for the reconstruction of the posterior mean, which is not random."""
+        super().__init__()
+        if draws is not None and draws < 1:
+            raise ValueError(f"draws must be 1 or more, or None for the posterior mean; got {draws}")
+        self.vae, self.random, self.draws = vae, draws is not None, draws or 1
+
+    def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
+        """The reconstructions, those of `reconstruct` at the same seed and indices."""
+        mean, log_variance = posterior(self.vae, images)
+        latents = mean.unsqueeze(1)
+        if self.random:
+            noise = normal(seed, indices, draws=self.draws, size=mean.shape[1], device=images.device)
+            latents = torch.addcmul(latents, (0.5 * log_variance).exp().unsqueeze(1), noise)
+        return decode_draws(self.vae, latents, images.shape)
+
+
+class Chain(Purifier):
+    """Purifiers one after the other; `Chain([purifier] * 3)` cleans three times."""
+
+    def __init__(self, purifiers: Sequence[Purifier]) -> None:
+        super().__init__()
+        if not purifiers:
+            raise ValueError("purifiers must be one or more; got none")
+        self.purifiers = nn.ModuleList(purifiers)
+        self.differentiable = all(purifier.differentiable for purifier in purifiers)
+        self.draws = purifiers[-1].draws
+
+    def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
+        """The views of the last purifier, of the mean over those of the one before it."""
+        views = images.unsqueeze(1)
+        for number, purifier in enumerate(self.purifiers):
+            assert isinstance(purifier, Purifier)
+            views = purifier.views(views.mean(dim=1), indices, seed_for(f"chain/{number}", seed))
+        return views
+
+
+class LatentSearch(Purifier):
+    """The decoded latent that reconstructs an image best, found by gradient descent from several starts.
+
+    In the spirit of Defense-GAN (Samangouei et al. 2018), with a VAE's decoder for the generator: Adam on the squared
+    error from `starts` draws of the prior for each image, all images and starts at once; the best of them counts.
+    """
+
+    differentiable = False
+
+    def __init__(self, vae: Autoencoder, *, steps: int = 100, starts: int = 4, rate: float = 0.1) -> None:
+        super().__init__()
+        if steps < 1 or starts < 1:
+            raise ValueError(f"steps and starts must be 1 or more; got {steps} and {starts}")
+        self.vae, self.steps, self.starts, self.rate = vae, steps, starts, rate
+
+    def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
+        """One view: the best."""
+        size = posterior(self.vae, images[:1].detach())[0].shape[1]
+        start = normal(seed_for("latent-search", seed), indices, draws=self.starts, size=size, device=images.device)
+        target = images.detach().unsqueeze(1)
+        with torch.enable_grad():
+            latents = start.clone().requires_grad_()
+            optimizer = torch.optim.Adam([latents], lr=self.rate)
+            for _ in range(self.steps):
+                error = (decode_draws(self.vae, latents, images.shape) - target).square().sum(dim=(2, 3, 4))
+                (latents.grad,) = torch.autograd.grad(error.sum(), latents)
+                optimizer.step()
+        with torch.no_grad():
+            found = decode_draws(self.vae, latents, images.shape)
+            best = (found - target).square().sum(dim=(2, 3, 4)).argmin(dim=1)
+            return found[torch.arange(len(images), device=images.device), best].unsqueeze(1)
+
+
+class Purified(nn.Module):
+    """A classifier behind a purifier: images (n, c, h, w) in [0, 1] to logits (n, classes), and a victim for attacks.
+
+    decide: what is made of the views. "mean-image" classifies their mean; "mean-softmax" takes the logarithm of their
+    mean softmax; "majority" the label of most views, ties going to the greater mean softmax: its logits are the votes
+    plus the mean softmax. With one view all three give the same label.
+
+    For an attack the whole is differentiated: through purifier and classifier, in each step with views drawn anew
+    (expectation over transformation; Athalye et al. 2018, section 4.2), "majority" through the mean softmax that stands
+    for it. The attacker's loss is that of the decision. Success is the decision's, at the noise of the attack; what it
+    is at the defender's noise, ask with `forward`. eot: times that each step draws the views.
+    backward: "exact"; "identity" takes the purifier for the identity on the way back (BPDA; the same, section 4.1), and
+    another purifier has it differentiated in its stead. None is "exact" where the purifier is differentiable, else
+    "identity".
+    """
+
+    def __init__(
+        self,
+        purifier: Purifier,
+        classifier: Classify,
+        *,
+        decide: Decide = "mean-image",
+        eot: int = 1,
+        backward: Backward | Purifier | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if decide not in ("mean-image", "mean-softmax", "majority"):
+            raise ValueError(f"decide must be 'mean-image', 'mean-softmax' or 'majority'; got {decide!r}")
+        if not isinstance(backward, Purifier) and backward not in (None, "exact", "identity"):
+            raise ValueError(f"backward must be 'exact', 'identity', a purifier or None; got {backward!r}")
+        if eot < 1:
+            raise ValueError(f"eot must be 1 or more; got {eot}")
+        check_classifier(classifier)
+        self.purifier, self.classifier, self.decide, self.eot, self.seed = purifier, classifier, decide, eot, seed
+        self.backward = backward or ("exact" if purifier.differentiable else "identity")
+        self.eval()
+
+    def forward(self, images: Tensor, indices: Tensor | None = None) -> Tensor:
+        """Logits, with the noise of the seed and the images' indices; None for their places in the batch."""
+        check_images(images)
+        index = image_indices(len(images), 0, indices).to(images.device)
+        return self.of_views(self.purifier.views(images, index, self.seed))
+
+    def of_views(self, views: Tensor, each: Tensor | None = None) -> Tensor:
+        """Logits (n, classes) of views that are there already, (n, draws, c, h, w).
+
+        each: what the method `each` gives for them, where several decisions share it.
+        """
+        return self._decide(views, each, smooth=False)
+
+    def each(self, views: Tensor) -> Tensor:
+        """The classifier's log-softmax of each view, (n, draws, classes)."""
+        count, draws = views.shape[:2]
+        return answers(self.classifier, views.flatten(0, 1)).log_softmax(dim=1).view(count, draws, -1)
+
+    def objective(self, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int) -> Objective:
+        """The attacker's objective (see `vaecore.Victim`); the noise of an image follows from (seed, index, step)."""
+
+        def objective(points: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+            aim = aims[rows]
+            won, losses = [], []
+            for again in range(self.eot):
+                noise = seed_for(f"eot/{step}/{again}", seed)
+                logits = self._decide(self._views(points, indices[rows], noise), smooth=True)
+                check_labels(aims, len(aims), classes=logits.shape[1], name="targets" if targeted else "labels")
+                won.append((logits.detach().argmax(dim=1) == aim) == targeted)
+                losses.append(class_loss(logits, aim, targeted=targeted, loss=loss))
+            return torch.stack(won).all(dim=0), torch.stack(losses).mean(dim=0)
+
+        return objective
+
+    def _views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
+        views = self.purifier.views(images, indices, seed)
+        if self.backward == "exact":
+            return views
+        instead = images.unsqueeze(1)
+        if isinstance(self.backward, Purifier):
+            instead = self.backward.views(images, indices, seed).mean(dim=1, keepdim=True)
+        straight = instead.expand_as(views)
+        return straight + (views - straight).detach()
+
+    def _decide(self, views: Tensor, each: Tensor | None = None, *, smooth: bool) -> Tensor:
+        """smooth: with the mean softmax for the majority, which has a gradient."""
+        draws = views.shape[1]
+        if self.decide == "mean-image" or draws == 1:
+            return answers(self.classifier, views.mean(dim=1))
+        each = self.each(views) if each is None else each
+        mean = each.logsumexp(dim=1) - torch.tensor(float(draws)).log()
+        if self.decide == "mean-softmax" or smooth:
+            return mean
+        return one_hot(each.argmax(dim=2), each.shape[2]).sum(dim=1) + mean.exp()

@@ -1,0 +1,219 @@
+"""Projected gradient descent, with a step size given or adapted to each image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
+
+import torch
+from torch import Tensor
+
+from vaecore._noise import image_indices, normal, seed_for, uniform
+from vaecore.attacks._attack import (
+    Attack,
+    Loss,
+    Norm,
+    Objective,
+    Victim,
+    check_aims,
+    check_budget,
+    check_chunk,
+    gradient_of,
+    objective_of,
+    outcome,
+    steepest,
+    victim_flags,
+    zero_gradient,
+)
+from vaecore.models._networks import Classify
+
+# Auto-PGD's constants (Croce & Hein 2020, section 3): the share of a step that is new, the rest being momentum; the
+# share of steps that must rise, or the step size is halved.
+_NEW = 0.75
+_RISING = 0.75
+
+_Project = Callable[[Tensor], Tensor]
+_Found = tuple[Tensor, Tensor, Tensor, Tensor]  # points (m, c, h, w), won (m,), loss (m,), first gradient's flags (m,)
+
+
+def pgd(
+    classifier: Classify | Victim,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    seed: int,
+    norm: Norm = "linf",
+    steps: int = 40,
+    step_size: float | None = None,
+    random_start: bool = True,
+    restarts: int = 1,
+    targets: Tensor | None = None,
+    loss: Loss = "cross-entropy",
+    keep_failed: bool = False,
+    first_index: int = 0,
+    indices: Tensor | None = None,
+    chunk: int = 500,
+) -> Attack:
+    """Steps up the loss, each projected on the ball of radius epsilon around the image and clipped to [0, 1].
+
+    images: (n, c, height, width) in [0, 1]. labels: (n,) int64, the true classes. targets: (n,) int64, classes to
+    reach; without, success means that the label is not predicted (also where it was not to begin with). loss: what is
+    climbed, see `class_loss`.
+
+    step_size: that of every step, in the units of epsilon; the last point is the result. None is Auto-PGD: steps of
+    2 epsilon at first, with momentum, halved image by image, with a return to the image's best point, where the loss
+    no longer rises; the best point is the result, a success before a failure and then the higher loss.
+    random_start: from a point drawn uniformly from the ball, which follows from `seed`, the image's index (i for image
+    i of the batch, counted from `first_index`, or `indices[i]`, (n,) int64) and the restart alone. restarts: attempts
+    for each image that is not yet won; of failures, the one of the highest loss is kept.
+
+    keep_failed: as in `fgsm`. chunk: images worked on at once, which changes no result but by rounding.
+    Evaluations are gradients, `steps` for each restart. Raises ValueError for bad input, a classifier in training
+    mode, and logits or gradients that are not finite.
+    Source: Madry et al. (2018), section 2.1; Croce & Hein (2020), algorithm 1.
+    """
+    aims = check_aims(images, labels, targets)
+    check_budget(epsilon, norm, images[0].numel())
+    check_chunk(chunk)
+    _check_effort(steps, step_size, restarts, random_start=random_start)
+    # Autograd refuses tensors made in inference mode; copies made outside it will do.
+    with torch.inference_mode(mode=False), torch.no_grad():
+        images, aims = images.clone(), aims.clone()
+        index = image_indices(len(images), first_index, indices).to(images.device)
+        objective = objective_of(classifier, aims, targeted=targets is not None, loss=loss, indices=index, seed=seed)
+        flags = torch.full_like(aims, victim_flags(classifier, images, objective))
+        points, evaluations = images.clone(), torch.zeros_like(aims)
+        success, height = torch.zeros_like(aims, dtype=torch.bool), torch.full_like(images[:, 0, 0, 0], -inf)
+        for restart in range(restarts):
+            for rows in torch.split((~success).nonzero().squeeze(1), chunk):
+                if len(rows) == 0:  # all are won
+                    break
+                clean = images[rows]
+                project = _projection(clean, epsilon, norm)
+                start = clean.clone()
+                if random_start:
+                    drawn = _uniform_in_ball(seed_for(f"pgd/start/{restart}", seed), index[rows], clean, norm)
+                    start = project(start.add_(drawn, alpha=epsilon))
+                climb = _Climb(objective, rows, project, norm, steps, first_step=restart * (steps + 1))
+                found, won, loss_there, first = (
+                    climb.adaptive(start, 2 * epsilon) if step_size is None else climb.constant(start, step_size)
+                )
+                better = won | (loss_there > height[rows])
+                taken = rows[better]
+                points[taken], height[taken], success[taken] = found[better], loss_there[better], won[better]
+                evaluations[rows] += steps
+                if restart == 0:
+                    flags[rows] |= first
+        return outcome(images, points, success, evaluations, flags, keep_failed=keep_failed)
+
+
+def _check_effort(steps: int, step_size: float | None, restarts: int, *, random_start: bool) -> None:
+    for name, count in [("steps", steps), ("restarts", restarts)]:
+        if count < 1:
+            raise ValueError(f"{name} must be 1 or more; got {count}")
+    if step_size is not None and not 0 < step_size < inf:
+        raise ValueError(f"step_size must be above 0, and finite; got {step_size} (None adapts it to each image)")
+    if restarts > 1 and not random_start:
+        raise ValueError(
+            f"restarts must be 1 without a random start; got {restarts} (each would repeat the first from the image)"
+        )
+
+
+def _uniform_in_ball(seed: int, indices: Tensor, like: Tensor, norm: Norm) -> Tensor:
+    """A point of the unit ball for each image, in the shape of `like`, which follows from the seed and its index."""
+    pixels = like[0].numel()
+    if norm == "linf":
+        return (uniform(seed, indices, draws=1, size=pixels) * 2 - 1).view(like.shape)
+    # All but two coordinates of a uniform point on a sphere are uniform in the ball (Voelker et al. 2017).
+    sphere = normal(seed, indices, draws=1, size=pixels + 2).squeeze(1)
+    sphere /= torch.linalg.vector_norm(sphere, dim=1, keepdim=True)
+    return sphere[:, :pixels].reshape(like.shape)
+
+
+def _projection(clean: Tensor, epsilon: float, norm: Norm) -> _Project:
+    """A function that moves points, in place, to the ball around the clean images and then into [0, 1]."""
+    if norm == "linf":
+        low, high = (clean - epsilon).clamp_(min=0), (clean + epsilon).clamp_(max=1)
+        return lambda points: points.clamp_(low, high)
+
+    def project(points: Tensor) -> Tensor:
+        length: Tensor = torch.linalg.vector_norm(points.sub_(clean), dim=(1, 2, 3), keepdim=True)
+        within = (epsilon / length.clamp_(min=torch.finfo(length.dtype).tiny)).clamp_(max=1)
+        return points.mul_(within).add_(clean).clamp_(0, 1)
+
+    return project
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """One attempt at images that fit the memory together; `rows`: (m,), their places in the attacked batch."""
+
+    objective: Objective
+    rows: Tensor
+    project: _Project
+    norm: Norm
+    steps: int
+    first_step: int
+
+    def constant(self, point: Tensor, size: float) -> _Found:
+        """Steps of one size from `point`, which is overwritten; the last point."""
+        first = torch.zeros_like(self.rows)
+        for step in range(self.steps):
+            _, _, gradient = self._gradient(point, step)
+            if step == 0:
+                first = zero_gradient(gradient)
+            self.project(point.add_(steepest(gradient, self.norm), alpha=size))
+        won, loss = self.objective(point, self.rows, self.first_step + self.steps)
+        return point, won, loss, first
+
+    def adaptive(self, start: Tensor, size: float) -> _Found:
+        """Auto-PGD with steps of `size` at first; the best point."""
+        won, loss, gradient = self._gradient(start, 0)
+        first = zero_gradient(gradient)
+        point = previous = best = start
+        best_won, best_loss, best_gradient = won, loss, gradient
+        sizes, halved = torch.full_like(loss, size), torch.zeros_like(won)
+        # Since the last checkpoint: how often the loss rose, and whether a better point was found.
+        rises, improved = torch.zeros_like(self.rows), torch.zeros_like(won)
+        windows = _windows(self.steps)
+        for step in range(1, self.steps + 1):
+            moved = self.project(torch.addcmul(point, _each(sizes), steepest(gradient, self.norm)))
+            if step > 1:
+                moved.mul_(_NEW).add_(point, alpha=2 * (1 - _NEW)).sub_(previous, alpha=1 - _NEW)
+                self.project(moved)
+            previous, point, before = point, moved, loss
+            if step == self.steps:
+                won, loss = self.objective(point, self.rows, self.first_step + step)
+            else:
+                won, loss, gradient = self._gradient(point, step)
+            rises += loss > before
+            # A success is never given up for a higher loss, which another class may have.
+            better = (won & ~best_won) | ((won == best_won) & (loss > best_loss))
+            improved |= better
+            best, best_gradient = point.where(_each(better), best), gradient.where(_each(better), best_gradient)
+            best_won, best_loss = best_won | won, loss.where(better, best_loss)
+            if step in windows:
+                halved = (rises < _RISING * windows[step]) | ~(halved | improved)
+                sizes = torch.where(halved, sizes / 2, sizes)
+                point, gradient = best.where(_each(halved), point), best_gradient.where(_each(halved), gradient)
+                loss = best_loss.where(halved, loss)
+                rises, improved = torch.zeros_like(rises), torch.zeros_like(improved)
+        return best, best_won, best_loss, first
+
+    def _gradient(self, points: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        return gradient_of(self.objective, points, self.rows, self.first_step + step)
+
+
+def _windows(steps: int) -> dict[int, int]:
+    """The steps after which Auto-PGD reconsiders its step size, each with the number of steps since the last time."""
+    # In hundredths, which are exact, as their sums must be where they are rounded up.
+    shares = [0, 22]
+    while shares[-1] < 100:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 3, 6))
+    return {stop: stop - start for start, stop in pairwise(sorted({-(-share * steps // 100) for share in shares}))}
+
+
+def _each(values: Tensor) -> Tensor:
+    """A value for each image, (m,), in a shape that meets images."""
+    return values.view(-1, 1, 1, 1)

@@ -1,0 +1,146 @@
+"""Square Attack: a random search that asks for no gradient, and so is not fooled where gradients are masked."""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from vaecore._noise import image_indices, seed_for, signs, words
+from vaecore.attacks._attack import (
+    Attack,
+    Loss,
+    Objective,
+    Victim,
+    check_aims,
+    check_budget,
+    check_chunk,
+    join,
+    objective_of,
+    outcome,
+    victim_flags,
+)
+from vaecore.models._networks import Classify
+
+# The share of the pixels that the first squares cover, and the queries, of 10,000, after which it is halved
+# (Andriushchenko et al. 2020, section 4; the share as in AutoAttack, Croce & Hein 2020).
+_FIRST_SHARE = 0.8
+_HALVED_AT = (10, 50, 200, 500, 1_000, 2_000, 4_000, 6_000, 8_000)
+# Random numbers are drawn for this many queries at a time, for the images then left.
+_DRAWN_AT_ONCE = 100
+
+
+def square(
+    classifier: Classify | Victim,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    seed: int,
+    queries: int = 1000,
+    targets: Tensor | None = None,
+    loss: Loss = "margin",
+    keep_failed: bool = False,
+    first_index: int = 0,
+    indices: Tensor | None = None,
+    chunk: int = 500,
+) -> Attack:
+    """Random squares of change, each pixel by +epsilon or -epsilon clipped to [0, 1], kept where they raise the loss.
+
+    images: (n, c, height, width) in [0, 1]. labels: (n,) int64, the true classes. targets: (n,) int64, classes
+    to reach; without, success means that the label is not predicted. The first query of an image is of vertical
+    stripes of random sign, each later one of a square of one sign put on the best point so far; each channel has signs
+    of its own. Squares become smaller as `queries`, the most spent on an image, run out. An image is done at its first
+    success; a failure is the point of the highest loss (see `class_loss`). All of it follows from `seed` and the
+    image's index (i for image i of the batch, counted from `first_index`, or `indices[i]`, (n,) int64).
+
+    keep_failed: as in `fgsm`. chunk: images worked on at once, which changes no result but by rounding.
+    Evaluations are queries. Raises ValueError for bad input, a classifier in training mode and logits that are not
+    finite.
+    Source: Andriushchenko et al. (2020), algorithms 1 and 2. A square that would change nothing, being there already,
+    is put with the other sign, where the authors' code draws again.
+    """
+    aims = check_aims(images, labels, targets)
+    check_budget(epsilon, "linf", images[0].numel())
+    check_chunk(chunk)
+    if queries < 1:
+        raise ValueError(f"queries must be 1 or more; got {queries}")
+    index = image_indices(len(images), first_index, indices).to(images.device)
+    objective = objective_of(classifier, aims, targeted=targets is not None, loss=loss, indices=index, seed=seed)
+    flags = torch.full_like(aims, victim_flags(classifier, images, objective))
+    searches = _Searches(objective, index, epsilon, seed, queries)
+    parts = []
+    with torch.no_grad():
+        for rows in torch.split(torch.arange(len(images), device=images.device), chunk):
+            points, success, spent = searches.run(images[rows], rows)
+            parts.append(outcome(images[rows], points, success, spent, flags[rows], keep_failed=keep_failed))
+    return join(parts)
+
+
+@dataclass(frozen=True)
+class _Searches:
+    """Random searches, one for each image, asked together; `index`: (n,), what each image's random numbers follow."""
+
+    objective: Objective
+    index: Tensor
+    epsilon: float
+    seed: int
+    queries: int
+
+    def run(self, clean: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best points (m, c, h, w), whether they won (m,) and the queries spent (m,); rows: places in the batch."""
+        points, success, spent = clean.clone(), torch.zeros_like(rows, dtype=torch.bool), torch.zeros_like(rows)
+        # Of the images still searched: their places in the chunk, how far each pixel may go, the best point so far.
+        live = torch.arange(len(rows), device=rows.device)
+        low, high = (clean - self.epsilon).clamp_(min=0), (clean + self.epsilon).clamp_(max=1)
+        best, best_loss = clean, torch.full_like(clean[:, 0, 0, 0], -torch.inf)
+        for query in range(self.queries):
+            here = self.index[rows[live]]
+            if query % _DRAWN_AT_ONCE == 0:
+                block = seed_for(f"square/squares/{query // _DRAWN_AT_ONCE}", self.seed)
+                drawn = words(block, here, draws=_DRAWN_AT_ONCE, size=3)
+            if query == 0:
+                _, channels, _, width = clean.shape
+                stripes = signs(seed_for("square/stripes", self.seed), here, draws=1, size=channels * width)
+                trial = torch.where(stripes.view(-1, channels, 1, width) > 0, high, low)
+            else:
+                side = _side(query, self.queries, clean.shape[2], clean.shape[3])
+                trial = _put_square(best, low, high, side, drawn[:, query % _DRAWN_AT_ONCE])
+            won, loss = self.objective(trial, rows[live], query)
+            spent[live] += 1
+            better = won | (loss > best_loss)
+            best, best_loss = trial.where(better.view(-1, 1, 1, 1), best), loss.where(better, best_loss)
+            if bool(won.any()):  # a winner's queries end here, also where another draw of the victim would differ
+                points[live[won]], success[live[won]] = best[won], True
+                live, low, high, best, best_loss, drawn = (
+                    kept[~won] for kept in (live, low, high, best, best_loss, drawn)
+                )
+                if len(live) == 0:
+                    break
+        points[live] = best
+        return points, success, spent
+
+
+def _side(query: int, queries: int, height: int, width: int) -> int:
+    """The side of a query's square, in pixels."""
+    halvings = bisect_left(_HALVED_AT, query * 10_000 / queries)
+    side = round(sqrt(_FIRST_SHARE / 2**halvings * height * width))
+    return max(1, min(side, height, width))
+
+
+def _put_square(points: Tensor, low: Tensor, high: Tensor, side: int, drawn: Tensor) -> Tensor:
+    """The points with a square at `low` or `high` put somewhere in each; drawn: (m, 3) random 32-bit words."""
+
+    def covered(size: int, word: Tensor) -> Tensor:
+        first = (word * (size - side + 1) >> 32).unsqueeze(1)  # uniform on 0 to size - side
+        place = torch.arange(size, device=word.device)
+        return (place >= first) & (place < first + side)
+
+    channels, height, width = points.shape[1:]
+    square = covered(height, drawn[:, 0]).view(-1, 1, height, 1) & covered(width, drawn[:, 1]).view(-1, 1, 1, width)
+    bits = 31 - torch.arange(channels, device=drawn.device)  # a channel's sign is a bit of its own
+    up = (drawn[:, 2:] >> bits & 1 == 1).view(-1, channels, 1, 1)
+    changed = torch.where(square, torch.where(up, high, low), points)
+    same = (changed == points).flatten(1).all(dim=1).view(-1, 1, 1, 1)
+    return torch.where(square & same, torch.where(up, low, high), changed)

@@ -1,0 +1,167 @@
+"""Training of the reference models: one loop, whole data sets in memory.
+
+The same seed gives the same weights on the same machine and number of threads; on a GPU that takes
+`torch.backends.cudnn.deterministic`, which `pytest claims` sets.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, pad
+
+from vaecore.data._images import Images
+from vaecore.models._augment import distort
+from vaecore.models._networks import VAE, Augmentation, Classifier, ClassifierConfig, VAEConfig
+
+Progress = Callable[[int, int], None]
+"""Called after each step with the number of steps done and the number of all."""
+
+Model = TypeVar("Model", bound=nn.Module)
+
+SMALL = 10_000  # training images; below it the settings change from epochs without to many epochs with augmentation
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def reference_configs(train: Images) -> tuple[VAEConfig, ClassifierConfig]:
+    """Settings of the two reference models for a training set: those of MNIST, or, below 10,000 images, of `digits`."""
+    if len(train) >= SMALL:
+        return VAEConfig(), ClassifierConfig()
+    return (
+        VAEConfig(epochs=max(1, 100_000 // len(train)), batch_size=100, learning_rate=4e-3, augmentation="distort"),
+        ClassifierConfig(
+            epochs=max(1, 30_000 // len(train)), batch_size=50, learning_rate=4e-3, augmentation="distort"
+        ),
+    )
+
+
+def fit_vae(
+    train: Images,
+    config: VAEConfig | None = None,
+    *,
+    seed: int,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> VAE:
+    """Train the reference VAE on the evidence lower bound, and return it on `device` (the GPU if any) in eval mode.
+
+    Loss: -log p(x | z) + beta KL(q(z | x) || p(z)), summed over pixels and latents, averaged over images, in nats
+    (Kingma and Welling 2014, equation 10, one draw). Raises ValueError where the loss is no longer finite.
+    """
+    config = config or reference_configs(train)[0]
+
+    unlabelled = torch.zeros(len(train), dtype=torch.int64)
+
+    def loss(model: VAE, pixels: Tensor, _: Tensor) -> Tensor:
+        mean, log_variance = model.encode(pixels)
+        latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        error = binary_cross_entropy_with_logits(model.decode_logits(latents), pixels.flatten(1), reduction="sum")
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
+        return (error + config.beta * kl) / len(pixels)
+
+    with seeded(seed, device) as place:
+        model = VAE(config, train.shape).to(place)
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        return _fit(model, loss, optimizer, config, train.pixels, unlabelled, device=place, progress=progress)
+
+
+def fit_classifier(
+    train: Images,
+    config: ClassifierConfig | None = None,
+    *,
+    seed: int,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> Classifier:
+    """Train the reference classifier on cross-entropy, and return it on `device` (the GPU if any) in eval mode.
+
+    Raises ValueError without labels, or where the loss is no longer finite.
+    """
+    config = config or reference_configs(train)[1]
+    labels, classes = train.labels, train.classes
+    if labels is None or classes is None:
+        raise ValueError(f"a classifier needs labels; the training images of {train.name} have none")
+
+    def loss(model: Classifier, pixels: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(model(pixels), labels)
+
+    with seeded(seed, device) as place:
+        model = Classifier(config, train.shape, classes).to(place)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        return _fit(model, loss, optimizer, config, train.pixels, labels, device=place, progress=progress)
+
+
+def _fit(
+    model: Model,
+    loss: Callable[[Model, Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    config: VAEConfig | ClassifierConfig,
+    pixels: Tensor,
+    labels: Tensor,
+    *,
+    device: torch.device,
+    progress: Progress | None,
+) -> Model:
+    pixels = pixels.to(device)
+    labels = labels.to(device)
+    batch_size = min(config.batch_size, len(pixels))
+    steps = config.epochs * (len(pixels) // batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
+    model.train()
+    total = torch.zeros((), device=device)
+    for step, rows in enumerate(_batches(len(pixels), batch_size, config.epochs), start=1):
+        batch = augment(pixels[rows], config.augmentation)
+        value = loss(model, batch, labels[rows])
+        optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        total += value.detach()
+        if progress is not None:
+            progress(step, steps)
+    if not bool(torch.isfinite(total)):
+        raise ValueError(
+            f"training must keep a finite loss; it diverged (is learning_rate={config.learning_rate} too high?)"
+        )
+    return model.requires_grad_(requires_grad=False).eval()
+
+
+def _batches(count: int, batch_size: int, epochs: int) -> Iterator[Tensor]:
+    """Rows of each batch: a new order each epoch, the incomplete last batch left out."""
+    for _ in range(epochs):
+        order = torch.randperm(count)
+        yield from torch.split(order[: count - count % batch_size], batch_size)
+
+
+def augment(pixels: Tensor, kind: Augmentation) -> Tensor:
+    """Change training images at random: "shift" by up to a pixel each way, "distort" by affine and elastic maps."""
+    if kind == "none":
+        return pixels
+    if kind == "distort":
+        return distort(pixels, torch.Generator(pixels.device).manual_seed(int(torch.randint(2**62, ()))))
+    height, width = pixels.shape[-2:]
+    down, right = torch.randint(3, (2, len(pixels), 1), device=pixels.device)
+    rows = (down + torch.arange(height, device=pixels.device))[:, None, :, None]
+    columns = (right + torch.arange(width, device=pixels.device))[:, None, None, :]
+    image = torch.arange(len(pixels), device=pixels.device)[:, None, None, None]
+    channel = torch.arange(pixels.shape[1], device=pixels.device)[:, None, None]
+    return pad(pixels, (1, 1, 1, 1))[image, channel, rows, columns]
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str | None) -> Iterator[torch.device]:
+    """Give initialisation, dropout and augmentation torch's global generators seeded, and restore them after."""
+    place = default_device() if device is None else torch.device(device)
+    # torch.manual_seed seeds every GPU, so all are put back that are in use.
+    used = range(torch.cuda.device_count()) if place.type == "cuda" or torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=used):
+        torch.manual_seed(seed)
+        yield place

@@ -1,0 +1,79 @@
+"""Encoding, decoding and squared errors, with the checks that every use of a VAE shares."""
+
+import torch
+from torch import Tensor
+
+from vaecore._check import check_images
+from vaecore.models._networks import Autoencoder
+
+
+def posterior(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance of q(z | x), each (n, latent); raises ValueError where the VAE gives something else."""
+    mean, log_variance = encode(vae, images)
+    check_finite(torch.isfinite(mean).all() & torch.isfinite(log_variance).all())
+    return mean, log_variance
+
+
+def encode(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
+    """As `posterior`, without a look at the values."""
+    encoded: object = vae.encode(images)
+    if not isinstance(encoded, tuple | list) or len(encoded) != 2:
+        raise ValueError(f"the VAE must encode to a pair, mean and log-variance; got {type(encoded).__name__}")
+    mean, log_variance = encoded
+    if mean.ndim != 2 or mean.shape[0] != len(images) or log_variance.shape != mean.shape:
+        raise ValueError(
+            f"the VAE must encode {len(images)} images to a mean and a log-variance ({len(images)}, latent) each;"
+            f" got {tuple(mean.shape)} and {tuple(log_variance.shape)}"
+        )
+    return mean, log_variance
+
+
+def check_finite(finite: Tensor) -> None:
+    """Raise ValueError unless a posterior is finite."""
+    if not bool(finite):
+        raise ValueError("the VAE's posterior must be finite; got NaN or infinity (did its training diverge?)")
+
+
+def decode_draws(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
+    """Images of latents (n, draws, latent): (n, draws, c, h, w); raises ValueError unless as large as `shape`'s."""
+    wanted = (len(latents) * latents.shape[1], *shape[1:])
+    decoded = vae.decode(latents.flatten(0, 1))
+    if decoded.shape != wanted:
+        raise ValueError(f"the VAE must decode to images shaped as its input, {wanted}; got {tuple(decoded.shape)}")
+    return decoded.view(len(latents), -1, *shape[1:])
+
+
+def check_reconstructions(images: Tensor) -> None:
+    """Raise ValueError unless what a VAE decoded are images: (n, c, h, w) float32 in [0, 1], and no NaN."""
+    check_images(images, "the VAE's reconstructions", out_of_range="logits? end `decode` with a sigmoid")
+
+
+def kl(vae: Autoencoder, images: Tensor) -> Tensor:
+    """KL divergence from q(z | x) to the standard normal prior; (n, c, h, w) to (n,) in nats; higher is more anomalous.
+
+    Kingma and Welling 2014, appendix B.
+    """
+    check_images(images)
+    with torch.no_grad():
+        return kl_of_posterior(*posterior(vae, images))
+
+
+def kl_of_posterior(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL divergence from N(mean, exp(log_variance)) to N(0, 1) in nats, summed over latents; (n, latent) to (n,)."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
+
+
+def latent_mean(vae: Autoencoder, images: Tensor) -> Tensor:
+    """Mean of q(z | x); (n, c, h, w) in [0, 1] to (n, latent)."""
+    check_images(images)
+    with torch.no_grad():
+        return posterior(vae, images)[0]
+
+
+def squared_error(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Squared error of each reconstruction, mean over pixels: a `reduce` for `reconstruct`.
+
+    images (n, c, h, w), reconstructions (n, draws, c, h, w) to (n, draws); higher is more anomalous.
+    """
+    norm: Tensor = torch.linalg.vector_norm((reconstructions - images.unsqueeze(1)).flatten(2), dim=2)
+    return norm.square() / images[0].numel()

@@ -1,0 +1,183 @@
+"""What anomaly scores look at in images, computed once for all of them: the encoding, the draws, the logits."""
+
+import math
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from vaecore._batch_sizes import answers
+from vaecore._noise import normal
+from vaecore.models._networks import Autoencoder, Classify
+from vaecore.reconstruction._decode import kl_of_posterior, posterior
+from vaecore.reconstruction._likelihood import (
+    elbo_of,
+    importance_weighted,
+    latents_of,
+    log_bernoulli_of_odds,
+    log_densities,
+    log_odds,
+    log_weights,
+    regret_of,
+)
+
+# Draws held at once: on a CPU, what is made of them should stay in a core's cache; a GPU wants to be filled.
+_DECODED = {"cpu": 500, "cuda": 65_536}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What scores can be told, as documented at `fit_scores`."""
+
+    draws: int
+    importance_draws: int
+    neighbours: int
+    regret_steps: int
+    regret_draws: int
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is no count."""
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more; got {value}")
+
+
+class Features:
+    """Features of some images (n, c, h, w), each computed when first asked for, and kept.
+
+    vae, classifier: None where nothing that needs them will be asked for. indices: (n,) int64, of the images. The draws
+    are those of `reconstruct` at the same seed and indices.
+    """
+
+    def __init__(
+        self,
+        vae: Autoencoder | None,
+        classifier: Classify | None,
+        images: Tensor,
+        indices: Tensor,
+        *,
+        seed: int,
+        settings: Settings,
+        label_draws: bool,
+    ) -> None:
+        self.images, self._indices, self._seed, self._settings = images, indices, seed, settings
+        self._vae, self._classifier, self._label_draws = vae, classifier, label_draws
+
+    @property
+    def vae(self) -> Autoencoder:
+        """The VAE."""
+        assert self._vae is not None
+        return self._vae
+
+    @cached_property
+    def encoded(self) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the posterior, (n, latent) each."""
+        return posterior(self.vae, self.images)
+
+    @cached_property
+    def moments(self) -> Tensor:
+        """Mean and variance of the posterior, (n, 2, latent)."""
+        mean, log_variance = self.encoded
+        return torch.stack([mean, log_variance.exp()], dim=1)
+
+    @cached_property
+    def kl(self) -> Tensor:
+        """KL divergence from the posterior to the prior in nats, (n,)."""
+        return kl_of_posterior(*self.encoded)
+
+    @cached_property
+    def _noise(self) -> Tensor:
+        draws = max(self._settings.draws, self._settings.importance_draws)
+        return normal(self._seed, self._indices, draws=draws, size=self.encoded[0].shape[1])
+
+    @cached_property
+    def _drawn(self) -> dict[str, Tensor]:
+        """One pass over the draws, decoded in portions, with all that is asked of them."""
+        draws, shape = self._settings.draws, self.images.shape
+        latents = latents_of(self.encoded, self._noise[:, :draws])
+        portion = max(1, _DECODED.get(self.images.device.type, 4096) // draws)
+        parts = []
+        for rows, some in zip(torch.split(self.images, portion), torch.split(latents, portion), strict=True):
+            odds = log_odds(self.vae, some, shape)
+            part = {"log_density": log_bernoulli_of_odds(rows, odds)}
+            reconstructions = odds.sigmoid_()
+            part["mse"] = (reconstructions - rows.flatten(1).unsqueeze(1)).square_().flatten(1).mean(dim=1)
+            if self._label_draws:
+                logits = self._classify(reconstructions.view(-1, *shape[1:]))
+                part["logits"] = logits.view(len(rows), draws, -1)
+            parts.append(part)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    @property
+    def mse(self) -> Tensor:
+        """Squared error of the reconstructions, mean over pixels and draws, (n,)."""
+        return self._drawn["mse"]
+
+    @property
+    def log_density(self) -> Tensor:
+        """Bernoulli log-density in nats of the images given each draw, (n, draws)."""
+        return self._drawn["log_density"]
+
+    @property
+    def drawn_logits(self) -> Tensor:
+        """The classifier's logits of each draw, (n, draws, classes) float64."""
+        return self._drawn["logits"]
+
+    @cached_property
+    def elbo(self) -> Tensor:
+        """Evidence lower bound in nats, (n,)."""
+        return elbo_of(self.encoded, self.log_density)
+
+    @cached_property
+    def log_likelihood(self) -> Tensor:
+        """Importance-weighted bound in nats, (n,): that of `log_likelihood`, from draws that are decoded already."""
+        wanted = self._settings.importance_draws
+        noise, densities = self._noise[:, :wanted], self.log_density[:, :wanted]
+        if densities.shape[1] < wanted:
+            further = latents_of(self.encoded, noise[:, densities.shape[1] :])
+            densities = torch.cat([densities, log_densities(self.vae, self.images, further)], dim=1)
+        return importance_weighted(log_weights(self.encoded, noise, densities))
+
+    @cached_property
+    def regret(self) -> Tensor:
+        """Likelihood regret in nats, (n,): that of `likelihood_regret`."""
+        return regret_of(
+            self.vae,
+            self.images,
+            self.encoded,
+            self._indices,
+            seed=self._seed,
+            steps=self._settings.regret_steps,
+            draws=self._settings.regret_draws,
+        )
+
+    @cached_property
+    def states(self) -> Tensor:
+        """The five statistics of Morningstar et al. 2021 for a VAE, (n, 5), in nats.
+
+        KL divergence to the prior, cross-entropy with it, the posterior's entropy, mean log-density over the draws,
+        importance-weighted log-likelihood. The first three in closed form.
+        """
+        mean, log_variance = self.encoded
+        constant = math.log(2 * math.pi)
+        cross_entropy = 0.5 * (constant + mean.square() + log_variance.exp()).sum(dim=1)
+        entropy = 0.5 * (constant + 1 + log_variance).sum(dim=1)
+        return torch.stack([self.kl, cross_entropy, entropy, self.log_density.mean(dim=1), self.log_likelihood], dim=1)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """The classifier's logits of the images, (n, classes) float64, so that a softmax near 1 is told from 1."""
+        return self._classify(self.images)
+
+    def _classify(self, images: Tensor) -> Tensor:
+        assert self._classifier is not None
+        return answers(self._classifier, images).double()
+
+    @cached_property
+    def compressed(self) -> Tensor:
+        """Bytes of each image's pixels, rounded to 8 bits, as zlib compresses them at its default level, (n,)."""
+        pixels = (self.images * 255).round().to(torch.uint8).flatten(1).cpu().numpy()
+        sizes = [float(len(zlib.compress(row.tobytes()))) for row in pixels]
+        return torch.tensor(sizes, device=self.images.device)

@@ -1,0 +1,300 @@
+"""Registries of claims: every sentence, estimand and bound, read from `registry.toml` and checked.
+
+This package has one; a user's claims have one of their own, beside their tests.
+"""
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vaecore._store import digest
+from vaecore.suite.statistics.intervals import Interval, family_level
+
+if TYPE_CHECKING:
+    from vaecore.suite.judging.bounds import Bounds
+
+REGISTRY = Path(__file__).with_name("registry.toml")
+KINDS = ("finding", "control", "baseline", "limit")
+_TEXTS = {"kind", "sentence", "estimand", "source", "no_effect", "untested", "reported", "outside"}
+_DATASETS = {"mnist", "digits"}  # of this package's registry; a user's may name any
+_BOUND_KEYS = {"above", "below", "pilot", "date", "unregistered", "power"}
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Where the whole interval must lie: above `low` and below `high` (infinite where there is no such side)."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+
+    def __str__(self) -> str:
+        """As in a table: "> 0.80", "< 0.50", "in (0.40, 0.60)", or "none"."""
+        if self == Bound():
+            return "none"
+        low, high = (f"{end:.2f}" if end == round(end, 2) else f"{end:.3g}" for end in (self.low, self.high))
+        if self.high == float("inf"):
+            return f"> {low}"
+        return f"< {high}" if self.low == float("-inf") else f"in ({low}, {high})"
+
+    def verdict(self, interval: Interval) -> str:
+        """ "supported", "refuted" or "inconclusive"; NaN is inconclusive."""
+        if interval.low > self.low and interval.high < self.high:
+            return "supported"
+        if interval.high < self.low or interval.low > self.high:
+            return "refuted"
+        return "inconclusive"
+
+    def nearest(self, estimate: float) -> float:
+        """The side that is nearest to an estimate: the one to clear."""
+        return self.low if abs(estimate - self.low) <= abs(estimate - self.high) else self.high
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A registered claim as it stands for one data set.
+
+    bound: None where it is not registered for that data set, for the reason in `unregistered`.
+    level: of its interval, shared out within its family. registered: date of the bound, empty for no effect.
+    untested: why no test concludes it yet, else empty. reported: why it is measured and not judged, else empty; then
+    its bound is none, on any data set, and it takes no share of its family's error rate.
+    outside: the set outside that it takes, for instance "kmnist"; empty where it takes none, or one that is made.
+    file: the registry that it stands in. settable: that has no bounds for the data set, so that a pilot may set them.
+    """
+
+    id: str
+    kind: str
+    sentence: str
+    estimand: str
+    source: str
+    no_effect: Bound
+    bound: Bound | None
+    level: float
+    registered: str = ""
+    pilot: str = ""
+    unregistered: str = ""
+    untested: str = ""
+    reported: str = ""
+    outside: str = ""
+    file: Path = REGISTRY
+    settable: bool = False
+
+    def suggested(self, pilot: float) -> Bound:
+        """The bound that a pilot's mean suggests: half-way from no effect, rounded towards no effect to two digits.
+
+        No effect itself where the pilot shows none, or is NaN, and where it has two sides: that two things are equal to
+        within a margin is no effect to go half-way from.
+        """
+        if self.no_effect.low > -math.inf and self.no_effect.high < math.inf:
+            return self.no_effect
+        rounds_up = self.no_effect.high < float("inf")
+        null = self.no_effect.high if rounds_up else self.no_effect.low
+        if not (pilot < null if rounds_up else pilot > null):
+            return self.no_effect
+        half = (null + pilot) / 2
+        return Bound(high=math.ceil(half * 100) / 100) if rounds_up else Bound(low=math.floor(half * 100) / 100)
+
+    @property
+    def family(self) -> str:
+        """The letters that start the id."""
+        return family_of(self.id)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Claims for one data set, by id, the digest of the files that they stand in, and the title of each family.
+
+    bounds: the file that bounds of the user's own data come from, None where there is none.
+    """
+
+    claims: Mapping[str, Claim]
+    digest: str
+    families: Mapping[str, str] = field(default_factory=dict)
+    bounds: "Bounds | None" = None
+
+    @property
+    def testable(self) -> list[Claim]:
+        """Claims registered for the data set that a test can conclude."""
+        return [claim for claim in self.claims.values() if claim.bound is not None and not claim.untested]
+
+
+def registry_of(test: Path) -> Path:
+    """The registry of a test's file: the one beside it, else that of this package."""
+    beside = test.with_name(REGISTRY.name)
+    return beside if beside.is_file() and not beside.samefile(REGISTRY) else REGISTRY
+
+
+def shown(file: Path) -> str:
+    """A registry's name in messages."""
+    if file == REGISTRY:
+        return f"claims/{file.name}"
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+
+
+def family_of(claim: str) -> str:
+    """The letters that start a claim's id; the claims of a family share an error rate."""
+    return claim.rstrip("abcdefghijklmnopqrstuvwxyz").rstrip("0123456789")
+
+
+def load_registry(dataset: str, *files: Path, bounds: "Bounds | None" = None) -> Registry:
+    """Read the claims of one registry or several (by default this package's) as they stand for a data set.
+
+    Claims of a file that has no bounds for the data set are judged against no effect or, where given, by `bounds`.
+    Raises ValueError where a file breaks its own rules, or has a family that another has: a family shares one error
+    rate, and that of this package's must not move.
+    """
+    order = sorted(set(files), key=lambda file: (file != REGISTRY, file)) or [REGISTRY]
+    owners = dict.fromkeys(map(family_of, _read(REGISTRY)[0]), REGISTRY)
+    claims: dict[str, Claim] = {}
+    titles: dict[str, str] = {}
+    for file in order:
+        entries, named = _read(file)
+        families = list(dict.fromkeys(map(family_of, entries)))
+        for family in families:
+            if owners.setdefault(family, file) != file:
+                raise ValueError(
+                    f"{shown(file)}: a family must be the registry's own; {family} is one of {shown(owners[family])}"
+                    " (start the ids with other letters: X1, INK2)"
+                )
+        titles |= {family: named.get(family, "") for family in families}
+        claims |= _claims(file, entries, dataset, bounds)
+    return Registry(claims, digest(*order), titles, bounds)
+
+
+def _claims(file: Path, entries: Mapping[str, Any], dataset: str, bounds: "Bounds | None") -> dict[str, Claim]:
+    settable = not any(dataset in entry for entry in entries.values())
+    found = {}
+    for name, entry in entries.items():
+        no_effect = Bound() if "reported" in entry else _no_effect(entry["no_effect"])
+        assert no_effect is not None
+        if "reported" in entry or (settable and bounds is None):
+            stands = Standing(no_effect)
+        elif settable and bounds is not None:
+            stands = bounds.standing(name, no_effect)
+        else:
+            stands = standing(entry.get(dataset), f"no bound is registered for {dataset}")
+        found[name] = Claim(
+            name,
+            entry["kind"],
+            entry["sentence"],
+            entry["estimand"],
+            entry["source"],
+            no_effect,
+            stands.bound,
+            0.0,
+            stands.registered,
+            stands.pilot,
+            stands.unregistered,
+            entry.get("untested", ""),
+            entry.get("reported", ""),
+            entry.get("outside", ""),
+            file,
+            settable,
+        )
+    judged = [claim.family for claim in found.values() if claim.bound is not None and not claim.reported]
+    return {
+        name: replace(claim, level=family_level(max(1, judged.count(claim.family)))) for name, claim in found.items()
+    }
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is registered of a claim for a data set: as the fields of `Claim` that have these names."""
+
+    bound: Bound | None
+    registered: str = ""
+    pilot: str = ""
+    unregistered: str = ""
+
+
+def standing(entry: Mapping[str, Any] | None, missing: str) -> Standing:
+    """What a checked entry of a registry or a file of bounds says; missing: why there is none, where it is None."""
+    if entry is None:
+        return Standing(None, unregistered=missing)
+    dated = str(entry.get("date", "")), str(entry.get("pilot", ""))
+    if "unregistered" in entry:
+        return Standing(None, *dated, entry["unregistered"])
+    return Standing(Bound(float(entry.get("above", -math.inf)), float(entry.get("below", math.inf))), *dated)
+
+
+def problems_of(entry: Any, where: str) -> list[str]:
+    """What is wrong with what is registered for a data set, in words; empty where nothing is."""
+    if not isinstance(entry, dict):
+        return [f"{where} must be a table; got {entry!r}"]
+    problems = [f"unknown key {where}.{key}" for key in sorted(set(entry) - _BOUND_KEYS)]
+    if "unregistered" in entry:
+        if not isinstance(entry["unregistered"], str):
+            problems.append(f"{where}.unregistered must be a reason; got {entry['unregistered']!r}")
+        return problems
+    ends = {key: entry[key] for key in ("above", "below") if key in entry}
+    if not ends:
+        problems.append(f"{where} must have above, below or unregistered")
+    problems += [
+        f"{where}.{key} must be a finite number; got {value!r}"
+        for key, value in ends.items()
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+    ]
+    if "date" not in entry:
+        problems.append(f"{where} must have the date on which its bound was set")
+    return problems
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """What a TOML file holds; raises ValueError, with its name, where that can't be read."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{shown(file)} must be a TOML file; it can't be read: {error}") from None
+
+
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The entries of a registry by claim, checked, and the titles of its families."""
+    entries = read_toml(file)
+    titles = entries.pop("families", {})
+    for name, entry in entries.items():
+        problems = _problems(name, entry, file)
+        if problems:
+            raise ValueError(f"{shown(file)}, claim {name}: {'; '.join(problems)}")
+    unknown = sorted(set(titles) - set(map(family_of, entries))) if isinstance(titles, dict) else ["[families]"]
+    if unknown:
+        raise ValueError(f"{shown(file)}: families must give the titles of families that have claims; got {unknown}")
+    return entries, titles
+
+
+def _no_effect(text: str) -> Bound | None:
+    """The bound that a text such as "> 0.5" or "in 0.4 0.6" stands for; None where it stands for none."""
+    found = re.fullmatch(rf"([<>]) ({_NUMBER})|in ({_NUMBER}) ({_NUMBER})", text)
+    if found is None:
+        return None
+    direction, value, low, high = found.groups()
+    if direction is None:
+        return Bound(float(low), float(high)) if float(low) < float(high) else None
+    return Bound(low=float(value)) if direction == ">" else Bound(high=float(value))
+
+
+def _problems(name: str, entry: Any, file: Path) -> list[str]:
+    if not isinstance(entry, dict):
+        return [f"a claim must be a table; got {entry!r}"]
+    problems = (
+        [] if re.fullmatch(r"[A-Z]+\d+[a-z]?", name) else ["an id must be letters and a number, as in X1 or INK2a"]
+    )
+    datasets = {key for key, value in entry.items() if key not in _TEXTS and isinstance(value, dict)}
+    if file == REGISTRY:
+        datasets &= _DATASETS
+    problems += [f"unknown key {key}" for key in sorted(set(entry) - _TEXTS - datasets)]
+    needed = {"kind", "sentence", "estimand", "source"} | (set() if "reported" in entry else {"no_effect"})
+    problems += [f"no {key}" for key in sorted(needed - set(entry))]
+    texts = {key: entry[key] for key in sorted(_TEXTS & set(entry))}
+    problems += [f"{key} must be a text; got {value!r}" for key, value in texts.items() if not isinstance(value, str)]
+    if "reported" in entry and (extra := sorted({"no_effect", *datasets} & set(entry))):
+        problems.append(f"a claim that is reported and not judged has no {', '.join(extra)}")
+    if entry.get("kind") not in KINDS:
+        problems.append(f"kind must be one of {', '.join(KINDS)}; got {entry.get('kind')}")
+    no_effect = entry.get("no_effect")
+    if isinstance(no_effect, str) and _no_effect(no_effect) is None:
+        problems.append(f'no_effect must be like "> 0.5", "< 0" or "in 0.4 0.6"; got {no_effect!r}')
+    return problems + [problem for dataset in sorted(datasets) for problem in problems_of(entry[dataset], dataset)]

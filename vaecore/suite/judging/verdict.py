@@ -1,0 +1,172 @@
+"""From an estimate to a verdict: the interval against the registered bound, and a sentence that says what to do."""
+
+from collections.abc import Container, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scipy.special import ndtr, ndtri
+
+from vaecore.suite.judging.registry import Bound, Claim, Registry
+from vaecore.suite.statistics.intervals import Estimate, Interval, Required, Spread, interval, smallest
+from vaecore.suite.study.study import Study
+
+SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
+PILOT, REPORTED = "pilot", "reported"  # measured, not judged: in a pilot, or for want of a bound
+FEWEST_KEPT = 0.95  # below it the images on which L-BFGS succeeds are no fair sample of the images
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a study says of a claim; plain values only, so that it travels between processes and into JSON.
+
+    verdict: "supported", "refuted", "inconclusive"; "pilot" or "reported" where it only measures. message: the result
+    in a sentence. per_run: the estimate of each run. power: chance to clear the bound at the variances found, were the
+    estimate the truth. needed_images, needed_runs: what would decide, None where that is not to be had. spreads: what
+    the interval is made of, so that one at another level follows; none where there is no interval. bound_low,
+    bound_high: `bound` as numbers, infinite where there is no such side.
+    """
+
+    claim: str
+    verdict: str
+    message: str
+    estimate: float
+    low: float
+    high: float
+    level: float
+    bound: str
+    runs: int
+    images: int
+    per_run: tuple[float, ...]
+    power: float
+    needed_images: int | None = None
+    needed_runs: int | None = None
+    conditions: tuple[str, ...] = ()
+    spreads: tuple[Spread, ...] = ()
+    bound_low: float = float("-inf")
+    bound_high: float = float("inf")
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict of plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Verdict":
+        """The reverse of `to_json`."""
+        lists = {"per_run": tuple(values["per_run"]), "conditions": tuple(values["conditions"])}
+        spreads = tuple(Spread(**{**spread, "limits": tuple(spread["limits"])}) for spread in values["spreads"])
+        return cls(**{**values, **lists, "spreads": spreads})
+
+
+def judge(
+    claim: Claim,
+    estimates: Sequence[Estimate],
+    *,
+    decisive: bool,
+    pilot: bool,
+    available: int,
+    kept: float = 1.0,
+    finished: Sequence[str] = (),
+    conditions: Sequence[str] = (),
+) -> Verdict:
+    """Judge a claim by one estimate, or by the smallest of several.
+
+    decisive: false for the smoke profile and for a single run of models that vary, which can't support anything. pilot:
+    measure, judge nothing. available: test images there are. kept: share of the images that L-BFGS succeeded on.
+    finished: models, of "vae" and "classifier", that are the same in all runs.
+    """
+    if not estimates:
+        raise ValueError(f"claim {claim.id} needs an estimate to conclude; got none")
+    found = interval(estimates[0], claim.level) if len(estimates) == 1 else smallest(estimates, claim.level)
+    per_run = tuple(min(values) for values in zip(*(estimate.per_run.tolist() for estimate in estimates), strict=True))
+    bound = claim.bound
+    if bound is None or (pilot and not claim.reported):
+        bound = claim.suggested(found.estimate)
+    why = _indecision(decisive=decisive, kept=kept)
+    clears = bound.verdict(found)
+    judged = INCONCLUSIVE if clears == SUPPORTED and why else clears
+    verdict = REPORTED if claim.reported else PILOT if pilot else judged
+    needed = None
+    if verdict == INCONCLUSIVE and not why:
+        reach = found.required(bound.nearest(found.estimate))
+        # Of the test images; those of a set outside grow with them.
+        images = None if reach.images is None else -(-reach.images * (found.images - found.outside) // found.images)
+        needed = Required(images if images is not None and images <= available else None, reach.runs)
+        why = _remedy(needed, available, outside=found.outside > 0)
+    return Verdict(
+        claim.id,
+        verdict,
+        _message(claim, found, str(bound), verdict, why, finished),
+        found.estimate,
+        found.low,
+        found.high,
+        found.level,
+        str(bound),
+        found.runs,
+        found.images,
+        per_run,
+        _power(found, bound),
+        needed.images if needed else None,
+        needed.runs if needed else None,
+        tuple(conditions),
+        found.spreads,
+        bound.low,
+        bound.high,
+    )
+
+
+def _power(found: Interval, bound: Bound) -> float:
+    """Normal approximation: chance that the interval's end on the bound's side clears it."""
+    if bound == Bound():
+        return float("nan")
+    if bound.nearest(found.estimate) == bound.low:
+        margin, gap = found.estimate - found.low, found.estimate - bound.low
+    else:
+        margin, gap = found.high - found.estimate, bound.high - found.estimate
+    if not margin > 0:
+        return float("nan")
+    quantile = ndtri((1 + found.level) / 2)
+    return float(ndtr((gap / margin - 1) * quantile))
+
+
+def _indecision(*, decisive: bool, kept: float) -> str:
+    """Why nothing can be supported, whatever the numbers; else empty."""
+    if not decisive:
+        return "one run or the smoke profile is too little to support a claim: use --profile standard"
+    if kept < FEWEST_KEPT:
+        return f"L-BFGS succeeded in all runs on {kept:.0%} of the images only, so that what is left is no fair sample"
+    return ""
+
+
+def _remedy(needed: Required, available: int, *, outside: bool) -> str:
+    ways = []
+    if needed.images is not None:
+        more = "test images, and more of the set outside" if outside else "images"
+        ways.append(f"about {needed.images:,} {more} (--profile full)")
+    if needed.runs is not None:
+        ways.append(f"about {needed.runs:,} runs (--runs)")
+    if ways:
+        return f"the interval straddles the bound; {', or '.join(ways)} would decide"
+    return f"the interval straddles the bound, and neither more runs nor the {available:,} test images would decide"
+
+
+def _message(claim: Claim, found: Interval, bound: str, verdict: str, why: str, finished: Sequence[str]) -> str:
+    images = f"{found.images - found.outside} + {found.outside}" if found.outside else str(found.images)
+    text = (
+        f"{claim.id} {verdict}: {claim.estimand} = {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+        f" (level {found.level:.4f}, {found.runs} runs x {images} images); bound {bound}"
+    )
+    if found.runs == 1:
+        text += "; one run: the interval covers images only"
+    elif finished:
+        text += f"; one {' and '.join(finished)} in all runs: the interval does not cover its training"
+    if found.reason:
+        return f"{text}; no interval: {found.reason}"
+    if verdict == REFUTED:
+        return f"{text}; the whole interval lies beyond the bound, so the claim does not hold here"
+    return f"{text}; {why}" if why else text
+
+
+def not_run(registry: Registry, study: Study, concluded: Container[str]) -> list[Claim]:
+    """Claims that a test could have concluded on this study and were not."""
+    there = [claim for claim in registry.testable if not study.outside.lacks(claim.outside)]
+    return [claim for claim in there if claim.id not in concluded]

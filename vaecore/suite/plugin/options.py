@@ -1,0 +1,204 @@
+"""What pytest loads of this package wherever it is installed: options, the marker and fixtures. It imports no torch.
+
+What judges claims (`claims.plugin`) starts with the first test that uses the fixtures `study` or `claim`. Options are
+added after those of all other plugins and of conftest.py, and names that others have taken are left to them: another
+project must not notice that this package is there.
+"""
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from vaecore.suite.plugin.session import ClaimsSession, Conclusion
+    from vaecore.suite.study.study import Study
+
+VERDICT = "claim verdict"  # property of a test report, by which verdicts travel from xdist's workers
+REGISTRY_FILE = "registry.toml"
+_SESSION = pytest.StashKey["ClaimsSession"]()
+_TAKEN = pytest.StashKey[list[str]]()
+_PACKAGES = ("claims", "bench")  # whose tests ask for a study
+
+# Literals, as the modules that hold these numbers import torch; tests/test_own_claims.py compares them.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--dataset": {
+        "default": "auto",
+        "metavar": "NAME",
+        "help": "mnist, fashion-mnist, kmnist, emnist-letters, digits; or your own: path/to/file.npz with `images` and"
+        " `labels`, path/to/folder with a folder of image files for each class, or package.module:attribute, (images,"
+        " labels) or a callable that gives them (default: auto, mnist where it is on disk or can be downloaded, else"
+        " digits)",
+    },
+    "--data-root": {
+        "metavar": "DIR",
+        "help": "folder of torchvision's data sets (default: VAECORE_DATA, else a folder in the user's cache)",
+    },
+    "--profile": {
+        "default": "standard",
+        "choices": ("full", "smoke", "standard"),
+        "help": "smoke: 1 runs, 200 images, 100 for L-BFGS; standard: 5 runs, 2000 images, 500 for L-BFGS;"
+        " full: 10 runs, 10000 images, 1000 for L-BFGS (default: standard)",
+    },
+    "--runs": {"type": int, "metavar": "N", "help": "training runs (default: the profile's)"},
+    "--device": {"default": "auto", "choices": ("auto", "cpu", "cuda"), "help": "where to compute (default: auto)"},
+    "--workers": {
+        "type": int,
+        "metavar": "N",
+        "help": "processes that compute what is not in the cache yet, a gigabyte of memory each; 1: none but this one"
+        " (default: one for each core, at most 8; 1 for --profile smoke, on a GPU and under pytest-xdist)",
+    },
+    "--precision": {
+        "default": "float32",
+        "choices": ("float32", "tf32", "bfloat16"),
+        "help": "of the reconstructions that families A, B and E1 to E4 look at; bfloat16 is faster where the processor"
+        " has it, tf32 on a GPU (default: float32)",
+    },
+    "--vae": {
+        "metavar": "MODEL",
+        "help": "your own (encode and decode): package.module:attribute, a torch module, or a maker of one:"
+        " make(seed) or make(seed, images) (see claims/user_models.py); or a file saved by vaecore"
+        " (default: the reference model)",
+    },
+    "--classifier": {
+        "metavar": "MODEL",
+        "help": "your own (images to logits): package.module:attribute, a torch module, or a maker of one:"
+        " make(seed) or make(seed, images) (see claims/user_models.py); or a file saved by vaecore"
+        " (default: the reference model)",
+    },
+    "--ood": {
+        "action": "append",
+        "default": [],
+        "metavar": "SET",
+        "help": "a set outside to compare with, beside those at hand; may be repeated: rotated-D (degrees), dimmed-F"
+        " (factor), mnist, fashion-mnist, kmnist, emnist-letters, digits, letters, or your own, as for --dataset"
+        " (those in `ood` of --data-root, .npz, need no asking)",
+    },
+    "--report-dir": {
+        "metavar": "DIR",
+        "help": "write results.json, index.html, summary.md and figures to DIR/<dataset>, or of your own claims alone"
+        " the first two to DIR/<dataset>-own (default: reports, and only when all claims were concluded on the"
+        " reference models with the standard profile)",
+    },
+    "--cache-dir": {
+        "metavar": "DIR",
+        "help": "models and evidence are kept here (default: VAECORE_CACHE, else the user's cache folder;"
+        " see `python -m claims cache`)",
+    },
+    "--pilot": {
+        "action": "store_true",
+        "help": "measure instead of judging, on training seeds from 1000 that claims never use; suggests bounds",
+    },
+    "--bounds": {
+        "metavar": "FILE",
+        "help": "bounds of data that no registry has any for: with --pilot they are written to this new file, without"
+        " it claims are judged by them",
+    },
+}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser) -> Iterator[None]:
+    """Add the options, once all others are known."""
+    yield
+    missing = object()
+    taken = [name for name in OPTIONS if early_config.getoption(name, missing) is not missing]
+    early_config.stash[_TAKEN] = taken
+    group = parser.getgroup("claims", "claims about VAEs for robustness")
+    for name, settings in OPTIONS.items():
+        if name not in taken:
+            group.addoption(name, dest=f"claims_{name[2:].replace('-', '_')}", **settings)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line("markers", "claim(id): the test concludes the claim registered under this id")
+
+
+def session_of(config: pytest.Config) -> "ClaimsSession":
+    """What gathers verdicts, started when first asked for; pytest.UsageError where its options are another plugin's."""
+    if _SESSION not in config.stash:
+        from vaecore.suite.plugin.session import ClaimsSession  # noqa: PLC0415  # torch, which other projects should not pay for
+
+        if taken := config.stash.get(_TAKEN, []):
+            raise pytest.UsageError(
+                f"{', '.join(taken)} must be options of the claims; another plugin or conftest.py has taken them"
+                " (a plugin is left out with `-p no:NAME`; `pytest --trace-config` lists them)"
+            )
+        # A damaged entry is worth a warning and never a failure, even where a project turns warnings into errors.
+        config.addinivalue_line("filterwarnings", "default::vaecore.StoreWarning")
+        session = config.stash[_SESSION] = ClaimsSession(config)
+        config.pluginmanager.register(session, "claims-session")
+    return config.stash[_SESSION]
+
+
+def asks_for_study(item: pytest.Item) -> bool:
+    """Whether a test uses the fixtures `study` or `claim` of this module; another project may have its own."""
+    info = getattr(item, "_fixtureinfo", None)  # the only way to tell whose fixture a name stands for
+    definitions = {} if info is None else info.name2fixturedefs
+    return any(
+        definitions[name][-1].func.__module__ == __name__ for name in ("study", "claim") if definitions.get(name)
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Under xdist only the workers collect: find mistakes in the options here, where they can be said in a line."""
+    config = session.config
+    if config.getoption("dist", "no") == "no" or hasattr(config, "workerinput"):
+        return
+    config.pluginmanager.register(_Controller(config), "claims-controller")
+    if any(_names_claims(argument.partition("::")[0], config) for argument in config.args):
+        session_of(config).check_options()
+
+
+class _Controller:
+    """Starts the session of a process that collects nothing, when a worker has concluded the first claim."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Hand on a verdict that comes before the session has hooks of its own."""
+        if _SESSION not in self.config.stash and any(name == VERDICT for name, _ in report.user_properties):
+            session_of(self.config).pytest_runtest_logreport(report)
+
+
+def _names_claims(argument: str, config: pytest.Config) -> bool:
+    """Whether an argument of pytest names tests of this package, or those beside a registry."""
+    path = Path(argument).resolve()
+    if config.getoption("pyargs") and not path.exists():
+        return argument.partition(".")[0] in _PACKAGES
+    here = Path(__file__).parent
+    folder = path if path.is_dir() else path.parent
+    return any(path.is_relative_to(room) for room in (here, here.parent / "bench")) or _is_registry(folder)
+
+
+def _is_registry(folder: Path) -> bool:
+    try:
+        entries = tomllib.loads((folder / REGISTRY_FILE).read_text(encoding="utf-8")).values()
+    except (OSError, ValueError):
+        return False  # a file of another tool, or one whose mistakes the workers will say
+    return any(isinstance(entry, dict) and {"sentence", "estimand"} <= set(entry) for entry in entries)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Check claims against their registries, where there are any."""
+    if any(asks_for_study(item) for item in items):
+        session_of(config).check(items)
+
+
+@pytest.fixture(scope="session")
+def study(request: pytest.FixtureRequest) -> "Study":
+    """The data, models and evidence that the options ask for; computed when first used, kept in the cache."""
+    return session_of(request.config).study
+
+
+@pytest.fixture
+def claim(request: pytest.FixtureRequest) -> "Conclusion":
+    """The claim that the test's marker names; a test that ends without concluding it fails."""
+    return session_of(request.config).conclusion(request.node)

@@ -1,0 +1,423 @@
+"""What judges claims in a run of pytest: the study, the verdicts, the closing summary; `claims.options` starts it."""
+
+import os
+import tempfile
+from collections.abc import Container, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rich.progress
+import torch
+from platformdirs import user_cache_path
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from vaecore._store import Store
+from vaecore.models._training import Progress, default_device
+from vaecore.suite.judging.bounds import Bounds, check_new, read_bounds, write_bounds
+from vaecore.suite.judging.registry import REGISTRY, Claim, Registry, load_registry, registry_of, shown
+from vaecore.suite.judging.verdict import PILOT, REPORTED, SUPPORTED, Verdict, judge, not_run
+from vaecore.suite.plugin.options import VERDICT, asks_for_study
+from vaecore.suite.report import page, terminal
+from vaecore.suite.report import summary as report
+from vaecore.suite.statistics.intervals import Estimate
+from vaecore.suite.study import everything
+from vaecore.suite.study import trials as sanity
+from vaecore.suite.study.draws import CONDITIONS
+from vaecore.suite.study.study import PILOT_SEED, PROFILES, Dataset, Study, choose_dataset, profile_of
+from vaecore.suite.study.workers import default_workers
+
+NOT_ALL_SUPPORTED = 8  # exit status: every claim asked for was concluded, and not all of them were supported
+_UNFINISHED = pytest.StashKey["Conclusion"]()
+_DATASET, _REGISTRY = "claims dataset", "claims registry"
+
+
+def cache_folder(option: str | None) -> Path:
+    """The cache folder: the option, else VAECORE_CACHE, else one in the user's cache."""
+    return Path(option or os.environ.get("VAECORE_CACHE") or user_cache_path("vaecore")).expanduser()
+
+
+class ClaimsSession:
+    """What one pytest process knows: the study, made when first asked for, and the verdicts so far.
+
+    With pytest-xdist the workers conclude and the controller reports: verdicts travel in the test reports.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.pilot: bool = config.getoption("--pilot")
+        self.verdicts: dict[str, Verdict] = {}
+        self.broken = False  # something failed that is not a verdict
+        self.announced = False
+        self.interrupted = False
+        self.flags: list[str] = []
+        self.endings: list[str] = []
+        self.registries: set[Path] = set()
+
+    @cached_property
+    def study(self) -> Study:
+        """The study that the options ask for; raises pytest.UsageError where they ask for what can't be."""
+        option = self.config.getoption
+        try:
+            if option("--report-dir") is not None:
+                _check_writable(Path(option("--report-dir")))
+            device = _device(option("--device"))
+            study = Study(
+                self.dataset,
+                profile_of(option("--profile"), option("--runs")),
+                Store(cache_folder(option("--cache-dir"))),
+                root=option("--data-root"),
+                device=device,
+                precision=option("--precision"),
+                workers=self._workers(device),
+                vae=option("--vae"),
+                classifier=option("--classifier"),
+                ood=tuple(option("--ood")),
+                first_seed=PILOT_SEED if self.pilot else 0,
+                meter=self.meter,
+            )
+            study.check()
+        except (ValueError, OSError) as error:
+            raise pytest.UsageError(str(error)) from None
+        return study
+
+    def conclusion(self, item: pytest.Item) -> "Conclusion":
+        """What the fixture `claim` gives a test."""
+        name = claim_id(item)
+        if name is None:
+            raise pytest.UsageError(f'{item.nodeid}: the claim fixture needs the marker claim("ID")')
+        item.stash[_UNFINISHED] = found = Conclusion(self.registry.claims[name], self, item)
+        return found
+
+    def _workers(self, device: torch.device) -> int:
+        asked: int | None = self.config.getoption("--workers")
+        if asked is None:
+            distributed = hasattr(self.config, "workerinput") or self.config.getoption("dist", "no") != "no"
+            small = self.config.getoption("--profile") == "smoke"
+            return 1 if small or distributed else default_workers(device)
+        if asked < 1:
+            raise ValueError(f"--workers must be 1 or more; got {asked}")
+        return asked
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set, chosen once: a worker of xdist takes the controller's."""
+        told = getattr(self.config, "workerinput", {}).get(_DATASET)
+        if told is not None:
+            return Dataset(*told)
+        return choose_dataset(self.config.getoption("--dataset"), self.config.getoption("--data-root"))
+
+    @cached_property
+    def bounds(self) -> Bounds | None:
+        """The file that `--bounds` names, unless a pilot is to write it; pytest.UsageError where it is of no use."""
+        name: str | None = self.config.getoption("--bounds")
+        if name is None:
+            return None
+        try:
+            if self.pilot:
+                check_new(Path(name), self.study, decisive=self.decisive)
+                return None
+            return read_bounds(Path(name), self.study)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The claims of the registries beside what was collected, as they stand for the study's data set."""
+        try:
+            found = load_registry(self.study.test.name, *self.registries, bounds=self.bounds)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+        if self.config.getoption("--bounds") is not None and not any(one.settable for one in found.claims.values()):
+            raise pytest.UsageError(
+                f"--bounds is for data that have no bounds; those of {self.study.test.name} are registered and stay"
+            )
+        return found
+
+    @property
+    def decisive(self) -> bool:
+        """Whether the study is large enough to support a claim: no smoke test, and not one run of models that vary."""
+        return self.study.profile.name != "smoke" and (len(self.study.seeds) > 1 or self.study.fixed)
+
+    @property
+    def own_alone(self) -> bool:
+        """Whether all claims at hand are a user's own, which the figures and pages of this package's do not show."""
+        return all(claim.file != REGISTRY for claim in self.registry.claims.values())
+
+    @property
+    def ordered(self) -> list[Verdict]:
+        """The verdicts so far, in the registry's order."""
+        return [self.verdicts[name] for name in self.registry.claims if name in self.verdicts]
+
+    def report_folder(self, concluded: Container[str]) -> Path | None:
+        """Where the report goes; None where it is not asked for and is not a whole one of the reference study."""
+        chosen: str | None = self.config.getoption("--report-dir")
+        study = self.study
+        reference = study.vae is None and study.classifier is None and study.profile == PROFILES["standard"]
+        part = self.own_alone or not_run(self.registry, self.study, concluded)
+        if chosen is None and (self.pilot or not reference or part):
+            return None
+        folder = Path(chosen) if chosen is not None else self.config.rootpath / "reports"
+        return folder / (study.test.name + ("-own" if self.own_alone else "") + ("-pilot" if self.pilot else ""))
+
+    @contextmanager
+    def meter(self, task: str) -> Iterator[Progress]:
+        """Show a task's progress on the terminal, past pytest's capture; nothing where output is no terminal."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None or not reporter.isatty:
+            yield lambda _done, _of: None
+            return
+        reporter.ensure_newline()  # the bar takes a line of its own, not that of pytest's dots
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        suspended = capture.global_and_fixture_disabled() if capture is not None else nullcontext()
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with suspended, rich.progress.Progress(*columns, transient=True) as progress:
+            bar = progress.add_task(task, total=None)
+            yield lambda done, of: progress.update(bar, completed=done, total=of)
+
+    def header(self) -> list[str]:
+        """Lines that say what is studied, once."""
+        if self.announced:
+            return []
+        self.announced = True
+        return terminal.header(self.study, self.registry)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker of xdist which data set was chosen."""
+        if "study" in self.__dict__:
+            node.workerinput[_DATASET] = (self.dataset.name, self.dataset.why)
+
+    def check(self, items: Sequence[pytest.Item]) -> None:
+        """Check what was collected against the registry beside each test's file, or else that of this package."""
+        marked = [(item, name) for item in items if (name := claim_id(item)) is not None]
+        self.registries = {registry_of(item.path) for item, _ in marked}
+        owner: dict[str, str] = {}
+        for item, name in marked:
+            claim = self.registry.claims.get(name)
+            file = registry_of(item.path)
+            if claim is None or claim.file != file:
+                raise pytest.UsageError(f"{item.nodeid}: claim {name} must be registered in {shown(file)}; it is not")
+            if name in owner:
+                raise pytest.UsageError(f"{item.nodeid}: claim {name} is concluded by {owner[name]} already")
+            owner[name] = item.nodeid
+            item.extra_keyword_matches.add(name)  # so that -k takes a claim's id
+            sentence = _first_paragraph(item)
+            if sentence != claim.sentence:
+                raise pytest.UsageError(
+                    f"{item.nodeid}: the docstring must start with the registered sentence of {name};"
+                    f" expected {claim.sentence!r}, got {sentence!r}"
+                )
+            if claim.bound is None and not self.pilot:
+                item.add_marker(pytest.mark.skip(reason=f"{name} is not registered here: {claim.unregistered}"))
+            elif why := self.study.outside.lacks(claim.outside):
+                item.add_marker(pytest.mark.skip(reason=f"{name} {why}"))
+
+    def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
+        """Say what is studied, and why, before it starts."""
+        return self.header() if any(asks_for_study(item) for item in items) else []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Have the workers compute all evidence at once where a report will ask for all of it."""
+        option, study = self.config.option, self.study
+        stops_early = option.maxfail or option.collectonly or session.testsfailed
+        given = any(text is not None for text, _ in study.given)
+        # The controller of xdist has no tests: its workers compute.
+        if not session.items or study.workers == 1 or stops_early or given or self.own_alone:
+            return
+        if self.report_folder({claim_id(item) or "" for item in session.items}) is not None:
+            everything.compute(study)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+        """Turn a claim's test that passed without concluding into an error."""
+        outcome = yield
+        unfinished = item.stash.get(_UNFINISHED, None)
+        if call.when == "call" and outcome.passed and unfinished is not None and unfinished.verdict is None:
+            outcome.outcome = "failed"
+            outcome.longrepr = (
+                f"{item.nodeid}: claim {claim_id(item)} was not concluded; its test must call claim.conclude(estimate)"
+            )
+        return outcome
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the verdict of a test that ran, and note failures that are no verdicts."""
+        found = [Verdict.from_json(_values(value)) for name, value in report.user_properties if name == VERDICT]
+        if report.when == "call":
+            self.verdicts |= {verdict.claim: verdict for verdict in found}
+            seen = {Path(str(value)) for name, value in report.user_properties if name == _REGISTRY}
+            if not seen <= self.registries:  # in a worker of xdist
+                self.registries |= seen
+                self.__dict__.pop("registry", None)
+        judged = report.when == "call" and any(verdict.verdict not in {SUPPORTED, PILOT, REPORTED} for verdict in found)
+        if report.failed and not judged:
+            self.broken = True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write the report, and tell failures that are verdicts from those that are not by the exit status."""
+        if hasattr(self.config, "workerinput") or not self.verdicts:  # the controller reports for xdist's workers
+            return
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            return
+        stopped_early = session.shouldfail or session.shouldstop
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and not self.broken and not stopped_early:
+            session.exitstatus = NOT_ALL_SUPPORTED
+        if self.pilot and self.config.getoption("--bounds") is not None:
+            file = Path(self.config.getoption("--bounds"))
+            if not self._write_bounds(file, whole=exitstatus == pytest.ExitCode.OK):
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        looked_at = {condition for verdict in self.ordered for condition in verdict.conditions}
+        folder = self.report_folder(self.verdicts)
+        try:
+            self.flags = sanity.flags(self.study, [name for name in CONDITIONS if name in looked_at])
+            if folder is None:
+                self.endings.append(
+                    "No report was written: it takes all claims, on the reference study, or --report-dir."
+                )
+                return
+            if self.own_alone:
+                results = report.verdicts_alone(self.study, self.registry, self.ordered, pilot=self.pilot)
+                report.write_verdicts(folder, results)
+                self.endings.append(f"Report: {folder / page.FILE}")
+                return
+            results = report.gather(self.study, self.registry, self.ordered, pilot=self.pilot)
+            report.write(folder, results, self.study)
+            self.endings.append(f"Report: {folder / page.FILE}")
+        except KeyboardInterrupt:
+            self.pytest_keyboard_interrupt()
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
+        except ValueError as error:  # models that can't be attacked; their claims' tests have failed already
+            self.endings.append(f"No report was written: {error}")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        except OSError as error:
+            self.endings.append(
+                f"The report could not be written to {folder}: {error} (choose another with --report-dir)"
+            )
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _write_bounds(self, file: Path, *, whole: bool) -> bool:
+        """Write what a pilot has set, and say so; false where it was not to be."""
+        if not whole:
+            self.endings.append(f"No bounds were written to {file}: a pilot sets them once, when nothing failed.")
+            return False
+        try:
+            counts = write_bounds(file, self.study, self.registry, self.ordered)
+        except (OSError, ValueError) as error:
+            self.endings.append(f"No bounds could be written to {file}: {error}")
+            return False
+        self.endings.append(f"Bounds: {file}, {counts}. Judge by them with --bounds {file} in place of --pilot.")
+        return True
+
+    def check_options(self) -> None:
+        """Raise pytest.UsageError where the options ask for what can't be."""
+        _ = self.study, self.bounds
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Say what an interruption costs."""
+        self.interrupted = True
+        if "study" in self.__dict__:
+            kept = self.study.store.folder
+            self.endings.append(f"Stopped. What was finished is kept in {kept}; the same command goes on from there.")
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the verdicts, and say where the report is."""
+        if not self.verdicts:
+            for line in self.endings:
+                terminalreporter.line(line)
+            return
+        writer = terminalreporter._tw  # noqa: SLF001  # the only way to pytest's width and colour
+        terminalreporter.section("claims")
+        for line in self.header():
+            terminalreporter.line(line)
+        if not self.interrupted:  # what is shown beside the verdicts may have to be computed first
+            unicode = "utf" in (getattr(writer._file, "encoding", None) or "").lower()  # noqa: SLF001
+            text = terminal.summary(
+                self.study,
+                self.registry,
+                self.ordered,
+                self.flags,
+                width=writer.fullwidth,
+                color=writer.hasmarkup,
+                unicode=unicode,
+            )
+            terminalreporter.write(text)
+        terminalreporter.line(terminal.tally([verdict.verdict for verdict in self.ordered]))
+        for line in self.endings:
+            terminalreporter.line(line)
+
+
+def _device(name: str) -> torch.device:
+    """The device of an option; on a GPU, results are to be as exact and as repeatable as on a CPU."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda needs a CUDA GPU that torch can use; there is none (use --device auto)")
+    device = default_device() if name == "auto" else torch.device(name)
+    if device.type == "cuda":
+        # TF32 keeps ten bits of a float: too few for images that sit on a decision boundary.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+    return device
+
+
+def _check_writable(folder: Path) -> None:
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"the report folder must be writable; {existing} is not: {error.strerror} (use --report-dir)"
+        ) from None
+
+
+def claim_id(item: pytest.Item) -> str | None:
+    """The id in an item's `claim` marker; None without the marker."""
+    marker = item.get_closest_marker("claim")
+    if marker is None:
+        return None
+    if len(marker.args) != 1 or marker.kwargs or not isinstance(marker.args[0], str):
+        raise pytest.UsageError(f'{item.nodeid}: the marker must be claim("ID"); got {marker.args} {marker.kwargs}')
+    return marker.args[0]
+
+
+def _values(value: object) -> dict[str, Any]:
+    assert isinstance(value, dict)
+    return value
+
+
+def _first_paragraph(item: pytest.Item) -> str:
+    text = getattr(getattr(item, "function", None), "__doc__", None) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+class Conclusion:
+    """What a claim's test calls, once, with its estimate."""
+
+    def __init__(self, claim: Claim, session: ClaimsSession, item: pytest.Item) -> None:
+        self._claim, self._session, self._item = claim, session, item
+        self.verdict: Verdict | None = None
+        session.study.looked_at.clear()
+        session.study.kept = 1.0
+
+    def conclude(self, *estimates: Estimate) -> None:
+        """Record the verdict on one estimate, or on the smallest of several; then fail if it is not *supported*."""
+        if self.verdict is not None:
+            raise RuntimeError(f"claim {self._claim.id} must be concluded once; this test concludes it again")
+        session = self._session
+        self.verdict = judge(
+            self._claim,
+            estimates,
+            decisive=session.decisive,
+            pilot=session.pilot,
+            available=len(session.study.test),
+            kept=session.study.kept,
+            finished=session.study.finished,
+            conditions=sorted(session.study.looked_at),
+        )
+        self._item.user_properties.append((_REGISTRY, str(self._claim.file)))
+        self._item.user_properties.append((VERDICT, self.verdict.to_json()))
+        if self.verdict.verdict not in {SUPPORTED, PILOT, REPORTED}:
+            pytest.fail(self.verdict.message, pytrace=False)

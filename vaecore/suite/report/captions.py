@@ -1,0 +1,219 @@
+"""The caption of each figure: what it is, how to read it, and of how many images and runs; and its claims.
+
+Figures take their titles from here, `summary.md` and the page their captions and alternative texts.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vaecore.suite.study.outside import INSIDE
+
+Results = Mapping[str, Any]
+PANELS = (  # conditions of which the distinct labels are drawn
+    *("clean", "fgsm-0.1", "fgsm-0.2", "lbfgs", "joint-0.3"),
+    *("uniform-0.2", "sign-0.1", "sign-0.2", "gaussian-lbfgs"),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a figure belongs. claims: a pattern of the ids of its claims. needs: the part of the results it shows."""
+
+    claims: str
+    needs: str
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What is said of a figure. title: what it shows, without a stop. text: how to read it. count: of how many."""
+
+    title: str
+    text: str
+    count: str
+
+    def __str__(self) -> str:
+        """Everything, as sentences."""
+        return f"{self.title}. {self.text} n: {self.count}."
+
+
+def shown(results: Results) -> list[str]:
+    """The figures that these results have, in the order in which they are shown."""
+    return [name for name, place in FIGURES.items() if results.get(place.needs)]
+
+
+def caption(results: Results, name: str) -> Caption:
+    """The caption of a figure by its file's name, without suffix."""
+    return _CAPTIONS[name](results)
+
+
+def figures_of(claim: str, names: Iterable[str]) -> list[str]:
+    """Which of these figures belong to a claim."""
+    return [name for name in names if re.fullmatch(FIGURES[name].claims, claim)]
+
+
+def _distinct_labels(results: Results) -> Caption:
+    counts = [one["images"] for name, one in results["conditions"].items() if name in PANELS]
+    return Caption(
+        "Distinct labels over the reconstructions of an image",
+        f"Bars: share of images whose {results['draws']} reconstructions got so many distinct labels; one label means"
+        " consistent. A panel for each condition, hatched where there is noise and no attacker. Whiskers: 95% intervals"
+        " over runs and images.",
+        f"{_runs(results)} x {_range(counts)} images",
+    )
+
+
+def _error_by_confidence(results: Results) -> Caption:
+    rows = results["error_by_confidence"]
+    return Caption(
+        "Reconstruction error against confidence on clean images",
+        f"Below: mean pixel MSE in {len(rows)} bins of the classifier's max softmax, with 95% intervals over runs and"
+        " images; an interval of few images may leave the frame. Above: how many images each bin holds.",
+        f"{_runs(results)}, {sum(row['count'] for row in rows):,} images in all",
+    )
+
+
+def _convergence(results: Results) -> Caption:
+    trials, weaker = results["trials"], [weak for weak, _ in results["weaker_attacks"]]
+    return Caption(
+        "Success of the adaptive attack as its effort grows",
+        "Share of images won as the attacker may do more: epsilon, steps, draws a step (EOT). Markers alone: attacks"
+        " that know less. Success must not fall as effort grows, and nothing that knows less may win more. Elsewhere"
+        f" epsilon is {trials['steps'][0]['epsilon']:g}, with {trials['draws'][0]['steps']} steps and"
+        f" {trials['steps'][0]['draws']} draws.",
+        f"{weaker[0]['images']} images of the run of seed {results['seeds'][0]}",
+    )
+
+
+def _contact_sheet(results: Results) -> Caption:
+    sheet = results["contact_sheet"]
+    return Caption(
+        "Contact sheet: images as given, attacked and noisy, and what each draw makes of them",
+        f"A block for each of the first {len(sheet['labels'])} test images looked at, not chosen. First column: the"
+        " image under each condition, with its true label and the label given; then its reconstructions, draw by draw,"
+        " with the label given above each. Wrong labels are orange, bold and marked x.",
+        f"{len(sheet['labels'])} images, {len(sheet['rows'][0]['draw_label'][0])} draws each, of the run of seed"
+        f" {results['seeds'][0]}",
+    )
+
+
+def _detection_matrix(results: Results) -> Caption:
+    found = results["detection"]
+    sets = next(iter(found["cells"].values()))
+    return Caption(
+        "Which score detects which set outside",
+        "AUROC of every score (rows) on every set (columns): purple above 0.5, orange below, where the score points"
+        " backwards; 0.5 is no better than chance. Means over runs.",
+        f"{_runs(results)} x {_range(found['images'][one] for one in sets)} images outside against"
+        f" {found['images'][INSIDE]:,} inside",
+    )
+
+
+def _score_histograms(results: Results) -> Caption:
+    return Caption(
+        "Scores inside and outside",
+        "Each score's distribution over the images inside (grey, filled), over the set that it tells best (blue, solid)"
+        " and over the one that it tells worst (orange, dashed), with their AUROC. Higher is more anomalous; the"
+        " outermost bins hold what lies beyond.",
+        f"{_range(results['detection']['images'].values())} images of each set, run of seed {results['seeds'][0]}",
+    )
+
+
+def _latent_space(results: Results) -> Caption:
+    latent = results["detection"]["latent"]
+    return Caption(
+        "Posterior means in two dimensions",
+        f"The first two principal components of {latent['of']} images; grey dots: test images, markers: images outside"
+        " and attacked images.",
+        f"{_range(len(rows) for rows in latent['points'].values())} images of each, run of seed {latent['seed']}",
+    )
+
+
+def _extreme_images(results: Results) -> Caption:
+    found = results["detection"]
+    shown = next(iter(next(iter(found["extremes"].values())).values()))["least"]["pixels"]["shape"][0]
+    return Caption(
+        "The least and the most anomalous images of each set",
+        f"The {shown} images with the lowest and the {shown} with the highest score of each set, by two scores; scores"
+        " rise from left to right, and their range stands below.",
+        f"{_range(found['images'][name] for name in found['extremes'])} images of each set, run of seed"
+        f" {results['seeds'][0]}",
+    )
+
+
+def _accuracy_by_epsilon(results: Results) -> Caption:
+    rows = [row for of_one in results["cleaning"]["attacked"].values() for row in of_one]
+    return Caption(
+        "Accuracy behind each purifier as the attack grows",
+        "Solid, circles: PGD that ignores the purifier. Dashed, squares: PGD through it. Triangles: Square, where the"
+        " purifier has no gradient of its own. Dotted, crosses: no purifier. Bands: 95% intervals over images.",
+        f"{_range(row['images'] for row in rows)} images, run of seed {results['seeds'][0]}",
+    )
+
+
+def _cleaned_images(results: Results) -> Caption:
+    return Caption(
+        "Images attacked and cleaned",
+        "A test image of each class: clean, attacked, and both cleaned, with the label given and its confidence. Wrong"
+        " labels are orange, bold and marked x.",
+        f"{len(results['cleaning']['strip']['labels'])} images, run of seed {results['seeds'][0]}",
+    )
+
+
+def _reliability(results: Results) -> Caption:
+    return Caption(
+        "Reliability: accuracy against confidence",
+        "Share of answers that are right in 15 bins of equal width, by judge, with 95% intervals over runs and images;"
+        " on the diagonal confidence is what it says. Below each: images in each bin, where it has any.",
+        f"{_runs(results)} x {_range(results['decisions']['images'].values())} images",
+    )
+
+
+def _risk_coverage(results: Results) -> Caption:
+    return Caption(
+        "Mistakes left as the most doubtful images are refused",
+        "Share of wrong answers against the share of images answered, by what is taken for doubt; lower is better."
+        " Areas under the curves stand in the titles, in the legend's order. Bands: 95% intervals at each threshold.",
+        f"{_runs(results)} x {_range(results['decisions']['images'].values())} images",
+    )
+
+
+def _runs(results: Results) -> str:
+    count = len(results["seeds"])
+    return f"{count} training runs" if count > 1 else "one training run"
+
+
+def _range(counts: Iterable[int]) -> str:
+    found = sorted(set(counts))
+    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+
+
+_CAPTIONS: dict[str, Callable[[Results], Caption]] = {
+    "distinct-labels": _distinct_labels,
+    "contact-sheet": _contact_sheet,
+    "convergence": _convergence,
+    "error-by-confidence": _error_by_confidence,
+    "detection-matrix": _detection_matrix,
+    "score-histograms": _score_histograms,
+    "latent-space": _latent_space,
+    "extreme-images": _extreme_images,
+    "accuracy-by-epsilon": _accuracy_by_epsilon,
+    "cleaned-images": _cleaned_images,
+    "reliability": _reliability,
+    "risk-coverage": _risk_coverage,
+}
+FIGURES = {  # in the order in which they are shown
+    "distinct-labels": Place(r"A.*", "conditions"),
+    "contact-sheet": Place(r"A.*", "contact_sheet"),
+    "convergence": Place(r"A(13|14|16).*|D5.*", "trials"),
+    "error-by-confidence": Place(r"B[1-5]", "error_by_confidence"),
+    "detection-matrix": Place(r"C.*", "detection"),
+    "score-histograms": Place(r"C.*", "detection"),
+    "latent-space": Place(r"C[2-4].*|E[1-4].*", "detection"),
+    "extreme-images": Place(r"C.*", "detection"),
+    "accuracy-by-epsilon": Place(r"D.*", "cleaning"),
+    "cleaned-images": Place(r"D.*", "cleaning"),
+    "reliability": Place(r"B[6-8]|E[56].*", "decisions"),
+    "risk-coverage": Place(r"E7.*", "decisions"),
+}

@@ -1,0 +1,367 @@
+"""`python -m claims compare A B`: two reports side by side: what moved, by how much, and whether beyond chance.
+
+The runs of two reports are taken as independent: another model, version or machine trains another chaotic run from the
+same seed. Test images that both share make their estimates rise and fall together, which an independent combination
+does not credit: its intervals are then wider than need be, and its false alarms rarer than 0.05 (the second table of
+`reports/coverage.md`).
+
+A claim has *moved* where the interval of its change leaves out 0. The intervals are at level 1 - 0.05/m, m the number
+of claims that have not moved at that level: steps down from all that are compared, so that at most 0.05 of comparisons
+say of any claim falsely that it moved (Holm 1979). Where 0 is within, *no movement was seen*: the interval says how
+large a move may have been missed; that two values are equal is never said. Where there is no interval, or it would
+cover images only while models vary between runs, one *cannot tell*.
+"""
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from vaecore._store import digest
+from vaecore.suite.results import plain
+from vaecore.suite.statistics.intervals import Spread, change, family_level
+
+MOVED, UNSEEN, UNKNOWN = "moved", "no movement seen", "cannot tell"
+_MEASURES = {"accuracy": 3, "consistent": 3, "l2": 2, "mse": 4}  # of a condition, and the decimals shown
+_ASCII = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A claim in two reports: its values in each, the change from A to B with its interval, and what to call it.
+
+    why: it cannot be told whether it moved; else empty.
+    """
+
+    claim: str
+    estimand: str
+    before: tuple[float, float, float]
+    after: tuple[float, float, float]
+    verdicts: tuple[str, str]
+    change: float
+    low: float
+    high: float
+    word: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is said of two reports; plain values only.
+
+    names: of A and B. differs: what their studies differ in, each with both values. notes: what to mind in reading.
+    level: of every interval of a change. only: claims concluded in A only, then in B only, and why not in the other.
+    conditions: for each condition and measure both values. wall_seconds: for each stage both values, None where it was
+    not timed.
+    """
+
+    names: tuple[str, str]
+    differs: dict[str, tuple[str, str]]
+    notes: tuple[str, ...]
+    level: float
+    changes: tuple[Change, ...]
+    only: tuple[dict[str, str], dict[str, str]]
+    conditions: dict[str, dict[str, tuple[float, float]]]
+    wall_seconds: dict[str, tuple[float | None, float | None]]
+
+    def of(self, word: str) -> list[Change]:
+        """The changes that are called so."""
+        return [one for one in self.changes if one.word == word]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict of plain values, without NaN and infinity."""
+        found: dict[str, Any] = plain(asdict(self))
+        return found
+
+
+def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> Comparison:
+    """Two results side by side, as `claims.results.load` gives them; names: what to call them."""
+    claims = [{one["claim"]: one for one in results["claims"]} for results in (a, b)]
+    both = [name for name in claims[0] if name in claims[1]]
+    reasons = {name: _unknown(claims[0][name], claims[1][name], (a, b)) for name in both}
+    spreads = {name: (_spreads(claims[0][name]), _spreads(claims[1][name])) for name in both if not reasons[name]}
+    level, found = _step_down(spreads)
+    changes = []
+    for name in both:
+        moved = found.get(name, (math.nan, math.nan, math.nan))
+        changes.append(
+            Change(
+                name,
+                claims[1][name]["estimand"],
+                _interval(claims[0][name]),
+                _interval(claims[1][name]),
+                (claims[0][name]["verdict"], claims[1][name]["verdict"]),
+                *moved,
+                UNKNOWN if reasons[name] else MOVED if _leaves_out_0(moved) else UNSEEN,
+                reasons[name],
+            )
+        )
+    conditions = {
+        name: {key: (_number(one[key]), _number(b["conditions"][name][key])) for key in _MEASURES}
+        for name, one in a["conditions"].items()
+        if name in b["conditions"]
+    }
+    stages = dict.fromkeys((*a["wall_seconds"], *b["wall_seconds"]))
+    return Comparison(
+        names,
+        _differences(a, b),
+        tuple(_notes(a, b, changes)),
+        level,
+        tuple(changes),
+        (_missing(claims[0], claims[1], b), _missing(claims[1], claims[0], a)),
+        conditions,
+        {stage: (a["wall_seconds"].get(stage), b["wall_seconds"].get(stage)) for stage in stages},
+    )
+
+
+def _missing(there: Mapping[str, Any], concluded: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
+    """Claims of one report that another did not conclude, and why."""
+    reasons = results["not_concluded"]
+    return {name: reasons.get(name, "not registered") for name in there if name not in concluded}
+
+
+def _step_down(
+    spreads: Mapping[str, tuple[list[Spread], list[Spread]]],
+) -> tuple[float, dict[str, tuple[float, float, float]]]:
+    """The level at which no further claim moves, and each claim's change with its interval at that level."""
+    moved: set[str] = set()
+    while True:
+        level = family_level(max(1, len(spreads) - len(moved)))
+        found = {name: change(*pair, level) for name, pair in spreads.items()}
+        now = {name for name, interval in found.items() if _leaves_out_0(interval)}
+        if now == moved:
+            return level, found
+        moved = now
+
+
+def _leaves_out_0(interval: tuple[float, float, float]) -> bool:
+    return interval[1] > 0 or interval[2] < 0
+
+
+def _unknown(one: Mapping[str, Any], other: Mapping[str, Any], results: tuple[Any, Any]) -> str:
+    """Why it can't be told whether a claim moved; else empty."""
+    if one["estimand"] != other["estimand"]:
+        return f"another estimand: {one['estimand']!r} in A, {other['estimand']!r} in B"
+    for name, claim, study in zip("AB", (one, other), results, strict=True):
+        if not claim["spreads"]:
+            return f"no interval in {name}: {claim['message'].rpartition('no interval: ')[2]}"
+        if claim["runs"] == 1 and not study["models"]["fixed"]:
+            return f"one run in {name}: its interval covers images only, and another run may differ"
+        if all(math.isinf(end) for spread in _spreads(claim) for end in spread.ends(claim["level"])):
+            return f"no finite interval in {name}: all images and runs agree, and the estimand has no range"
+    return ""
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """What two studies differ in, of all that could move a result."""
+
+    def facts(results: Mapping[str, Any]) -> dict[str, str]:
+        dataset, models, made = results["dataset"], results["models"], results["environment"]
+        seeds, bounds = results["seeds"], results.get("bounds")
+        return {
+            "data set": dataset["name"],
+            "test images": f"{dataset['test_images']:,}, digest {dataset['test_digest'][:12]}",
+            "training images": f"digest {(dataset['train_digest'] or 'none')[:12]}",
+            "pilot": "yes" if results["pilot"] else "no",
+            "profile": results["profile"],
+            "images looked at": ", ".join(f"{count:,} {name}" for name, count in _few(results["images"])),
+            "seeds": f"{seeds[0]} to {seeds[-1]}",
+            "draws": str(results["draws"]),
+            "precision": results["precision"],
+            "VAE": models["vae"],
+            "classifier": models["classifier"],
+            "weights": f"of {len(seeds)} runs, digest {digest(models['digests'])[:12]}",
+            "registry": results["registry_digest"][:12],
+            "bounds": f"{bounds['file']}, digest {bounds['digest'][:12]}" if bounds else "registered",
+            "git revision": results["git_revision"] or "unknown",
+            "made": results["made"],
+            "processor": made["processor"],
+            "GPU": made["gpu"] or "none",
+            "system": made["system"],
+            "threads, workers": f"{made['threads']}, {made['workers']}",
+            "Python": made["python"],
+            **made["packages"],
+        }
+
+    one, other = facts(a), facts(b)
+    keys = dict.fromkeys((*one, *other))
+    return {key: (one.get(key, "-"), other.get(key, "-")) for key in keys if one.get(key) != other.get(key)}
+
+
+def _few(images: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """One condition for each number of images."""
+    seen: set[int] = set()
+    for name, count in images.items():
+        if count not in seen:
+            seen.add(count)
+            yield name, count
+
+
+def _notes(a: Mapping[str, Any], b: Mapping[str, Any], changes: Sequence[Change]) -> Iterator[str]:
+    same_images = a["dataset"]["test_digest"] == b["dataset"]["test_digest"]
+    if not same_images:
+        yield (
+            "THE TEST IMAGES DIFFER: what moved tells as much of the data as of the models, and a claim that did not"
+            " move may have gained on harder images"
+        )
+    elif all(a[key] == b[key] for key in ("seeds", "images", "draws")) and (
+        a["models"]["digests"] == b["models"]["digests"]
+    ):
+        apart = [abs(one.after[0] - one.before[0]) for one in changes if one.after[0] != one.before[0]]
+        largest = f", the largest by {max(apart):.2g}" if apart else ""
+        yield (
+            f"the same weights on the same images: {len(apart)} of {len(changes)} estimates differ{largest}, which is"
+            " due to code, precision and machine alone and needs no interval"
+        )
+    else:
+        yield "the test images are of one set, which the intervals do not credit: they are wider than need be"
+    for name, results in (("A", a), ("B", b)):
+        if results["pilot"]:
+            yield f"{name} is a pilot: it measures and judges nothing, and its estimates have set bounds"
+        if results["profile"] == "smoke":
+            yield f"{name} is a smoke test: few images, and its models may have run once only"
+    if a["draws"] != b["draws"]:
+        yield "the draws differ: consistency and all that counts labels fall as there are more"
+
+
+def _spreads(claim: Mapping[str, Any]) -> list[Spread]:
+    """As JSON has them, where infinity is null."""
+    ends = (-math.inf, math.inf)
+    return [
+        Spread(
+            **{
+                **spread,
+                "limits": tuple(
+                    end if given is None else given for given, end in zip(spread["limits"], ends, strict=True)
+                ),
+            }
+        )
+        for spread in claim["spreads"]
+    ]
+
+
+def _interval(claim: Mapping[str, Any]) -> tuple[float, float, float]:
+    return _number(claim["estimate"]), _number(claim["low"]), _number(claim["high"])
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def text(found: Comparison, *, width: int, color: bool, unicode: bool) -> str:
+    """The comparison for a terminal, of 80 columns or more."""
+    console = Console(
+        file=io.StringIO(),
+        width=max(width, 80),
+        force_terminal=color,
+        no_color=not color,
+        color_system="standard" if color else None,
+        highlight=False,
+        markup=False,
+        legacy_windows=False,
+    )
+    lines = box.SIMPLE if unicode else _ASCII
+    console.print(f"A: {found.names[0]}\nB: {found.names[1]}", soft_wrap=True)
+    for note in found.notes:
+        console.print(f"Note: {note}.", style="yellow")
+    if found.differs:
+        console.print(_grid(["", "A", "B"], [(key, *pair) for key, pair in found.differs.items()], lines, fold=True))
+    else:
+        console.print("\nThe two studies differ in nothing.")
+    for word, style in ((MOVED, "bold yellow"), (UNSEEN, "bold")):
+        members = found.of(word)
+        if members:
+            console.print(Text(f"\n{word.capitalize()}: {len(members)} of {len(found.changes)} claims", style=style))
+            rows = [_cells(one, "\n") for one in members]
+            console.print(_grid(["claim", "A", "B", "B - A", "verdict"], rows, lines))
+    if found.of(UNKNOWN):
+        console.print(Text(f"\nCannot tell: {len(found.of(UNKNOWN))} of {len(found.changes)} claims", style="bold"))
+        for one in found.of(UNKNOWN):
+            console.print(f"  {one.claim}: {one.why}")
+    console.print(f"\n{_method(found)}")
+    for name, claims in zip("AB", found.only, strict=True):
+        if claims:
+            console.print(f"Concluded in {name} only: {_reasons(claims)}.")
+    if found.conditions:
+        console.print(Text("\nConditions, A and B", style="bold"))
+        console.print(_grid(["condition", *_MEASURES], [*_conditions(found)], lines))
+    times = ", ".join(_times(found))
+    if times:
+        console.print(f"\nWall time, with what the caches held, A and B: {times}.")
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
+
+
+def markdown(found: Comparison) -> str:
+    """The comparison as Markdown, for a pull request."""
+    out = [f"# {found.names[0]} and {found.names[1]}", "", f"A: `{found.names[0]}`, B: `{found.names[1]}`.", ""]
+    out += [f"> {note[0].upper()}{note[1:]}." for note in found.notes]
+    out += [
+        "",
+        *(_table(["", "A", "B"], [(key, *pair) for key, pair in found.differs.items()]) if found.differs else []),
+    ]
+    counts = ", ".join(f"{len(found.of(word))} {word}" for word in (MOVED, UNSEEN, UNKNOWN))
+    out += ["", f"## Claims: {counts}", "", _method(found), ""]
+    told = [one for word in (MOVED, UNSEEN) for one in found.of(word)]
+    rows = [(f"**{one.word}**" if one.word == MOVED else one.word, *_cells(one, " "), one.estimand) for one in told]
+    out += _table(["", "claim", "A", "B", "B - A", "verdict", "estimand"], rows) if rows else []
+    out += ["", *(f"- {one.claim}: cannot tell; {one.why}" for one in found.of(UNKNOWN))]
+    out += [f"- concluded in {name} only: {_reasons(ids)}" for name, ids in zip("AB", found.only, strict=True) if ids]
+    if found.conditions:
+        out += ["", "## Conditions, A and B", "", *_table(["condition", *_MEASURES], [*_conditions(found)])]
+    times = ", ".join(_times(found))
+    out += ["", f"Wall time, with what the caches held, A and B: {times}."] if times else []
+    return "\n".join(out) + "\n"
+
+
+def _method(found: Comparison) -> str:
+    return (
+        f"Intervals of B - A at level {found.level:.4f} each; a claim moved where 0 is outside. 0.05 for all claims"
+        " together, runs taken as independent. No movement seen is not equality: see how wide the interval is."
+    )
+
+
+def _reasons(claims: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({why})" for name, why in claims.items())
+
+
+def _cells(one: Change, between: str) -> tuple[str, str, str, str, str]:
+    def show(estimate: float, low: float, high: float, sign: str = "") -> str:
+        return f"{estimate:{sign}.3f}{between}[{low:{sign}.3f}, {high:{sign}.3f}]"
+
+    verdict = (
+        one.verdicts[0] if one.verdicts[0] == one.verdicts[1] else f"{one.verdicts[0]} ->{between}{one.verdicts[1]}"
+    )
+    return one.claim, show(*one.before), show(*one.after), show(one.change, one.low, one.high, "+"), verdict
+
+
+def _conditions(found: Comparison) -> Iterator[tuple[str, ...]]:
+    for name, row in found.conditions.items():
+        yield name, *(f"{row[key][0]:.{places}f} {row[key][1]:.{places}f}" for key, places in _MEASURES.items())
+
+
+def _times(found: Comparison) -> Iterator[str]:
+    for stage, pair in found.wall_seconds.items():
+        one, other = ("-" if seconds is None else f"{seconds:.0f}" for seconds in pair)
+        yield f"{stage} {one} and {other} s"
+
+
+def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], lines: box.Box, *, fold: bool = False) -> Grid:
+    grid = Grid(box=lines, show_edge=False, pad_edge=False, padding=(0, 1))
+    for name in head:
+        grid.add_column(name, no_wrap=not fold, overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    return grid
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells)]

@@ -1,0 +1,65 @@
+"""The figures of family D, drawn from the results alone: accuracy against epsilon, and a strip of cleaned images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from vaecore.suite.packing import unpack
+from vaecore.suite.report.style import BLUE, GREEN, GREY, ORANGE, SMALL, mark_label, show
+from vaecore.suite.study.cleaning import NONE
+
+_COLUMNS = 4
+# What is said of an attack, its colour and line: told apart without colour, too.
+_CURVES = (
+    ("ignoring", "PGD that ignores the purifier", BLUE, "o-"),
+    ("through", "PGD through the purifier", ORANGE, "s--"),
+    ("queried", "Square on the whole", GREEN, "^-."),
+    (NONE, "no purifier", GREY, "x:"),
+)
+
+
+def accuracy_by_epsilon(results: Mapping[str, Any]) -> Figure:
+    """Accuracy behind each purifier as the attack grows; solid: it ignores the purifier, dashed: it does not."""
+    attacked = results["cleaning"]["attacked"]
+    rows = -(-len(attacked) // _COLUMNS)
+    figure = Figure(figsize=(2.6 * _COLUMNS, 2.1 * rows + 0.6), layout="constrained")
+    panels = figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False)
+    for (name, row), panel in zip(attacked.items(), panels.flat, strict=False):
+        epsilon = [one["epsilon"] for one in row]
+        for key, label, colour, style in _CURVES:
+            if key not in row[0]:
+                continue
+            accuracy = np.array([one[key]["accuracy"] for one in row])
+            ends = np.array([[one[key]["low"], one[key]["high"]] for one in row], dtype=float)
+            panel.plot(epsilon, accuracy, style, color=colour, label=label)
+            panel.fill_between(epsilon, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
+        panel.set_title(f"{name} ({row[0]['images']} images)")
+        panel.grid()
+    for panel in panels.flat[len(attacked) :]:
+        panel.set_visible(False)
+    panels[0, 0].set_ylim(-0.03, 1.03)
+    lines = [panel.get_legend_handles_labels() for panel in panels.flat]
+    known = {label: line for one in lines for line, label in zip(*one, strict=True)}
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=4)
+    for panel in panels[-1]:
+        panel.set_xlabel("$\\epsilon$ (L-infinity, intensity)")
+    figure.supylabel("accuracy (share of images)")
+    return figure
+
+
+def cleaned_images(results: Mapping[str, Any]) -> Figure:
+    """An image of each class: clean, attacked, and both cleaned, with label and confidence; wrong labels are marked."""
+    strip = results["cleaning"]["strip"]
+    rows, labels = strip["rows"], strip["labels"]
+    figure = Figure(figsize=(0.85 * len(labels) + 1.8, 0.98 * len(rows) + 0.5), layout="constrained")
+    panels = figure.subplots(len(rows), len(labels), squeeze=False)
+    for line, row in zip(panels, rows, strict=True):
+        found = zip(unpack(row["pixels"]), row["label"], row["confidence"], labels, strict=True)
+        for panel, (image, label, confidence, right) in zip(line, found, strict=True):
+            show(panel, image)
+            mark_label(panel, label, right, after=f" ({confidence:.2f})")
+        what = row["condition"] if row["purifier"] == NONE else f"{row['condition']},\n{row['purifier']}"
+        line[0].set_ylabel(what, rotation=0, ha="right", va="center", fontsize=SMALL + 0.5)
+    return figure

@@ -1,0 +1,166 @@
+"""The report as one HTML page that needs nothing but itself, drawn from the results and the figures alone."""
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vaecore._store import write_atomically
+from vaecore.suite import results
+from vaecore.suite.judging.registry import KINDS, family_of
+from vaecore.suite.report import forest
+from vaecore.suite.report.captions import FIGURES, Caption, caption, figures_of, shown
+from vaecore.suite.report.forest import Forest, Margin
+from vaecore.suite.study.draws import CLEAN
+from vaecore.suite.study.outside import INSIDE
+from vaecore.suite.study.threats import threat
+
+FILE = "index.html"
+VERDICTS = ("supported", "refuted", "inconclusive", "pilot", "reported")
+_EVERYWHERE = (CLEAN, f"outside/{INSIDE}")  # conditions that others are compared with, which tell no claims apart
+_KINDS_BESIDE = KINDS[1:]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure in the page. number: counted from 1. source: its content as a data URL."""
+
+    name: str
+    number: int
+    caption: Caption
+    source: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim in the page. facts: what the results say of it. anchor: its id in the page.
+
+    runs: the estimate of each run, with its seed where it is known. threats: each condition with its threat model.
+    beside: anchor and facts of the controls, baselines and limits beside it.
+    """
+
+    facts: Mapping[str, Any]
+    anchor: str
+    forest: Forest | None
+    margin: Margin | None
+    runs: list[tuple[str, float | None]]
+    threats: list[tuple[str, str]]
+    beside: list[tuple[str, Mapping[str, Any]]]
+    pictures: list[Picture]
+
+
+@dataclass(frozen=True)
+class Family:
+    """The claims of a family, in the results' order. counts: of each verdict, in the order of VERDICTS."""
+
+    letters: str
+    title: str
+    entries: list[Entry]
+    counts: list[int]
+
+
+def render(found: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
+    """The page of what `results.json` holds; parts that results lack, such as sanity flags, are left out.
+
+    figures: files by name; where one is there as PNG and as SVG, the smaller is shown.
+    """
+    found = results.plain(found)
+    claims, pictures = found["claims"], _pictures(found, figures)
+    named = {condition for claim in claims for condition in claim["conditions"]}
+    conditions = [*found["conditions"], *sorted(named - set(found["conditions"]))]
+    missing: dict[str, list[str]] = {}
+    for name, reason in found["not_concluded"].items():
+        missing.setdefault(reason, []).append(name)
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        found=found,
+        families=_families(found, pictures),
+        pictures=pictures,
+        verdicts=[name for name in VERDICTS if any(claim["verdict"] == name for claim in claims)],
+        all_verdicts=VERDICTS,
+        kinds=[kind for kind in KINDS if any(claim["kind"] == kind for claim in claims)],
+        conditions=[(name, threat(name), found["conditions"].get(name)) for name in conditions],
+        missing=missing,
+        shared_ticks=[(forest.shared(value), value) for value in range(-4, 9, 4)],
+    )
+
+
+def write(folder: Path) -> Path:
+    """Draw the page of a report's folder again, from its results and figures; returns where it is.
+
+    Raises ValueError where the folder holds no results of this version.
+    """
+    found = results.load(folder)
+    files = [folder / f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")]
+    page = render(found, {path.name: path.read_bytes() for path in files if path.is_file()})
+    write_atomically(folder / FILE, page.encode())
+    return folder / FILE
+
+
+def _pictures(found: Mapping[str, Any], figures: Mapping[str, bytes]) -> dict[str, Picture]:
+    pictures: dict[str, Picture] = {}
+    for name in shown(found):
+        types = (("png", "image/png"), ("svg", "image/svg+xml"))
+        files = [(figures[f"{name}.{suffix}"], media) for suffix, media in types if f"{name}.{suffix}" in figures]
+        if files:
+            content, media = min(files, key=lambda file: len(file[0]))
+            source = f"data:{media};base64,{base64.b64encode(content).decode()}"
+            pictures[name] = Picture(name, len(pictures) + 1, caption(found, name), source)
+    return pictures
+
+
+def _families(found: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[Family]:
+    titles, families = found["families"], []
+    for letters in dict.fromkeys(family_of(claim["claim"]) for claim in found["claims"]):
+        members = [claim for claim in found["claims"] if family_of(claim["claim"]) == letters]
+        counts = [sum(claim["verdict"] == verdict for claim in members) for verdict in VERDICTS]
+        entries = [_entry(claim, members, found["seeds"], pictures) for claim in members]
+        families.append(Family(letters, titles.get(letters, letters), entries, counts))
+    return families
+
+
+def _entry(
+    claim: Mapping[str, Any], family: Sequence[Mapping[str, Any]], seeds: Sequence[int], pictures: Mapping[str, Picture]
+) -> Entry:
+    per_run = claim["per_run"]
+    names = (
+        [f"seed {seed}" for seed in seeds]
+        if len(seeds) == len(per_run)
+        else [f"run {n + 1}" for n in range(len(per_run))]
+    )
+    own = set(claim["conditions"])
+    own = own - set(_EVERYWHERE) or own
+    beside = [
+        (_anchor(other["claim"]), other)
+        for other in family
+        if other is not claim and other["kind"] in _KINDS_BESIDE and own & set(other["conditions"])
+    ]
+    return Entry(
+        claim,
+        _anchor(claim["claim"]),
+        forest.forest(claim),
+        forest.margin(claim),
+        list(zip(names, per_run, strict=True)),
+        [(condition, threat(condition)) for condition in claim["conditions"]],
+        beside,
+        [pictures[name] for name in figures_of(claim["claim"], pictures)],
+    )
+
+
+def _anchor(claim: str) -> str:
+    return "claim-" + re.sub(r"[^A-Za-z0-9_-]", "_", claim)
+
+
+@cache
+def _environment() -> Environment:
+    """Everything that comes from results is escaped; a name that is not given is an error."""
+    environment = Environment(
+        loader=PackageLoader("claims"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": forest.number, "measured": forest.measured}
+    return environment

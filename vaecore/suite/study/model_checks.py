@@ -1,0 +1,70 @@
+"""Can a user's model be used on a user's images? Asked of two images, before anything is computed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaecore.data._images import Images
+from vaecore.reconstruction._decode import posterior
+from vaecore.suite.study.user_models import model_digest
+
+
+def check_model(model: Any, text: str, kind: str, test: Images, device: torch.device) -> None:
+    """Raise ValueError, in a line that names the option, where a model (vae, classifier) can't be used on images."""
+    probe = test.pixels[:2].to(device)
+    try:
+        _check_device(model.encode(probe)[0] if kind == "vae" else model(probe), kind, device)
+        model_digest(model, kind, probe)
+        if kind == "vae":
+            mean, log_variance = posterior(model, probe)
+            _check_repeats(model, probe, mean, log_variance)
+            _check_differentiable("encode", lambda images: torch.cat(posterior(model, images), dim=1), probe)
+            _check_differentiable("decode", model.decode, mean)
+        else:
+            _check_differentiable("the classifier", model, probe)
+            check_classes(model, test, device)
+    except Exception as error:
+        cause = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        shape = ", ".join(map(str, probe.shape[1:]))
+        raise ValueError(
+            f"--{kind} {text} must work on the images of {test.name}, shaped (n, {shape}); {cause}"
+            + " ".join(str(error).split())
+        ) from error
+
+
+def check_classes(classifier: Any, test: Images, device: torch.device) -> None:
+    """Raise ValueError unless a classifier has a logit for each class of the test images."""
+    with torch.no_grad():
+        classes = classifier(test.pixels[:1].to(device)).shape[1]
+    if classes < (test.classes or 0):
+        raise ValueError(
+            f"the classifier must know all {test.classes} classes of {test.name}; it gives {classes} logits"
+        )
+
+
+def _check_device(value: object, kind: str, device: torch.device) -> None:
+    if isinstance(value, Tensor) and value.device.type != device.type:
+        what = "encode" if kind == "vae" else "the classifier"
+        raise ValueError(f"{what} must answer on {device}, where the images are; it does on {value.device}")
+
+
+def _check_repeats(vae: Any, probe: Tensor, mean: Tensor, log_variance: Tensor) -> None:
+    with torch.no_grad():
+        again = posterior(vae, probe)
+    if not (torch.allclose(mean, again[0], atol=1e-4) and torch.allclose(log_variance, again[1], atol=1e-4)):
+        raise ValueError(
+            "encode must give an image the same mean and log-variance each time; it does not (does it return a draw,"
+            " or is dropout left on?)"
+        )
+
+
+def _check_differentiable(what: str, function: Callable[[Tensor], Tensor], point: Tensor) -> None:
+    """Attacks that know a model differentiate through it; where it has no gradient they would only seem to fail."""
+    with torch.enable_grad():
+        leaf = point.detach().clone().requires_grad_()
+        value = function(leaf)
+        slope = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] if value.requires_grad else None
+    if slope is None:
+        raise ValueError(f"{what} must be differentiable; it is not (is there a no_grad, a detach or numpy in it?)")
