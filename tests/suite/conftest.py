@@ -1,0 +1,132 @@
+"""A study of two tiny runs, a user's project and results, which the tests of the suite share."""
+
+import inspect
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch._dynamo  # a module that is first imported within pytester is forgotten; torch's fail twice
+from filelock import FileLock
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn.functional import cross_entropy, interpolate
+
+from vaecore._store import Store
+from vaecore.suite.judging.registry import load_registry
+from vaecore.suite.judging.verdict import judge
+from vaecore.suite.report import summary as report
+from vaecore.suite.statistics.intervals import mean
+from vaecore.suite.study.study import Dataset, Profile, Study
+
+
+class TinyVAE(nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(64, 4, generator=torch.Generator().manual_seed(seed)))
+
+    def encode(self, images):
+        return images.flatten(1) @ self.weight / 8, images.new_zeros(len(images), 4)
+
+    def decode(self, latents):
+        return (latents @ self.weight.T).sigmoid().view(-1, 1, 8, 8)
+
+
+class TinyClassifier(nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(64, 3, generator=torch.Generator().manual_seed(100 + seed)))
+
+    def forward(self, images):
+        return images.flatten(1) @ self.weight
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Give a study of two tiny runs on 12 images."""
+    folder = tmp_path_factory.mktemp("study")
+    images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
+    np.savez(folder / "mine.npz", images=images, labels=np.arange(60) % 3)
+    sys.modules[f"{__name__}.models"] = module = type(sys)("models")
+    module.vae, module.classifier = TinyVAE, TinyClassifier
+    yield Study(
+        Dataset(str(folder / "mine.npz"), "as asked"),
+        Profile("standard", 2, 12, 8, 10),
+        Store(folder / "cache"),
+        device=torch.device("cpu"),
+        vae=f"{__name__}.models:vae",
+        classifier=f"{__name__}.models:classifier",
+    )
+    del sys.modules[f"{__name__}.models"]
+
+
+MODELS = f"""
+import torch
+from torch import nn
+{inspect.getsource(TinyVAE)}
+{inspect.getsource(TinyClassifier)}
+finished_vae, finished_classifier = TinyVAE(0), TinyClassifier(0)
+"""
+
+
+@pytest.fixture
+def project(pytester, monkeypatch):
+    """Give a function that runs pytest in a user's project of its own, with tiny models and 60 images in `mine.npz`."""
+    for variable in ("VAECORE_DATA", "VAECORE_CACHE", "XDG_CACHE_HOME", "PYTEST_ADDOPTS", "COLUMNS", "PY_COLORS"):
+        monkeypatch.delenv(variable, raising=False)
+    pytester.makepyfile(models=MODELS)
+    images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
+    np.savez(pytester.path / "mine.npz", images=images, labels=np.arange(60) % 3)
+    given = ["--dataset=mine.npz", "--runs=2", "--cache-dir=cache", "--device=cpu", "--workers=1"]
+    given += ["-pno:cacheprovider", "-pno:hypothesispytest"]
+    tiny_models = ["--vae=models:TinyVAE", "--classifier=models:TinyClassifier"]
+
+    def start(*options, inprocess=True, models=True):
+        make = pytester.runpytest_inprocess if inprocess else pytester.runpytest_subprocess
+        return make(*given, *(tiny_models if models else []), *options)
+
+    start.path = pytester.path
+    return start
+
+
+@pytest.fixture(scope="session")
+def registry():
+    return load_registry("mine.npz")
+
+
+@pytest.fixture(scope="session")
+def verdicts(registry):
+    """Give a supported, a refuted, an inconclusive and an undefined verdict."""
+    undefined = [[float("nan")]]
+    columns = {
+        "A1": np.ones((2, 600)),
+        "A2": np.zeros((2, 60)) - 1,
+        "A5": np.tile([-1.0, 1.0], (2, 30)),
+        "B1": undefined,
+    }
+    return [
+        judge(
+            registry.claims[name],
+            [mean(values, limits=(-1, 1))],
+            decisive=True,
+            available=10**6,
+            pilot=False,
+            conditions=("clean", "lbfgs"),
+        )
+        for name, values in columns.items()
+    ]
+
+
+@pytest.fixture(scope="session")
+def results(tiny, registry, verdicts, tmp_path_factory):
+    """Give the results of the tiny study, with these verdicts; the processes of xdist make them once."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return report.gather(tiny, registry, verdicts, pilot=False)
+    file = tmp_path_factory.getbasetemp().parent / "results.json"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            file.write_text(json.dumps(report.gather(tiny, registry, verdicts, pilot=False)))
+        return json.loads(file.read_text())
