@@ -1,4 +1,4 @@
-"""Batch sizes that fit the cache or the GPU, and memory that is kept between batches."""
+"""Batch sizes that fit the cache or the GPU."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -10,37 +10,39 @@ from torch import Tensor, nn
 
 from vaecore._check import check_logits
 
-_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux; what sysconf says is wrong in some guests
-_UNKNOWN = 1 << 20  # bytes, of most cores' second level
-_GPU_ROWS, _GPU_BYTES = 65_536, 1 << 30  # fill any GPU, and leave room on a small one
-_FEW = 100  # images, that are not worth a look at what they take
-_LEARNED_FROM = 31 << 20  # bytes: just below the most that glibc learns from
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux; sysconf is wrong in some virtual machines
+_USUAL_CACHE = 1 << 20  # bytes of the second-level cache of most cores
+_GPU_ROWS, _GPU_BYTES = 65_536, 1 << 30  # fill any GPU and leave room on a small one
+_FEW = 100  # images that are classified in one call, whatever the size of their activations
+_BELOW_LARGEST_THRESHOLD = 31 << 20  # bytes; glibc's threshold does not grow beyond 32 MiB
+
+_widest: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionary()  # by classifier and image shape
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep some 62 MiB of freed memory, so that the next chunk's activations are not faulted in anew.
+    """Make glibc keep about 62 MiB of freed memory for reuse; elsewhere this does nothing.
 
-    It gives memory back as soon as twice the largest block that was mapped and freed lies idle (mallopt(3), on the
-    dynamic mmap threshold): in a loop over chunks, again and again, for a tenth to a fifth of the time. So it is given
-    such a block to learn from, which is never touched. Elsewhere this does nothing.
+    glibc returns memory to the system once twice the largest block that was mapped and freed lies idle (mallopt(3), the
+    dynamic mmap threshold). In a loop over chunks this costs 10 to 20% of the time. One large block, allocated and
+    freed but never touched, raises that threshold.
     """
-    torch.empty(_LEARNED_FROM, dtype=torch.uint8, device="cpu")
+    torch.empty(_BELOW_LARGEST_THRESHOLD, dtype=torch.uint8, device="cpu")
 
 
 @lru_cache(maxsize=1)
 def core_cache() -> int:
-    """Bytes of the last cache that a core has to itself, as a rule the second level."""
+    """Bytes of the largest cache that a core does not share, usually the second level."""
     try:
         return int((_CACHES / "index2" / "size").read_text(encoding="ascii").strip().removesuffix("K")) << 10
     except (OSError, ValueError):
-        return _UNKNOWN
+        return _USUAL_CACHE
 
 
 def fit_at_once(each: int, device: torch.device) -> int:
-    """Number of latents or images to compute at once where the widest activation of each has so many bytes.
+    """Number of latents or images to compute at once; `each` is the bytes of the widest activation of one.
 
-    On a CPU these fill twice the cache of each thread's core: with fewer, matrix products are slower; with more, each
-    step finds its input in memory.
+    On a CPU the activations fill twice the cache of each thread's core: smaller batches make slow matrix products, and
+    larger ones fall out of the cache between layers.
     """
     if device.type != "cpu":
         return max(1, min(_GPU_ROWS, _GPU_BYTES // each))
@@ -48,13 +50,15 @@ def fit_at_once(each: int, device: torch.device) -> int:
 
 
 def widest_activation(module: object, call: Callable[[], object], least: int) -> int:
-    """Numbers in the largest thing that a module computes in a call, which is of one image; at least `least`.
+    """Elements in the largest activation for one image; at least `least`.
 
-    What cannot be looked into, as it is no torch module in evaluation mode, is not called, and counts as `least`.
+    call: runs the module on one image. It is not called unless `module` is a torch module in evaluation mode.
     """
     sizes = [least]
     if isinstance(module, nn.Module) and not module.training:
-        hooks = [part.register_forward_hook(lambda _, __, out: sizes.append(_numel(out))) for part in module.modules()]
+        hooks = [
+            part.register_forward_hook(lambda _, __, out: sizes.append(_elements(out))) for part in module.modules()
+        ]
         try:
             call()
         finally:
@@ -63,29 +67,26 @@ def widest_activation(module: object, call: Callable[[], object], least: int) ->
     return max(sizes)
 
 
-def answers(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """The classifier's logits of images, (n, c, h, w) to (n, classes); raises ValueError where it gives something else.
+def _elements(output: object) -> int:
+    return output.numel() if isinstance(output, Tensor) else 0
 
-    Without gradients, in portions that fit the cache or the GPU.
+
+def answers(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """A classifier's logits, (n, c, h, w) to (n, classes), computed in batches that fit the cache or the GPU.
+
+    With gradients enabled, all images are one batch. Raises ValueError unless the logits are finite and of that shape.
     """
-    shape, widest, portion = images.shape[1:], images[0].numel(), len(images)
+    shape, widest, batch_size = images.shape[1:], images[0].numel(), len(images)
     if not torch.is_grad_enabled() and len(images) > _FEW:
         if isinstance(classifier, nn.Module):
-            known = _widest.setdefault(classifier, {})
-            if shape not in known:
-                known[shape] = widest_activation(classifier, lambda: classifier(images[:1]), widest)
-            widest = known[shape]
-        portion = fit_at_once(widest * torch.float32.itemsize, images.device)
-    parts = []
-    for part in torch.split(images, portion):
-        logits = classifier(part)
-        check_logits(logits, len(part))
-        parts.append(logits)
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-_widest: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionary()  # of classifiers, by images' shape
-
-
-def _numel(found: object) -> int:
-    return found.numel() if isinstance(found, Tensor) else 0
+            sizes = _widest.setdefault(classifier, {})
+            if shape not in sizes:
+                sizes[shape] = widest_activation(classifier, lambda: classifier(images[:1]), widest)
+            widest = sizes[shape]
+        batch_size = fit_at_once(widest * torch.float32.itemsize, images.device)
+    batches = []
+    for batch in torch.split(images, batch_size):
+        logits = classifier(batch)
+        check_logits(logits, len(batch))
+        batches.append(logits)
+    return torch.cat(batches) if len(batches) > 1 else batches[0]

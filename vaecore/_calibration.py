@@ -1,4 +1,4 @@
-"""How far confidences can be believed: calibration error and its diagram, temperature, and refusing to answer."""
+"""Calibration of confidences: reliability diagram, calibration error, temperature, and risk against coverage."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,12 +13,12 @@ from vaecore._metrics import numbers
 Vector = NDArray[np.float64]
 Equal = Literal["width", "mass"]
 
-_COLDEST, _HOTTEST = 1e-2, 1e2  # temperatures that are tried
+_COLDEST, _HOTTEST = 1e-2, 1e2  # range of temperatures
 
 
 @dataclass(frozen=True)
 class Bin:
-    """A bin of a reliability diagram: its ends, the images in it, their mean confidence and their accuracy."""
+    """A bin of a reliability diagram: its ends, its number of images, their mean confidence and their accuracy."""
 
     low: float
     high: float
@@ -30,11 +30,11 @@ class Bin:
 def reliability(
     confidence: ArrayLike | Tensor, right: ArrayLike | Tensor, *, bins: int = 15, equal: Equal = "width"
 ) -> list[Bin]:
-    """Bins of confidence that hold images, in order; empty ones are left out.
+    """The bins of a reliability diagram, in order; empty ones are left out.
 
-    confidence: (n,) in [0, 1]. right: (n,) boolean, whether the answer was. equal: "width" cuts [0, 1] into equal
-    parts, of which each holds its upper end (the first its lower one too, so that every confidence from 0 to 1 is
-    counted); "mass" cuts the sorted confidences into parts of n / bins images, equal ones staying together.
+    confidence: (n,) in [0, 1]. right: (n,) boolean, whether each answer is right. equal: "width" cuts [0, 1] into equal
+    intervals, each including its upper end and the first also 0; "mass" cuts the sorted confidences into parts of
+    n / bins images, and equal confidences stay together.
     """
     score, hit = _answers(confidence, right)
     if bins < 1:
@@ -44,19 +44,18 @@ def reliability(
     inner = np.linspace(0, 1, bins + 1)[1:-1] if equal == "width" else _quantiles(score, bins)
     place = np.searchsorted(inner, score, side="left")
     ends = np.concatenate([[0.0], inner, [1.0]])
-    found = []
+    filled = []
     for number in np.unique(place):
-        of_bin = place == number
-        count = int(of_bin.sum())
-        means = float(score[of_bin].mean()), float(hit[of_bin].mean())
-        found.append(Bin(float(ends[number]), float(ends[number + 1]), count, *means))
-    return found
+        in_bin = place == number
+        means = float(score[in_bin].mean()), float(hit[in_bin].mean())
+        filled.append(Bin(float(ends[number]), float(ends[number + 1]), int(in_bin.sum()), *means))
+    return filled
 
 
 def ece(confidence: ArrayLike | Tensor, right: ArrayLike | Tensor, *, bins: int = 15, equal: Equal = "width") -> float:
-    """Expected calibration error: the mean over images of |accuracy - confidence| of their bin (Naeini et al. 2015).
+    """Expected calibration error: mean over images of |accuracy - confidence| of their bin (Naeini et al. 2015).
 
-    Arguments as in `reliability`. Returns a number in [0, 1], lower is better; it grows with the number of bins.
+    Arguments as in `reliability`. Returns a number in [0, 1]; lower is better. It grows with the number of bins.
     """
     rows = reliability(confidence, right, bins=bins, equal=equal)
     return sum(row.count * abs(row.accuracy - row.confidence) for row in rows) / sum(row.count for row in rows)
@@ -64,9 +63,9 @@ def ece(confidence: ArrayLike | Tensor, right: ArrayLike | Tensor, *, bins: int 
 
 @dataclass(frozen=True)
 class BrierParts:
-    """The Brier score of being right, mean (confidence - right)^2, as reliability - resolution + uncertainty + within.
+    """Mean (confidence - right)^2, decomposed as reliability - resolution + uncertainty + within.
 
-    Murphy (1973), with the term of Stephenson et al. (2008) for confidences that differ within a bin.
+    Murphy (1973); `within` is the term of Stephenson et al. (2008) for confidences that differ within a bin.
     """
 
     reliability: float
@@ -78,7 +77,7 @@ class BrierParts:
 def brier_parts(
     confidence: ArrayLike | Tensor, right: ArrayLike | Tensor, *, bins: int = 15, equal: Equal = "width"
 ) -> BrierParts:
-    """The parts of the Brier score of being right; arguments as in `reliability`."""
+    """Decompose the Brier score of "the answer is right"; arguments as in `reliability`."""
     score, hit = _answers(confidence, right)
     rows = reliability(score, hit, bins=bins, equal=equal)
     weight = np.array([row.count for row in rows]) / len(score)
@@ -90,10 +89,11 @@ def brier_parts(
 
 
 def fit_temperature(logits: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
-    """The temperature, from 0.01 to 100, at which softmax(logits / temperature) has the least NLL (Guo et al. 2017).
+    """The temperature in [0.01, 100] that minimises the NLL of softmax(logits / temperature) (Guo et al. 2017).
 
-    logits: (n, classes). labels: (n,) integers. Fit it on images that the classifier was not trained on. Where it gets
-    all of them right, NLL falls for ever as the temperature does, and nothing is to be learned from them: 1.
+    logits: (n, classes). labels: (n,) integers. Fit it on images that the classifier was not trained on. If all of them
+    are classified correctly, the NLL has no minimum, and the temperature is 1. Raises ValueError for other shapes and
+    for logits that are not finite.
     """
     table, label = numbers(logits), numbers(labels).astype(np.int64)
     if table.ndim != 2 or len(table) == 0 or label.shape != table.shape[:1] or not np.isfinite(table).all():
@@ -101,25 +101,24 @@ def fit_temperature(logits: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> f
             "logits must be finite and of shape (n, classes), and labels (n,), n at least 1;"
             f" got {table.shape} and {label.shape}"
         )
-
     if bool((table.argmax(axis=1) == label).all()):
         return 1.0
 
-    from scipy.optimize import minimize_scalar  # noqa: PLC0415  # half of what importing this package would take
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415  # would double the time to import this package
 
     def nll(log_temperature: float) -> float:
         scores = log_softmax(table / np.exp(log_temperature), axis=1)
         return float(-scores[np.arange(len(label)), label].mean())
 
-    found = minimize_scalar(nll, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
-    return float(np.exp(found.x))
+    minimum = minimize_scalar(nll, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
+    return float(np.exp(minimum.x))
 
 
 def risk_coverage(doubt: ArrayLike | Tensor, wrong: ArrayLike | Tensor) -> tuple[Vector, Vector]:
-    """Coverage and risk where ever more images are answered, from the least doubtful on; both (n,).
+    """Coverage and risk when the k least doubtful images are answered, k = 1 to n; both (n,), in [0, 1].
 
-    doubt: (n,), higher is refused sooner. wrong: (n,) boolean. Risk is the share of wrong answers among those given. Of
-    images equally doubtful each takes its share, as if their order were random.
+    doubt: (n,), higher is refused sooner. wrong: (n,) boolean. Risk is the share of wrong answers among those given.
+    Equally doubtful images share their errors evenly, as if in random order.
     """
     score, miss = _answers(doubt, wrong, bounded=False)
     order = np.argsort(score, kind="stable")
@@ -143,9 +142,11 @@ def _quantiles(score: Vector, bins: int) -> Vector:
 def _answers(score: ArrayLike | Tensor, flag: ArrayLike | Tensor, *, bounded: bool = True) -> tuple[Vector, Vector]:
     values, flags = numbers(score), numbers(flag)
     if values.ndim != 1 or values.size == 0 or flags.shape != values.shape:
-        raise ValueError(f"both must be vectors of one length, 1 or more; got {values.shape} and {flags.shape}")
+        raise ValueError(
+            f"both arguments must be vectors of one length, 1 or more; got {values.shape} and {flags.shape}"
+        )
     if np.isnan(values).any() or not np.isin(flags, [0, 1]).all():
-        raise ValueError("the first must not be NaN, and the second true or false")
+        raise ValueError("the first argument must not be NaN, and the second must be true or false")
     if bounded and not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"confidence must be from 0 to 1; got [{values.min():.3g}, {values.max():.3g}]")
     return values, flags

@@ -1,4 +1,4 @@
-"""Checks of what callers pass in: each error says what was expected, what came, and the likely cause."""
+"""Checks of arguments. Each error says what was expected, what was passed, and the likely cause."""
 
 import torch
 from torch import Tensor, nn
@@ -8,15 +8,15 @@ _RANGE = "undo mean/std normalisation first; divide bytes by 255"
 
 
 def describe_shape(shape: tuple[int, int, int]) -> str:
-    """Say what images of shape (channels, height, width) are, as in "28x28 in grey"."""
+    """A shape (channels, height, width) in words, as in "28x28 in grey"."""
     channels, height, width = shape
     return f"{height}x{width} in {'grey' if channels == 1 else 'colour'}"
 
 
 def check_images(images: Tensor, name: str = "images", *, out_of_range: str = _RANGE) -> None:
-    """Raise unless `images` is a non-empty float32 tensor (n, channels, height, width) in [0, 1], of 1 channel or 3.
+    """Raise unless `images` is a non-empty float32 tensor (n, channels, height, width) in [0, 1] with 1 or 3 channels.
 
-    out_of_range: the likely cause of values outside [0, 1].
+    out_of_range: the likely cause of values outside [0, 1], for the error message.
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor; got {type(images).__name__}")
@@ -54,7 +54,7 @@ def check_labels(labels: Tensor, count: int, classes: int | None = None, name: s
 
 
 def check_logits(logits: object, count: int) -> None:
-    """Raise unless a classifier answered with finite logits of shape (count, classes), two classes or more."""
+    """Raise ValueError unless `logits` are finite, of shape (count, classes), with two classes or more."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != count or logits.shape[1] < 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the classifier must map {count} images to logits ({count}, classes); got {got}")
@@ -63,7 +63,7 @@ def check_logits(logits: object, count: int) -> None:
 
 
 def check_classifier(classifier: object) -> None:
-    """Raise ValueError if a part of the classifier is in training mode: its answers would be random or change it."""
+    """Raise ValueError if a part of the classifier is in training mode: dropout is random, batch norm changes."""
     parts = classifier.modules() if isinstance(classifier, nn.Module) else ()
     for part in parts:
         if part.training:

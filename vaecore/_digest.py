@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def digest(*parts: object) -> str:
-    """Digest of JSON-like values, dataclasses, bytes, files (as Path: their contents) and tensors; 32 hex digits."""
+    """Digest of JSON-like values, dataclasses, bytes, tensors and the contents of files (Path); 32 hex digits."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
         if hasattr(part, "detach"):  # a tensor

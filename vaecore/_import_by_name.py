@@ -1,4 +1,4 @@
-"""What a user names as `package.module:attribute`."""
+"""Import of objects that a user names as `package.module:attribute`."""
 
 import importlib
 import os
@@ -14,12 +14,12 @@ def is_named(text: str) -> bool:
 
 
 def attribute(text: str, what: str) -> Any:
-    """Import what `package.module:attribute` names; the working folder is looked in, too.
+    """Import an object by its name `package.module:attribute`; modules in the working folder are found, too.
 
-    what: asked for it, for the ValueError that is raised where there is no such thing or its module can't be imported.
+    what: the argument that holds the name, for the ValueError if the import fails.
     """
     module, _, name = text.partition(":")
-    if os.getcwd() not in sys.path:  # noqa: PTH109  # a user's module lies beside the command, as for `python -m`
+    if os.getcwd() not in sys.path:  # noqa: PTH109  # as `python -m` does
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
     try:
         return attrgetter(name)(importlib.import_module(module))

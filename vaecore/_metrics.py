@@ -1,4 +1,4 @@
-"""How well scores tell outside from inside images, and how good probabilities are; scikit-learn does the counting."""
+"""Metrics of anomaly scores (AUROC, AUPR, FPR95) and of predicted probabilities (Brier score, NLL)."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 def auroc(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> float:
-    """Probability that an outside image scores higher than an inside one, ties half.
+    """Probability that an outside image scores higher than an inside image; ties count half.
 
     inside: (n,), outside: (m,) scores, higher is more anomalous; infinite scores rank like any other. Returns a number
-    in [0, 1], 0.5 for scores that tell nothing. Raises ValueError on NaN, on another shape, or without images.
+    in [0, 1], 0.5 for useless scores. Raises ValueError for NaN, for another shape and without images.
     """
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415  # takes seconds to import
 
@@ -20,8 +20,8 @@ def auroc(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> float:
 def aupr(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> float:
     """Average precision with outside images as positives ("AUPR-out").
 
-    inside: (n,), outside: (m,) scores, higher is more anomalous. Returns a number in (0, 1], m / (n + m) for scores
-    that tell nothing. AUPR-in is `aupr` of the two exchanged and negated. Raises ValueError as `auroc` does.
+    inside: (n,), outside: (m,) scores, higher is more anomalous. Returns a number in (0, 1], m / (n + m) for useless
+    scores. AUPR-in is `aupr(-outside, -inside)`. Raises ValueError as `auroc` does.
     """
     from sklearn.metrics import average_precision_score  # noqa: PLC0415  # takes seconds to import
 
@@ -30,11 +30,11 @@ def aupr(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> float:
 
 
 def fpr95(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> float:
-    """Share of outside images passed as inside at the threshold that passes 95% of the inside ones.
+    """Share of outside images accepted at the threshold that accepts 95% of the inside images.
 
-    inside: (n,), outside: (m,) scores, higher is more anomalous. Passed: score at or below the smallest inside score
-    that passes at least 95% of the inside images. Returns a number in [0, 1], lower is better (Hendrycks & Gimpel 2017
-    call inside images the positives, as here). Raises ValueError as `auroc` does.
+    inside: (n,), outside: (m,) scores, higher is more anomalous. The threshold is the smallest inside score that is not
+    exceeded by at least 95% of the inside images; scores up to it are accepted. Returns a number in [0, 1]; lower is
+    better. Inside images are the positives, as in Hendrycks & Gimpel 2017. Raises ValueError as `auroc` does.
     """
     low, high = _scores(inside, "inside"), _scores(outside, "outside")
     threshold = np.quantile(low, 0.95, method="inverted_cdf")
@@ -42,10 +42,10 @@ def fpr95(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> float:
 
 
 def brier(probabilities: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
-    """Mean squared distance between the probabilities and the one-hot label, summed over classes (Brier 1950).
+    """Squared distance between probabilities and one-hot label, summed over classes, mean over images (Brier 1950).
 
-    probabilities: (n, classes), rows sum to 1. labels: (n,) integers. Returns a number in [0, 2], lower is better.
-    Raises ValueError on NaN, on rows that do not sum to 1, on labels out of range, or without images.
+    probabilities: (n, classes), rows sum to 1. labels: (n,) integers. Returns a number in [0, 2]; lower is better.
+    Raises ValueError for NaN, rows that do not sum to 1, labels out of range, and without images.
     """
     table, label = _predictions(probabilities, labels)
     return float(((table - np.eye(table.shape[1])[label]) ** 2).sum(1).mean())
@@ -54,8 +54,8 @@ def brier(probabilities: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> floa
 def nll(probabilities: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
     """Mean negative log-likelihood of the labels, in nats.
 
-    probabilities: (n, classes), rows sum to 1. labels: (n,) integers. Returns a number >= 0, lower is better; infinite
-    where a label has probability 0. Raises ValueError as `brier` does.
+    probabilities: (n, classes), rows sum to 1. labels: (n,) integers. Returns 0 or more; lower is better, and infinite
+    if a label has probability 0. Raises ValueError as `brier` does.
     """
     table, label = _predictions(probabilities, labels)
     with np.errstate(divide="ignore"):  # log 0 is the infinity documented above
@@ -63,7 +63,7 @@ def nll(probabilities: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
 
 
 def _labelled(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Labels (0 inside, 1 outside) and dense ranks: scikit-learn refuses infinite scores, not their ranks."""
+    """Labels (0 inside, 1 outside), and ranks in place of scores, as scikit-learn refuses infinite scores."""
     low, high = _scores(inside, "inside"), _scores(outside, "outside")
     ranks = np.unique(np.concatenate([low, high]), return_inverse=True)[1].astype(np.float64)
     return np.repeat([0, 1], [len(low), len(high)]), ranks
@@ -101,6 +101,6 @@ def _predictions(
 
 
 def numbers(values: ArrayLike | Tensor) -> NDArray[np.float64]:
-    """A tensor or anything like an array, as float64."""
+    """A tensor or array-like as a float64 array."""
     plain = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
     return np.asarray(plain, dtype=np.float64)

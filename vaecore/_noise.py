@@ -1,10 +1,9 @@
-"""Random numbers that belong to an image, not to a batch: every number is a function of (seed, image, draw, position).
+"""Random numbers that are functions of (seed, image, draw, position), and so do not depend on the batch.
 
 The generator is Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3): numpy's
-own on a CPU, and the same in int64 tensor arithmetic on a GPU and for scattered images. Words become normal deviates
-through tables, a product and a sum, never through a logarithm or a cosine, whose last bit may depend on a number's
-place in memory and on the device. So the same bits come out for any batch size, order, split, number of threads, and on
-any device.
+on a CPU, and int64 tensor arithmetic on a GPU and for scattered image indices. Normal deviates are made by tables, a
+product and a sum. The last bit of a logarithm or cosine may depend on memory alignment and on the device; these do not.
+The bits are the same for any batch size, order, split, number of threads and device.
 """
 
 import hashlib
@@ -18,23 +17,23 @@ from torch import Tensor
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
-_BLOCK = 8  # 32-bit words that one counter gives
+_BLOCK = 8  # 32-bit words for each counter
 _CELLS = 1 << 16
-# numpy makes the words of a run of images. It is worth while to make those of images in between too, up to this many
-# for each that is asked for: tensor arithmetic takes about ten times as long.
+# numpy generates words for consecutive images. Tensor arithmetic takes about ten times as long, so it is used only
+# where the indices span more than this many images for each image in the batch.
 _SPARSE = 8
 
 
 def seed_for(name: str, base: int) -> int:
-    """Derive the seed of one purpose from its name and a base seed; a 64-bit integer.
+    """Derive the seed for a purpose from its name and a base seed; a 64-bit integer.
 
-    A new purpose gets a new name, so it never shifts the random numbers of another.
+    Adding a purpose, with a new name, never shifts the random numbers of another.
     """
     return int.from_bytes(hashlib.blake2b(f"{base}/{name}".encode(), digest_size=8).digest(), "little")
 
 
 def image_indices(count: int, first_index: int, indices: Tensor | None) -> Tensor:
-    """Index of each image of a batch, (count,) int64: `indices` where given, else counted up from `first_index`."""
+    """Index of each image of a batch, (count,) int64: `indices`, or else counted up from `first_index`."""
     if indices is None:
         if first_index < 0:
             raise ValueError(f"first_index must be 0 or more; got {first_index}")
@@ -48,7 +47,7 @@ def image_indices(count: int, first_index: int, indices: Tensor | None) -> Tenso
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Ten rounds of Philox4x64: four int64 tensors, whose bits are unsigned words, in and out, same shapes."""
+    """Ten rounds of Philox4x64, from four int64 tensors to four of the same shapes; their bits are unsigned words."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -62,11 +61,11 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
 def _product(word: Tensor, constant: int) -> tuple[Tensor, Tensor]:
     """Upper and lower half of the 128-bit product of unsigned words."""
     low, high = word & _WORD, (word >> 32) & _WORD
-    right, left = constant & _WORD, constant >> 32
-    # Each sum is below 2**64, and wraps to a negative int64; masking after the arithmetic shift gives its true halves.
-    middle = high * right + ((low * right >> 32) & _WORD)
-    other = low * left + (middle & _WORD)
-    return high * left + ((middle >> 32) & _WORD) + ((other >> 32) & _WORD), word * _signed(constant)
+    constant_low, constant_high = constant & _WORD, constant >> 32
+    # Each sum is below 2**64 and may wrap to a negative int64. The mask after the arithmetic shift restores its halves.
+    first = high * constant_low + ((low * constant_low >> 32) & _WORD)
+    second = low * constant_high + (first & _WORD)
+    return high * constant_high + ((first >> 32) & _WORD) + ((second >> 32) & _WORD), word * _signed(constant)
 
 
 def _signed(word: int) -> int:
@@ -84,7 +83,7 @@ def words(seed: int, indices: Tensor, *, draws: int, size: int, device: torch.de
 
 def uniform(seed: int, indices: Tensor, *, draws: int, size: int, device: torch.device | None = None) -> Tensor:
     """Uniform deviates (images, draws, size) float32, on the 2**23 centres of equal cells of (0, 1)."""
-    # 24 bits and a half would not fit into a float32: the upper half would be rounded, at the end to 1.
+    # The centres of 2**24 cells would not fit into a float32: the largest would be rounded to 1.
     word = (_words(seed, indices, draws, size, device) >> 9) & ((1 << 23) - 1)
     return word.float().add_(0.5).mul_(2.0**-23)
 
@@ -95,36 +94,36 @@ def signs(seed: int, indices: Tensor, *, draws: int, size: int, device: torch.de
 
 
 def normal(seed: int, indices: Tensor, *, draws: int, size: int, device: torch.device | None = None) -> Tensor:
-    """Standard normal deviates (images, draws, size) float32, by inverse distribution function on 2**32 points.
+    """Standard normal deviates (images, draws, size) float32: quantiles at 2**32 points.
 
-    The upper 16 bits choose one of 65,536 equally probable cells, the lower 16 a point in it: by linear interpolation
-    in the inner cells, by a table of exact quantiles in the two outer ones (4.17 to 6.34 standard deviations).
+    The upper 16 bits choose one of 65,536 equally probable cells, and the lower 16 a point in it. Inner cells are
+    interpolated linearly; the two outer cells (4.17 to 6.34 standard deviations) are tables of exact quantiles.
     """
     word = _words(seed, indices, draws, size, device)
     return normal_of(word.flatten()).view(word.shape)
 
 
 def normal_of(word: Tensor) -> Tensor:
-    """Normal deviates (n,) float32 of 32-bit words (n,) int32, whose bits are unsigned."""
+    """Normal deviates (n,) float32 from 32-bit words (n,) int32, whose bits are unsigned."""
     start, width, tail = _normal_tables(word.device)
     within, cell = word.contiguous().view(torch.uint16).view(-1, 2).unbind(1)  # little-endian: the lower half is first
     cell = cell.long()
-    # `index_select`, since indexing by a tensor takes ten times as long; a product and a sum, since a fused one rounds
-    # otherwise, and not every device has it.
+    # `index_select` is ten times faster than indexing by a tensor. A product and a sum, as a fused multiply-add rounds
+    # differently and is not available on every device.
     value = within.float().mul_(width.index_select(0, cell)).add_(start.index_select(0, cell))
-    place = word + _CELLS  # moved up by a cell, words of the outer cells are the lowest, in the order of their table
+    place = word + _CELLS  # shifted by a cell, so that words of the outer cells index the table of tails
     if word.device.type == "cpu":
-        outer = torch.from_numpy(np.flatnonzero(place.numpy().view(np.uint32) < 2 * _CELLS))  # few, so looked for
+        outer = torch.from_numpy(np.flatnonzero(place.numpy().view(np.uint32) < 2 * _CELLS))  # few
         return value.index_copy_(0, outer, tail.index_select(0, place.index_select(0, outer)))
-    # A GPU would have to be waited for until it has found them.
+    # Searching for the outer cells would make the host wait for the GPU.
     quantile = tail.index_select(0, place & (2 * _CELLS - 1))
     return torch.where((place >= 0) & (place < 2 * _CELLS), quantile, value)
 
 
 def _words(seed: int, indices: Tensor, draws: int, size: int, device: torch.device | None) -> Tensor:
-    """What `words` gives, as int32, whose bits are unsigned words.
+    """As `words`, but int32, whose bits are unsigned words.
 
-    Draw d of image i takes the blocks from i * blocks + 1 on of the counter (low, high, d, 0): the 1 is numpy's.
+    Draw d of image i takes the counters (low, high, d, 0) from i * blocks + 1 on; numpy starts at 1.
     """
     if draws < 1 or size < 1:
         raise ValueError(f"draws and size must be 1 or more; got draws={draws}, size={size}")
@@ -132,38 +131,38 @@ def _words(seed: int, indices: Tensor, draws: int, size: int, device: torch.devi
         raise ValueError(f"seed must be from 0 to 2**64 - 1; got {seed}")
     indices = indices.to(device) if device is not None else indices
     blocks = -(-size // _BLOCK)
-    found = _of_numpy(seed, indices, draws, blocks) if indices.device.type == "cpu" else None
-    if found is None:
-        found = _of_tensors(seed, indices, draws, blocks)
-    return found.view(torch.int32).view(len(indices), draws, -1)[..., :size]
+    long_words = _words_by_numpy(seed, indices, draws, blocks) if indices.device.type == "cpu" else None
+    if long_words is None:
+        long_words = _words_by_tensors(seed, indices, draws, blocks)
+    return long_words.view(torch.int32).view(len(indices), draws, -1)[..., :size]
 
 
-def _of_numpy(seed: int, indices: Tensor, draws: int, blocks: int) -> Tensor | None:
-    """64-bit words of images on the CPU: int64 (images, draws, 4 * blocks); None where the images are scattered."""
+def _words_by_numpy(seed: int, indices: Tensor, draws: int, blocks: int) -> Tensor | None:
+    """64-bit words for images on the CPU, (images, draws, 4 * blocks) int64; None if the indices are scattered."""
     low, high = (int(end) for end in torch.aminmax(indices)) if len(indices) else (0, -1)
     span = high - low + 1
     if span > _SPARSE * len(indices):
         return None
-    whole = span == len(indices) and bool((indices.diff() == 1).all())
+    consecutive = span == len(indices) and bool((indices.diff() == 1).all())
     rows = (indices - low).numpy()
     generator = np.random.Philox(key=np.array([seed, 0], dtype=np.uint64))
     state = generator.state
-    found = np.empty((len(rows), draws, 4 * blocks), dtype=np.uint64)
+    long_words = np.empty((len(rows), draws, 4 * blocks), dtype=np.uint64)
     for draw in range(draws):
         upper, lower = divmod(low * blocks, 1 << 64)
         state["state"]["counter"] = np.array([lower, upper, draw, 0], dtype=np.uint64)
         generator.state = state
         run = generator.random_raw(4 * blocks * span).reshape(span, 4 * blocks)
-        found[:, draw] = run if whole else run[rows]
-    return torch.from_numpy(found.view(np.int64))
+        long_words[:, draw] = run if consecutive else run[rows]
+    return torch.from_numpy(long_words.view(np.int64))
 
 
-def _of_tensors(seed: int, indices: Tensor, draws: int, blocks: int) -> Tensor:
-    """64-bit words of any images on any device: int64 (images, draws, 4 * blocks)."""
+def _words_by_tensors(seed: int, indices: Tensor, draws: int, blocks: int) -> Tensor:
+    """64-bit words for any images on any device, (images, draws, 4 * blocks) int64."""
     shape = (len(indices), draws, blocks)
     high, low = (half.view(-1, 1, 1) for half in _product(indices, blocks))
     block = low + torch.arange(1, blocks + 1, device=indices.device)
-    carry = (block < 0) < (low < 0)  # unsigned, the sum is below what was added to
+    carry = (block < 0) < (low < 0)  # the unsigned sum wrapped
     draw = torch.arange(draws, device=indices.device).view(1, -1, 1)
     counter = (block, high + carry, draw, torch.zeros_like(draw))
     parts = philox(tuple(word.expand(shape) for word in counter), (seed, 0))  # type: ignore[arg-type]
@@ -172,8 +171,8 @@ def _of_tensors(seed: int, indices: Tensor, draws: int, blocks: int) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _normal_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Middle of each cell's first point, width of a point, both (65,536,); quantiles of the outer cells (131,072,)."""
-    edges = ndtri(np.arange(1, _CELLS) / _CELLS)  # the inner cells' ends; the outer cells' entries are never used
+    """Centre of each cell's first point, width of a point, both (65,536,); quantiles of the outer cells (131,072,)."""
+    edges = ndtri(np.arange(1, _CELLS) / _CELLS)  # of the inner cells; the outer cells' entries are not used
     width = np.concatenate([[0.0], np.diff(edges) / _CELLS, [0.0]])
     start = np.concatenate([[0.0], edges]) + width / 2
     tail = ndtri((np.arange(_CELLS) + 0.5) / _CELLS**2)

@@ -1,4 +1,4 @@
-"""The arithmetic that networks are run in, chosen by the caller and never by default."""
+"""The precision in which networks compute: float32, or by the caller's choice TF32 or bfloat16."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,11 +7,11 @@ from typing import Any, Literal, get_args
 import torch
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-"""float32; tf32: on a GPU, products of float32 numbers cut to ten bits; bfloat16: torch.autocast, products of eight."""
+"""tf32: float32 with products of 10-bit mantissas, on a GPU; bfloat16: torch.autocast, products of 7-bit mantissas."""
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Raise ValueError unless it is a precision that this device computes in."""
+    """Raise ValueError unless the device can compute in this precision."""
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be 'float32', 'tf32' or 'bfloat16'; got {precision!r}")
     if precision == "tf32" and device.type != "cuda":
@@ -20,9 +20,9 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 @contextmanager
 def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
-    """While entered, this device's matrix products and convolutions are computed in a precision.
+    """Compute matrix products and convolutions on a device in a precision.
 
-    On a GPU "float32" is float32, where PyTorch by itself takes TF32 for convolutions.
+    On a GPU, "float32" also switches off TF32 for convolutions, which PyTorch uses by default.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"))

@@ -1,7 +1,7 @@
-"""The store: results on disk under a digest of all that they depend on.
+"""The store: results on disk, each under a digest of all that it depends on.
 
-An entry is one safetensors file, written under a temporary name and renamed, with a checksum of its tensors inside. A
-damaged one is computed again with a warning. Processes that ask for the same key do the work once.
+An entry is one safetensors file, written atomically, with a checksum. A damaged entry is computed again with a warning.
+A lock for each key makes sure that processes that share the folder compute an entry once.
 """
 
 import re
@@ -24,7 +24,7 @@ Tensors = dict[str, Tensor]
 
 
 class StoreWarning(UserWarning):
-    """An entry was damaged, or could not be written; the result is right all the same."""
+    """An entry was damaged or could not be written; the result is still right."""
 
 
 def write_tensors(path: Path, tensors: Tensors, header: Mapping[str, str]) -> None:
@@ -34,7 +34,7 @@ def write_tensors(path: Path, tensors: Tensors, header: Mapping[str, str]) -> No
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], Tensors]:
-    """Read what `write_tensors` wrote; raises ValueError where the file is damaged."""
+    """Read a file that `write_tensors` wrote: header and tensors; raises ValueError if the file is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
@@ -51,7 +51,7 @@ def _is_entry(path: Path) -> bool:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
     except (SafetensorError, OSError):
-        return re.fullmatch("[0-9a-f]{32}", path.stem) is not None  # damaged, under a name that `digest` gives
+        return re.fullmatch("[0-9a-f]{32}", path.stem) is not None  # damaged, but its name is a digest
     return header.get("key") == path.stem and header.get("stage") == path.parent.name
 
 
@@ -61,7 +61,7 @@ def _checksum(tensors: Tensors, header: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a stage of the store holds: number of entries, and their size in bytes."""
+    """Number of entries of a stage, and their size in bytes."""
 
     stage: str
     entries: int
@@ -69,7 +69,7 @@ class Usage:
 
 
 class Store:
-    """Results of each stage ("models", "evidence") under their keys, in a folder that processes may share."""
+    """Results by stage ("models", "evidence") and key, in a folder that processes may share."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
@@ -86,24 +86,24 @@ class Store:
     def get(
         self, stage: str, key: str, compute: Callable[[], Tensors], *, notes: Mapping[str, str] | None = None
     ) -> Tensors:
-        """The tensors stored under `key`, or else those that `compute` gives, stored for the next time.
+        """The tensors stored under `key`; if there are none, compute and store them.
 
-        notes: texts to keep beside them. A damaged entry, and a disk that takes no more, cost a StoreWarning and the
-        time, never the result.
+        notes: texts to keep in the entry. A damaged entry or a full disk gives a StoreWarning; the tensors are still
+        returned.
         """
-        found = self.read(stage, key)
-        if found is not None:
-            return found
+        tensors = self.read(stage, key)
+        if tensors is not None:
+            return tensors
         with self.lock(key):
-            found = self.read(stage, key)  # another process may have done the work while this one waited
-            if found is None:
+            tensors = self.read(stage, key)  # another process may have stored them while this one waited
+            if tensors is None:
                 start = time.perf_counter()
-                found = compute()
-                self.write(stage, key, found, seconds=time.perf_counter() - start, notes=notes)
-            return found
+                tensors = compute()
+                self.write(stage, key, tensors, seconds=time.perf_counter() - start, notes=notes)
+            return tensors
 
     def read(self, stage: str, key: str) -> Tensors | None:
-        """The tensors stored under `key`; None where there are none, and with a warning where they are damaged."""
+        """The tensors stored under `key`; None if there is no entry, or, with a warning, if it is damaged."""
         path = self._path(stage, key)
         try:
             header, tensors = read_tensors(path)
@@ -118,10 +118,10 @@ class Store:
 
     def write(
         self, stage: str, key: str, tensors: Tensors, *, seconds: float, notes: Mapping[str, str] | None = None
-    ) -> None:
-        """Store tensors, the seconds that they took and the notes; warn where the disk takes no more."""
+    ) -> bool:
+        """Store tensors, the seconds that they took and notes; False, with a warning, if they cannot be written."""
         path = self._path(stage, key)
-        for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed while it wrote
+        for stale in path.parent.glob(f".{path.name}.*.tmp"):  # left by a process that was killed while writing
             stale.unlink(missing_ok=True)
         header = {**(notes or {}), "stage": stage, "key": key, "seconds": f"{seconds:.6g}"}
         try:
@@ -131,38 +131,40 @@ class Store:
             cause = error.strerror or error
             message = f"a result could not be kept in {path.parent}: {cause}; the next run computes it again"
             warnings.warn(StoreWarning(message), stacklevel=2)
+            return False
+        return True
 
     def lock(self, key: str) -> BaseFileLock:
-        """What a process holds while it computes the entry of a key."""
+        """The lock that a process holds while it computes the entry of a key."""
         return FileLock(self.folder / "locks" / f"{key}.lock")
 
     def notes(self) -> list[dict[str, str]]:
-        """What is noted beside each entry, its seconds among it."""
-        found = []
+        """The header of each entry: its stage, key, seconds and notes."""
+        headers = []
         for file in self._entries():
             with safe_open(file, framework="pt") as entry:
-                found.append(dict(entry.metadata() or {}))
-        return found
+                headers.append(dict(entry.metadata() or {}))
+        return headers
 
     def has(self, stage: str, key: str) -> bool:
-        """Whether an entry is there (it may still prove damaged when it is read)."""
+        """Whether there is an entry, which may be damaged."""
         return self._path(stage, key).exists()
 
     def usage(self) -> list[Usage]:
-        """Entries and bytes of each stage."""
+        """Entries and bytes of each stage, in order of name."""
         stages: dict[str, list[int]] = {}
         for file in self._entries():
             stages.setdefault(file.parent.name, []).append(file.stat().st_size)
         return [Usage(stage, len(sizes), sum(sizes)) for stage, sizes in sorted(stages.items())]
 
     def clear(self) -> None:
-        """Delete all entries and their locks; files that are not the store's stay."""
+        """Delete all entries and their locks, and no other files."""
         for file in self._entries():
             file.unlink(missing_ok=True)
             (self.folder / "locks" / f"{file.stem}.lock").unlink(missing_ok=True)
 
     def _entries(self) -> list[Path]:
-        """Files that say they are the store's; other safetensors files may lie in the same folder."""
+        """The store's own files; the folder may hold other safetensors files."""
         return [file for file in self.folder.glob("*/*.safetensors") if _is_entry(file)]
 
     def _path(self, stage: str, key: str) -> Path:
