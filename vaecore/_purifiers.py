@@ -1,4 +1,4 @@
-"""Purifiers, which map images back towards the data before a classifier sees them, and a classifier behind one."""
+"""Purifiers, which clean images before they are classified, and classifiers behind a purifier."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -21,20 +21,25 @@ Backward = Literal["exact", "identity"]  # or a purifier
 class Purifier(nn.Module):
     """A module that maps images (n, c, h, w) in [0, 1] to cleaned images of the same shape and range.
 
-    It may make several of each image: `views` gives them all, and `forward` their mean, so that a purifier can stand
-    before any classifier in an `nn.Sequential`. differentiable: whether the gradient through it says anything; where it
-    does not (steps, searches), attacks take the identity for it on the way back (see `Purified`).
+    `views` returns all cleaned versions of each image. `forward` returns their mean, so that a purifier can precede any
+    classifier in an `nn.Sequential`. differentiable: whether its gradient is useful. If not (steps, searches), attacks
+    replace it by the identity in the backward pass (see `Purified`).
     """
 
     differentiable = True
     draws = 1
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
-        """Cleaned images, (n, draws, c, h, w); random ones follow from (seed, index of the image) alone."""
+        """Cleaned images, (n, draws, c, h, w); their noise depends only on the seed and the image's index."""
         raise NotImplementedError
 
+    def with_draws(self, draws: int) -> "Purifier":
+        """This purifier with so many views at most, which an attacker averages over in a step; itself by default."""
+        del draws
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
-        """The mean over the views, with the noise of seed 0 and of the images' places in the batch."""
+        """The mean over the views, with seed 0 and each image's position in the batch as its index."""
         check_images(images)
         return self.views(images, image_indices(len(images), 0, None).to(images.device), 0).mean(dim=1)
 
@@ -50,7 +55,7 @@ class Threshold(Purifier):
             raise ValueError(f"level must be above 0 and at most 1; got {level}")
         self.level = level
 
-    def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:  # noqa: ARG002  # of random ones
+    def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:  # noqa: ARG002  # for random purifiers
         """One view."""
         return (images >= self.level).to(images.dtype).unsqueeze(1)
 
@@ -73,9 +78,9 @@ class BitDepth(Purifier):
 
 
 class MedianFilter(Purifier):
-    """The median of each pixel's size x size neighbourhood, mirrored at the border (Xu et al. 2018).
+    """Median of each pixel's size x size neighbourhood, per channel, mirrored at the border (Xu et al. 2018).
 
-    Each channel apart. Images must be larger than size // 2 pixels each way.
+    Images must be more than size // 2 pixels high and wide.
     """
 
     def __init__(self, size: int = 3) -> None:
@@ -92,9 +97,9 @@ class MedianFilter(Purifier):
 
 
 class GaussianBlur(Purifier):
-    """Convolution with a Gaussian of standard deviation `sigma` pixels, cut off at three, mirrored at the border.
+    """Convolution with a Gaussian of standard deviation `sigma` pixels, per channel, mirrored at the border.
 
-    Each channel apart. Images must be larger than 3 sigma pixels each way.
+    The kernel ends at 3 sigma; images must be more than 3 sigma pixels high and wide.
     """
 
     def __init__(self, sigma: float = 1.0) -> None:
@@ -105,7 +110,7 @@ class GaussianBlur(Purifier):
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:  # noqa: ARG002
         """One view."""
-        # torchvision has it too, but is slow to import: as long as all of torch.
+        # torchvision has this filter, but takes as long to import as torch.
         edge = round(3 * self.sigma)
         offset = torch.arange(-edge, edge + 1, dtype=images.dtype, device=images.device)
         kernel = (-0.5 * (offset / self.sigma).square()).softmax(dim=0)
@@ -120,17 +125,20 @@ def _planes(images: Tensor) -> Tensor:
 
 
 class VAEPurifier(Purifier):
-    """Reconstructions: of the posterior mean, or of `draws` samples of the posterior."""
+    """Reconstructions by a VAE from `draws` samples of the posterior; draws=None: from its mean, without noise."""
 
     def __init__(self, vae: Autoencoder, *, draws: int | None = None) -> None:
-        """draws: None for the reconstruction of the posterior mean, which is not random."""
         super().__init__()
         if draws is not None and draws < 1:
             raise ValueError(f"draws must be 1 or more, or None for the posterior mean; got {draws}")
         self.vae, self.random, self.draws = vae, draws is not None, draws or 1
 
+    def with_draws(self, draws: int) -> "Purifier":
+        """Reconstructions of fewer draws, where there are more."""
+        return self if self.draws <= draws else VAEPurifier(self.vae, draws=draws)
+
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
-        """The reconstructions, those of `reconstruct` at the same seed and indices."""
+        """The same reconstructions as `reconstruct` at the same seed and indices."""
         mean, log_variance = posterior(self.vae, images)
         latents = mean.unsqueeze(1)
         if self.random:
@@ -140,7 +148,7 @@ class VAEPurifier(Purifier):
 
 
 class Chain(Purifier):
-    """Purifiers one after the other; `Chain([purifier] * 3)` cleans three times."""
+    """Purifiers in sequence; `Chain([purifier] * 3)` cleans three times."""
 
     def __init__(self, purifiers: Sequence[Purifier]) -> None:
         super().__init__()
@@ -150,8 +158,14 @@ class Chain(Purifier):
         self.differentiable = all(purifier.differentiable for purifier in purifiers)
         self.draws = purifiers[-1].draws
 
+    def with_draws(self, draws: int) -> "Purifier":
+        """The chain with fewer views of its last purifier."""
+        *first, last = self.purifiers
+        assert isinstance(last, Purifier)
+        return self if self.draws <= draws else Chain([*first, last.with_draws(draws)])  # type: ignore[list-item]
+
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
-        """The views of the last purifier, of the mean over those of the one before it."""
+        """The views of the last purifier; each purifier is applied to the mean view of the previous."""
         views = images.unsqueeze(1)
         for number, purifier in enumerate(self.purifiers):
             assert isinstance(purifier, Purifier)
@@ -160,10 +174,10 @@ class Chain(Purifier):
 
 
 class LatentSearch(Purifier):
-    """The decoded latent that reconstructs an image best, found by gradient descent from several starts.
+    """The decoded latent with the least squared error, found by gradient descent.
 
-    In the spirit of Defense-GAN (Samangouei et al. 2018), with a VAE's decoder for the generator: Adam on the squared
-    error from `starts` draws of the prior for each image, all images and starts at once; the best of them counts.
+    Like Defense-GAN (Samangouei et al. 2018), with a VAE's decoder as the generator. `steps` steps of Adam at learning
+    rate `rate` run from `starts` draws of the prior for each image, and the best result is kept.
     """
 
     differentiable = False
@@ -175,7 +189,7 @@ class LatentSearch(Purifier):
         self.vae, self.steps, self.starts, self.rate = vae, steps, starts, rate
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
-        """One view: the best."""
+        """One view."""
         size = posterior(self.vae, images[:1].detach())[0].shape[1]
         start = normal(seed_for("latent-search", seed), indices, draws=self.starts, size=size, device=images.device)
         target = images.detach().unsqueeze(1)
@@ -187,25 +201,24 @@ class LatentSearch(Purifier):
                 (latents.grad,) = torch.autograd.grad(error.sum(), latents)
                 optimizer.step()
         with torch.no_grad():
-            found = decode_draws(self.vae, latents, images.shape)
-            best = (found - target).square().sum(dim=(2, 3, 4)).argmin(dim=1)
-            return found[torch.arange(len(images), device=images.device), best].unsqueeze(1)
+            decoded = decode_draws(self.vae, latents, images.shape)
+            best = (decoded - target).square().sum(dim=(2, 3, 4)).argmin(dim=1)
+            return decoded[torch.arange(len(images), device=images.device), best].unsqueeze(1)
 
 
 class Purified(nn.Module):
-    """A classifier behind a purifier: images (n, c, h, w) in [0, 1] to logits (n, classes), and a victim for attacks.
+    """A classifier behind a purifier: images (n, c, h, w) in [0, 1] to logits (n, classes); attacks accept it.
 
-    decide: what is made of the views. "mean-image" classifies their mean; "mean-softmax" takes the logarithm of their
-    mean softmax; "majority" the label of most views, ties going to the greater mean softmax: its logits are the votes
-    plus the mean softmax. With one view all three give the same label.
+    decide: how the views are combined. "mean-image" classifies their mean. "mean-softmax" returns the logarithm of
+    their mean softmax. "majority" returns the number of votes for each class plus the mean softmax, which breaks ties.
+    With one view all three give the same label.
 
-    For an attack the whole is differentiated: through purifier and classifier, in each step with views drawn anew
-    (expectation over transformation; Athalye et al. 2018, section 4.2), "majority" through the mean softmax that stands
-    for it. The attacker's loss is that of the decision. Success is the decision's, at the noise of the attack; what it
-    is at the defender's noise, ask with `forward`. eot: times that each step draws the views.
-    backward: "exact"; "identity" takes the purifier for the identity on the way back (BPDA; the same, section 4.1), and
-    another purifier has it differentiated in its stead. None is "exact" where the purifier is differentiable, else
-    "identity".
+    Attacks differentiate through purifier and classifier and draw new views at each step (expectation over
+    transformation, EOT; Athalye et al. 2018, section 4.2). eot: draws of the views in each step. The loss is that of
+    the decision; for "majority" that of the mean softmax. Success is measured with the attack's noise; `forward` tells
+    it with the defender's. backward: "exact" differentiates the purifier; "identity" replaces it by the identity in the
+    backward pass (BPDA; section 4.1 there); a purifier is differentiated in its place. None is "exact" if the purifier
+    is differentiable, else "identity".
     """
 
     def __init__(
@@ -231,15 +244,15 @@ class Purified(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor, indices: Tensor | None = None) -> Tensor:
-        """Logits, with the noise of the seed and the images' indices; None for their places in the batch."""
+        """Logits; the noise depends on the seed and the images' indices, by default their positions in the batch."""
         check_images(images)
         index = image_indices(len(images), 0, indices).to(images.device)
         return self.of_views(self.purifier.views(images, index, self.seed))
 
     def of_views(self, views: Tensor, each: Tensor | None = None) -> Tensor:
-        """Logits (n, classes) of views that are there already, (n, draws, c, h, w).
+        """Logits (n, classes) of given views (n, draws, c, h, w).
 
-        each: what the method `each` gives for them, where several decisions share it.
+        each: the result of `each(views)`, if it is known already.
         """
         return self._decide(views, each, smooth=False)
 
@@ -249,14 +262,14 @@ class Purified(nn.Module):
         return answers(self.classifier, views.flatten(0, 1)).log_softmax(dim=1).view(count, draws, -1)
 
     def objective(self, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int) -> Objective:
-        """The attacker's objective (see `vaecore.Victim`); the noise of an image follows from (seed, index, step)."""
+        """The attacker's objective (see `vaecore.Victim`); an image's noise depends on (seed, index, step)."""
 
         def objective(points: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
             aim = aims[rows]
             won, losses = [], []
-            for again in range(self.eot):
-                noise = seed_for(f"eot/{step}/{again}", seed)
-                logits = self._decide(self._views(points, indices[rows], noise), smooth=True)
+            for repeat in range(self.eot):
+                noise_seed = seed_for(f"eot/{step}/{repeat}", seed)
+                logits = self._decide(self._views(points, indices[rows], noise_seed), smooth=True)
                 check_labels(aims, len(aims), classes=logits.shape[1], name="targets" if targeted else "labels")
                 won.append((logits.detach().argmax(dim=1) == aim) == targeted)
                 losses.append(class_loss(logits, aim, targeted=targeted, loss=loss))
@@ -268,14 +281,14 @@ class Purified(nn.Module):
         views = self.purifier.views(images, indices, seed)
         if self.backward == "exact":
             return views
-        instead = images.unsqueeze(1)
+        substitute = images.unsqueeze(1)
         if isinstance(self.backward, Purifier):
-            instead = self.backward.views(images, indices, seed).mean(dim=1, keepdim=True)
-        straight = instead.expand_as(views)
-        return straight + (views - straight).detach()
+            substitute = self.backward.views(images, indices, seed).mean(dim=1, keepdim=True)
+        substitute = substitute.expand_as(views)
+        return substitute + (views - substitute).detach()
 
     def _decide(self, views: Tensor, each: Tensor | None = None, *, smooth: bool) -> Tensor:
-        """smooth: with the mean softmax for the majority, which has a gradient."""
+        """smooth: return the mean softmax, which has a gradient, in place of the majority."""
         draws = views.shape[1]
         if self.decide == "mean-image" or draws == 1:
             return answers(self.classifier, views.mean(dim=1))

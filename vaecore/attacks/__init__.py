@@ -1,0 +1,1 @@
+"""Attacks: FGSM, PGD, Square, L-BFGS, and the detector that adaptive attacks aim at."""

@@ -1,7 +1,7 @@
-"""What all attacks share: objective, sanity flags, result."""
+"""Parts that all attacks share: objective, checks, sanity flags, result."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntFlag
 from typing import Literal, Protocol, runtime_checkable
 
@@ -16,29 +16,29 @@ Norm = Literal["linf", "l2"]
 Loss = Literal["cross-entropy", "margin"]
 
 Objective = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""objective(points, rows, step): did the attack win at each point (m,), and its loss (m,), which attacks drive up.
+"""objective(points, rows, step): whether the attack succeeds at each point (m,) bool, and its loss (m,) to maximise.
 
-points: (m, c, h, w) in [0, 1]. rows: (m,) int64, the place of each in the attacked batch. step: from 0; a randomised
-victim draws anew each step, and the same again for the same image and step.
+points: (m, c, h, w) in [0, 1]. rows: (m,) int64, the position of each image in the attacked batch. step: from 0; the
+noise of a randomised victim depends on the image and the step.
 """
 
 
 @runtime_checkable
 class Victim(Protocol):
-    """What is attacked where it is more than a classifier, for instance a detector that contains a VAE."""
+    """A target of attacks that is more than a classifier, for instance a detector with a VAE."""
 
     @property
     def classifier(self) -> Classify:
-        """The classifier within, which the sanity checks look at."""
+        """The classifier inside, for the sanity checks."""
         ...
 
     def objective(self, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int) -> Objective:
-        """The attacker's objective; aims: (n,) the classes to reach or, untargeted, to leave; indices: (n,) int64."""
+        """The attacker's objective; aims: (n,) classes to reach or, untargeted, to leave; indices: (n,) int64."""
         ...
 
 
 class Sanity(IntFlag):
-    """Signs that an attack's result may mean less than it seems to (after AutoAttack's checks; Croce & Hein 2020)."""
+    """Signs that an attack's result may be unreliable (after the checks of AutoAttack, Croce & Hein 2020)."""
 
     ZERO_GRADIENT = 1
     PROBABILITIES = 2
@@ -57,13 +57,13 @@ _MEANING = {
 
 @dataclass(frozen=True, eq=False)
 class Attack:
-    """What an attack did to n images; row i speaks of image i alone.
+    """Result of an attack on n images, one row for each.
 
-    images: (n, c, height, width) in [0, 1], what the classifier is shown; the clean image where the attack failed.
-    success: (n,) bool. l2, linf: (n,) float32, norms of the perturbation in pixel units; NaN where it failed.
-    evaluations: (n,) int64, gradients of the classifier spent on the image, or queries where no gradient is used.
-    flags: (n,) int64, a bit mask of `Sanity`; `warnings` says it in words. constant: (n,) float32, the weight c of the
-    cross-entropy where the image was found; only L-BFGS has one.
+    images: (n, c, height, width) in [0, 1], adversarial, or the clean image where the attack failed.
+    success: (n,) bool. l2, linf: (n,) float32, norms of the perturbation in pixel units; NaN where the attack failed.
+    evaluations: (n,) int64, number of gradients of the classifier, or of queries for attacks without gradients.
+    flags: (n,) int64, a bit mask of `Sanity`; see `warnings`. constant: (n,) float32, the weight c of the cross-entropy
+    at which the image was found; L-BFGS only.
     """
 
     images: Tensor
@@ -75,26 +75,26 @@ class Attack:
     constant: Tensor | None = None
 
     def warnings(self) -> list[str]:
-        """What to know before the result is believed, each with its number of images; empty where there is nothing."""
-        failed, every = int((~self.success).sum()), len(self.success)
-        lines = [f"{failed} of {every} images: the attack did not reach its aim"] if failed else []
+        """Failures and sanity flags in words, each with its number of images; empty if there are none."""
+        failed, total = int((~self.success).sum()), len(self.success)
+        lines = [f"{failed} of {total} images: the attack did not reach its aim"] if failed else []
         return lines + flag_warnings(self.flags)
 
 
 def flag_warnings(flags: Tensor) -> list[str]:
-    """What the flags (n,) of n attacked images mean, each with its number of images."""
+    """The flags (n,) of n attacked images in words, each with its number of images."""
     counts = {flag: int((flags & flag != 0).sum()) for flag in Sanity}
     return [f"{count} of {len(flags)} images: {_MEANING[flag]}" for flag, count in counts.items() if count]
 
 
 def check_chunk(chunk: int) -> None:
-    """Raise ValueError unless `chunk`, the images worked on at once, is 1 or more."""
+    """Raise ValueError unless `chunk`, the number of images attacked at once, is 1 or more."""
     if chunk < 1:
         raise ValueError(f"chunk must be 1 or more images; got {chunk}")
 
 
 def check_aims(images: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    """The classes that an attack leaves (the labels) or heads for (the targets); raises ValueError for bad ones."""
+    """The classes that an attack must leave (labels) or, if targeted, reach (targets); raises ValueError if invalid."""
     check_images(images)
     check_labels(labels, len(images))
     if targets is None:
@@ -109,19 +109,19 @@ def check_aims(images: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor
 
 
 def check_budget(epsilon: float, norm: str, pixels: int) -> None:
-    """Raise ValueError unless `norm` is known and `epsilon` a size that images in [0, 1] can be changed by."""
+    """Raise ValueError unless `norm` is a norm and `epsilon` a possible distance between images in [0, 1]."""
     if norm not in ("linf", "l2"):
         raise ValueError(f"norm must be 'linf' or 'l2'; got {norm!r}")
-    most = 1.0 if norm == "linf" else pixels**0.5
-    if not 0 <= epsilon <= most:
+    largest = 1.0 if norm == "linf" else pixels**0.5
+    if not 0 <= epsilon <= largest:
         raise ValueError(
-            f"epsilon must be from 0 to {most:g}, as pixels are from 0 to 1; got {epsilon}"
+            f"epsilon must be from 0 to {largest:g}, as pixels are from 0 to 1; got {epsilon}"
             " (divide by 255 if it is in bytes)"
         )
 
 
 def check_loss(loss: str) -> None:
-    """Raise ValueError unless `loss` is one that attacks can climb."""
+    """Raise ValueError unless `loss` is the name of a loss."""
     if loss not in ("cross-entropy", "margin"):
         raise ValueError(f"loss must be 'cross-entropy' or 'margin'; got {loss!r}")
 
@@ -140,24 +140,24 @@ def classifier_objective(classifier: Classify, aims: Tensor, *, targeted: bool, 
 
 
 def class_loss(logits: Tensor, aims: Tensor, *, targeted: bool, loss: Loss) -> Tensor:
-    """What an attack drives up, (n, classes) to (n,): away from the aims or, targeted, towards them.
+    """The loss that an attack maximises, (n, classes) to (n,): it grows away from the aims or, targeted, towards them.
 
-    "cross-entropy" in nats (Madry et al. 2018); "margin", the best other logit's lead over the aim's, which never
+    "cross-entropy": in nats (Madry et al. 2018). "margin": the largest other logit minus the aim's, which never
     saturates (Carlini & Wagner 2017, objective 6).
     """
     check_loss(loss)
     if loss == "cross-entropy":
         value = cross_entropy(logits, aims, reduction="none")
     else:
-        own = one_hot(aims, logits.shape[1]).bool()
-        value = logits.masked_fill(own, -torch.inf).amax(dim=1) - logits.gather(1, aims.unsqueeze(1)).squeeze(1)
+        is_aim = one_hot(aims, logits.shape[1]).bool()
+        value = logits.masked_fill(is_aim, -torch.inf).amax(dim=1) - logits.gather(1, aims.unsqueeze(1)).squeeze(1)
     return -value if targeted else value
 
 
 def objective_of(
     victim: Classify | Victim, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int
 ) -> Objective:
-    """The objective of an attack on whatever the caller passed; raises ValueError for a classifier in training mode."""
+    """The objective of an attack on a classifier or victim; raises ValueError for a classifier in training mode."""
     check_loss(loss)
     if isinstance(victim, Victim):
         check_classifier(victim.classifier)
@@ -167,10 +167,10 @@ def objective_of(
 
 
 def gradient_of(objective: Objective, points: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Did the attack win (m,), its loss (m,), and the loss's gradient with respect to the points, each by itself.
+    """Success (m,), loss (m,), and the gradient of each loss with respect to its own point.
 
-    The gradients of the classifier's parameters are neither computed nor touched. Raises ValueError where the
-    gradient is cut off or not finite.
+    Gradients of the classifier's parameters are neither computed nor changed. Raises ValueError if there is no gradient
+    or it is not finite.
     """
     with torch.enable_grad():
         leaf = points.detach().requires_grad_()
@@ -180,15 +180,15 @@ def gradient_of(objective: Objective, points: Tensor, rows: Tensor, step: int) -
 
 
 def differentiate(loss: Tensor, leaf: Tensor) -> Tensor:
-    """Gradient of each image's loss (m,) with respect to that image; raises ValueError if none, or not finite."""
+    """Gradient of each image's loss (m,) with respect to that image; raises ValueError if missing or not finite."""
     gradient = input_gradient(loss, leaf)
     check_gradient(gradient)
     return gradient
 
 
 def input_gradient(loss: Tensor, leaf: Tensor) -> Tensor:
-    """As `differentiate`, but without a look at its values, for which the host would have to wait for the device."""
-    # The sum keeps images apart; a mean would shrink each gradient by the number of batch-mates.
+    """As `differentiate`, but without checking the values, for which the host would wait for the device."""
+    # A sum, not a mean, which would divide each image's gradient by the batch size.
     gradient = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)[0] if loss.requires_grad else None
     if gradient is None:
         raise ValueError(
@@ -209,12 +209,12 @@ def check_gradient(gradient: Tensor) -> None:
 
 def zero_gradient(gradient: Tensor) -> Tensor:
     """Sanity.ZERO_GRADIENT for each image whose gradient is exactly zero; (m, ...) to (m,) int64."""
-    still: Tensor = (gradient.flatten(1) == 0).all(dim=1)
-    return still.long() * int(Sanity.ZERO_GRADIENT)
+    is_zero: Tensor = (gradient.flatten(1) == 0).all(dim=1)
+    return is_zero.long() * int(Sanity.ZERO_GRADIENT)
 
 
 def victim_flags(victim: Classify | Victim, images: Tensor, objective: Objective | None = None) -> int:
-    """The flags of a victim as a whole, from its answers to the first few images."""
+    """Flags that concern the victim as a whole, from two evaluations of the first few images."""
     few = images[:8]
     rows = torch.arange(len(few), device=few.device)
     classifier = victim.classifier if isinstance(victim, Victim) else victim
@@ -227,16 +227,16 @@ def victim_flags(victim: Classify | Victim, images: Tensor, objective: Objective
             answers.append(logits if objective is None else torch.cat([logits, objective(few, rows, 0)[1][:, None]], 1))
     if bool((logits >= 0).all() & ((logits.sum(dim=1) - 1).abs() < 1e-4).all()):
         flags |= Sanity.PROBABILITIES
-    if not torch.allclose(answers[0], answers[1], rtol=1e-3, atol=1e-4):  # a GPU's own rounding stays below
+    if not torch.allclose(answers[0], answers[1], rtol=1e-3, atol=1e-4):  # above the rounding of GPUs
         flags |= Sanity.RANDOMISED
     return int(flags)
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
-    """The direction of norm 1 in which the loss rises fastest, image by image; zero where the gradient is."""
+    """The direction of norm 1 in which each image's loss rises fastest; zero where the gradient is zero."""
     if norm == "linf":
         return gradient.sign()
-    # Scaled by the largest entry first: the square of a tiny gradient would underflow.
+    # Scaled by the largest entry first, as the square of a tiny gradient would underflow.
     largest = gradient.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny).view(-1, 1, 1, 1)
     scaled: Tensor = gradient / largest
     scaled /= scaled.flatten(1).norm(dim=1).clamp(min=0.5).view(-1, 1, 1, 1)
@@ -253,7 +253,7 @@ def outcome(
     keep_failed: bool = False,
     constant: Tensor | None = None,
 ) -> Attack:
-    """An attack's result: norms measured, and failures withdrawn unless they are to be kept."""
+    """The result of an attack with its norms; failures become clean images with NaN norms unless `keep_failed`."""
     change = (adversarial - clean).flatten(1)
     l2, linf = torch.linalg.vector_norm(change, dim=1), torch.linalg.vector_norm(change, ord=torch.inf, dim=1)
     if not keep_failed:
@@ -263,14 +263,6 @@ def outcome(
 
 
 def join(parts: list[Attack]) -> Attack:
-    """The attack on all images from those on some at a time."""
-    constants = [part.constant for part in parts if part.constant is not None]
-    return Attack(
-        torch.cat([part.images for part in parts]),
-        torch.cat([part.success for part in parts]),
-        torch.cat([part.l2 for part in parts]),
-        torch.cat([part.linf for part in parts]),
-        torch.cat([part.evaluations for part in parts]),
-        torch.cat([part.flags for part in parts]),
-        torch.cat(constants) if constants else None,
-    )
+    """Concatenate the results of chunks."""
+    present = [field.name for field in fields(Attack) if getattr(parts[0], field.name) is not None]
+    return Attack(**{name: torch.cat([getattr(part, name) for part in parts]) for name in present})

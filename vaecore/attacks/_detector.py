@@ -1,4 +1,4 @@
-"""The adaptive attacker's target: a classifier guarded by the VAE, differentiated end to end."""
+"""Target of adaptive attacks: a classifier guarded by a VAE, differentiated end to end."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,20 +16,20 @@ from vaecore.reconstruction._decode import decode_draws, posterior
 
 @dataclass(frozen=True)
 class VAEDetector:
-    """A classifier guarded by a VAE, which raises an alarm where reconstructions of an image get different labels.
+    """A classifier with a VAE that raises an alarm if an image's reconstructions get different labels.
 
-    Any attack takes it in place of a classifier: `pgd(VAEDetector(vae, classifier), images, ...)`. The attacker knows
-    everything but the detector's random numbers, and wins an image where the classifier gives it a wrong label (with
-    targets: the target) and all its draws that label too. The loss is that of the classifier on the image itself and
-    its mean over `draws` reconstructions in equal parts, drawn anew each step (expectation over transformation, EOT;
-    Athalye et al. 2018, section 4.2), with the gradient taken through encode, draw, decode and classify. So that the
-    labels agree, an untargeted attack heads for one class: of all wrong ones that with the highest log-probability so
-    averaged, chosen anew each step. loss="cross-entropy" is that log-probability in nats, "margin" its lead over the
+    Attacks accept it in place of a classifier: `pgd(VAEDetector(vae, classifier), images, ...)`. The attacker knows
+    everything except the detector's random numbers. It succeeds if the classifier gives the image a wrong label (with
+    targets: the target) and gives all `draws` reconstructions the same label. The log-probabilities of the image and
+    the mean of those of its reconstructions count half each. Reconstructions are drawn anew in each step (expectation
+    over transformation, EOT; Athalye et al. 2018, section 4.2), and the gradient passes through encoder, draw, decoder
+    and classifier. An untargeted attack aims at the wrong class with the highest averaged log-probability, chosen in
+    each step, so that the labels agree. loss="cross-entropy" is that log-probability in nats; "margin" subtracts the
     label's.
 
-    error_weight: adds the attacker's wish for a small reconstruction error, in loss units per unit of squared error
-    summed over pixels (averaged over draws). backward: "exact"; "identity" takes reconstruction for the identity on
-    the way back (BPDA; Athalye et al. 2018, section 4.1), which is a cross-check and no attack to rely on.
+    error_weight: subtracts the squared error summed over pixels, mean over draws, times this weight from the loss, for
+    an attacker who also wants a small reconstruction error. backward: "exact", or "identity", which replaces the
+    reconstruction by the identity in the backward pass (BPDA; section 4.1 there): a cross-check, not a strong attack.
     """
 
     vae: Autoencoder
@@ -47,7 +47,7 @@ class VAEDetector:
             raise ValueError(f"backward must be 'exact' or 'identity'; got {self.backward!r}")
 
     def objective(self, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int) -> Objective:
-        """The attacker's objective (see `vaecore.Victim`); the noise of an image follows from (seed, index, step)."""
+        """The attacker's objective (see `vaecore.Victim`); an image's noise depends on (seed, index, step)."""
 
         def objective(points: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
             count, aim = len(points), aims[rows]
@@ -69,8 +69,8 @@ class VAEDetector:
         latents = mean.unsqueeze(1) + (0.5 * log_variance).exp().unsqueeze(1) * noise
         decoded = decode_draws(self.vae, latents, points.shape)
         if self.backward == "identity":
-            straight = points.unsqueeze(1).expand_as(decoded)
-            return straight + (decoded - straight).detach()
+            identity = points.unsqueeze(1).expand_as(decoded)
+            return identity + (decoded - identity).detach()
         return decoded
 
     def _error(self, points: Tensor, reconstructions: Tensor) -> Tensor | float:
@@ -81,8 +81,9 @@ class VAEDetector:
 
 
 def joint_loss(scores: Tensor, aims: Tensor, *, targeted: bool, loss: Loss) -> Tensor:
-    """What the attacker drives up; scores: (m, classes) log-probabilities, averaged over what must agree; to (m,)."""
-    own = scores.gather(1, aims.unsqueeze(1)).squeeze(1)
+    """The loss that the attacker maximises; scores: (m, classes) averaged log-probabilities; returns (m,)."""
     if loss == "margin":
         return class_loss(scores, aims, targeted=targeted, loss=loss)
-    return own if targeted else scores.scatter(1, aims.unsqueeze(1), -torch.inf).amax(dim=1)
+    if targeted:
+        return scores.gather(1, aims.unsqueeze(1)).squeeze(1)
+    return scores.scatter(1, aims.unsqueeze(1), -torch.inf).amax(dim=1)

@@ -1,4 +1,4 @@
-"""Projected gradient descent, with a step size given or adapted to each image."""
+"""Projected gradient descent with a fixed step size, and Auto-PGD, which adapts it to each image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,13 +27,12 @@ from vaecore.attacks._attack import (
 )
 from vaecore.models._networks import Classify
 
-# Auto-PGD's constants (Croce & Hein 2020, section 3): the share of a step that is new, the rest being momentum; the
-# share of steps that must rise, or the step size is halved.
-_NEW = 0.75
-_RISING = 0.75
+# Auto-PGD (Croce & Hein 2020, section 3).
+_NEW = 0.75  # share of the new step; the rest is momentum
+_RISING = 0.75  # share of steps that must raise the loss, or the step size is halved
 
 _Project = Callable[[Tensor], Tensor]
-_Found = tuple[Tensor, Tensor, Tensor, Tensor]  # points (m, c, h, w), won (m,), loss (m,), first gradient's flags (m,)
+_Result = tuple[Tensor, Tensor, Tensor, Tensor]  # points (m, c, h, w), won (m,), loss (m,), first gradient's flags (m,)
 
 
 def pgd(
@@ -55,21 +54,21 @@ def pgd(
     indices: Tensor | None = None,
     chunk: int = 500,
 ) -> Attack:
-    """Steps up the loss, each projected on the ball of radius epsilon around the image and clipped to [0, 1].
+    """Steps that raise the loss, each projected on the ball of radius epsilon around the image and clipped to [0, 1].
 
     images: (n, c, height, width) in [0, 1]. labels: (n,) int64, the true classes. targets: (n,) int64, classes to
-    reach; without, success means that the label is not predicted (also where it was not to begin with). loss: what is
-    climbed, see `class_loss`.
+    reach; without, success means that the label is not predicted, also if it was not before. loss: "cross-entropy" or
+    "margin", the largest other logit minus the label's.
 
-    step_size: that of every step, in the units of epsilon; the last point is the result. None is Auto-PGD: steps of
-    2 epsilon at first, with momentum, halved image by image, with a return to the image's best point, where the loss
-    no longer rises; the best point is the result, a success before a failure and then the higher loss.
-    random_start: from a point drawn uniformly from the ball, which follows from `seed`, the image's index (i for image
-    i of the batch, counted from `first_index`, or `indices[i]`, (n,) int64) and the restart alone. restarts: attempts
-    for each image that is not yet won; of failures, the one of the highest loss is kept.
+    step_size: of every step, in the units of epsilon; the result is the last point. None is Auto-PGD: steps start at
+    2 epsilon, with momentum, and are halved for an image whose loss no longer rises, which also returns to its best
+    point. The result is the best point: a success before a failure, then the higher loss.
+    random_start: start from a uniform point of the ball, which depends only on `seed`, the image's index and the
+    restart. Image i has index `first_index` + i, or `indices[i]`, (n,) int64. restarts: attempts for each image without
+    success; of failures, the one with the highest loss is kept.
 
-    keep_failed: as in `fgsm`. chunk: images worked on at once, which changes no result but by rounding.
-    Evaluations are gradients, `steps` for each restart. Raises ValueError for bad input, a classifier in training
+    keep_failed: as in `fgsm`. chunk: images attacked at once; results depend on it by rounding only.
+    Evaluations are gradients, `steps` for each restart. Raises ValueError for invalid input, a classifier in training
     mode, and logits or gradients that are not finite.
     Source: Madry et al. (2018), section 2.1; Croce & Hein (2020), algorithm 1.
     """
@@ -77,34 +76,34 @@ def pgd(
     check_budget(epsilon, norm, images[0].numel())
     check_chunk(chunk)
     _check_effort(steps, step_size, restarts, random_start=random_start)
-    # Autograd refuses tensors made in inference mode; copies made outside it will do.
+    # Autograd refuses tensors made in inference mode, but accepts copies made outside it.
     with torch.inference_mode(mode=False), torch.no_grad():
         images, aims = images.clone(), aims.clone()
         index = image_indices(len(images), first_index, indices).to(images.device)
         objective = objective_of(classifier, aims, targeted=targets is not None, loss=loss, indices=index, seed=seed)
         flags = torch.full_like(aims, victim_flags(classifier, images, objective))
         points, evaluations = images.clone(), torch.zeros_like(aims)
-        success, height = torch.zeros_like(aims, dtype=torch.bool), torch.full_like(images[:, 0, 0, 0], -inf)
+        success, highest = torch.zeros_like(aims, dtype=torch.bool), torch.full_like(images[:, 0, 0, 0], -inf)
         for restart in range(restarts):
             for rows in torch.split((~success).nonzero().squeeze(1), chunk):
-                if len(rows) == 0:  # all are won
+                if len(rows) == 0:
                     break
                 clean = images[rows]
                 project = _projection(clean, epsilon, norm)
                 start = clean.clone()
                 if random_start:
-                    drawn = _uniform_in_ball(seed_for(f"pgd/start/{restart}", seed), index[rows], clean, norm)
-                    start = project(start.add_(drawn, alpha=epsilon))
+                    offset = _uniform_in_ball(seed_for(f"pgd/start/{restart}", seed), index[rows], clean, norm)
+                    start = project(start.add_(offset, alpha=epsilon))
                 climb = _Climb(objective, rows, project, norm, steps, first_step=restart * (steps + 1))
-                found, won, loss_there, first = (
+                end, won, end_loss, first_flags = (
                     climb.adaptive(start, 2 * epsilon) if step_size is None else climb.constant(start, step_size)
                 )
-                better = won | (loss_there > height[rows])
-                taken = rows[better]
-                points[taken], height[taken], success[taken] = found[better], loss_there[better], won[better]
+                better = won | (end_loss > highest[rows])
+                improved = rows[better]
+                points[improved], highest[improved], success[improved] = end[better], end_loss[better], won[better]
                 evaluations[rows] += steps
                 if restart == 0:
-                    flags[rows] |= first
+                    flags[rows] |= first_flags
         return outcome(images, points, success, evaluations, flags, keep_failed=keep_failed)
 
 
@@ -121,7 +120,7 @@ def _check_effort(steps: int, step_size: float | None, restarts: int, *, random_
 
 
 def _uniform_in_ball(seed: int, indices: Tensor, like: Tensor, norm: Norm) -> Tensor:
-    """A point of the unit ball for each image, in the shape of `like`, which follows from the seed and its index."""
+    """A uniform point of the unit ball for each image, in the shape of `like`, from the seed and the image's index."""
     pixels = like[0].numel()
     if norm == "linf":
         return (uniform(seed, indices, draws=1, size=pixels) * 2 - 1).view(like.shape)
@@ -132,7 +131,7 @@ def _uniform_in_ball(seed: int, indices: Tensor, like: Tensor, norm: Norm) -> Te
 
 
 def _projection(clean: Tensor, epsilon: float, norm: Norm) -> _Project:
-    """A function that moves points, in place, to the ball around the clean images and then into [0, 1]."""
+    """A function that projects points, in place, on the ball around the clean images and then clips them to [0, 1]."""
     if norm == "linf":
         low, high = (clean - epsilon).clamp_(min=0), (clean + epsilon).clamp_(max=1)
         return lambda points: points.clamp_(low, high)
@@ -147,7 +146,7 @@ def _projection(clean: Tensor, epsilon: float, norm: Norm) -> _Project:
 
 @dataclass(frozen=True)
 class _Climb:
-    """One attempt at images that fit the memory together; `rows`: (m,), their places in the attacked batch."""
+    """One attempt on a chunk of images; rows: (m,), their positions in the attacked batch."""
 
     objective: Objective
     rows: Tensor
@@ -156,8 +155,8 @@ class _Climb:
     steps: int
     first_step: int
 
-    def constant(self, point: Tensor, size: float) -> _Found:
-        """Steps of one size from `point`, which is overwritten; the last point."""
+    def constant(self, point: Tensor, size: float) -> _Result:
+        """Take steps of one size from `point`, which is overwritten; returns the last point."""
         first = torch.zeros_like(self.rows)
         for step in range(self.steps):
             _, _, gradient = self._gradient(point, step)
@@ -167,18 +166,18 @@ class _Climb:
         won, loss = self.objective(point, self.rows, self.first_step + self.steps)
         return point, won, loss, first
 
-    def adaptive(self, start: Tensor, size: float) -> _Found:
-        """Auto-PGD with steps of `size` at first; the best point."""
+    def adaptive(self, start: Tensor, size: float) -> _Result:
+        """Auto-PGD with steps of `size` at first; returns the best point."""
         won, loss, gradient = self._gradient(start, 0)
         first = zero_gradient(gradient)
         point = previous = best = start
         best_won, best_loss, best_gradient = won, loss, gradient
         sizes, halved = torch.full_like(loss, size), torch.zeros_like(won)
-        # Since the last checkpoint: how often the loss rose, and whether a better point was found.
+        # Since the last checkpoint: how often the loss rose, and whether the best point improved.
         rises, improved = torch.zeros_like(self.rows), torch.zeros_like(won)
         windows = _windows(self.steps)
         for step in range(1, self.steps + 1):
-            moved = self.project(torch.addcmul(point, _each(sizes), steepest(gradient, self.norm)))
+            moved = self.project(torch.addcmul(point, _per_image(sizes), steepest(gradient, self.norm)))
             if step > 1:
                 moved.mul_(_NEW).add_(point, alpha=2 * (1 - _NEW)).sub_(previous, alpha=1 - _NEW)
                 self.project(moved)
@@ -188,15 +187,21 @@ class _Climb:
             else:
                 won, loss, gradient = self._gradient(point, step)
             rises += loss > before
-            # A success is never given up for a higher loss, which another class may have.
+            # A success is never replaced by a failure with a higher loss.
             better = (won & ~best_won) | ((won == best_won) & (loss > best_loss))
             improved |= better
-            best, best_gradient = point.where(_each(better), best), gradient.where(_each(better), best_gradient)
+            best, best_gradient = (
+                point.where(_per_image(better), best),
+                gradient.where(_per_image(better), best_gradient),
+            )
             best_won, best_loss = best_won | won, loss.where(better, best_loss)
             if step in windows:
                 halved = (rises < _RISING * windows[step]) | ~(halved | improved)
                 sizes = torch.where(halved, sizes / 2, sizes)
-                point, gradient = best.where(_each(halved), point), best_gradient.where(_each(halved), gradient)
+                point, gradient = (
+                    best.where(_per_image(halved), point),
+                    best_gradient.where(_per_image(halved), gradient),
+                )
                 loss = best_loss.where(halved, loss)
                 rises, improved = torch.zeros_like(rises), torch.zeros_like(improved)
         return best, best_won, best_loss, first
@@ -206,14 +211,14 @@ class _Climb:
 
 
 def _windows(steps: int) -> dict[int, int]:
-    """The steps after which Auto-PGD reconsiders its step size, each with the number of steps since the last time."""
-    # In hundredths, which are exact, as their sums must be where they are rounded up.
+    """Auto-PGD's checkpoints: each step after which it may halve the step size, and the steps since the last one."""
+    # In integer hundredths, as sums of floats would be rounded up wrongly.
     shares = [0, 22]
     while shares[-1] < 100:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 3, 6))
     return {stop: stop - start for start, stop in pairwise(sorted({-(-share * steps // 100) for share in shares}))}
 
 
-def _each(values: Tensor) -> Tensor:
-    """A value for each image, (m,), in a shape that meets images."""
+def _per_image(values: Tensor) -> Tensor:
+    """Values (m,) as (m, 1, 1, 1), to broadcast over images."""
     return values.view(-1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Square Attack: a random search that asks for no gradient, and so is not fooled where gradients are masked."""
+"""Square Attack: a random search without gradients, which masked gradients cannot mislead."""
 
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -23,12 +23,10 @@ from vaecore.attacks._attack import (
 )
 from vaecore.models._networks import Classify
 
-# The share of the pixels that the first squares cover, and the queries, of 10,000, after which it is halved
-# (Andriushchenko et al. 2020, section 4; the share as in AutoAttack, Croce & Hein 2020).
-_FIRST_SHARE = 0.8
-_HALVED_AT = (10, 50, 200, 500, 1_000, 2_000, 4_000, 6_000, 8_000)
-# Random numbers are drawn for this many queries at a time, for the images then left.
-_DRAWN_AT_ONCE = 100
+# Andriushchenko et al. 2020, section 4, with the first share of AutoAttack (Croce & Hein 2020).
+_FIRST_SHARE = 0.8  # share of pixels that the first squares cover
+_HALVED_AT = (10, 50, 200, 500, 1_000, 2_000, 4_000, 6_000, 8_000)  # queries, of 10,000, after which it is halved
+_DRAWN_AT_ONCE = 100  # queries whose random numbers are drawn together
 
 
 def square(
@@ -46,20 +44,20 @@ def square(
     indices: Tensor | None = None,
     chunk: int = 500,
 ) -> Attack:
-    """Random squares of change, each pixel by +epsilon or -epsilon clipped to [0, 1], kept where they raise the loss.
+    """Change random squares by +epsilon or -epsilon, clipped to [0, 1], and keep the changes that raise the loss.
 
     images: (n, c, height, width) in [0, 1]. labels: (n,) int64, the true classes. targets: (n,) int64, classes
-    to reach; without, success means that the label is not predicted. The first query of an image is of vertical
-    stripes of random sign, each later one of a square of one sign put on the best point so far; each channel has signs
-    of its own. Squares become smaller as `queries`, the most spent on an image, run out. An image is done at its first
-    success; a failure is the point of the highest loss (see `class_loss`). All of it follows from `seed` and the
-    image's index (i for image i of the batch, counted from `first_index`, or `indices[i]`, (n,) int64).
+    to reach; without, success means that the label is not predicted. The first query adds vertical stripes of random
+    signs; each later query changes a square of the best point so far, with a random sign for each channel. Squares
+    shrink as the image uses up its `queries`. An image ends at its first success; for a failure the result is the point
+    of the highest loss (`loss` as in `pgd`). Random numbers depend only on `seed` and the image's index: `first_index`
+    + i for image i, or `indices[i]`, (n,) int64.
 
-    keep_failed: as in `fgsm`. chunk: images worked on at once, which changes no result but by rounding.
-    Evaluations are queries. Raises ValueError for bad input, a classifier in training mode and logits that are not
+    keep_failed: as in `fgsm`. chunk: images attacked at once; results depend on it by rounding only.
+    Evaluations are queries. Raises ValueError for invalid input, a classifier in training mode and logits that are not
     finite.
-    Source: Andriushchenko et al. (2020), algorithms 1 and 2. A square that would change nothing, being there already,
-    is put with the other sign, where the authors' code draws again.
+    Source: Andriushchenko et al. (2020), algorithms 1 and 2. A square that would change nothing gets the other sign,
+    where the authors' code draws again.
     """
     aims = check_aims(images, labels, targets)
     check_budget(epsilon, "linf", images[0].numel())
@@ -80,7 +78,7 @@ def square(
 
 @dataclass(frozen=True)
 class _Searches:
-    """Random searches, one for each image, asked together; `index`: (n,), what each image's random numbers follow."""
+    """Random searches, one for each image, with joint queries; index: (n,), of each image, for its random numbers."""
 
     objective: Objective
     index: Tensor
@@ -89,20 +87,20 @@ class _Searches:
     queries: int
 
     def run(self, clean: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best points (m, c, h, w), whether they won (m,) and the queries spent (m,); rows: places in the batch."""
+        """Best points (m, c, h, w), success (m,) and queries spent (m,); rows: the images' positions in the batch."""
         points, success, spent = clean.clone(), torch.zeros_like(rows, dtype=torch.bool), torch.zeros_like(rows)
-        # Of the images still searched: their places in the chunk, how far each pixel may go, the best point so far.
+        # For the images still without success: positions in the chunk, bounds of each pixel, best point and its loss.
         live = torch.arange(len(rows), device=rows.device)
         low, high = (clean - self.epsilon).clamp_(min=0), (clean + self.epsilon).clamp_(max=1)
         best, best_loss = clean, torch.full_like(clean[:, 0, 0, 0], -torch.inf)
         for query in range(self.queries):
-            here = self.index[rows[live]]
+            index = self.index[rows[live]]
             if query % _DRAWN_AT_ONCE == 0:
                 block = seed_for(f"square/squares/{query // _DRAWN_AT_ONCE}", self.seed)
-                drawn = words(block, here, draws=_DRAWN_AT_ONCE, size=3)
+                drawn = words(block, index, draws=_DRAWN_AT_ONCE, size=3)
             if query == 0:
                 _, channels, _, width = clean.shape
-                stripes = signs(seed_for("square/stripes", self.seed), here, draws=1, size=channels * width)
+                stripes = signs(seed_for("square/stripes", self.seed), index, draws=1, size=channels * width)
                 trial = torch.where(stripes.view(-1, channels, 1, width) > 0, high, low)
             else:
                 side = _side(query, self.queries, clean.shape[2], clean.shape[3])
@@ -111,10 +109,10 @@ class _Searches:
             spent[live] += 1
             better = won | (loss > best_loss)
             best, best_loss = trial.where(better.view(-1, 1, 1, 1), best), loss.where(better, best_loss)
-            if bool(won.any()):  # a winner's queries end here, also where another draw of the victim would differ
+            if bool(won.any()):
                 points[live[won]], success[live[won]] = best[won], True
                 live, low, high, best, best_loss, drawn = (
-                    kept[~won] for kept in (live, low, high, best, best_loss, drawn)
+                    values[~won] for values in (live, low, high, best, best_loss, drawn)
                 )
                 if len(live) == 0:
                     break
@@ -130,7 +128,7 @@ def _side(query: int, queries: int, height: int, width: int) -> int:
 
 
 def _put_square(points: Tensor, low: Tensor, high: Tensor, side: int, drawn: Tensor) -> Tensor:
-    """The points with a square at `low` or `high` put somewhere in each; drawn: (m, 3) random 32-bit words."""
+    """The points with a random square set to `low` or `high` in each; drawn: (m, 3) random 32-bit words."""
 
     def covered(size: int, word: Tensor) -> Tensor:
         first = (word * (size - side + 1) >> 32).unsqueeze(1)  # uniform on 0 to size - side
@@ -139,8 +137,8 @@ def _put_square(points: Tensor, low: Tensor, high: Tensor, side: int, drawn: Ten
 
     channels, height, width = points.shape[1:]
     square = covered(height, drawn[:, 0]).view(-1, 1, height, 1) & covered(width, drawn[:, 1]).view(-1, 1, 1, width)
-    bits = 31 - torch.arange(channels, device=drawn.device)  # a channel's sign is a bit of its own
+    bits = 31 - torch.arange(channels, device=drawn.device)  # one bit of the word is the sign for one channel
     up = (drawn[:, 2:] >> bits & 1 == 1).view(-1, channels, 1, 1)
     changed = torch.where(square, torch.where(up, high, low), points)
-    same = (changed == points).flatten(1).all(dim=1).view(-1, 1, 1, 1)
-    return torch.where(square & same, torch.where(up, low, high), changed)
+    unchanged = (changed == points).flatten(1).all(dim=1).view(-1, 1, 1, 1)
+    return torch.where(square & unchanged, torch.where(up, low, high), changed)

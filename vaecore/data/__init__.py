@@ -1,0 +1,1 @@
+"""Image sets: loaded, embedded, made from others, or a user's own."""

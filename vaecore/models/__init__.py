@@ -1,0 +1,1 @@
+"""Reference models, their training and augmentation."""

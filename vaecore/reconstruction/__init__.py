@@ -1,0 +1,1 @@
+"""Encoding, decoding, many-draw reconstruction and likelihoods."""

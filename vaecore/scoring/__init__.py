@@ -1,0 +1,1 @@
+"""Anomaly scores and the features that they share."""
