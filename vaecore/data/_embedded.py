@@ -1,4 +1,4 @@
-"""Image sets that need neither disk nor network: scikit-learn's handwritten digits, and letters drawn from fonts."""
+"""Image sets that need no files or network: scikit-learn's handwritten digits, and letters drawn from fonts."""
 
 import functools
 import hashlib
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vaecore.models._augment import distort
 
-# The text faces that every matplotlib ships; its symbol fonts (cmsy, cmex, cmmi, STIX sizes) hold no alphabet.
+# Text fonts that matplotlib ships; its symbol fonts (cmsy, cmex, cmmi, STIX sizes) have no alphabet.
 FONTS = (
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
     *("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSansMono-BoldOblique"),
@@ -27,30 +27,30 @@ DIGITS_FOR_TRAINING = 1000
 
 
 def digits(split: str) -> tuple[Tensor, Tensor]:
-    """Return the 1,797 UCI digits of scikit-learn in MNIST's frame: 1,000 for "train", the other 797 for "test".
+    """The 1,797 UCI digits of scikit-learn in MNIST's frame: 1,000 for "train", 797 for "test".
 
-    The split is stratified and fixed, and its order mixed, so that a prefix is a fair sample.
-    Returns pixels (n, 1, 28, 28) float32 in [0, 1] and labels (n,) int64. The digits come from 13 writers, who appear
-    on both sides: this measures new digits, not new hands.
+    The split is fixed and stratified, and its order is shuffled, so that a prefix is a fair sample.
+    Returns pixels (n, 1, 28, 28) float32 in [0, 1] and labels (n,) int64. The same 13 writers are in both splits, so
+    the test measures new digits, not new writers.
     """
     pixels, labels = _all_digits()
-    # Ordered by a hash of the index, which no release of any library reshuffles.
+    # Ordered by a hash of the index, which does not change with library versions.
     rank = np.array([_hash(f"digits/{index}") for index in range(len(labels))], dtype=np.uint64)
     by_class = np.lexsort((rank, labels.numpy()))
     training = np.empty(len(labels), dtype=bool)
     training[by_class] = evenly_spread(len(labels), DIGITS_FOR_TRAINING)
-    mixed = np.argsort(rank)
-    chosen = torch.from_numpy(mixed[training[mixed] == (split == "train")])
-    return pixels[chosen], labels[chosen]
+    shuffled = np.argsort(rank)
+    rows = torch.from_numpy(shuffled[training[shuffled] == (split == "train")])
+    return pixels[rows], labels[rows]
 
 
 def letters(indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
-    """Draw a capital letter for each index, in one of 21 faces, mildly distorted, in MNIST's frame.
+    """Draw a capital letter for each index, in one of 21 fonts, mildly distorted, in MNIST's frame.
 
-    Letter and randomness of an image depend on (seed, index) alone; labels cycle from A (0) to Z (25).
+    An image depends only on (seed, index); labels cycle from A (0) to Z (25).
     Returns pixels (n, 1, 28, 28) float32 in [0, 1] and labels (n,) int64.
     """
-    # In float64, so that rounding to bytes gives the same numbers however many images are drawn together.
+    # In float64, so that rounding to bytes gives the same result for any number of images.
     glyphs = torch.empty(len(indices), 1, 28, 28, dtype=torch.float64)
     generators = [torch.Generator() for _ in indices]
     for position, (index, generator) in enumerate(zip(indices, generators, strict=True)):
@@ -62,39 +62,38 @@ def letters(indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
 
 
 def evenly_spread(count: int, chosen: int) -> NDArray[np.bool_]:
-    """Mark `chosen` of `count` positions, as evenly spread as can be (systematic sampling). Returns (count,) bool."""
-    filled = np.arange(count + 1) * chosen // count
-    return filled[1:] > filled[:-1]
+    """Mark `chosen` of `count` positions, evenly spread (systematic sampling). Returns (count,) bool."""
+    marks_before = np.arange(count + 1) * chosen // count
+    return marks_before[1:] > marks_before[:-1]
 
 
 @functools.lru_cache(maxsize=1)
 def _all_digits() -> tuple[Tensor, Tensor]:
-    """Redraw scikit-learn's digits as MNIST was drawn. Returns (1797, 1, 28, 28) and (1797,), in scikit-learn's order.
+    """Render scikit-learn's digits like MNIST. Returns (1797, 1, 28, 28) and (1797,), in scikit-learn's order.
 
-    Each source pixel counts the ink in a 4x4 block of a black-and-white scan. As in MNIST, the ink is found at a higher
-    resolution, then averaged down to grey in a 20x20 box, which is centred by its centre of mass. The thresholds make
-    the grey levels those of MNIST's test images: mean 0.135 (MNIST 0.133), black 0.80 (0.81), above 0.9 0.094 (0.090).
+    Each source pixel counts the ink in a 4x4 block of a black-and-white scan. As in MNIST, ink is thresholded at a
+    higher resolution, averaged to grey in a 20x20 box, and centred by its centre of mass. The thresholds match the grey
+    levels of MNIST's test images: mean 0.135 (MNIST 0.133), black 0.80 (0.81), above 0.9 0.094 (0.090).
     """
-    # Imported here: scikit-learn takes seconds to import, which only this set should cost.
-    from sklearn.datasets import load_digits  # noqa: PLC0415
+    from sklearn.datasets import load_digits  # noqa: PLC0415  # takes seconds to import
 
     source = load_digits()
     ink = torch.from_numpy(source.images / 16.0).unsqueeze(1)  # (1797, 1, 8, 8), float64
     ink = F.pad(ink, (1, 1, 1, 1))
     fine = F.interpolate(ink, scale_factor=5, mode="bicubic", align_corners=False)
-    # A stroke thinner than a block is grey all along. Measured against the ink around it, it does not break up.
+    # A stroke thinner than a block is grey. Compared with the ink around it, it stays connected.
     around = F.avg_pool2d(F.max_pool2d(ink, 5, 1, 2), 3, 1, 1)
     around = F.interpolate(around, scale_factor=5, mode="bilinear", align_corners=False)
     relative = fine / torch.maximum(around, 0.6 * ink.amax((2, 3), keepdim=True))
     drawn = F.avg_pool2d(((relative - 0.48) / (0.74 - 0.48)).clamp(0, 1), 2)  # (1797, 1, 25, 25): 20x20 and its margin
-    pixels = torch.stack([_centred(F.pad(one, (1, 2, 1, 2))) for one in drawn])
+    pixels = torch.stack([_centred(F.pad(image, (1, 2, 1, 2))) for image in drawn])
     return _to_bytes(pixels), torch.from_numpy(source.target).long()
 
 
 @functools.cache
 def _glyph(face: str, letter: str) -> Tensor:
-    """Draw a letter as MNIST's digits were: the longer side 20 pixels, centred by mass. Returns (1, 28, 28) float64."""
-    import matplotlib as mpl  # noqa: PLC0415  # slow to import, and only its fonts are wanted
+    """Draw a letter like MNIST's digits: longer side 20 pixels, centred by mass. Returns (1, 28, 28) float64."""
+    import matplotlib as mpl  # noqa: PLC0415  # slow to import; only its fonts are used
 
     font = ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf", size=120)
     large = Image.new("L", (240, 240))
@@ -108,7 +107,7 @@ def _glyph(face: str, letter: str) -> Tensor:
 
 
 def _centred(frame: Tensor) -> Tensor:
-    """Move a (1, 28, 28) image by whole pixels, at most 4, so that its centre of mass is the frame's centre."""
+    """Shift a (1, 28, 28) image by whole pixels, at most 4, so that its centre of mass is the frame's centre."""
     along = torch.arange(28, dtype=frame.dtype) - 13.5
     mass = frame.sum()
     down = -round(float(((frame.sum((0, 2)) * along).sum() / mass).clamp(-4, 4)))
@@ -117,7 +116,7 @@ def _centred(frame: Tensor) -> Tensor:
 
 
 def _to_bytes(pixels: Tensor) -> Tensor:
-    """Round to the 256 grey levels of MNIST, so that digests do not hang on the last bit of an interpolation."""
+    """Round to 256 grey levels like MNIST, so that digests do not depend on the last bit of an interpolation."""
     return pixels.mul(255).round().float().div(255)
 
 

@@ -1,4 +1,4 @@
-"""A user's folder of image files, a folder for each class, as torchvision's ImageFolder reads it."""
+"""A user's folder of image files with a subfolder for each class, as torchvision's ImageFolder reads it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,24 +10,24 @@ from PIL import Image
 from torch import Tensor
 
 TRAIN, TESTS = "train", ("test", "val")
-_GREY = {"1", "L", "LA"}  # modes of PIL
+_GREY = {"1", "L", "LA"}  # PIL's modes
 _COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 
 
 @dataclass(frozen=True)
 class Files:
-    """Image files, and the number of each one's class."""
+    """Paths of image files, and their labels."""
 
     paths: Sequence[Path]
     labels: Sequence[int]
 
 
 def list_files(folder: Path) -> dict[str, Files]:
-    """The files of "train" and of "test", in order of path, or of "" where the folder doesn't tell these apart.
+    """The files of "train" and of "test", in order of path; or of "" if the folder has no split.
 
-    It does by folders `train` and `test` (else `val`), each with a folder for each class; otherwise it holds the
-    classes' folders itself. Classes are numbered in the order of their names, those of `train` counting.
-    Raises ValueError for a class without images, and for one that is tested on only.
+    A split folder has subfolders `train` and `test` (or `val`), each with a subfolder for each class. Labels number the
+    classes, of `train` if split, in order of name.
+    Raises ValueError for a class without images, and for a class that is not in `train`.
     """
     test = next((folder / name for name in TESTS if (folder / name).is_dir()), None)
     if not (folder / TRAIN).is_dir() or test is None:
@@ -40,42 +40,41 @@ def list_files(folder: Path) -> dict[str, Files]:
 
 
 def _classes(folder: Path) -> tuple[Files, list[str]]:
-    # Imported here: torchvision takes seconds to import, which other data should not cost.
-    from torchvision.datasets import ImageFolder  # noqa: PLC0415
+    from torchvision.datasets import ImageFolder  # noqa: PLC0415  # takes seconds to import
 
     try:
-        found = ImageFolder(str(folder))
+        listed = ImageFolder(str(folder))
     except FileNotFoundError as error:
         raise ValueError(f"{folder} must have a folder of image files for each class; {error}") from error
-    deeper = next((path for path, _ in found.samples if Path(path).parent.parent != folder), None)
+    deeper = next((path for path, _ in listed.samples if Path(path).parent.parent != folder), None)
     if deeper is not None:
         raise ValueError(
             f"{folder} must have a folder of image files for each class; {Path(deeper).relative_to(folder)} lies deeper"
             " (folders that split the images must be called `train`, and `test` or `val`)"
         )
-    return Files([Path(path) for path, _ in found.samples], [label for _, label in found.samples]), found.classes
+    return Files([Path(path) for path, _ in listed.samples], [label for _, label in listed.samples]), listed.classes
 
 
 def read(files: Files, all_files: Sequence[Files], folder: Path) -> tuple[Tensor, Tensor]:
-    """Pixels (n, channels, h, w) float32 in [0, 1] and labels (n,) of some of a folder's files.
+    """Pixels (n, channels, h, w) float32 in [0, 1] and labels (n,) of some files of a folder.
 
-    all_files: of the folder; grey where all are, else colour, without transparency. Raises ValueError for images of
-    unequal size, of more than 8 bits a channel, or damaged.
+    all_files: all files of the folder. Images are grey if all files are, else colour; transparency is dropped. Raises
+    ValueError for images that differ in size, have more than 8 bits a channel or are damaged.
     """
-    modes, first, size = set(), None, (0, 0)
-    for path in (path for some in all_files for path in some.paths):
-        mode, its_size = _header(path)
+    modes, first, first_size = set(), None, (0, 0)
+    for path in (path for listed in all_files for path in listed.paths):
+        mode, size = _header(path)
         if first is None:
-            first, size = path, its_size
-        if its_size != size:
+            first, first_size = path, size
+        if size != first_size:
             raise ValueError(
-                f"all images in {folder} must have one size; got {size[0]}x{size[1]} (width x height) in"
-                f" {first.relative_to(folder)} and {its_size[0]}x{its_size[1]} in {path.relative_to(folder)} (resize"
-                f" them first, for instance each by PIL.ImageOps.fit(image, {size}))"
+                f"all images in {folder} must have one size; got {first_size[0]}x{first_size[1]} (width x height) in"
+                f" {first.relative_to(folder)} and {size[0]}x{size[1]} in {path.relative_to(folder)} (resize"
+                f" them first, for instance each by PIL.ImageOps.fit(image, {first_size}))"
             )
         modes.add(mode)
     mode = "L" if modes <= _GREY else "RGB"
-    pixels = torch.empty(len(files.paths), 1 if mode == "L" else 3, size[1], size[0])
+    pixels = torch.empty(len(files.paths), 1 if mode == "L" else 3, first_size[1], first_size[0])
     for row, path in zip(pixels, files.paths, strict=True):
         row[:] = _content(path, mode)
     return pixels.div_(255), torch.tensor(files.labels)
@@ -95,8 +94,7 @@ def _header(path: Path) -> tuple[str, tuple[int, int]]:
 def _content(path: Path, mode: str) -> Tensor:
     try:
         with Image.open(path) as image:
-            # A copy, as torch wants memory that may be written to.
-            content = torch.from_numpy(np.array(image.convert(mode)))
-    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: what PIL raises for a broken PNG
+            content = torch.from_numpy(np.array(image.convert(mode)))  # a copy, as torch needs writable memory
+    except (OSError, SyntaxError, ValueError) as error:  # PIL raises SyntaxError for a broken PNG
         raise ValueError(f"{path} cannot be read as an image: {error} (truncated or damaged?)") from error
     return content if mode == "L" else content.permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""Image sets: MNIST and its kin, the embedded digits and letters, and a user's own, all in one form."""
+"""Image sets: MNIST and similar sets, embedded digits and letters, and a user's own data, all as `Images`."""
 
 import contextlib
 import hashlib
@@ -28,9 +28,9 @@ from torch import Tensor
 from vaecore._check import check_images, check_labels
 from vaecore._import_by_name import is_named
 from vaecore.data import _embedded
-from vaecore.data._user_data import load_own, own_name
+from vaecore.data._user_data import load_user_data, user_data_name
 
-# Name a user types: the torchvision class, which is also the folder it keeps the files in.
+# Name: torchvision's class, which is also the folder that it keeps the files in.
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist-letters": "EMNIST"}
 EMBEDDED = ("digits", "letters")
 PREFIXES = {"train": "train", "test": "t10k"}
@@ -39,11 +39,11 @@ LETTERS = 1000
 
 @dataclass(frozen=True)
 class Images:
-    """A set of images, with labels where they are known; equal where name, split and content are equal.
+    """A set of images, with or without labels; equal if name, split and content are equal.
 
-    pixels: (n, channels, height, width) float32 in [0, 1], of 1 channel (grey) or 3. labels: (n,) int64 from 0, or
-    None. digest: 32 hexadecimal digits of the content (pixels, shape, labels), the same wherever the set came from.
-    Raises ValueError (TypeError for other types) where the pixels or labels are not as above.
+    pixels: (n, channels, height, width) float32 in [0, 1], 1 channel (grey) or 3. labels: (n,) int64 from 0, or None.
+    digest: 32 hexadecimal digits, of pixels, shape and labels only.
+    Raises ValueError (TypeError for other types) if pixels or labels are not as above.
     """
 
     pixels: Tensor = field(repr=False, compare=False)
@@ -53,14 +53,14 @@ class Images:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Check the content, then take its digest."""
+        """Check the content and compute its digest."""
         check_images(self.pixels, "pixels")
         if self.labels is not None:
             check_labels(self.labels, len(self.pixels))
         object.__setattr__(self, "digest", _digest(self.pixels, self.labels))
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Number of images."""
         return len(self.pixels)
 
     @property
@@ -71,11 +71,11 @@ class Images:
 
     @property
     def classes(self) -> int | None:
-        """Number of classes, the highest label plus 1; None without labels."""
+        """Number of classes: the highest label plus 1; None without labels."""
         return None if self.labels is None else int(self.labels.max()) + 1
 
     def take(self, indices: Tensor | slice) -> "Images":
-        """Return the images at `indices`, an int64 or bool tensor (k,) or a slice, under the same name and split."""
+        """The images at `indices` (int64 or bool tensor (k,), or a slice), under the same name and split."""
         labels = None if self.labels is None else self.labels[indices]
         return Images(self.pixels[indices], labels, self.name, self.split)
 
@@ -87,58 +87,56 @@ def load_images(
     *,
     download: bool = True,
 ) -> Images:
-    """Load an image set by name, or a user's own: an `.npz` file, a folder of image files, a module's attribute.
+    """Load an image set by name, or a user's own from an `.npz` file, a folder of image files or a Python attribute.
 
-    name: "mnist", "fashion-mnist", "kmnist" or "emnist-letters", read from `root` as torchvision lays it out
-    (`MNIST/raw/...`) and downloaded there where absent and `download` is true; "digits" (1,000 to train on, 797 to test
-    on) or "letters" (1,000 and another 1,000), which need neither; or one of a user's own, below, which `root` does not
-    concern (a folder whose name is a set's: "./mnist").
-    "emnist-letters" are written by hand, capital and small mixed, A (0) to Z (25), and brought upright, which the files
-    are not. They come in one archive with all of EMNIST: half a gigabyte, and some three while it is unpacked.
+    name: one of these, or a user's own data (below; write "./mnist" for a folder with the name of a set).
+    - "mnist", "fashion-mnist", "kmnist", "emnist-letters": read from `root` in torchvision's layout (`MNIST/raw/...`),
+      and downloaded to it if absent and `download` is true. "emnist-letters" are handwritten, upper and lower case
+      together, A (0) to Z (25), here upright; the download takes 0.5 GB, and 3 GB while it is unpacked.
+    - "digits" (1,000 for training, 797 for test) and "letters" (1,000 each): need no files or network.
     root: the data folder; by default the environment variable VAECORE_DATA, else a folder in the user's cache.
 
-    Images of a user's own are grey, (n, height, width), or in colour, (n, height, width, 3) or (n, 3, height, width);
-    as sides are 4 pixels or more, a 3 is the channels wherever it stands. They are uint8 0..255 or floating in [0, 1];
-    labels are (n,) integer from 0. With the images put in order of label (of place where there are no labels, or where
-    labels are equal), every fifth is a test image and the others are for training; or the data say it themselves:
-    - a path that ends in .npz: it holds `images` and may hold `labels`; beside `test_images` (`test_labels`) it holds
-      `train_images` (`train_labels`), or all of `images` are for training.
-    - "package.module:attribute": a pair (images, labels), {"train": (images, labels), "test": (images, labels)}, or a
-      callable without arguments that gives one of these, which is called once; arrays or tensors. It should give the
-      same each time, as processes that share the work each call it.
-    - a folder with a folder of image files for each class, as torchvision's ImageFolder reads it; or with two such,
-      `train` and `test` (else `val`). Grey where all files are, else in colour; all of one size.
+    A user's own images are grey, (n, height, width), or colour, (n, height, width, 3) or (n, 3, height, width), with
+    sides of 4 pixels or more; uint8 in 0..255 or floating point in [0, 1]. Labels are (n,) integers from 0. Unless the
+    data define a split, every fifth image in order of label, then position, is for test.
+    - A path that ends in .npz holds `images` and optionally `labels`. It defines a split by `test_images` and
+      `train_images` (or `images`, which then are all for training), with `test_labels` and so on.
+    - "package.module:attribute" is a pair (images, labels), {"train": (images, labels), "test": (images, labels)}, or a
+      callable without arguments that returns one of these, as arrays or tensors. Each process calls it once, so it
+      should always return the same.
+    - A folder has a subfolder of image files for each class, as torchvision's ImageFolder reads it, or defines a split
+      by two such folders, `train` and `test` (or `val`). Images are grey if all files are, else colour, of one size.
 
-    Raises ValueError for an unknown name or split and for damaged or unsuitable files, FileNotFoundError for an absent
-    file (or set, with `download=False`), and ConnectionError where a download fails.
+    Raises ValueError for an unknown name or split and for damaged or unsuitable files, FileNotFoundError for a missing
+    file (or set, with `download=False`), and ConnectionError if a download fails.
     """
     if split not in PREFIXES:
         raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
-    known = _known(name)
-    if known == "digits":
-        return Images(*_embedded.digits(split), known, split)
-    if known == "letters":
+    set_name = _set_name(name)
+    if set_name == "digits":
+        return Images(*_embedded.digits(split), set_name, split)
+    if set_name == "letters":
         return letters(LETTERS, seed=0, first_index=LETTERS * (split == "train"), split=split)
-    if known is None:
-        return Images(*load_own(name, split), split)
-    folder = data_root(root) / TORCHVISION[known] / "raw"
-    if _missing(known, folder):
-        _fetch(known, folder, download=download)
-    return Images(*_read_raw(known, folder, split), known, split)
+    if set_name is None:
+        return Images(*load_user_data(name, split), split)
+    folder = data_root(root) / TORCHVISION[set_name] / "raw"
+    if _missing(set_name, folder):
+        _fetch(set_name, folder, download=download)
+    return Images(*_read_raw(set_name, folder, split), set_name, split)
 
 
 def load_whole(source: str | os.PathLike[str]) -> Images:
-    """Load a user's own data as a set to test on only: all of it, or what it says is for the test, in its order.
+    """Load a user's own data for testing only: all of it, or its test split if it defines one, in its order.
 
-    An `.npz` gives all of its `images`, else its `test_images`. Forms and errors are those of `load_images`.
+    From an `.npz`, all of `images`, or else `test_images`. Forms and errors as in `load_images`.
     """
-    return Images(*load_own(source, "test", whole=True), "test")
+    return Images(*load_user_data(source, "test", whole=True), "test")
 
 
 def letters(count: int, *, seed: int, first_index: int = 0, split: str = "test") -> Images:
-    """Draw capital letters from the fonts that matplotlib ships, in MNIST's frame: white on black, 20x20 in 28x28.
+    """Draw capital letters from matplotlib's fonts in MNIST's frame: white on black, 20x20 in 28x28.
 
-    Image i, counted from `first_index`, depends on (seed, i) alone; labels cycle from A (0) to Z (25).
+    Image i, counted from `first_index`, depends only on (seed, i); labels cycle from A (0) to Z (25).
     Returns `count` images named "letters". Raises ValueError for a count below 1 or a negative first_index.
     """
     if operator.index(count) < 1 or operator.index(first_index) < 0:
@@ -149,24 +147,24 @@ def letters(count: int, *, seed: int, first_index: int = 0, split: str = "test")
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """Return the data folder: `root`, else the environment variable VAECORE_DATA, else one in the user's cache."""
+    """The data folder: `root`, else the environment variable VAECORE_DATA, else one in the user's cache."""
     chosen = root or os.environ.get("VAECORE_DATA")
     return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("vaecore") / "data"
 
 
 def is_available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
-    """Tell whether a named set can be loaded without network: its four files are on disk, or it is embedded.
+    """Whether a set can be loaded without network: its files are on disk, or it is embedded.
 
-    Only presence is checked; `load_images` checks content. Raises ValueError for an unknown name.
+    Does not check the content, as `load_images` does. Raises ValueError for an unknown name.
     """
-    known = _known(name)
-    if known is None:
+    set_name = _set_name(name)
+    if set_name is None:
         return is_named(os.fspath(name)) or Path(name).expanduser().exists()
-    return known in EMBEDDED or not _missing(known, data_root(root) / TORCHVISION[known] / "raw")
+    return set_name in EMBEDDED or not _missing(set_name, data_root(root) / TORCHVISION[set_name] / "raw")
 
 
 def probe(name: str, *, timeout: float = 3.0) -> bool:
-    """Tell within `timeout` seconds whether a server that torchvision downloads this set from answers.
+    """Whether a server from which torchvision downloads this set answers within `timeout` seconds.
 
     Raises ValueError for a name that torchvision does not download.
     """
@@ -175,12 +173,12 @@ def probe(name: str, *, timeout: float = 3.0) -> bool:
     return not _unreachable(name, timeout)
 
 
-def _known(name: str | os.PathLike[str]) -> str | None:
-    """Return the name if it is a set's, None if it names a user's own; raise ValueError otherwise."""
+def _set_name(name: str | os.PathLike[str]) -> str | None:
+    """The name of a set, or None if the name is of a user's own data; raises ValueError otherwise."""
     text = os.fspath(name)
     if text in TORCHVISION or text in EMBEDDED:
         return text
-    if own_name(text) is not None:
+    if user_data_name(text) is not None:
         return None
     raise ValueError(
         f"images must be {_listed([*TORCHVISION, *EMBEDDED])}, the path of a file that ends in .npz or of a folder that"
@@ -195,7 +193,7 @@ def _listed(names: Any) -> str:
 
 def _digest(pixels: Tensor, labels: Tensor | None) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    # Type and shape come before each content, so that two different sets never give the same stream of bytes.
+    # Type and shape precede each content, so that different sets never give the same bytes.
     for tensor in (pixels, labels):
         digest.update(b"none" if tensor is None else f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         if tensor is not None:
@@ -204,7 +202,7 @@ def _digest(pixels: Tensor, labels: Tensor | None) -> str:
 
 
 def _raw_files(name: str, split: str) -> tuple[str, str]:
-    """Return the names of a split's file of images and file of labels."""
+    """Names of a split's image file and label file."""
     prefix = f"emnist-letters-{split}" if name == "emnist-letters" else PREFIXES[split]
     return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
 
@@ -214,7 +212,7 @@ def _missing(name: str, folder: Path) -> list[str]:
 
 
 def _read_raw(name: str, folder: Path, split: str) -> tuple[Tensor, Tensor]:
-    """Read one split of an MNIST-like set; torchvision, which looks only whether files are there, would not notice."""
+    """Read a split of an MNIST-like set and check it, as torchvision checks only that the files exist."""
     image_file, label_file = (folder / file for file in _raw_files(name, split))
     images, labels = _read_idx(image_file, 3), _read_idx(label_file, 1)
     if images.shape[1:] != (28, 28) or len(images) == 0:
@@ -232,13 +230,13 @@ def _read_raw(name: str, folder: Path, split: str) -> tuple[Tensor, Tensor]:
             )
     labels -= first
     if name == "emnist-letters":
-        # EMNIST's files hold every image transposed, and torchvision hands them out so (its issue 8783).
+        # EMNIST's files and torchvision's images are transposed (torchvision issue 8783).
         images = np.ascontiguousarray(images.transpose(0, 2, 1))
     return torch.from_numpy(images).unsqueeze(1).float().div_(255), torch.from_numpy(labels).long()
 
 
 def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Read an IDX file of bytes: two zeros, 8 (for bytes), the number of dimensions, big-endian sizes, the content."""
+    """Read an IDX file of bytes: two zeros, 8 (for bytes), the number of dimensions, big-endian sizes, content."""
     content = np.fromfile(path, dtype=np.uint8)
     header = 4 * (1 + dimensions)
     advice = "a download was interrupted, or the file is damaged: delete it, then load again"
@@ -254,7 +252,7 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 
 def _fetch(name: str, folder: Path, *, download: bool) -> None:
-    """Download what is missing in `folder` (root/MNIST/raw), whole files only, once however many processes ask."""
+    """Download the files missing in `folder` (root/MNIST/raw), whole files only, in one process at a time."""
     remedy = (
         f"Name a folder that holds {TORCHVISION[name]}/raw/ with --data-root, root=... or the environment variable"
         " VAECORE_DATA, or choose 'digits' or 'letters', which need no network."
@@ -262,9 +260,8 @@ def _fetch(name: str, folder: Path, *, download: bool) -> None:
     lacking = f"{name} is not complete on disk: {folder} lacks {', '.join(_missing(name, folder))}"
     if not download:
         raise FileNotFoundError(f"{lacking}; download is switched off. {remedy}")
-    # A blocked network may swallow packets without a word, and torchvision would try each address in turn.
-    reason = _unreachable(name, 10.0)
-    if reason:
+    # A blocked network may drop packets silently, and torchvision would wait for each address in turn.
+    if reason := _unreachable(name, 10.0):
         raise ConnectionError(f"{lacking}; and no server answers ({reason}). {remedy}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -274,24 +271,23 @@ def _fetch(name: str, folder: Path, *, download: bool) -> None:
                 _torchvision_class(name)(fresh, download=True, **part)
             for file in _missing(name, folder):
                 (Path(fresh) / TORCHVISION[name] / "raw" / file).replace(folder / file)
-    # What torchvision lets through: RuntimeError (all mirrors failed, wrong checksum), broken transfers, a full disk.
+    # torchvision raises RuntimeError (no mirror, wrong checksum) and passes on broken transfers and full disks.
     except (OSError, RuntimeError, HTTPException, EOFError, zlib.error) as error:
         raise ConnectionError(f"{lacking}; and the download failed ({error}). {remedy}") from error
 
 
 def _torchvision_class(name: str) -> Any:
-    # Imported here: torchvision takes seconds to import, which sets that are on disk should not cost.
-    from torchvision import datasets  # noqa: PLC0415
+    from torchvision import datasets  # noqa: PLC0415  # takes seconds to import
 
     return getattr(datasets, TORCHVISION[name])
 
 
 def _unreachable(name: str, timeout: float) -> str:
-    """Ask all mirrors at once; return "" as soon as one answers, else why none did, after `timeout` at the latest."""
+    """Ask all mirrors at once: "" as soon as one answers, else the reasons, after `timeout` seconds at most."""
     dataset = _torchvision_class(name)
-    # EMNIST has one address; the mirrors and resources that it inherits are MNIST's.
-    own = getattr(dataset, "url", None)
-    addresses = [own] if own else [mirror + dataset.resources[0][0] for mirror in dataset.mirrors]
+    # EMNIST has one address of its own; the mirrors that it inherits are MNIST's.
+    url = getattr(dataset, "url", None)
+    addresses = [url] if url else [mirror + dataset.resources[0][0] for mirror in dataset.mirrors]
     answers: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def ask(address: str) -> None:
@@ -302,7 +298,7 @@ def _unreachable(name: str, timeout: float) -> str:
         except (OSError, HTTPException, ValueError) as error:
             answers.put(f"{address}: {error}")
 
-    # In threads, because no time-out of a socket covers the look-up of the server's name.
+    # In threads, as the time-out of a socket does not cover the look-up of the server's name.
     for address in addresses:
         threading.Thread(target=ask, args=(address,), daemon=True).start()
     deadline = time.monotonic() + timeout
@@ -320,7 +316,7 @@ def _unreachable(name: str, timeout: float) -> str:
 
 @contextlib.contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Limit how long any new socket waits, since torchvision's downloads set no limit; restore what was."""
+    """Set the default time-out of new sockets, as torchvision's downloads have none, and restore it afterwards."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

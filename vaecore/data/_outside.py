@@ -1,4 +1,4 @@
-"""Out-of-distribution sets to stand beside a test set: another set by name, a user's file, or made from its images."""
+"""Out-of-distribution sets for a test set: made from its images, another set by name, or a user's own."""
 
 import math
 import operator
@@ -11,7 +11,7 @@ from torch import Tensor
 from vaecore._check import describe_shape
 from vaecore._noise import image_indices, normal, seed_for, uniform, words
 from vaecore.data._images import EMBEDDED, TORCHVISION, Images, load_images, load_whole
-from vaecore.data._user_data import own_name
+from vaecore.data._user_data import user_data_name
 
 OUTSIDE_MADE = (
     "rotated-90",
@@ -25,7 +25,7 @@ OUTSIDE_MADE = (
     "shuffled-patches",
 )
 OUTSIDE_LOADED = (*TORCHVISION, *EMBEDDED)
-LOADED_SHAPE = (1, 28, 28)  # of the images of all sets that are loaded by name
+LOADED_SHAPE = (1, 28, 28)  # of the images of all sets in OUTSIDE_LOADED
 PATCHES_ALONG_A_SIDE = 4
 MADE_AT_ONCE = 1000
 
@@ -39,64 +39,63 @@ def outside(
     root: str | os.PathLike[str] | None = None,
     download: bool = True,
 ) -> Images:
-    """Return the out-of-distribution set `name` to stand beside the test set `inside`, whose size of images it has.
+    """The out-of-distribution set `name` for the test set `inside`, with images of the same shape.
 
-    Made of the images of `inside`, image i of image i (OUTSIDE_MADE lists the usual ones):
-    "rotated-D": turned by D degrees counter-clockwise about the centre, below 0 clockwise, in the same frame, black
-    from outside it; bilinear, but exact at quarter turns (of images that are not square: at half turns).
-    "mirrored": left for right. "inverted": 1 - x. "dimmed-F": F * x, 0 < F < 1.
-    "permuted": the pixels, with their colours, in one random order, the same for all images. "shuffled-patches": 4x4
-    patches (7x7 pixels of 28x28) in random order, another for each image, never their own.
-    "uniform-noise": each pixel uniform in [0, 1]; "gaussian-noise": normal, mean 0.5, standard deviation 1, clipped to
-    [0, 1], so that most are black or white. Both are those of Liang et al. 2018 (ODIN); nothing of `inside` is in them.
-    Labels are kept, except for noise, which has none: a mirrored 3 still counts as a 3.
+    Made from `inside`, image i from image i (OUTSIDE_MADE lists the usual ones), with its labels except for noise:
+    - "rotated-D": by D degrees counter-clockwise about the centre, filled with black; bilinear, but exact at multiples
+      of 90 degrees (180 if not square).
+    - "mirrored": left to right. "inverted": 1 - x. "dimmed-F": F * x, 0 < F < 1.
+    - "permuted": pixels, with their colours, in one random order for all images.
+    - "shuffled-patches": 4x4 patches (7x7 pixels each in 28x28) in a random order for each image, never the original.
+    - "uniform-noise": pixels uniform in [0, 1]. "gaussian-noise": normal, mean 0.5, standard deviation 1, clipped to
+      [0, 1], mostly black or white. Both as in Liang et al. 2018 (ODIN), independent of the images of `inside`.
 
-    Loaded, by a name in OUTSIDE_LOADED: the test split of that set; from a user's own `.npz`, folder or
-    "package.module:attribute", as `load_images` takes them: all of it, or what it says is for the test (of an `.npz`
-    all of its `images`, else its `test_images`). Labels are that set's own, if any. However many images there are, all
-    are returned, in the set's order, which may go by class: to compare as many as are inside, take a random subset.
+    Loaded, with labels of its own if any: the test split of a set in OUTSIDE_LOADED, or a user's `.npz`, folder or
+    "package.module:attribute" (see `load_images`): its test split if it defines one, else all (of an `.npz`, all of
+    `images`, or else `test_images`). All images are returned in the set's order, which may be sorted by class: to
+    compare equal numbers, take a random subset.
 
-    seed: the only source of randomness, together with the index of an image, so that a subset gets what the whole would
-    get. indices: (n,) int64, index of each image of `inside`, if that is itself a subset; by default 0 to n - 1.
-    root, download: as in `load_images`.
-    Returns Images named as `outside_name` says, split "test". Raises what `load_images` raises, TypeError where
-    `inside` is not Images, and ValueError for an unknown name, for `inside` itself, for images of another size or
-    other channels, and for patches that do not divide the images.
+    seed: with the image's index, the only source of randomness, so that a subset gets the same images as the whole set.
+    indices: (n,) int64, index of each image of `inside` if it is a subset; by default 0 to n - 1. root, download: as in
+    `load_images`.
+    Returns Images named by `outside_name`, split "test". Raises the errors of `load_images`, TypeError if `inside` is
+    not Images, and ValueError for an unknown name, for `inside` itself, for images of another shape, and if 4x4 patches
+    do not divide the images.
     """
     if not isinstance(inside, Images):
         raise TypeError(f"inside must be Images; got {type(inside).__name__} (Images(pixels, None, name, 'test'))")
-    known = outside_name(name)
-    if known == inside.name:
+    set_name = outside_name(name)
+    if set_name == inside.name:
         raise ValueError(
-            f"the set outside must be another than the set inside; got {known!r} for both"
+            f"the set outside must be another than the set inside; got {set_name!r} for both"
             " (two files of the same name: rename one)"
         )
-    if known in OUTSIDE_LOADED:
-        _check_shape(known, LOADED_SHAPE, inside)  # before a download rather than after it
-        return load_images(known, "test", root, download=download)
-    if not is_made(known):
-        found = load_whole(name)
-        _check_shape(known, found.shape, inside)
-        return found
-    seed = seed_for(f"outside/{known}", operator.index(seed))
+    if set_name in OUTSIDE_LOADED:
+        _check_shape(set_name, LOADED_SHAPE, inside)  # before a download
+        return load_images(set_name, "test", root, download=download)
+    if not is_made(set_name):
+        images = load_whole(name)
+        _check_shape(set_name, images.shape, inside)
+        return images
+    seed = seed_for(f"outside/{set_name}", operator.index(seed))
     indices = image_indices(len(inside), 0, indices)
-    # In parts, because the random words' arithmetic takes many times the memory of the images.
+    # In parts, as making the random words takes many times the memory of the images.
     parts = [slice(start, start + MADE_AT_ONCE) for start in range(0, len(inside), MADE_AT_ONCE)]
-    pixels = torch.cat([_make(known, inside.pixels[part], indices[part], seed) for part in parts])
-    return Images(pixels, None if known.endswith("-noise") else inside.labels, known, "test")
+    pixels = torch.cat([_make(set_name, inside.pixels[part], indices[part], seed) for part in parts])
+    return Images(pixels, None if set_name.endswith("-noise") else inside.labels, set_name, "test")
 
 
 def outside_name(name: str | os.PathLike[str]) -> str:
-    """Return the name that the out-of-distribution set `name` goes by: of a path its file's, of the others their own.
+    """The name of the out-of-distribution set `name` in results: of a path, its file name; else in normal form.
 
-    Numbers are written in one way: "dimmed-.30" is "dimmed-0.3". No file is read.
-    Raises ValueError, with all forms, for an unknown name, and for a factor or angle that is none.
+    "dimmed-.30" becomes "dimmed-0.3". Reads no file. Raises ValueError, with all forms, for an unknown name, and for a
+    factor or angle that is not a number.
     """
     text = os.fspath(name)
     if text in OUTSIDE_MADE or text in OUTSIDE_LOADED:
         return text
-    if (own := own_name(text)) is not None:
-        return own
+    if (user_name := user_data_name(text)) is not None:
+        return user_name
     kind, _, written = text.partition("-")
     if kind not in ("rotated", "dimmed") or not written:
         raise ValueError(
@@ -115,7 +114,7 @@ def outside_name(name: str | os.PathLike[str]) -> str:
 
 
 def is_made(name: str) -> bool:
-    """Whether the set of a name, as `outside_name` gives it, is made of the images inside."""
+    """Whether a set, named by `outside_name`, is made from the images inside."""
     kind, _, amount = name.partition("-")
     return name in OUTSIDE_MADE or (kind in ("rotated", "dimmed") and _number(amount) is not None)
 
@@ -136,7 +135,7 @@ def _check_shape(name: str, shape: tuple[int, int, int], inside: Images) -> None
 
 
 def _make(name: str, pixels: Tensor, indices: Tensor, seed: int) -> Tensor:
-    """Make the images of set `name` of (n, channels, height, width), in the same shape."""
+    """The images of set `name` made from (n, channels, height, width), in the same shape."""
     match name.split("-", 1):
         case ["rotated", degrees]:
             return _rotated(pixels, float(degrees))
@@ -164,17 +163,17 @@ def _rotated(pixels: Tensor, degrees: float) -> Tensor:
     if not rest and (height == width or not quarters % 2):
         return torch.rot90(pixels, int(quarters), (2, 3))
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    # From each pixel back to its source, in units of half a side, so that the units of x and y differ.
+    # Maps each pixel to its source. The units are half the width for x and half the height for y.
     source = [[cos, -sin * height / width, 0], [sin * width / height, cos, 0]]
     grid = F.affine_grid(pixels.new_tensor([source]), [1, 1, height, width], align_corners=False)
     grid = grid.expand(len(pixels), -1, -1, -1)
     turned = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return turned.clamp_(0, 1)  # the four weights' sum may round to more than 1
+    return turned.clamp_(0, 1)  # the sum of the four weights may round to more than 1
 
 
 def _permuted(pixels: Tensor, seed: int) -> Tensor:
-    for_all = torch.zeros(1, dtype=torch.int64, device=pixels.device)
-    order = words(seed, for_all, draws=1, size=pixels.shape[2:].numel()).flatten().argsort(stable=True)
+    index = torch.zeros(1, dtype=torch.int64, device=pixels.device)
+    order = words(seed, index, draws=1, size=pixels.shape[2:].numel()).flatten().argsort(stable=True)
     return pixels.flatten(2)[..., order].view(pixels.shape)
 
 
@@ -188,8 +187,8 @@ def _shuffled(pixels: Tensor, indices: Tensor, seed: int) -> Tensor:
     side = (height // PATCHES_ALONG_A_SIDE, width // PATCHES_ALONG_A_SIDE)
     count = PATCHES_ALONG_A_SIDE**2
     order = words(seed, indices, draws=1, size=count, device=pixels.device)[:, 0].argsort(dim=1, stable=True)
-    # Once in 16! the order is the patches' own; the next best then is a step round.
-    unmoved = (order == torch.arange(count, device=order.device)).all(1)
-    order[unmoved] = order[unmoved].roll(1, 1)
+    # Once in 16! the order is the original; it is then rotated by one.
+    original = (order == torch.arange(count, device=order.device)).all(1)
+    order[original] = order[original].roll(1, 1)
     patches = F.unfold(pixels, side, stride=side)  # (n, pixels of a patch, patches)
     return F.fold(patches.gather(2, order[:, None].expand_as(patches)), tuple(size), side, stride=side)

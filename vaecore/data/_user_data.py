@@ -1,4 +1,4 @@
-"""A user's own images and labels: an `.npz` file, a folder of image files, or what a module of theirs gives."""
+"""A user's own images and labels, from an `.npz` file, a folder of image files or an attribute of a module."""
 
 import os
 import zipfile
@@ -17,33 +17,35 @@ from vaecore._import_by_name import attribute, is_named
 from vaecore.data import _folder
 from vaecore.data._embedded import evenly_spread
 
-SMALLEST_SIDE = 4  # pixels: a blur reaches three beyond the border, and a mirror must give them
+SMALLEST_SIDE = 4  # pixels, as a blur with sigma 1 mirrors three pixels at the border
 _LAYOUTS = "(n, height, width), (n, height, width, 3) or (n, 3, height, width)"
 Loaded = tuple[Tensor, Tensor | None]  # pixels (n, channels, h, w) float32 in [0, 1], and labels (n,) int64
 
 
-def own_name(source: str | os.PathLike[str]) -> str | None:
-    """The name that a user's own data go by; None for a text that names no file, folder or attribute.
+def user_data_name(source: str | os.PathLike[str]) -> str | None:
+    """The name of a user's own data in results; None unless `source` is a file, folder or attribute.
 
-    It is no name of a known set, so that a user's mnist.npz is never judged by the bounds registered for MNIST.
+    It never equals the name of a built-in set, so bounds registered for MNIST do not apply to a user's mnist.npz.
     """
     text = os.fspath(source)
     if text.lower().endswith(".npz"):
         return Path(text).name
     if is_named(text):
-        return text.replace(":", ".")  # what a folder may be called on any system
+        return text.replace(":", ".")  # also valid as the name of a folder
     folder = Path(text).expanduser()
     return f"{folder.resolve().name}-folder" if text and folder.is_dir() else None
 
 
-def load_own(source: str | os.PathLike[str], split: str, *, whole: bool = False) -> tuple[Tensor, Tensor | None, str]:
-    """Load a split of a user's own data, as documented at `load_images`; or the `whole` of a set to test on only.
+def load_user_data(
+    source: str | os.PathLike[str], split: str, *, whole: bool = False
+) -> tuple[Tensor, Tensor | None, str]:
+    """Pixels, labels and name of a split of a user's own data, in the forms of `load_images`.
 
-    Returns pixels, labels and the data's name.
+    whole: load the test split if the data define one, else all images.
     """
-    text, name = os.fspath(source), own_name(source)
+    name = user_data_name(source)
     assert name is not None
-    return *_load(text, split, whole=whole), name
+    return *_load(os.fspath(source), split, whole=whole), name
 
 
 def _load(text: str, split: str, *, whole: bool) -> Loaded:
@@ -56,59 +58,59 @@ def _load(text: str, split: str, *, whole: bool) -> Loaded:
     key = split if split in files else ""
     if whole or key:
         return _folder.read(files[key], [*files.values()], path)
-    chosen = _chosen(len(files[""].paths), np.array(files[""].labels), split, f"the folder {path}")
-    paths, labels = zip(*((files[""].paths[at], files[""].labels[at]) for at in chosen), strict=True)
+    rows = _rows_of_split(len(files[""].paths), np.array(files[""].labels), split, f"the folder {path}")
+    paths, labels = zip(*((files[""].paths[row], files[""].labels[row]) for row in rows), strict=True)
     return _folder.read(_folder.Files(paths, labels), [*files.values()], path)
 
 
 def _load_npz(path: Path, split: str, *, whole: bool) -> Loaded:
-    """Where the file is `whole`, its `images` come first, and all of them."""
+    """whole: prefer `images`, and all of them."""
     arrays = _read_npz(path)
-    found = [key for key in ("", f"{split}_") if f"{key}images" in arrays]
-    if not found:
+    keys = [key for key in ("", f"{split}_") if f"{key}images" in arrays]
+    if not keys:
         raise ValueError(
             f"{path} must hold an array `images` (or `{split}_images`); got {', '.join(sorted(arrays)) or 'no arrays'}"
         )
-    key = found[0 if whole else -1]
+    key = keys[0 if whole else -1]
     if "train_images" in arrays and not key and not whole:
         raise ValueError(f"{path} must hold `test_images` beside `train_images`; got `images` instead")
     loaded = _checked(
         f"{path}: `{key}images`", arrays[f"{key}images"], f"{path}: `{key}labels`", arrays.get(f"{key}labels")
     )
-    # Beside images of their own for the test, `images` are for training, all of them.
+    # Beside `test_images`, all of `images` are for training.
     if key or whole or "test_images" in arrays:
         return loaded
-    return _split(loaded, split, f"{path}")
+    return _take_split(loaded, split, f"{path}")
 
 
 def _load_attribute(text: str, split: str, *, whole: bool) -> Loaded:
-    found = attribute(text, "images")
-    if callable(found):
+    value = attribute(text, "images")
+    if callable(value):
         try:
-            found = _called(found)
+            value = _call_once(value)
         except Exception as error:
             raise ValueError(
                 f"{text} must give images and labels; it raised {type(error).__name__}: {error}"
             ) from error
-    if isinstance(found, Mapping):
-        if split not in found:
+    if isinstance(value, Mapping):
+        if split not in value:
             raise ValueError(f'{text} must give {{"train": (images, labels), "test": ...}}; it lacks {split!r}')
-        return _of_pair(found[split], f"{text}, {split!r}")
-    loaded = _of_pair(found, text)
-    return loaded if whole else _split(loaded, split, text)
+        return _checked_pair(value[split], f"{text}, {split!r}")
+    loaded = _checked_pair(value, text)
+    return loaded if whole else _take_split(loaded, split, text)
 
 
-_GIVEN: dict[int, tuple[Callable[[], Any], Any]] = {}
+_CALLED: dict[int, tuple[Callable[[], Any], Any]] = {}
 
 
-def _called(function: Callable[[], Any]) -> Any:
-    """What a function gives; called once for both splits, which may be drawn at random."""
-    if id(function) not in _GIVEN:
-        _GIVEN[id(function)] = function, function()  # kept itself, too, so that its id stays its own
-    return _GIVEN[id(function)][1]
+def _call_once(function: Callable[[], Any]) -> Any:
+    """A function's result, from one call for both splits, as it may be random."""
+    if id(function) not in _CALLED:
+        _CALLED[id(function)] = function, function()  # the reference keeps the id from being reused
+    return _CALLED[id(function)][1]
 
 
-def _of_pair(pair: Any, what: str) -> Loaded:
+def _checked_pair(pair: Any, what: str) -> Loaded:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         got = f"{len(pair)} values" if isinstance(pair, tuple | list) else type(pair).__name__
         raise ValueError(
@@ -135,24 +137,24 @@ def _checked(
     return pixels, None if labels is None else torch.from_numpy(_labels(what_labels, labels, len(pixels)))
 
 
-def _split(loaded: Loaded, split: str, what: str) -> Loaded:
+def _take_split(loaded: Loaded, split: str, what: str) -> Loaded:
     pixels, labels = loaded
-    chosen = torch.from_numpy(_chosen(len(pixels), None if labels is None else labels.numpy(), split, what))
-    return pixels[chosen], None if labels is None else labels[chosen]
+    rows = torch.from_numpy(_rows_of_split(len(pixels), None if labels is None else labels.numpy(), split, what))
+    return pixels[rows], None if labels is None else labels[rows]
 
 
-def _chosen(count: int, labels: NDArray[np.int64] | None, split: str, what: str) -> NDArray[np.int64]:
-    """The places of a split's images; every fifth in order of label is for the test: a fifth of each class or so."""
+def _rows_of_split(count: int, labels: NDArray[np.int64] | None, split: str, what: str) -> NDArray[np.int64]:
+    """Rows of a split's images; every fifth in order of label is for test, which is about a fifth of each class."""
     order = np.arange(count) if labels is None else np.argsort(labels, kind="stable")
     for_test = np.empty(count, dtype=bool)
     for_test[order] = evenly_spread(count, count // 5)
-    chosen = np.flatnonzero(for_test == (split == "test"))
-    if not len(chosen):
+    rows = np.flatnonzero(for_test == (split == "test"))
+    if not len(rows):
         raise ValueError(
             f"{what} holds {count} images, and 5 are needed to give every fifth to the test (or choose the split"
             " yourself: `train_images` and `test_images` in a file, folders `train` and `test`)"
         )
-    return chosen
+    return rows
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
@@ -160,7 +162,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise FileNotFoundError(f"there is no file {path} (is the path relative to another folder?)")
     wanted = {f"{part}{kind}" for part in ("", "train_", "test_") for kind in ("images", "labels")}
     with path.open("rb") as file:
-        # numpy takes what is not a zip for a pickle, and would say so misleadingly.
+        # numpy would take any other file for a pickle, with a misleading error.
         if not zipfile.is_zipfile(file):
             raise ValueError(f"{path} is not an npz archive (truncated, or not written by numpy.savez?)")
         try:
@@ -171,7 +173,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 names = archive.files
-                # Names of other arrays are kept for the message that says what was found; their content is not read.
+                # The names of other arrays are kept for error messages; their content is not read.
                 return {name: archive[name] if name in wanted else np.empty(0) for name in names}
         except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
             if "allow_pickle" in str(error):
@@ -183,7 +185,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _pixels(what: str, images: NDArray[Any]) -> NDArray[np.float32]:
-    """Check an array of images and bring it to (n, channels, height, width) float32 in [0, 1]."""
+    """Check an array of images and convert it to (n, channels, height, width) float32 in [0, 1]."""
     if images.size == 0:
         raise ValueError(f"{what} is empty; got shape {images.shape}")
     images = _channels_first(what, images)
@@ -212,25 +214,25 @@ def _pixels(what: str, images: NDArray[Any]) -> NDArray[np.float32]:
 def _channels_first(what: str, images: NDArray[Any]) -> NDArray[Any]:
     """Images of any layout as (n, channels, height, width).
 
-    Two layouts can't be confused: a place of size 1 or 3 holds the channels, as no side is so short.
+    Layouts are not ambiguous: a dimension of size 1 or 3 is the channels, as sides are longer.
     """
     shape = images.shape
     if images.ndim == 3:
-        found = images[:, None]
+        arranged = images[:, None]
     elif images.ndim == 4 and shape[1] in CHANNELS:
-        found = images
+        arranged = images
     elif images.ndim == 4 and shape[3] in CHANNELS:
-        found = images.transpose(0, 3, 1, 2)
+        arranged = images.transpose(0, 3, 1, 2)
     else:
         remedy = " (leave out transparency)" if images.ndim == 4 and 4 in (shape[1], shape[3]) else ""
         raise ValueError(f"{what} must have shape {_LAYOUTS}; got {shape}{remedy}")
-    if min(found.shape[2:]) < SMALLEST_SIDE:
+    if min(arranged.shape[2:]) < SMALLEST_SIDE:
         raise ValueError(f"{what} must be {SMALLEST_SIDE} or more pixels high and wide; got {shape}")
-    return found
+    return arranged
 
 
 def _labels(what: str, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
-    """Check an array of labels and bring it to int64."""
+    """Check an array of labels and convert it to int64."""
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{what} must be integers; got {labels.dtype}")
     if labels.shape != (count,):
