@@ -1,4 +1,4 @@
-"""Random affine and elastic distortion of a whole batch, in one matrix product and one resampling."""
+"""Random affine and elastic distortion of a batch of images, in one matrix product and one resampling."""
 
 import functools
 import math
@@ -20,16 +20,15 @@ def distort(
     elastic: float = 0.8,
     smoothness: float = 9.0,
 ) -> Tensor:
-    """Randomly distort each image: rotate, stretch, shear, shift, and bend elastically (Simard et al. 2003).
+    """Rotate, stretch, shear, shift and elastically bend each image at random (Simard et al. 2003).
 
-    images: (n, channels, height, width) floating point in [0, 1]; outside the frame counts as black.
-    rotation: degrees; scale: relative stretch of each axis on its own; shear: pixels along x for each pixel along y;
-    shift: pixels along each axis; each is uniform between minus and plus its value. elastic: standard deviation, in
-    pixels, of a smooth displacement; smoothness: pixels over which it varies.
-    generator: the only source of randomness, drawn from equally often whatever the strengths; or one for each image,
-    whose distortion then depends on its own generator alone.
+    images: (n, channels, height, width) floating point in [0, 1]; outside the frame is black.
+    rotation: degrees. scale: relative stretch of each axis. shear: pixels along x for each pixel along y. shift: pixels
+    along each axis. Each is uniform between minus and plus its value. elastic: standard deviation, in pixels, of a
+    smooth displacement. smoothness: pixels over which it varies.
+    generator: the only source of randomness, used equally often for any strengths; or one generator for each image.
     Returns (n, channels, height, width) in [0, 1], dtype and device of `images`. Raises ValueError for another shape or
-    dtype, for a negative strength, for scale >= 1, for smoothness <= 0 and for another number of generators.
+    dtype, a negative strength, scale >= 1, smoothness <= 0 and another number of generators.
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(
@@ -50,13 +49,13 @@ def distort(
     count, _, height, width = images.shape
     basis = _basis(height, width, smoothness).to(images)
     bends = basis.shape[0] - 3
-    each = [(generator, count)] if isinstance(generator, torch.Generator) else [(one, 1) for one in generator]
-    if sum(share for _, share in each) != count:
-        raise ValueError(f"generator must be one, or one for each of {count} images; got {len(each)}")
-    uniform = torch.cat([torch.rand(n, 6, generator=g, device=g.device) for g, n in each]).to(images) * 2 - 1
-    normal = torch.cat([torch.randn(n, 2, bends, generator=g, device=g.device) for g, n in each]).to(images)
+    generators = [(generator, count)] if isinstance(generator, torch.Generator) else [(g, 1) for g in generator]
+    if sum(size for _, size in generators) != count:
+        raise ValueError(f"generator must be one, or one for each of {count} images; got {len(generators)}")
+    uniform = torch.cat([torch.rand(n, 6, generator=g, device=g.device) for g, n in generators]).to(images) * 2 - 1
+    normal = torch.cat([torch.randn(n, 2, bends, generator=g, device=g.device) for g, n in generators]).to(images)
 
-    # From each output pixel back to its source: rotate, shear, undo the stretch, shift; all in pixels from the centre.
+    # Maps each output pixel to its source: rotate, shear, undo the stretch, shift; in pixels from the centre.
     angle = math.radians(rotation) * uniform[:, 0]
     cos, sin = angle.cos(), angle.sin()
     lean = shear * uniform[:, 1]
@@ -74,10 +73,10 @@ def distort(
 
 @functools.lru_cache(maxsize=8)
 def _basis(height: int, width: int, smoothness: float) -> Tensor:
-    """Fields that every displacement is a weighted sum of: x, y, 1, then one smooth bump for each control point.
+    """Basis of displacements: x, y, 1, and one smooth bump for each control point.
 
-    Returns (3 + bumps, height * width), float64. The squared bumps sum to 1 at each pixel: independent weights of
-    standard deviation s displace every pixel by s pixels, also between control points.
+    Returns (3 + bumps, height * width), float64. The squared bumps sum to 1 at each pixel, so that independent weights
+    of standard deviation s displace every pixel by s pixels, also between control points.
     """
     rows, columns = max(2, 1 + round(height / smoothness)), max(2, 1 + round(width / smoothness))
     points = torch.eye(rows * columns, dtype=torch.float64).view(-1, 1, rows, columns)

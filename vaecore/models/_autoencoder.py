@@ -1,4 +1,4 @@
-"""The plain autoencoder that a VAE is compared with: its network, without noise and without a prior."""
+"""A plain autoencoder with the network of the reference VAE, for comparison."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vaecore.data._images import Images
 from vaecore.models._networks import VAE, VAEConfig
-from vaecore.models._training import Progress, _fit, seeded, reference_configs
+from vaecore.models._training import Progress, fit, reference_configs, seeded
 
-# Of the posterior that a plain autoencoder is given, so that its draws are its code.
-_NO_SPREAD = -60.0
+_NO_SPREAD = -60.0  # log-variance of the posterior, so that every draw is its mean
 
 
 def fit_autoencoder(
@@ -20,11 +19,11 @@ def fit_autoencoder(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> VAE:
-    """Train the reference VAE's network as a plain autoencoder; returned on `device` (the GPU if any) in eval mode.
+    """Train the reference VAE's network as a plain autoencoder; returned on `device` (default: GPU if any), eval mode.
 
-    Its code is the posterior's mean; the log-variance is constant, and so low that every draw is the mean. Loss: the
-    cross-entropy of the pixels, summed over them, in nats: the VAE's without KL term and noise (`config.beta` counts
-    for nothing). Raises ValueError where the loss is no longer finite.
+    The posterior's mean is the code; its log-variance is a constant so low that every draw is the mean. Loss: the
+    cross-entropy summed over pixels, in nats, which is the VAE's without noise and KL term (`config.beta` is not used).
+    Raises ValueError if the loss is no longer finite.
     """
     config = config or reference_configs(train)[0]
     unlabelled = torch.zeros(len(train), dtype=torch.int64)
@@ -36,8 +35,8 @@ def fit_autoencoder(
     with seeded(seed, device) as place:
         model = VAE(config, train.shape).to(place)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-        found = _fit(model, loss, optimizer, config, train.pixels, unlabelled, device=place, progress=progress)
+        fitted = fit(model, loss, optimizer, config, train.pixels, unlabelled, device=place, progress=progress)
     with torch.no_grad():
-        found.posterior.weight[config.latent_size :] = 0
-        found.posterior.bias[config.latent_size :] = _NO_SPREAD
-    return found
+        fitted.posterior.weight[config.latent_size :] = 0
+        fitted.posterior.bias[config.latent_size :] = _NO_SPREAD
+    return fitted

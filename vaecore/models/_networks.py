@@ -1,4 +1,4 @@
-"""The reference models: an MLP variational autoencoder and a small convolutional classifier, with their settings."""
+"""The reference models, a fully connected VAE and a small convolutional classifier, with their settings and files."""
 
 import json
 import math
@@ -20,7 +20,7 @@ Augmentation = Literal["none", "shift", "distort"]
 class VAEConfig:
     """Settings of the reference VAE and of its training.
 
-    The network is 784-400-20 on MNIST, with a Bernoulli decoder, the most common one in studies of it.
+    On MNIST the network is 784-400-20, the most common in the literature.
     """
 
     latent_size: int = 20
@@ -36,7 +36,7 @@ class VAEConfig:
 class ClassifierConfig:
     """Settings of the reference classifier and of its training.
 
-    Two strided convolutions keep the gradient cheap: every attack pays for it, some a hundred times an image.
+    Two strided convolutions keep its gradient cheap, which some attacks compute a hundred times for each image.
     """
 
     channels: tuple[int, int] = (16, 32)
@@ -51,11 +51,11 @@ class ClassifierConfig:
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """What this package asks of a VAE: a user's own needs these two methods and nothing else.
+    """The interface of a VAE; a user's own needs only these two methods.
 
-    An image's results may depend on no other image of the batch, and `encode` on nothing random. Attacks that know the
-    VAE differentiate through both. A third method is used where there is one: `decode_logits`, (n, latent) to the
-    log-odds of what `decode` gives, (n, pixels), which spares likelihoods the rounding of a sigmoid near 0 and 1.
+    Results for an image must not depend on the rest of the batch, and `encode` must not be random. Attacks that know
+    the VAE differentiate through both methods. Optional: `decode_logits`, (n, latent) to the log-odds of the result of
+    `decode`, (n, pixels), avoids rounding near 0 and 1 in likelihoods.
     """
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,16 +68,16 @@ class Autoencoder(Protocol):
 
 
 Classify = Callable[[Tensor], Tensor]
-"""Maps images (n, channels, h, w) in [0, 1] to logits (n, classes); any torch module that does so will serve."""
+"""A classifier: maps images (n, channels, h, w) in [0, 1] to logits (n, classes), for instance a torch module."""
 
 ImageShape = tuple[int, int] | tuple[int, int, int]
 """(height, width) of grey images, or (channels, height, width)."""
 
 
 class VAE(nn.Module):
-    """Variational autoencoder with one hidden layer a side and a Bernoulli decoder (Kingma and Welling 2014).
+    """Variational autoencoder with one hidden layer on each side and a Bernoulli decoder (Kingma and Welling 2014).
 
-    image_shape: (channels, height, width), or (height, width) for grey. Each channel of a pixel counts as a pixel.
+    image_shape: (channels, height, width), or (height, width) for grey. "Pixels" below counts each channel.
     """
 
     def __init__(self, config: VAEConfig, image_shape: ImageShape) -> None:
@@ -96,7 +96,7 @@ class VAE(nn.Module):
         return mean, log_variance
 
     def decode_hidden(self, latents: Tensor) -> Tensor:
-        """Map (n, latent) to what the decoder's last layer takes, (n, hidden)."""
+        """Map (n, latent) to the input of the decoder's last layer, (n, hidden)."""
         return linear(latents, self.decoder.weight, self.decoder.bias).relu_()
 
     def decode_logits(self, latents: Tensor) -> Tensor:
@@ -106,17 +106,17 @@ class VAE(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Map (n, latent) to mean images (n, channels, h, w) in [0, 1]."""
         odds = self.decode_logits(latents)
-        if odds.dtype is torch.bfloat16:  # under autocast; a sigmoid in it would be both slower and coarser
+        if odds.dtype is torch.bfloat16:  # under autocast, where a sigmoid would be slower and less precise
             odds = odds.float()
         return odds.sigmoid_().view(-1, *self.image_shape)
 
     def save(self, path: str | Path) -> None:
-        """Write settings and weights to one safetensors file, atomically."""
+        """Write settings and weights to a safetensors file, atomically."""
         _save(self, path)
 
 
 class Classifier(nn.Module):
-    """Convolutional classifier: two strided 5x5 convolutions, one hidden layer; images (n, channels, h, w) to logits.
+    """Convolutional classifier with two strided 5x5 convolutions and one hidden layer.
 
     image_shape: (channels, height, width), or (height, width) for grey.
     """
@@ -142,14 +142,14 @@ class Classifier(nn.Module):
         return self.output(self.dropout(relu(self.hidden(features.flatten(1)))))  # type: ignore[no-any-return]
 
     def save(self, path: str | Path) -> None:
-        """Write settings and weights to one safetensors file, atomically."""
+        """Write settings and weights to a safetensors file, atomically."""
         _save(self, path)
 
 
 def _strided(images: Tensor, convolution: nn.Conv2d) -> Tensor:
-    """What a 5x5 convolution of stride 2 and padding 2 makes of images, (n, channels, h / 2, w / 2).
+    """Apply a 5x5 convolution of stride 2 and padding 2; returns (n, channels, h / 2, w / 2).
 
-    As one of 3x3 and stride 1 over the four pixels of each 2x2 block, whose gradient is several times cheaper on CPUs.
+    It is computed as a 3x3 convolution over 2x2 blocks of pixels, whose gradient is several times cheaper on CPUs.
     """
     height, width = images.shape[-2:]
     blocks = pixel_unshuffle(pad(images, (0, width % 2, 0, height % 2)), 2)
@@ -172,7 +172,7 @@ def _save(model: VAE | Classifier, path: str | Path) -> None:
 
 
 def load_vae(path: str | Path) -> VAE:
-    """Read a VAE that `VAE.save` wrote; raises ValueError where the file is damaged or holds something else."""
+    """Read a VAE that `VAE.save` wrote, in eval mode; raises ValueError if the file is damaged or holds no VAE."""
     header, weights = _read(path, "VAE")
     model = VAE(_config(VAEConfig, header["config"]), _shape(header["image_shape"]))
     model.load_state_dict(weights)
@@ -180,7 +180,7 @@ def load_vae(path: str | Path) -> VAE:
 
 
 def load_classifier(path: str | Path) -> Classifier:
-    """Read a classifier that `Classifier.save` wrote; raises ValueError where the file is damaged or another's."""
+    """Read a classifier that `Classifier.save` wrote, in eval mode; raises ValueError as `load_vae` does."""
     header, weights = _read(path, "Classifier")
     classes = json.loads(header["classes"])
     model = Classifier(_config(ClassifierConfig, header["config"]), _shape(header["image_shape"]), classes)
@@ -200,8 +200,7 @@ _Config = TypeVar("_Config", VAEConfig, ClassifierConfig)
 
 def _config(kind: type[_Config], text: str) -> _Config:
     values = json.loads(text)
-    known = {field.name for field in fields(kind)}
-    if unknown := sorted(set(values) - known):
+    if unknown := sorted(set(values) - {field.name for field in fields(kind)}):
         raise ValueError(f"the file's settings must be those of {kind.__name__}; got {', '.join(unknown)} as well")
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()

@@ -1,7 +1,7 @@
-"""Training of the reference models: one loop, whole data sets in memory.
+"""Training of the reference models in one loop, with the data set in memory.
 
-The same seed gives the same weights on the same machine and number of threads; on a GPU that takes
-`torch.backends.cudnn.deterministic`, which `pytest claims` sets.
+The same seed gives the same weights on the same machine and number of threads; on a GPU only if
+`torch.backends.cudnn.deterministic` is set, as `pytest claims` does.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,20 +17,20 @@ from vaecore.models._augment import distort
 from vaecore.models._networks import VAE, Augmentation, Classifier, ClassifierConfig, VAEConfig
 
 Progress = Callable[[int, int], None]
-"""Called after each step with the number of steps done and the number of all."""
+"""Called after each step with the number of steps done and the total number."""
 
 Model = TypeVar("Model", bound=nn.Module)
 
-SMALL = 10_000  # training images; below it the settings change from epochs without to many epochs with augmentation
+SMALL = 10_000  # training images; smaller sets are trained on for more epochs, with stronger augmentation
 
 
 def default_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def reference_configs(train: Images) -> tuple[VAEConfig, ClassifierConfig]:
-    """Settings of the two reference models for a training set: those of MNIST, or, below 10,000 images, of `digits`."""
+    """Settings of the reference models for a training set: those for MNIST or, below 10,000 images, for `digits`."""
     if len(train) >= SMALL:
         return VAEConfig(), ClassifierConfig()
     return (
@@ -49,13 +49,12 @@ def fit_vae(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> VAE:
-    """Train the reference VAE on the evidence lower bound, and return it on `device` (the GPU if any) in eval mode.
+    """Train the reference VAE on the evidence lower bound; returned on `device` (default: GPU if any), eval mode.
 
     Loss: -log p(x | z) + beta KL(q(z | x) || p(z)), summed over pixels and latents, averaged over images, in nats
-    (Kingma and Welling 2014, equation 10, one draw). Raises ValueError where the loss is no longer finite.
+    (Kingma and Welling 2014, equation 10, one draw). Raises ValueError if the loss is no longer finite.
     """
     config = config or reference_configs(train)[0]
-
     unlabelled = torch.zeros(len(train), dtype=torch.int64)
 
     def loss(model: VAE, pixels: Tensor, _: Tensor) -> Tensor:
@@ -68,7 +67,7 @@ def fit_vae(
     with seeded(seed, device) as place:
         model = VAE(config, train.shape).to(place)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-        return _fit(model, loss, optimizer, config, train.pixels, unlabelled, device=place, progress=progress)
+        return fit(model, loss, optimizer, config, train.pixels, unlabelled, device=place, progress=progress)
 
 
 def fit_classifier(
@@ -79,9 +78,9 @@ def fit_classifier(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
-    """Train the reference classifier on cross-entropy, and return it on `device` (the GPU if any) in eval mode.
+    """Train the reference classifier on cross-entropy; returned on `device` (default: GPU if any), eval mode.
 
-    Raises ValueError without labels, or where the loss is no longer finite.
+    Raises ValueError without labels, or if the loss is no longer finite.
     """
     config = config or reference_configs(train)[1]
     labels, classes = train.labels, train.classes
@@ -96,10 +95,10 @@ def fit_classifier(
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        return _fit(model, loss, optimizer, config, train.pixels, labels, device=place, progress=progress)
+        return fit(model, loss, optimizer, config, train.pixels, labels, device=place, progress=progress)
 
 
-def _fit(
+def fit(
     model: Model,
     loss: Callable[[Model, Tensor, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
@@ -110,8 +109,8 @@ def _fit(
     device: torch.device,
     progress: Progress | None,
 ) -> Model:
-    pixels = pixels.to(device)
-    labels = labels.to(device)
+    """Train a model by its loss of (model, pixels, labels) with a one-cycle schedule; returned in eval mode."""
+    pixels, labels = pixels.to(device), labels.to(device)
     batch_size = min(config.batch_size, len(pixels))
     steps = config.epochs * (len(pixels) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
@@ -135,14 +134,14 @@ def _fit(
 
 
 def _batches(count: int, batch_size: int, epochs: int) -> Iterator[Tensor]:
-    """Rows of each batch: a new order each epoch, the incomplete last batch left out."""
+    """Rows of each batch, in a new order each epoch, without the incomplete last batch."""
     for _ in range(epochs):
         order = torch.randperm(count)
         yield from torch.split(order[: count - count % batch_size], batch_size)
 
 
 def augment(pixels: Tensor, kind: Augmentation) -> Tensor:
-    """Change training images at random: "shift" by up to a pixel each way, "distort" by affine and elastic maps."""
+    """Random changes of training images: "shift" by up to one pixel, "distort" by affine and elastic maps."""
     if kind == "none":
         return pixels
     if kind == "distort":
@@ -158,9 +157,9 @@ def augment(pixels: Tensor, kind: Augmentation) -> Tensor:
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str | None) -> Iterator[torch.device]:
-    """Give initialisation, dropout and augmentation torch's global generators seeded, and restore them after."""
+    """Seed torch's global generators, for initialisation, dropout and augmentation, and restore them afterwards."""
     place = default_device() if device is None else torch.device(device)
-    # torch.manual_seed seeds every GPU, so all are put back that are in use.
+    # torch.manual_seed seeds every GPU, so all that are in use are restored.
     used = range(torch.cuda.device_count()) if place.type == "cuda" or torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=used):
         torch.manual_seed(seed)
