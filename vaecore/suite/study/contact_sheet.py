@@ -1,71 +1,58 @@
 """The contact sheet: a few test images under several conditions, and what each draw of the VAE makes of them."""
 
-import sys
-from typing import TYPE_CHECKING, Any
-
 import torch
 
-from vaecore._batch_sizes import answers
-from vaecore._noise import seed_for
-from vaecore._store import Tensors, digest, source_digest
-from vaecore.reconstruction._reconstruct import reconstruct
-from vaecore.suite.packing import pack
-from vaecore.suite.study.draws import CLEAN, DRAWS, JOINT, LBFGS, perturb
-from vaecore.suite.study.study import EVIDENCE_STAGE
+from vaecore import Autoencoder, reconstruct
+from vaecore.suite.study.conditions import CLEAN, FGSM, JOINT, LBFGS, SIGN
+from vaecore.suite.study.setup import Setup
+from vaecore.suite.study.tasks import Task
+from vaecore.toolkit import Classify, Precision, Tensors, answers, seed_for
 
-if TYPE_CHECKING:
-    from vaecore.suite.study.study import Study
-
-SHEET = (CLEAN, "fgsm-0.2", LBFGS, "sign-0.2", JOINT)
+SHEET = (CLEAN, FGSM(1), LBFGS, SIGN(1), JOINT(1.5))
 IMAGES = 3  # the first that the study looks at, whatever becomes of them
 
 
-def gather(study: "Study") -> dict[str, Any]:
-    """What the sheet shows, as plain values: for the first run and each condition the images and their draws.
-
-    Images and draws are those of the evidence. labels: of the images. For each condition: pixels of the images and the
-    label each is given; draws, their reconstructions, image by image, and the label that each of these is given;
-    success: whether the attack reached its aim.
-    """
-    indices = study.indices[:IMAGES]
-    labels = study.test.labels
-    assert labels is not None
-    rows = []
-    with study.timed("evidence"):
-        for condition in SHEET:
-            found = _of_condition(study, condition, indices)
-            rows.append(
-                {
-                    "condition": condition,
-                    "pixels": pack(found["images"]),
-                    "label": found["label"].tolist(),
-                    "success": found["success"].tolist(),
-                    "draws": pack(found["draws"].flatten(0, 1)),
-                    "draw_label": found["draw_label"].tolist(),
-                }
-            )
-    return {"labels": labels[indices].tolist(), "indices": indices.tolist(), "rows": rows}
+def sheet_tasks(setup: Setup) -> list[Task]:
+    """The images of the first run under each condition of SHEET, and their draws, which are those of the evidence."""
+    rows = (0, min(IMAGES, len(setup.indices)))
+    return [
+        Task(
+            draw_sheet,
+            {
+                "seed": setup.seeds[0],
+                "draws": setup.protocol.draws,
+                "precision": setup.precision,
+                "device": str(setup.device),
+            },
+            {
+                "shard": setup.shard(rows),
+                "attack": setup.attack(condition, 0, rows),
+                "vae": setup.model("vae", 0),
+                "classifier": setup.model("classifier", 0),
+            },
+            "contact sheet",
+            "contact sheet",
+        )
+        for condition in SHEET
+    ]
 
 
-def _of_condition(study: "Study", condition: str, indices: torch.Tensor) -> Tensors:
-    run = study.run(0)
-    known = study.shard(run, indices).known
-    models = (run.vae_digest, run.classifier_digest)
-    key = digest("contact sheet", condition, *models, *known, _STAGE, study.device.type, study.precision)
-
-    def compute() -> Tensors:
-        shard = study.shard(run, indices).to(study.device)
-        attack = perturb(run.vae, run.classifier, shard, condition)
-        seed = seed_for("reconstructions", run.seed)
-        told: dict[str, Any] = {"indices": shard.indices, "precision": study.precision}
-        draws = reconstruct(run.vae, attack.images, draws=DRAWS, seed=seed, **told)
-        with torch.no_grad():
-            label = run.classifier(attack.images).argmax(dim=1)
-            draw_label = answers(run.classifier, draws.flatten(0, 1)).argmax(dim=1).view(draws.shape[:2])
-        found = {"images": attack.images, "draws": draws, "label": label, "draw_label": draw_label}
-        return {name: column.cpu() for name, column in (found | {"success": attack.success}).items()}
-
-    return study.store.get("evidence", key, compute)
-
-
-_STAGE = digest(EVIDENCE_STAGE, source_digest(sys.modules[__name__]))
+def draw_sheet(
+    seed: int,
+    draws: int,
+    precision: Precision,
+    device: str,
+    shard: Tensors,
+    attack: Tensors,
+    vae: Autoencoder,
+    classifier: Classify,
+) -> Tensors:
+    """images, their reconstructions (draws), the label of each (label, draw_label), and success of the attack; a task."""
+    images, indices = attack["images"].to(device), shard["indices"].to(device)
+    own_seed = seed_for("reconstructions", seed)
+    drawn = reconstruct(vae, images, draws=draws, seed=own_seed, indices=indices, precision=precision)
+    with torch.no_grad():
+        label = classifier(images).argmax(dim=1)
+        draw_label = answers(classifier, drawn.flatten(0, 1)).argmax(dim=1).view(drawn.shape[:2])
+    columns = {"images": images, "draws": drawn, "label": label, "draw_label": draw_label}
+    return {name: column.cpu() for name, column in columns.items()} | {"success": attack["success"]}

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaecore.data._images import Images
-from vaecore.reconstruction._decode import posterior
-from vaecore.suite.study.user_models import model_digest
+from vaecore import Images
+from vaecore.suite.study.models import model_digest
+from vaecore.toolkit import posterior
 
 
 def check_model(model: Any, text: str, kind: str, test: Images, device: torch.device) -> None:

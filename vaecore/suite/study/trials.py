@@ -1,44 +1,24 @@
-"""Can the attacks be believed? Trials that vary the adaptive attacker's effort, and flags on every result.
+"""Trials of the attacks: ones that vary the adaptive attacker's effort, and ones that know less.
 
 What an honest evaluation of a defence shows beside its attacks (Carlini et al. 2019; Croce & Hein 2020): success does
 not fall as the attack may do more, it reaches 100% in the end, and no attack without the exact gradient does better.
 """
 
-from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from vaecore._noise import seed_for
-from vaecore._store import Tensors, digest, source_digest
-from vaecore.attacks import _square
-from vaecore.attacks._attack import Victim, flag_warnings
-from vaecore.attacks._detector import VAEDetector
-from vaecore.attacks._pgd import pgd
-from vaecore.attacks._square import square
-from vaecore.models._networks import Classify
-from vaecore.reconstruction._reconstruct import reconstruct_labels
-from vaecore.suite.statistics.intervals import beats
-from vaecore.suite.study.draws import (
-    ADAPTIVE,
-    CONDITIONS,
-    DRAWS,
-    EOT_DRAWS,
-    EPSILONS,
-    JOINT,
-    MINIMAL,
-    STEPS,
-    Shard,
-    joint_pgd,
-)
-from vaecore.suite.study.study import EVIDENCE_STAGE, Run, Study
+from vaecore import Autoencoder, VAEDetector, Victim, pgd, reconstruct_labels, square
+from vaecore.suite.study.conditions import JOINT
+from vaecore.suite.study.perturbations import joint_pgd
+from vaecore.suite.study.protocol import Protocol
+from vaecore.suite.study.setup import Setup
+from vaecore.suite.study.tasks import Task
+from vaecore.toolkit import Classify, Tensors, seed_for
 
 QUERIES = 500
-Wins = NDArray[np.bool_]
+_STEPS = int(JOINT.settings["steps"])
 
 
 @dataclass(frozen=True)
@@ -46,14 +26,15 @@ class Trial:
     """An attack with some effort on some images of the first run.
 
     victim: "classifier", or "detector", which has the VAE. attack: "pgd" with exact gradients, "bpda" with the identity
-    for that of the VAE, "square" without gradients, STEPS then being QUERIES. draws: of EOT, for each step.
+    for that of the VAE, "square" without gradients. epsilon: pixel intensity. steps: of "square", queries. draws: that a
+    detector's attacker averages over in each step (EOT).
     """
 
     victim: Literal["classifier", "detector"]
+    epsilon: float
+    draws: int
     attack: Literal["pgd", "bpda", "square"] = "pgd"
-    epsilon: float = 0.3
-    steps: int = STEPS[JOINT]
-    draws: int = EOT_DRAWS
+    steps: int = _STEPS
 
     def __str__(self) -> str:
         """In words, for flags."""
@@ -63,107 +44,82 @@ class Trial:
         return f"{what} on the {self.victim} (epsilon {self.epsilon:g}, {effort})"
 
 
-DETECTOR, CLASSIFIER = Trial("detector"), Trial("classifier")
-SIZES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
-# Each row varies one thing, from less to more of it; in each, success must not fall.
-SWEEPS = {
-    "epsilon": [replace(DETECTOR, epsilon=size) for size in SIZES],
-    # Where success is not complete, so that more effort could still gain.
-    "steps": [replace(DETECTOR, epsilon=0.2, steps=steps) for steps in (5, 10, 20, 40, 80)],
-    "draws": [replace(DETECTOR, epsilon=0.2, draws=draws) for draws in (1, 2, 5, 10)],
-    "epsilon, classifier alone": [replace(CLASSIFIER, epsilon=size) for size in SIZES],
-}
-# Attacks that know less, each against one that knows more.
-WEAKER = [(replace(DETECTOR, attack="bpda"), DETECTOR)] + [
-    (replace(best, attack="square", steps=QUERIES), best)
-    for size in (0.1, 0.2, 0.3)
-    for best in (replace(CLASSIFIER, epsilon=size), replace(DETECTOR, epsilon=size))
-]
-_STAGE = digest(EVIDENCE_STAGE, source_digest(_square))
+def _at(protocol: Protocol, victim: Literal["classifier", "detector"], size: float) -> Trial:
+    """The trial with the protocol's own effort, at so many budgets."""
+    return Trial(victim, round(size * protocol.budget, 12), protocol.eot_draws)
 
 
-def trials(study: Study) -> dict[Trial, Wins]:
-    """Which images each trial wins, judged by DRAWS new draws: misclassified and, by the detector, no alarm."""
-    wanted = _wanted()
-    _ = study.runs
-    with study.timed("evidence"), study.meter("trials of the adaptive attack") as advance:
-        return dict(zip(wanted, study.each(_wins, [(trial,) for trial in wanted], advance), strict=True))
+def sweeps(protocol: Protocol) -> dict[str, list[Trial]]:
+    """Rows of trials that each vary one thing, from less to more of it; in each, success must not fall."""
+    sizes = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
+    one_budget = _at(protocol, "detector", 1)  # where success is not complete, so that more effort could still gain
+    return {
+        "epsilon": [_at(protocol, "detector", size) for size in sizes],
+        "steps": [replace(one_budget, steps=steps) for steps in (5, 10, 20, 40, 80)],
+        "draws": [replace(one_budget, draws=draws) for draws in (1, 2, 5, 10)],
+        "epsilon, classifier alone": [_at(protocol, "classifier", size) for size in sizes],
+    }
 
 
-def tasks() -> list[tuple[Any, ...]]:
-    """Functions, and what they take besides the study, that compute all of `trials`."""
-    return [(_wins, trial) for trial in _wanted()]
-
-
-def _wanted() -> list[Trial]:
-    every = [*(trial for row in SWEEPS.values() for trial in row), *(trial for pair in WEAKER for trial in pair)]
-    return list(dict.fromkeys(every))
-
-
-def _wins(study: Study, trial: Trial) -> Wins:
-    run = study.run(0)
-    shard = study.shard(run, study.indices[: study.trial_images])
-    models = (run.vae_digest, run.classifier_digest)
-    key = digest("trial", asdict(trial), *models, *shard.known, _STAGE, study.device.type)
-
-    def compute() -> Tensors:
-        return {"won": _judge(run, trial, shard.to(study.device)).cpu()}
-
-    return np.asarray(study.store.get("evidence", key, compute)["won"].numpy())
-
-
-def _judge(run: Run, trial: Trial, shard: Shard) -> torch.Tensor:
-    backward: Any = "identity" if trial.attack == "bpda" else "exact"
-    detector = VAEDetector(run.vae, run.classifier, draws=trial.draws, backward=backward)
-    victim: Victim | Classify = detector if trial.victim == "detector" else run.classifier
-    seed = seed_for(f"trial/{trial.attack}", run.seed)
-    common: Any = {"epsilon": trial.epsilon, "seed": seed, "indices": shard.indices, "keep_failed": True}
-    if trial.attack == "square":
-        images = square(victim, shard.pixels, shard.labels, queries=trial.steps, **common).images
-    elif trial.victim == "classifier":
-        images = pgd(victim, shard.pixels, shard.labels, steps=trial.steps, **common).images
-    else:
-        images = joint_pgd(detector, shard, trial.epsilon, trial.steps, seed).images
-    with torch.no_grad():
-        label = run.classifier(images).argmax(dim=1)
-    if trial.victim == "classifier":
-        return label != shard.labels
-    fresh = seed_for("trial/judge", run.seed)
-    drawn = reconstruct_labels(run.vae, run.classifier, images, draws=DRAWS, seed=fresh, indices=shard.indices)
-    return (label != shard.labels) & (drawn == label.unsqueeze(1)).all(dim=1)
-
-
-def flags(study: Study, conditions: Collection[str] = CONDITIONS) -> list[str]:
-    """What casts doubt on the attacks of these conditions, in words; empty where nothing does."""
-    found = [f"{name}: {line}" for name in conditions for line in _of_condition(study, name)]
-    sizes = [name for name in (f"fgsm-{epsilon:g}" for epsilon in EPSILONS) if name in conditions]
-    found += _falls(sizes, [study.table(name)["success"].ravel() for name in sizes])
-    if not set(ADAPTIVE) & set(conditions):
-        return found
-    wins = trials(study)
-    for sweep, row in SWEEPS.items():
-        found += _falls(row, [wins[trial] for trial in row])
-        if sweep.startswith("epsilon") and not wins[row[-1]].all():
-            found.append(f"{row[-1]} wins {wins[row[-1]].mean():.0%} only: with so much room it must win every image")
-    for weak, strong in WEAKER:
-        if beats(wins[weak], wins[strong]):
-            found.append(
-                f"{weak} wins {wins[weak].mean():.0%}, {strong} {wins[strong].mean():.0%}: one that knows less must not"
-                f" be better; {(wins[weak] & ~wins[strong]).sum()} images only it wins (are gradients masked?)"
-            )
-    return found
-
-
-def _falls(names: Sequence[object], wins: Sequence[Wins]) -> list[str]:
+def weaker(protocol: Protocol) -> list[tuple[Trial, Trial]]:
+    """Attacks that know less, each with one that knows more."""
+    best = _at(protocol, "detector", 1.5)
+    queried = [_at(protocol, victim, size) for size in (0.5, 1.0, 1.5) for victim in ("classifier", "detector")]  # type: ignore[arg-type]
     return [
-        f"success falls from {less.mean():.0%} to {more.mean():.0%} with more effort: {milder}, then {stronger}"
-        for (milder, less), (stronger, more) in pairwise(zip(names, wins, strict=True))
-        if beats(less, more)
+        (replace(best, attack="bpda"), best),
+        *((replace(one, attack="square", steps=QUERIES), one) for one in queried),
     ]
 
 
-def _of_condition(study: Study, name: str) -> list[str]:
-    table = study.table(name)
-    lines = flag_warnings(torch.from_numpy(table["flags"]).flatten())
-    failed = int((~table["success"]).sum()) if name in MINIMAL else 0
-    return lines + ([f"{failed} of {table['success'].size} images: the attack did not reach its aim"] if failed else [])
+def trial_tasks(setup: Setup) -> dict[Trial, Task]:
+    """Which images each trial wins, in the first run."""
+    protocol = setup.protocol
+    every = [trial for row in sweeps(protocol).values() for trial in row]
+    every += [trial for pair in weaker(protocol) for trial in pair]
+    rows = (0, min(protocol.trial_images, len(setup.test)))
+    inputs = {"shard": setup.shard(rows), "vae": setup.model("vae", 0), "classifier": setup.model("classifier", 0)}
+    shared = {"seed": setup.seeds[0], "judging_draws": protocol.draws, "device": str(setup.device)}
+    return {
+        trial: Task(attack_and_judge, asdict(trial) | shared, inputs, "trials", "trials of the attacks")
+        for trial in dict.fromkeys(every)
+    }
+
+
+def attack_and_judge(
+    victim: str,
+    epsilon: float,
+    draws: int,
+    attack: str,
+    steps: int,
+    seed: int,
+    judging_draws: int,
+    device: str,
+    shard: Tensors,
+    vae: Autoencoder,
+    classifier: Classify,
+) -> Tensors:
+    """Which images a trial wins, (n,) bool, judged by new draws; a task.
+
+    Won is an image that is misclassified and, by the detector, raises no alarm.
+    """
+    rows = {name: value.to(device) for name, value in shard.items()}
+    pixels, labels, indices = rows["pixels"], rows["labels"], rows["indices"]
+    backward: Any = "identity" if attack == "bpda" else "exact"
+    detector = VAEDetector(vae, classifier, draws=draws, backward=backward)
+    target: Victim | Classify = detector if victim == "detector" else classifier
+    attack_seed = seed_for(f"trial/{attack}", seed)
+    common: Any = {"epsilon": epsilon, "seed": attack_seed, "indices": indices, "keep_failed": True}
+    if attack == "square":
+        images = square(target, pixels, labels, queries=steps, **common).images
+    elif victim == "classifier":
+        images = pgd(target, pixels, labels, steps=steps, **common).images
+    else:
+        images = joint_pgd(detector, rows, epsilon=epsilon, steps=steps, seed=attack_seed).images
+    with torch.no_grad():
+        label = classifier(images).argmax(dim=1)
+    won = label != labels
+    if victim == "detector":
+        fresh = seed_for("trial/judge", seed)
+        drawn = reconstruct_labels(vae, classifier, images, draws=judging_draws, seed=fresh, indices=indices)
+        won &= (drawn == label.unsqueeze(1)).all(dim=1)
+    return {"won": won.cpu()}

@@ -1,36 +1,53 @@
-"""A user's own VAE and classifier: what `--vae` and `--classifier` name, and how a model is told from another.
+"""Models of a study: the reference models, and a user's own, which `--vae` and `--classifier` name.
 
-Either names a finished model, the same in all runs: a torch module (`package.module:attribute`), or a file that
-`VAE.save` or `Classifier.save` wrote. Or a maker, called once a run: `make(seed)` or `make(seed, images)`, which gives
-a model; `images` are the study's training images (`vaecore.Images`), which tell it their shape and classes, and to
-train on. A maker may give its model trained. Better it gives a torch module with a method `fit(images)`: the study
-calls it, with torch's random numbers seeded, keeps the weights in the cache, and does not train again before seed,
-images, initial weights or the maker's source change. What `fit` learns must be parameters or buffers. What a VAE and a
-classifier must do is said in `vaecore.Autoencoder` and `vaecore._models.Classify`.
+A user's option names a finished model, the same in all runs: a torch module (`package.module:attribute`), or a file
+that `VAE.save` or `Classifier.save` wrote. Or it names a maker, called once a run: `make(seed)` or
+`make(seed, images)`, which gives a model; `images` are the training images (`vaecore.Images`). A maker may give its
+model trained. Better it gives a torch module with a method `fit(images)`: the study calls it, with torch's random
+numbers seeded, keeps the weights in the cache, and does not train again before seed, images, initial weights or the
+maker's source change. What `fit` learns must be parameters or buffers. `vaecore.Autoencoder` says what a VAE must do; a
+classifier maps images to logits.
 """
 
-import ast
 import copy
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec, resolve_name
+from collections.abc import Callable
+from dataclasses import dataclass
 from inspect import Parameter, signature
 from pathlib import Path
-from sysconfig import get_path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vaecore._check import check_logits
-from vaecore._import_by_name import attribute, is_named
-from vaecore._store import Tensors, digest
-from vaecore.data._images import Images
-from vaecore.models._networks import load_classifier, load_vae
-from vaecore.models._training import seeded
-from vaecore.reconstruction._decode import check_reconstructions, decode_draws, posterior
+from vaecore import (
+    VAE,
+    Autoencoder,
+    Classifier,
+    ClassifierConfig,
+    Images,
+    VAEConfig,
+    fit_autoencoder,
+    fit_classifier,
+    fit_vae,
+    load_classifier,
+    load_vae,
+)
+from vaecore.suite.study.sources import digest_of, sources_of_module
+from vaecore.suite.study.tasks import one_thread
+from vaecore.toolkit import (
+    Classify,
+    Tensors,
+    attribute,
+    check_logits,
+    check_reconstructions,
+    decode_draws,
+    digest,
+    is_named,
+    posterior,
+    seeded,
+)
 
+_ALIKE = 1e-3  # difference of a reconstruction and the sigmoid of its log-odds
 _METHODS = {"vae": ("encode", "decode"), "classifier": ("__call__",)}
 _PICKLED = (".pt", ".pth", ".pt2", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
 
@@ -118,11 +135,10 @@ def fit(model: nn.Module, kind: str, seed: int, train: Images, device: torch.dev
 def untrained_digest(model: nn.Module, text: str, kind: str) -> str:
     """Digest of what a maker's model will be once it is trained, but for the images: its source, structure, weights.
 
-    The source is that of the maker's module and of all that it has import statements for, wherever they stand, and so
-    on; but for the standard library and what is installed.
+    The source is that of the maker's module and of all that it reaches by imports.
     """
     weights = [part for name, value in sorted(model.state_dict().items()) for part in (name, value)]
-    return digest(kind, text, repr(model), *weights, *_sources(text.partition(":")[0]))
+    return digest(kind, text, repr(model), *weights, digest_of(sources_of_module(text.partition(":")[0])))
 
 
 def _takes_images(maker: Callable[..., Any]) -> bool:
@@ -134,63 +150,13 @@ def _takes_images(maker: Callable[..., Any]) -> bool:
     return len(parameters) == 2 and parameters[1].kind in positional and parameters[1].default is Parameter.empty
 
 
-def _sources(name: str) -> list[Path]:
-    found: set[Path] = set()
-    left = [name]
-    while left:
-        name = left.pop()
-        try:
-            spec = find_spec(name)
-        except (ImportError, ValueError):  # no module but a name in one, or a module without a file
-            continue
-        path = Path(str(spec.origin if spec else None)).resolve()
-        if path in found or path.suffix != ".py" or not path.is_file() or _is_installed(path):
-            continue
-        found.add(path)
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        left += _imported(path, package)
-    return sorted(found)
-
-
-def _is_installed(path: Path) -> bool:
-    return bool({"site-packages", "dist-packages"} & {*path.parts}) or path.is_relative_to(
-        Path(get_path("stdlib")).resolve()
-    )
-
-
-def _imported(path: Path, package: str) -> Iterator[str]:
-    """What the import statements of a file may name: modules, and names in them, which may be modules, too."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (one.name for one in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = "." * node.level + (node.module or "")
-            whole = resolve_name(base, package) if node.level else base
-            yield whole
-            yield from (f"{whole}.{one.name}" for one in node.names)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Within, a CPU rounds as it does with one thread, so that digests of results do not depend on their number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def model_digest(model: Any, kind: str, probe: Tensor) -> str:
-    """Digest of a model: its weights, its structure, the source of its class, and what it does with a few images.
+    """Digest of a model: its weights, its structure, and what it does with a few images.
 
     probe: images (n, c, h, w) on the model's device. What a model does tells apart what its weights don't (another
-    activation, a closure); raises ValueError where it does what no model of its kind should.
+    activation, a closure). Raises ValueError where it does what no model of its kind should.
     """
     parts: list[object] = [kind, f"{type(model).__module__}.{type(model).__qualname__}"]
-    source = getattr(sys.modules.get(type(model).__module__), "__file__", None)
-    if source is not None:
-        parts.append(Path(source))
     if isinstance(model, nn.Module):
         parts.append(repr(model))
         for name, value in sorted(model.state_dict().items()):
@@ -201,6 +167,9 @@ def model_digest(model: Any, kind: str, probe: Tensor) -> str:
             decoded = decode_draws(model, mean.unsqueeze(1), probe.shape)[:, 0]
             check_reconstructions(decoded)
             parts += [mean, log_variance, decoded]
+            if (give := getattr(model, "decode_logits", None)) is not None:
+                parts.append(odds := give(mean))
+                _check_odds(odds, decoded)
         else:
             logits = model(probe)
             check_logits(logits, len(probe))
@@ -208,6 +177,15 @@ def model_digest(model: Any, kind: str, probe: Tensor) -> str:
                 raise ValueError("the classifier must return logits; got probabilities (leave out its last softmax)")
             parts.append(logits)
     return digest(*parts)
+
+
+def _check_odds(odds: Tensor, decoded: Tensor) -> None:
+    difference = float((odds.float().sigmoid().flatten(1) - decoded.flatten(1)).abs().max())
+    if not difference < _ALIKE:
+        raise ValueError(
+            "the VAE's decode_logits must be the log-odds of what decode gives; their sigmoid is off by"
+            f" {difference:.3g}"
+        )
 
 
 def _finished(found: Any, kind: str) -> bool:
@@ -223,3 +201,79 @@ def _attribute(text: str, kind: str) -> Any:
             f"--{kind} {text} must be a module or a maker, make(seed) or make(seed, images); got {type(found).__name__}"
         )
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The models of one training seed."""
+
+    seed: int
+    vae: Autoencoder
+    classifier: Classify
+
+
+def train_reference(kind: str, config: VAEConfig | ClassifierConfig, seed: int, device: str, train: Tensors) -> Tensors:
+    """Weights of a reference model ("vae", "classifier" or "autoencoder"), trained on pixels and labels; a task."""
+    fit: Any = {"vae": fit_vae, "classifier": fit_classifier, "autoencoder": fit_autoencoder}[kind]
+    images = Images(train["pixels"], train.get("labels"), "the training images", "train")
+    return dict(fit(images, config, seed=seed, device=device).cpu().state_dict())
+
+
+def reference(
+    kind: str, config: Any, shape: tuple[int, int, int], classes: int, device: str, weights: Tensors
+) -> nn.Module:
+    """A reference model with these weights, as it is used; a task."""
+    model = Classifier(config, shape, classes) if kind == "classifier" else VAE(config, shape)
+    model.load_state_dict(weights)
+    return model.requires_grad_(requires_grad=False).to(device).eval()
+
+
+def train_made(text: str, kind: str, seed: int, made: str, device: str, train: Tensors) -> Tensors:
+    """Weights of a maker's model, trained by its own `fit`; a task. made: digest of the model before (see `made`)."""
+    images = Images(train["pixels"], train.get("labels"), "the training images", "train")
+    place = torch.device(device)
+    model = user_model(text, kind, seed, place, lambda: images)
+    if untrained_digest(model, text, kind) != made:
+        raise ValueError(_other(text, seed))
+    return {name: value.cpu() for name, value in fit(model, kind, seed, images, place).items()}
+
+
+def made(
+    text: str,
+    kind: str,
+    seed: int,
+    device: str,
+    made: str,
+    train: Tensors | None,
+    probe: Tensors,
+    weights: Tensors | None,
+) -> Any:
+    """A user's model as it is used; a task. made: digest of what the maker must give again.
+
+    Processes that share the work each call the maker. probe: images that the digest of a finished model was taken of.
+    """
+    images = None if train is None else Images(train["pixels"], train.get("labels"), "the training images", "train")
+
+    def training_images() -> Images:
+        assert images is not None  # `Study` gives them to makers that take them
+        return images
+
+    model = user_model(text, kind, seed, torch.device(device), training_images)
+    if weights is None:
+        if given_digest(model, kind, probe["pixels"].to(device)) != made:
+            raise ValueError(_other(text, seed))
+        return model
+    model.load_state_dict(weights)
+    return model.requires_grad_(requires_grad=False).eval()
+
+
+def given_digest(model: Any, kind: str, probe: Tensor) -> str:
+    """Digest of a user's model that is not trained here: what it is and does, and its source."""
+    return digest(model_digest(model, kind, probe), digest_of(sources_of_module(type(model).__module__)))
+
+
+def _other(text: str, seed: int) -> str:
+    return (
+        f"{text} must give the same model each time it gets a seed, as processes that share the work each call it; for"
+        f" {seed} it gave another (one that trains: leave that to a `fit` of its module, whose result is kept)"
+    )

@@ -5,16 +5,15 @@ import zlib
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 
-def pack(pixels: torch.Tensor) -> dict[str, Any]:
+def pack(pixels: NDArray[np.float32]) -> dict[str, Any]:
     """Images (n, channels, h, w) in [0, 1], grey or of three channels, as 8-bit text for JSON."""
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise ValueError(f"images must be (n, 1, h, w) or (n, 3, h, w); got {tuple(pixels.shape)}")
-    content = (pixels * 255).round().to(torch.uint8).movedim(1, -1)
-    rows = (content.squeeze(-1) if pixels.shape[1] == 1 else content).numpy()
+    content = np.moveaxis((pixels * np.float32(255)).round().astype(np.uint8), 1, -1)
+    rows = content[..., 0] if pixels.shape[1] == 1 else content
     return {"shape": list(rows.shape), "zlib_base64": base64.b64encode(zlib.compress(rows.tobytes(), 9)).decode()}
 
 

@@ -1,84 +1,45 @@
-"""What the report says of decisions: how well each judge's confidence is calibrated, and what refusing buys."""
+"""E5 to E7 and B6 to B8: how well each judge's confidence is calibrated, and what refusing buys."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vaecore._calibration import Equal, brier_parts, ece, reliability
-from vaecore.suite.statistics.intervals import Estimate, aurc, interval, mean, smooth
-from vaecore.suite.study.decisions import ALL, ALONE, ASKED, CLASSES, JUDGES, MEAN_SCALED, MIX, PLAIN, SCALED
-from vaecore.suite.study.draws import LBFGS, Table
-
-if TYPE_CHECKING:
-    from vaecore.suite.study.study import Study
+from vaecore import brier_parts, ece, reliability
+from vaecore.suite.statistics.columns import Column
+from vaecore.suite.statistics.estimates import Estimate, aurc, mean, smooth
+from vaecore.suite.statistics.intervals import interval
+from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS, MIX, NOISY, ROTATED, Condition
+from vaecore.suite.study.decisions import (
+    ALL,
+    ALONE,
+    ASKED,
+    CLASSES,
+    DECISIONS,
+    JUDGES,
+    MEAN_SCALED,
+    PLAIN,
+    SCALED,
+    outsiders,
+)
+from vaecore.suite.study.study import Study, TooFewError
+from vaecore.suite.study.tables import Table
+from vaecore.suite.study.tasks import Task
 
 LEVEL = 0.95  # of intervals that describe and decide nothing
 BINS = 15
 DRAWN = (PLAIN, SCALED, MEAN_SCALED, ALL)  # judges in the reliability diagrams
+FIGURES = (CLEAN, ROTATED(45), NOISY(0.3), FGSM(1), LBFGS, MIX)  # conditions in the figures
 COVERAGES = tuple(round(0.05 * k, 2) for k in range(1, 21))
 # What images are refused by, and whose answer the rest get.
 REFUSED_BY = {"confidence": PLAIN, "disagreement": PLAIN, "mse": PLAIN, ALL: ALL, MEAN_SCALED: MEAN_SCALED}
-EQUAL: tuple[Equal, ...] = ("width", "mass")
+EQUAL = ("width", "mass")
 
 
-def page(results: Mapping[str, Any]) -> str:
-    """All measures as a Markdown page, one table for each condition."""
-    found = results["decisions"]
-    about = (
-        f"Means over {len(results['seeds'])} training runs with 95% intervals over runs and images; ECE with the least"
-        f" and the most of the runs, {BINS} bins. Temperatures and regressions are fitted on {found['held_out']}"
-        " training images held out. NLL, Brier, ECE and AURC are of being right; NLL and Brier of all classes stand"
-        f" behind. Half of {MIX} is from {', '.join(found['outsiders'])}, where every answer is wrong."
-    )
-    lines = [f"# Whose confidence can be believed? {results['dataset']['name']}", "", about]
-    for condition, judges in found["measures"].items():
-        lines += [f"\n## {condition}, {found['images'][condition]} images\n", f"| judge | {' | '.join(_HEAD)} |"]
-        lines.append("|---|" + "---:|" * len(_HEAD))
-        lines += [f"| {judge} | {' | '.join(_cells(one))} |" for judge, one in judges.items()]
-    lines.append("\n![Accuracy against confidence](reliability.png)")
-    lines.append("\n![Risk against coverage](risk-coverage.png)")
-    return "\n".join(lines) + "\n"
-
-
-_HEAD = (
-    "accuracy",
-    "NLL",
-    "Brier",
-    "= reliability - resolution + uncertainty + within",
-    "ECE, equal width",
-    "ECE, equal mass",
-    "AURC",
-    "NLL of classes",
-    "Brier of classes",
-    "NLL added to confidence alone",
-)
-
-
-def _cells(one: Mapping[str, Any]) -> list[str]:
-    def shown(name: str) -> str:
-        if name not in one:
-            return "-"
-        number = one[name]
-        if number["low"] is None:
-            return f"{number['estimate']:.4f}"
-        return f"{number['estimate']:.4f} [{number['low']:.4f}, {number['high']:.4f}]"
-
-    def spread(name: str) -> str:
-        return "{mean:.4f} ({least:.4f} to {most:.4f})".format(**one[name])
-
-    parts = "{reliability:.4f} - {resolution:.4f} + {uncertainty:.4f} + {within:.4f}".format(**one["brier_parts"])
-    errors = [spread("ece_width"), spread("ece_mass")]
-    last = [shown(name) for name in ("aurc", "class_nll", "class_brier", "nll_added")]
-    return [shown("accuracy"), shown("nll"), shown("brier"), parts, *errors, *last]
-
-
-def doubt_and_wrong(table: Table, by: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def doubt_and_wrong(table: Table, by: str) -> tuple[Column, Column]:
     """What images are refused by, and whether the answer is wrong; both (runs, images)."""
     wrong = ~table[f"{REFUSED_BY[by]}/right"]
     if by in ("disagreement", "mse"):
-        return table[by].astype(np.float64), wrong
+        return Column(table[by].astype(np.float64), table.origin), wrong
     return 1 - table[f"{REFUSED_BY[by]}/confidence"], wrong
 
 
@@ -87,34 +48,47 @@ def area(table: Table, by: str) -> Estimate:
     return aurc(*doubt_and_wrong(table, by))
 
 
-def gather(study: "Study") -> dict[str, Any] | None:
+def tasks(study: Study) -> list[Task]:
+    """All that the section shows."""
+    return [task for condition in ASKED for task in DECISIONS.tasks(study.setup, condition)]
+
+
+def section(study: Study) -> dict[str, Any] | None:
     """Measures of every judge under every condition, reliability diagrams and risk-coverage curves, as plain values.
 
     None where finished models came without training images, as there is nothing to fit a judge on.
     """
-    if study.outside.train is None:
+    setup = study.setup
+    if setup.training is None:
         return None
-    tables = {condition: study.decisions.table(condition) for condition in ASKED}
-    found = np.flatnonzero(tables[LBFGS]["found"].all(axis=0))
-    if len(found) > 1:  # as claims look at L-BFGS; where it never succeeds, at all images
-        tables[LBFGS] = tables[LBFGS].take(found)
+    tables = {setup.protocol.name(condition): _table(study, condition) for condition in ASKED}
+    judged = {name: [one for one in JUDGES if _concluded(table, one)] for name, table in tables.items()}
     return {
-        "held_out": len(study.held_out[0]),
-        "outsiders": study.decisions.outsiders(),
-        "images": {condition: table["found"].shape[1] for condition, table in tables.items()},
-        "measures": {
-            condition: {judge: _measures(table, judge) for judge in JUDGES if _concluded(table, judge)}
-            for condition, table in tables.items()
-        },
+        "held_out": len(setup.held_out[0]),
+        "outsiders": outsiders(setup),
+        "mix": setup.protocol.name(MIX),
+        "bins": BINS,
+        "figures": [setup.protocol.name(condition) for condition in FIGURES],
+        "images": {name: table["success"].shape[1] for name, table in tables.items()},
+        "measures": {name: {one: _measures(table, one) for one in judged[name]} for name, table in tables.items()},
         "reliability": {
-            condition: {judge: _diagram(table, judge) for judge in DRAWN if _concluded(table, judge)}
-            for condition, table in tables.items()
+            name: {one: _diagram(table, one) for one in DRAWN if one in judged[name]} for name, table in tables.items()
         },
         "refusing": {
-            condition: {by: _curve(table, by) for by in REFUSED_BY if _concluded(table, REFUSED_BY[by])}
-            for condition, table in tables.items()
+            name: {by: _curve(table, by) for by in REFUSED_BY if REFUSED_BY[by] in judged[name]}
+            for name, table in tables.items()
         },
     }
+
+
+def _table(study: Study, condition: Condition) -> Table:
+    """As claims look at it; where an attack never succeeds, at all images."""
+    try:
+        table = study.paired(condition, of=DECISIONS)[0]
+        _ = table.columns
+    except TooFewError:
+        return study.table(condition, of=DECISIONS)
+    return table
 
 
 def _concluded(table: Table, judge: str) -> bool:

@@ -1,0 +1,99 @@
+"""All that a report says of a study, as plain values: facts, what was measured, and sections of the families."""
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vaecore.suite.study.cleaning import CLEANED, CURVE, names
+from vaecore.suite.study.conditions import INSIDE, PURIFIED, Condition
+from vaecore.suite.study.contact_sheet import sheet_tasks
+from vaecore.suite.study.decisions import ASKED
+from vaecore.suite.study.draws import DRAWS
+from vaecore.suite.study.sections import cleaning, consistency, decisions, outside, trials
+from vaecore.suite.study.study import Study, accuracy_tasks
+from vaecore.suite.study.tasks import Task
+from vaecore.suite.study.trials import trial_tasks
+
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "safetensors", "matplotlib", "pytest")
+
+
+def tasks(study: Study) -> list[Task]:
+    """All that `everything` asks for; what takes longest comes first, so that no process is left alone with it."""
+    setup = study.setup
+    conditions = sorted(setup.protocol.conditions, key=lambda one: (one.share != "adaptive", one.attack is None))
+    return [
+        *(task for condition in conditions for task in DRAWS.tasks(setup, condition)),
+        *trial_tasks(setup).values(),
+        *cleaning.tasks(study),
+        *outside.tasks(study),
+        *([] if setup.training is None else decisions.tasks(study)),
+        *sheet_tasks(setup),
+        *accuracy_tasks(setup),
+    ]
+
+
+def looked_at(study: Study, names: Sequence[str]) -> dict[str, Any]:
+    """What there is to say of some conditions, by their full names: measures, flags, and the sets among them."""
+    protocol = study.setup.protocol
+    chosen = [one for one in protocol.conditions if protocol.full_name(one) in names]
+    sets = [one for one in study.setup.sets.conditions if protocol.full_name(one) in names]
+    return {
+        "conditions": consistency.conditions(study, chosen),
+        "sanity_flags": trials.flags(study, chosen),
+        "detection": {"cells": outside.matrix(study, sets)} if sets else None,
+    }
+
+
+def everything(study: Study) -> dict[str, Any]:
+    """All sections."""
+    every = study.setup.protocol.conditions
+    return {
+        "conditions": consistency.conditions(study, every),
+        "error_by_confidence": consistency.error_by_confidence(study),
+        "sanity_flags": [*trials.flags(study, every), *cleaning.flags(study)],
+        **trials.section(study),
+        "detection": outside.section(study),
+        "cleaning": cleaning.section(study),
+        "contact_sheet": consistency.contact_sheet(study),
+        "decisions": decisions.section(study),
+    }
+
+
+def environment(study: Study) -> dict[str, Any]:
+    """What the study ran on."""
+    facts = study.facts
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": _processor(),
+        "threads": facts.threads,
+        "workers": facts.workers,
+        "gpu": facts.gpu,
+        "packages": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def threats(study: Study, names: Sequence[str]) -> dict[str, str]:
+    """The threat model of each condition, by its full name; raises ValueError where there is none of that name."""
+    from_name = {study.setup.protocol.full_name(one): one for one in every_condition(study)}
+    if unknown := [name for name in names if name not in from_name]:
+        raise ValueError(f"conditions must be those of the study; got {', '.join(unknown)}")
+    return {name: study.setup.protocol.threat(from_name[name]) for name in names}
+
+
+def every_condition(study: Study) -> list[Condition]:
+    """All conditions that a study knows."""
+    purified = [PURIFIED(size, label=name) for name in names(study.setup) for size in CURVE]
+    sets = [INSIDE, *study.setup.sets.conditions]
+    return [*study.setup.protocol.conditions, *CLEANED, *purified, *sets, *ASKED]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.machine()

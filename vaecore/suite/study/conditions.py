@@ -1,0 +1,193 @@
+"""Conditions: what is done to test images before models see them, and by whom. Plain values; imports no torch.
+
+A kind of condition is a row of this file. `study/perturbations.py` holds what a kind does to images.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Share = Literal["all", "few", "adaptive"]
+"""How many test images a condition takes, by the profile: all it looks at; fewer for expensive attacks and for what is
+only shown; fewest for attacks that differentiate through the VAE."""
+
+Unit = Literal["", "budgets", "degrees", "intensity"]
+"""What the size of a condition counts: nothing, L-infinity budgets of the protocol, degrees, or pixel intensity."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """A kind of condition; call it with a size, in its unit, for a `Condition`.
+
+    name: the first part of its conditions' names. title: for figures; threat: the threat model in one sentence; both
+    may have `{size}` and `{label}`. attacker: False for noise, transforms and sets, which nobody aims. share, and
+    shares for single sizes: how many images it takes. settings: of the function that perturbs. twin_of: noise as large,
+    image by image, as the change of that condition. minimal: an attack that may fail, whose failures are left out.
+    kept: an expensive attack, whose images the store keeps.
+    room: what comes before the name where it would not tell the family that looks at it.
+    """
+
+    name: str
+    title: str
+    threat: str
+    attacker: bool = False
+    unit: Unit = ""
+    share: Share = "all"
+    shares: Mapping[float, Share] = field(default_factory=dict)
+    settings: Mapping[str, float] = field(default_factory=dict)
+    twin_of: "Condition | None" = None
+    minimal: bool = False
+    kept: bool = False
+    room: str = ""
+
+    def __call__(self, size: float | None = None, *, label: str = "") -> "Condition":
+        """The condition of this kind with a size, in the kind's unit; label: of a set or a purifier."""
+        if (size is None) != (self.unit == ""):
+            raise ValueError(
+                f"{self.name} must have {'a size in ' + self.unit if self.unit else 'no size'}; got {size}"
+            )
+        return Condition(self, size, label)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A kind of change to the test images, its size in the kind's unit, and the label of a set or purifier."""
+
+    kind: Kind
+    size: float | None = None
+    label: str = ""
+
+    @property
+    def share(self) -> Share:
+        """How many images it takes."""
+        return self.kind.shares.get(self.size or 0.0, self.kind.share)
+
+    @property
+    def attack(self) -> "Condition | None":
+        """The attack whose failures are left out: this one, or that which its noise is as large as."""
+        return self.kind.twin_of or (self if self.kind.minimal else None)
+
+
+_OF_CLASSIFIER = "knows the classifier and its weights, and nothing of the VAE"
+_OF_BOTH = (
+    "White box: PGD knows classifier, VAE, number of draws and rule, all but the random numbers of the draws (EOT);"
+    " changes each pixel by {size} at most, and wants"
+)
+_LBFGS = f"L-BFGS {_OF_CLASSIFIER}; seeks the smallest change (L2) that gives a random wrong label"
+SIZES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # budgets
+CONFIDENCE = 0.98  # of the target, on L-BFGS images that do not sit on the decision boundary
+
+CLEAN = Kind("clean", "clean", "No attacker: test images as they are.")()
+FGSM = Kind(
+    "fgsm",
+    "FGSM, $\\epsilon$ = {size}",
+    f"FGSM, one step along the gradient's sign, {_OF_CLASSIFIER}; changes each pixel by {{size}} at most.",
+    attacker=True,
+    unit="budgets",
+)
+UNIFORM = Kind(
+    "uniform",
+    "uniform noise, $\\epsilon$ = {size}",
+    "No attacker: uniform noise of {size} a pixel at most, which nobody aims.",
+    unit="budgets",
+    share="few",
+    shares={0.25: "all", 1.0: "all"},  # a claim takes these; the others are shown
+)
+SIGN = Kind(
+    "sign",
+    "sign noise, $\\epsilon$ = {size}",
+    "No attacker: each pixel moved up or down by {size} at random, which nobody aims.",
+    unit="budgets",
+    share="few",
+    shares={0.5: "all", 1.0: "all"},
+)
+LBFGS = Kind("lbfgs", "L-BFGS", f"{_LBFGS}.", attacker=True, share="few", minimal=True, kept=True)()
+CONFIDENT = Kind(
+    f"lbfgs-{CONFIDENCE:g}",
+    f"L-BFGS, confidence {CONFIDENCE:g}",
+    f"{_LBFGS} with a confidence of {CONFIDENCE:g}.",
+    attacker=True,
+    share="few",
+    settings={"confidence": CONFIDENCE},
+    minimal=True,
+    kept=True,
+)()
+
+
+def _twin(attack: Condition) -> Condition:
+    name = attack.kind.name
+    return Kind(
+        f"gaussian-{name}",
+        f"Gaussian noise,\nL2 size of {attack.kind.title}",
+        f"No attacker: Gaussian noise as large (L2), image by image, as the change of {name}.",
+        share=attack.share,
+        twin_of=attack,
+    )()
+
+
+GAUSSIAN, GAUSSIAN_CONFIDENT = _twin(LBFGS), _twin(CONFIDENT)
+# The adaptive attacker's effort, settled on pilot seeds: more steps or draws than these gain nothing (see the figure
+# of convergence in the report), and at this weight of the error the better of count and MSE detects least.
+JOINT = Kind(
+    "joint",
+    "joint PGD on classifier\nand VAE, $\\epsilon$ = {size}",
+    f"{_OF_BOTH} all draws to get its wrong label.",
+    attacker=True,
+    unit="budgets",
+    share="adaptive",
+    settings={"steps": 40, "error_weight": 0.0},
+    kept=True,
+)
+JOINT_MSE = Kind(
+    "joint-mse",
+    "joint PGD that lowers\nthe error, $\\epsilon$ = {size}",
+    f"{_OF_BOTH} all draws to get its wrong label and the reconstruction error to stay small.",
+    attacker=True,
+    unit="budgets",
+    share="adaptive",
+    settings={"steps": 60, "error_weight": 0.01},
+    kept=True,
+)
+PGD = Kind(
+    "pgd",
+    "PGD, $\\epsilon$ = {size}",
+    f"PGD {_OF_CLASSIFIER} or of any purifier; changes each pixel by {{size}} at most.",
+    attacker=True,
+    unit="budgets",
+    settings={"steps": 40},
+    kept=True,
+)
+PURIFIED = Kind(
+    "pgd",
+    "PGD through {label}, $\\epsilon$ = {size}",
+    "White box: PGD knows the classifier and the purifier {label} with its parameters, all but the random numbers of its"
+    " draws (EOT); changes each pixel by {size} at most.",
+    attacker=True,
+    unit="budgets",
+    share="adaptive",
+    room="purified/{label}",
+)
+ROTATED = Kind(
+    "rotated",
+    "turned by {size} degrees",
+    "No attacker: test images turned by {size} degrees.",
+    unit="degrees",
+    room="decisions",
+)
+NOISY = Kind(
+    "gaussian",
+    "Gaussian noise, $\\sigma$ = {size}",
+    "No attacker: Gaussian noise of standard deviation {size} a pixel, which nobody aims.",
+    unit="intensity",
+    room="decisions",
+)
+MIX = Kind(
+    "outside-mix",
+    "half from outside",
+    "No attacker: test images as they are, mixed half and half with images from outside the data set.",
+    room="decisions",
+)()
+INSIDE = Kind("inside", "inside", "No attacker: test images as they are.", room="outside")()
+OUTSIDE = Kind(
+    "", "{label}", "No attacker: images of {label}, which are not of the data set.", room="outside"
+)  # called with the label of a set

@@ -1,0 +1,26 @@
+"""What a family of claims looks at: a kind of evidence under a condition, computed by tasks, read as a table."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from vaecore.suite.study.conditions import Condition
+from vaecore.suite.study.setup import Setup
+from vaecore.suite.study.tables import Columns
+from vaecore.suite.study.tasks import Task
+from vaecore.toolkit import Tensors
+
+
+class Evidence(Protocol):
+    """A kind of evidence. Families are alike in this: their files hold conditions, tasks and columns."""
+
+    def count(self, setup: Setup, condition: Condition) -> int:
+        """Test images that this evidence takes of a condition."""
+        ...
+
+    def tasks(self, setup: Setup, condition: Condition) -> list[Task]:
+        """The tasks that compute it, run after run, each run's images in order."""
+        ...
+
+    def columns(self, setup: Setup, condition: Condition, results: Sequence[Tensors]) -> Columns:
+        """Columns (runs, images, ...) of the tasks' results."""
+        ...

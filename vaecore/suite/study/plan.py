@@ -1,0 +1,243 @@
+"""The plan: tasks whose results are asked for, the store that keeps them, and the executor that computes the rest."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from filelock import BaseFileLock, Timeout
+
+from vaecore import Store
+from vaecore.suite.study.executors import Executor, Here, Outcome
+from vaecore.suite.study.tasks import Given, Task, make
+from vaecore.toolkit import Progress, Tensors
+
+Meter = Callable[[str], AbstractContextManager[Progress]]
+"""Shows how far work has come: given its title, a context manager that gives a function (done, of) to call."""
+
+_WAIT = 0.2  # seconds between looks at what another process computes
+_KEPT = 64  # results that stay in memory, as tasks to come may need them
+
+
+class NotComputedError(LookupError):
+    """A result is asked for while a plan is only made."""
+
+
+class WorkerDiedError(RuntimeError):
+    """A process that computed a task ended before it gave a result."""
+
+
+@contextmanager
+def silent(_: str) -> Iterator[Progress]:
+    """A meter that shows nothing."""
+    yield lambda _done, _of: None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of the tasks under a title: how many there are, how many the store has, and the seconds that the rest may take.
+
+    seconds: summed over tasks; None where no task of this title has run on this machine.
+    """
+
+    title: str
+    tasks: int
+    stored: int
+    seconds: float | None
+
+
+@dataclass
+class Plan:
+    """Asks the store for results, and the executor for what the store lacks.
+
+    planning: tasks that are asked for are only noted in `asked`, and NotComputedError is raised. seconds: that tasks of
+    each stage took. failures: errors of tasks, by key, raised again whenever the result is asked for.
+    """
+
+    store: Store
+    executor: Executor = field(default_factory=Here)
+    meter: Meter = silent
+    planning: bool = False
+    asked: dict[str, Task] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, Exception] = field(default_factory=dict)
+    _memory: dict[str, Tensors] = field(default_factory=dict)
+    _damaged: set[str] = field(default_factory=set)  # keys of entries that can't be read
+    _unstored: dict[str, Tensors] = field(default_factory=dict)
+
+    def results(self, tasks: Sequence[Task], title: str = "") -> list[Tensors]:
+        """The result of each task, in order; computes what is not there. Raises the error of one that failed."""
+        self.note(tasks)
+        if self.planning:
+            raise NotComputedError(title)
+        results: dict[str, Tensors] = {}
+        while missing := [task for task in tasks if task.key not in results]:
+            for task in missing:
+                if task.key in self.failures:
+                    raise self.failures[task.key]
+                if (result := self._read(task)) is not None:
+                    results[task.key] = result
+            self.compute([task for task in missing if task.key not in results], title or tasks[0].title)
+        return [results[task.key] for task in tasks]
+
+    def note(self, tasks: Iterable[Task]) -> None:
+        """Note tasks as asked for, while a plan is made."""
+        if self.planning:
+            self.asked |= {task.key: task for task in tasks}
+
+    def compute(self, tasks: Iterable[Task], title: str) -> None:
+        """Have all tasks computed that the store lacks, and what they need; failures are kept for who asks."""
+        waiting = self._missing(tasks)
+        if not waiting:
+            return
+        of, done = len(waiting), 0
+        running: dict[Future[Outcome], tuple[Task, BaseFileLock]] = {}
+        try:
+            with self.meter(title) as advance:
+                while waiting or running:
+                    for task in [*waiting.values()]:
+                        if len(running) >= self.executor.slots:
+                            break
+                        if any(need.key in waiting or self._runs(need, running) for need in task.needs):
+                            continue
+                        if (started := self._start(task)) is not None:
+                            del waiting[task.key]
+                            running |= {started[0]: (task, started[1])} if started[0] else {}
+                            done += started[0] is None
+                    if not running:
+                        advance(done, of)
+                        if waiting:
+                            time.sleep(_WAIT)  # another process computes what is left
+                        continue
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        self._end(*running.pop(future), future)
+                        done += 1
+                    advance(done, of)
+        except BaseException:
+            self.executor.cancel()
+            raise
+        finally:
+            for _, lock in running.values():
+                lock.release()
+
+    def make(self, task: Task) -> Any:
+        """The result of a task without a stage, made in this process."""
+        self.results([need for need in task.needs if isinstance(need, Task)], task.title)
+        return make(task, {need.key: self._need(need) for need in task.needs})
+
+    def costs(self, tasks: Iterable[Task]) -> list[Cost]:
+        """What tasks, and all that they need, would cost; by title, in the order in which they are asked for."""
+        every = self._missing(tasks, stored=True)
+        missing = self._missing(tasks)
+        took: dict[str, list[float]] = {}
+        for note in self.store.notes():
+            if "title" in note:
+                took.setdefault(note["title"], []).append(float(note["seconds"]))
+        titles = dict.fromkeys(task.title for task in every.values())
+        costs = []
+        for title in titles:
+            count = sum(task.title == title for task in every.values())
+            left = sum(task.title == title for task in missing.values())
+            seconds = left * median(took[title]) if title in took else None if left else 0.0
+            costs.append(Cost(title, count, count - left, seconds))
+        return costs
+
+    def _missing(self, tasks: Iterable[Task], *, stored: bool = False) -> dict[str, Task]:
+        """Tasks that must run, each after what it needs; stored: also those that the store has."""
+        missing: dict[str, Task] = {}
+
+        def visit(task: Task) -> None:
+            there = self._is_there(task) or task.key in self.failures
+            if task.key in missing or (there and not stored):
+                return
+            for need in task.needs:
+                if isinstance(need, Task):
+                    visit(need)
+            missing[task.key] = task
+
+        for task in tasks:
+            visit(task)
+        return missing
+
+    def _is_there(self, task: Task) -> bool:
+        stored = task.key not in self._damaged and self.store.has(task.stage, task.key)
+        return stored or task.key in self._unstored
+
+    @staticmethod
+    def _runs(need: Task | Given, running: dict[Future[Outcome], tuple[Task, BaseFileLock]]) -> bool:
+        return any(task.key == need.key for task, _ in running.values())
+
+    def _start(self, task: Task) -> "tuple[Future[Outcome] | None, BaseFileLock] | None":
+        """Submit a task under its lock; (None, lock) where that is not needed any more, None where another has it."""
+        lock = self.store.lock(task.key)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return None
+        future = None
+        try:
+            if self._is_there(task) and self._read(task) is not None:
+                return None, lock  # another process has done the work
+            if failed := [need for need in task.needs if need.key in self.failures]:
+                self.failures[task.key] = self.failures[failed[0].key]
+                return None, lock
+            executor = Here() if task.local else self.executor
+            future = executor.submit(task, {need.key: self._need(need) for need in task.needs})
+            return future, lock
+        finally:
+            if future is None:
+                lock.release()
+
+    def _need(self, need: Task | Given) -> Tensors:
+        """What a task needs; computed in this process where the store's entry turns out to be damaged."""
+        if isinstance(need, Given):
+            return need.tensors
+        if need.key not in self._memory:
+            result = self._read(need)
+            if result is None:
+                outcome = Here().submit(need, {part.key: self._need(part) for part in need.needs}).result()
+                result = self._keep(need, outcome)
+            self._remember(need.key, result)
+        return self._memory[need.key]
+
+    def _remember(self, key: str, result: Tensors) -> None:
+        self._memory[key] = result
+        if len(self._memory) > _KEPT:
+            del self._memory[next(iter(self._memory))]
+
+    def _end(self, task: Task, lock: BaseFileLock, future: "Future[Outcome]") -> None:
+        try:
+            error = future.exception()
+            if error is None:
+                self._keep(task, future.result())
+            elif isinstance(error, BrokenProcessPool):
+                raise WorkerDiedError(
+                    f"a process that computed {task.title} ended without a result, as when memory runs out; what was"
+                    " finished is kept, and the same command goes on (--workers 1 takes the least memory)"
+                ) from error
+            elif isinstance(error, Exception):
+                self.failures[task.key] = error
+            else:
+                raise error
+        finally:
+            lock.release()
+
+    def _keep(self, task: Task, outcome: Outcome) -> Tensors:
+        result, stage = outcome.result, task.stage
+        self._damaged.discard(task.key)
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + outcome.seconds
+        if not self.store.write(stage, task.key, result, seconds=outcome.seconds, notes={"title": task.title}):
+            self._unstored[task.key] = result
+        return result
+
+    def _read(self, task: Task) -> Tensors | None:
+        if task.key in self._unstored:
+            return self._unstored[task.key]
+        result = self.store.read(task.stage, task.key)
+        if result is None:
+            self._damaged.add(task.key)
+        return result

@@ -1,0 +1,224 @@
+"""Family C: how every score tells every set outside from the test images, and what its figures show."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vaecore import Autoencoder, aupr, fpr95, scores
+from vaecore.suite.images import pack
+from vaecore.suite.statistics.estimates import auroc
+from vaecore.suite.statistics.intervals import interval
+from vaecore.suite.study.conditions import FGSM, INSIDE, LBFGS, Condition
+from vaecore.suite.study.outside import SCORES, paired_with_inside
+from vaecore.suite.study.sets import in_random_order
+from vaecore.suite.study.setup import Setup
+from vaecore.suite.study.study import Study
+from vaecore.suite.study.tables import Columns, join
+from vaecore.suite.study.tasks import Given, Task
+from vaecore.toolkit import Tensors, posterior
+
+LEVEL = 0.95  # of the intervals, which describe and decide nothing
+PIXELS, LATENTS = "mse", "latent-knn"  # scores whose extreme images are shown
+BINS = 40
+ENDS = 4  # images shown at each end of a score
+POINTS = 200  # images of each group in the map of the latent space,
+ATTACKS = (FGSM(1), LBFGS)  # attacked ones among them, and
+FITTED_ON = 5_000  # training images, whose principal components it shows
+MEASURES = ("auroc", "low", "high", "aupr_in", "aupr_out", "fpr95")
+
+Values = NDArray[np.floating[Any]]
+
+
+def tasks(study: Study) -> list[Task]:
+    """All that the section shows."""
+    setup = study.setup
+    every = [INSIDE, *setup.sets.conditions]
+    return [
+        *(task for condition in every for task in SCORES.tasks(setup, condition)),
+        *(_cells(setup, condition) for condition in setup.sets.conditions),
+        _means(setup),
+    ]
+
+
+def section(study: Study) -> dict[str, Any]:
+    """The matrix over all sets, and the content of the figures, as plain values; the figures show the first run."""
+    sets = study.setup.sets.conditions
+    cells = matrix(study, sets)
+    tables = {one.label or INSIDE.kind.name: study.table(one, of=SCORES).columns for one in (INSIDE, *sets)}
+    return {
+        "level": LEVEL,
+        "inside": INSIDE.kind.name,
+        "images": {name: columns[PIXELS].shape[1] for name, columns in tables.items()},
+        "about": {name: scores[name].description for name in cells},
+        "cells": cells,
+        "histograms": {name: _histogram(name, cells[name], tables) for name in cells},
+        "latent": _latent_map(study),
+        "extremes": {
+            one.label or INSIDE.kind.name: _extremes(study, one, tables[one.label or INSIDE.kind.name])
+            for one in (INSIDE, *sets)
+        },
+    }
+
+
+def matrix(study: Study, sets: Iterable[Condition]) -> dict[str, dict[str, dict[str, float]]]:
+    """For each score and set: auroc with ends low and high, aupr_in, aupr_out and fpr95, each a mean over runs.
+
+    All are NaN where an interval can't be had: with NaN among the scores, or with one image.
+    """
+    sets = [*sets]
+    inside = study.table(INSIDE, of=SCORES)
+    columns = study.plan.results([_cells(study.setup, one) for one in sets], "intervals of the detection matrix")
+    names = [name for name in scores if name in inside]
+    return {
+        name: {
+            one.label: {measure: float(column[f"{name}/{measure}"]) for measure in MEASURES}
+            for one, column in zip(sets, columns, strict=True)
+        }
+        for name in names
+    }
+
+
+def _cells(setup: Setup, condition: Condition) -> Task:
+    """The column of the matrix that a set makes."""
+    arguments = {"level": LEVEL, "paired": paired_with_inside(condition), "runs": len(setup.seeds)}
+    inputs = {
+        "inside": tuple(SCORES.tasks(setup, INSIDE)),
+        "outside": tuple(SCORES.tasks(setup, condition)),
+    }
+    return Task(compare_scores, arguments, inputs, "detection", "detection matrix")
+
+
+def compare_scores(
+    level: float,
+    paired: bool,
+    runs: int,
+    inside: tuple[Tensors, ...],
+    outside: tuple[Tensors, ...],  # noqa: FBT001
+) -> Tensors:
+    """Measures "<score>/<measure>" of how each score tells a set from the test images, of all runs; a task."""
+    low, high = (join(parts, len(parts) // runs) for parts in (inside, outside))
+    cells = {name: _cell(low[name], high[name], level, paired=paired) for name in low}
+    return {
+        f"{name}/{measure}": torch.tensor(value, dtype=torch.float64)
+        for name, cell in cells.items()
+        for measure, value in cell.items()
+    }
+
+
+def _cell(inside: Values, outside: Values, level: float, *, paired: bool) -> dict[str, float]:
+    area = interval(auroc(inside, outside, paired=paired), level)
+    if not np.isfinite(area.low):
+        return dict.fromkeys(MEASURES, math.nan)
+    runs = list(zip(inside, outside, strict=True))
+    return {
+        "auroc": area.estimate,
+        "low": area.low,
+        "high": area.high,
+        "aupr_in": float(np.mean([aupr(-high, -low) for low, high in runs])),
+        "aupr_out": float(np.mean([aupr(low, high) for low, high in runs])),
+        "fpr95": float(np.mean([fpr95(low, high) for low, high in runs])),
+    }
+
+
+def _histogram(name: str, row: dict[str, dict[str, float]], tables: Mapping[str, Columns]) -> dict[str, Any]:
+    """Shares of images in bins of a score: inside, and the sets that it tells best and worst."""
+    known = [one for one in row if np.isfinite(row[one]["auroc"])] or [*row]
+    best, worst = (choose(known, key=lambda one: row[one]["auroc"]) for choose in (max, min))
+    values = {one: tables[one][name][0].astype(np.float64) for one in dict.fromkeys((INSIDE.kind.name, best, worst))}
+    # From where the images that are hard to tell lie, with room on both sides; what is beyond counts in the last bins.
+    hard = np.concatenate([values[INSIDE.kind.name], values[worst]])
+    low, high = np.quantile(hard[np.isfinite(hard)], [0.005, 0.995]) if np.isfinite(hard).any() else (0.0, 1.0)
+    room = (high - low) / 4 or 1
+    edges = np.linspace(low - room, high + room, BINS + 1)
+    counts = {
+        one: np.histogram(value[~np.isnan(value)].clip(edges[0], edges[-1]), edges)[0] for one, value in values.items()
+    }
+    shares = {one: (count / max(1, count.sum())).tolist() for one, count in counts.items()}
+    return {"best": best, "worst": worst, "edges": edges.tolist(), "shares": shares}
+
+
+def _latent_groups(setup: Setup) -> dict[str, Any]:
+    """Images of the map: test images, sets, and attacked test images; as inputs."""
+    groups: dict[str, Any] = {INSIDE.kind.name: setup.sets.shard(INSIDE, 0, POINTS)}
+    groups |= {one.label: setup.sets.shard(one, 0, POINTS) for one in setup.sets.conditions}
+    rows = setup.shards(setup.count(LBFGS))[0]
+    return groups | {setup.protocol.name(one): setup.attack(one, 0, rows) for one in ATTACKS}
+
+
+def _means(setup: Setup) -> Task:
+    """Posterior means of each group, and of the images whose principal components the map shows, by the first run."""
+    whole = setup.test if setup.train_or_none is None else setup.train_or_none
+    groups = _latent_groups(setup)
+    fitted_on = Given({"pixels": whole.pixels[in_random_order("latent-map", len(whole))[:FITTED_ON]]})
+    arguments = {"names": list(groups), "most": POINTS, "device": str(setup.device)}
+    inputs = {"groups": tuple(groups.values()), "fitted_on": fitted_on, "vae": setup.model("vae", 0)}
+    return Task(encode_groups, arguments, inputs, "detection", "map of the latent space")
+
+
+def encode_groups(
+    names: list[str], most: int, device: str, groups: tuple[Tensors, ...], fitted_on: Tensors, vae: Autoencoder
+) -> Tensors:
+    """Posterior means of each group's images, (n, latent), those where the attack succeeded; a task.
+
+    The components' images are under an empty name.
+    """
+    means = {}
+    with torch.no_grad():
+        for name, group in zip(("", *names), (fitted_on, *groups), strict=True):
+            pixels = group["images"][:most][group["success"][:most]] if "images" in group else group["pixels"]
+            if len(pixels):
+                means[name] = posterior(vae, pixels.to(device))[0].cpu()
+    return means
+
+
+def _latent_map(study: Study) -> dict[str, Any]:
+    """Posterior means in the plane of the first two principal components; the first run.
+
+    The components are those of random training images or, where finished models came without any, of the test images.
+    Sets of which nothing is left are not in it. A latent space of one dimension is shown along one axis.
+    """
+    setup = study.setup
+    means = {name: value.double().numpy() for name, value in study.plan.results([_means(setup)])[0].items()}
+    centre, axes, explained = _principal_components(means.pop(""))
+    points = {name: (means[name] - centre) @ axes.T for name in _latent_groups(setup) if name in means}
+    missing = 2 - len(axes)
+    attacked = [setup.protocol.name(one) for one in ATTACKS]
+    return {
+        "seed": setup.seeds[0],
+        "of": "test" if setup.train_or_none is None else "training",
+        "explained": [*explained.tolist(), *[0.0] * missing],
+        "attacked": [name for name in attacked if name in points],
+        "points": {name: np.round(np.pad(at, ((0, 0), (0, missing))), 3).tolist() for name, at in points.items()},
+    }
+
+
+def _principal_components(values: Values) -> tuple[Values, Values, Values]:
+    """Mean, the first two components (at most) as rows, and the share of variance that each explains."""
+    centre = values.mean(axis=0)
+    _, size, axes = np.linalg.svd(values - centre, full_matrices=False)
+    largest = axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)]
+    axes = axes * np.sign(largest)[:, None]  # the sign of a component means nothing: its largest part is positive
+    share = size**2 / (size**2).sum()
+    return centre, axes[:2], share[:2]
+
+
+def _extremes(study: Study, condition: Condition, columns: Columns) -> dict[str, Any]:
+    """Images of a set with the least and the most anomalous scores of the first run, each from the end inwards."""
+    images, indices = study.setup.sets.images(condition)
+    ends_of: dict[str, Any] = {}
+    for score in (one for one in (PIXELS, LATENTS) if one in columns):
+        order = columns[score][0].argsort(kind="stable")
+        ends = {"least": order[:ENDS], "most": order[: -ENDS - 1 : -1]}
+        ends_of[score] = {
+            end: {
+                "index": indices[places.copy()].tolist(),
+                "score": columns[score][0][places].tolist(),
+                "pixels": pack(images.pixels[places.copy()].numpy()),
+            }
+            for end, places in ends.items()
+        }
+    return ends_of

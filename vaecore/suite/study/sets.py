@@ -1,0 +1,174 @@
+"""The sets outside of a study: which there are, and their images."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from vaecore import OUTSIDE_MADE, Images, outside, outside_name
+from vaecore.suite.study.conditions import INSIDE, OUTSIDE, Condition
+from vaecore.suite.study.tasks import Given
+from vaecore.toolkit import (
+    LOADED_SHAPE,
+    PATCHES_ALONG_A_SIDE,
+    TORCHVISION,
+    data_root,
+    describe_shape,
+    is_available,
+    is_made,
+    probe,
+    seed_for,
+    words,
+)
+
+SEED = 0  # of the sets that are made: the same images for all runs and studies
+
+
+@dataclass
+class Sets:
+    """The sets outside that a study looks at. A set goes by the name that `vaecore.outside` gives it.
+
+    test, indices: the test images, and the indices of those looked at. most: images of a set that are looked at. asked: what `--ood` names. left_out: sets at
+    hand that can't be compared, and why.
+    """
+
+    test: Images
+    indices: torch.Tensor
+    most: int
+    root: str | None = None
+    asked: tuple[str, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+    _kinds: dict[str, str | None] = field(default_factory=dict)
+    _images: dict[str, tuple[Images, torch.Tensor]] = field(default_factory=dict)
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """Each set's name, and what `vaecore.outside` takes for it: made sets, those at hand, those asked for.
+
+        At hand are letters, torchvision's sets that are on disk, and the .npz files in the data folder's `ood`; those
+        that do not fit the images are `left_out`. Raises ValueError where what is asked for does not fit, or two sets
+        go by one name.
+        """
+        test, root = self.test, self.root
+        made, shape = [*OUTSIDE_MADE], test.shape
+        if any(side % PATCHES_ALONG_A_SIDE for side in shape[1:]):
+            made.remove("shuffled-patches")
+            self.left_out["shuffled-patches"] = f"{PATCHES_ALONG_A_SIDE} does not divide {shape[1]}x{shape[2]}"
+        at_hand = sorted(map(str, (data_root(root) / "ood").glob("*.npz")))
+        loaded = [*(name for name in TORCHVISION if is_available(name, root)), "letters"]
+        if self._fits_loaded:
+            at_hand = [*loaded, *at_hand]
+        else:
+            self.left_out[", ".join(loaded)] = (
+                f"{describe_shape(LOADED_SHAPE)}, where {test.name} is {describe_shape(shape)}"
+            )
+        fitting = dict(zip(made, made, strict=True))
+        for source in at_hand:
+            name = outside_name(source)
+            if name == test.name:
+                continue
+            try:
+                self._load(source)
+            except (ValueError, OSError) as error:
+                self.left_out[name] = str(error)
+            else:
+                fitting[name] = source
+        asked: dict[str, str] = {}
+        for source in self.asked:
+            name = outside_name(source)
+            if asked.setdefault(name, source) != source:
+                raise ValueError(f"sets outside must have different names; got two {name} (rename one of the files)")
+            # What is made is made of one image here, to see whether it can be.
+            some = test.take(slice(1)) if is_made(name) else test
+            outside(source, some, seed=SEED, root=root)
+            self.left_out.pop(name, None)
+        return fitting | asked
+
+    def find(self, kind: str) -> str | None:
+        """The name of the set of a kind, for instance "kmnist" or a file "kmnist-test.npz"; None where there is none.
+
+        What was asked for goes first. A set of torchvision's that is not on disk is downloaded if its server answers.
+        """
+        if kind not in self._kinds:
+            self._kinds[kind] = self._find(kind)
+        return self._kinds[kind]
+
+    def _find(self, kind: str) -> str | None:
+        names = [name for name in self.sources if name in (kind, f"{kind}.npz") or name.startswith(f"{kind}-")]
+        if names:
+            asked = {outside_name(source) for source in self.asked}
+            return min(names, key=lambda name: (name not in asked, len(name)))
+        wanted = kind in TORCHVISION and kind != self.test.name and self._fits_loaded
+        if not wanted or kind not in self._reachable:
+            return None
+        try:
+            self._load(kind)
+        except OSError as error:
+            self.left_out[kind] = str(error)
+            return None
+        self.sources[kind] = kind
+        return kind
+
+    @cached_property
+    def _reachable(self) -> set[str]:
+        """Sets that a server would give; all are asked at once, as one that does not answer takes seconds."""
+        names = [name for name in TORCHVISION if name != self.test.name and name not in self.sources]
+        with ThreadPoolExecutor(len(names) or 1) as pool:
+            return {name for name, answers in zip(names, pool.map(probe, names), strict=True) if answers}
+
+    @property
+    def _fits_loaded(self) -> bool:
+        """Whether the study's images are like those of torchvision's sets and of letters."""
+        return self.test.shape == LOADED_SHAPE
+
+    def _load(self, source: str) -> Images:
+        return outside(source, self.test, seed=SEED, root=self.root)
+
+    def lacks(self, kind: str) -> str:
+        """Why a claim that takes a set of this kind can't be concluded; empty where it can, or where it takes none."""
+        if not kind or self.find(kind) is not None:
+            return ""
+        wanted = "" if self._fits_loaded else f" as {describe_shape(self.test.shape)}"
+        return f"takes images of {kind}, which are not at hand{wanted} (--ood path/to/{kind}.npz)"
+
+    def condition(self, kind: str) -> Condition:
+        """The set of a kind as a condition; raises ValueError where it is not at hand."""
+        name = self.find(kind)
+        if name is None:
+            raise ValueError(self.lacks(kind))
+        return OUTSIDE(label=name)
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """All sets outside as conditions."""
+        return [OUTSIDE(label=name) for name in self.sources]
+
+    def images(self, condition: Condition) -> tuple[Images, torch.Tensor]:
+        """The images of a set that the study looks at, and the index of each.
+
+        Made sets are made of the study's test images, in their order; of others, as many are taken at random.
+        """
+        if condition.label not in self._images:
+            self._images[condition.label] = self._of_set(condition)
+        return self._images[condition.label]
+
+    def _of_set(self, condition: Condition) -> tuple[Images, torch.Tensor]:
+        name, inside = condition.label, self.test.take(self.indices)
+        if condition == INSIDE:
+            return inside, self.indices
+        if is_made(name):
+            return outside(name, inside, seed=SEED, indices=self.indices, root=self.root), self.indices
+        whole = self._load(self.sources[name])
+        chosen = in_random_order("outside-images", len(whole), SEED)[: self.most]
+        return whole.take(chosen), chosen
+
+    def shard(self, condition: Condition, start: int, stop: int) -> Given:
+        """Some of a set's images as an input: pixels and indices."""
+        images, indices = self.images(condition)
+        return Given({"pixels": images.pixels[start:stop], "indices": indices[start:stop]})
+
+
+def in_random_order(purpose: str, count: int, seed: int = 0) -> torch.Tensor:
+    """Places 0 to count - 1 in an order that follows from the purpose and a seed."""
+    return words(seed_for(purpose, seed), torch.arange(count), draws=1, size=1).flatten().argsort()

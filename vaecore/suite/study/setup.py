@@ -1,0 +1,344 @@
+"""What a study looks at: images, models and protocol, as inputs of tasks. Nothing is trained before it is asked for."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import torch
+
+from vaecore import Images, load_images, reference_configs
+from vaecore.suite.study.conditions import Condition
+from vaecore.suite.study.model_checks import check_model
+from vaecore.suite.study.models import (
+    fits,
+    given_digest,
+    made,
+    makes_models,
+    reference,
+    train_made,
+    train_reference,
+    untrained_digest,
+    user_model,
+)
+from vaecore.suite.study.perturbations import perturb
+from vaecore.suite.study.protocol import PILOT_SEED, Protocol
+from vaecore.suite.study.sets import Sets, in_random_order
+from vaecore.suite.study.tasks import Given, Task
+from vaecore.toolkit import Precision, check_precision, default_device, is_available, probe
+
+# Training images that no model learns from, kept to fit what judges confidence: that many, or this share where fewer.
+HELD_OUT, HELD_OUT_SHARE = 5_000, 0.1
+PROBE = 64  # test images that a model's digest is taken of
+Rows: TypeAlias = tuple[int, int]  # places of test images, from one on and up to another
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The name of the data set that a study looks at, and why it was chosen."""
+
+    name: str
+    why: str
+
+
+def choose_dataset(name: str, root: str | None) -> Dataset:
+    """Resolve "auto": MNIST where it is on disk or can be downloaded, else digits."""
+    if name != "auto":
+        return Dataset(name, "as asked")
+    if is_available("mnist", root):
+        return Dataset("mnist", "found on disk")
+    if probe("mnist"):
+        try:
+            load_images("mnist", "test", root)
+        except OSError as error:
+            return Dataset("digits", f"MNIST's download failed ({error}); digits is embedded")
+        return Dataset("mnist", "downloaded")
+    return Dataset("digits", "MNIST is neither on disk nor to be had by network; digits is embedded")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The data set, the models and the protocol of a study.
+
+    vae, classifier: None for the reference models, else what `--vae` and `--classifier` take. first_seed: of the runs;
+    PILOT_SEED for pilots. precision: of the reconstructions that are classified. ood: sets outside that are asked for,
+    beside those at hand.
+    """
+
+    dataset: Dataset
+    protocol: Protocol = field(default_factory=Protocol)
+    root: str | None = None
+    device: torch.device = field(default_factory=default_device)
+    vae: str | None = None
+    classifier: str | None = None
+    first_seed: int = 0
+    precision: Precision = "float32"
+    ood: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise now what would otherwise be raised late: unusable data, models that are not there."""
+        check_precision(self.precision, self.device)
+        assert self.test.labels is not None
+        if self.test.labels.min() == self.test.labels.max():
+            raise ValueError(f"the images of {self.test.name} must have two labels or more; the test images have one")
+        if "classifier" in self.trained:
+            self._check_training_labels()
+        for text, kind in self.options:
+            if text is not None:
+                check_model(self._first_made(kind), text, kind, self.test, self.device)
+        if "vae" in self.trained:
+            _ = self.train
+
+    def _check_training_labels(self) -> None:
+        train, classes = self.train, self.test.classes or 0
+        if train.labels is None:
+            raise ValueError(f"a classifier needs labels; the training images of {train.name} have none")
+        if classes > (train.classes or 0):
+            raise ValueError(
+                f"the test labels of {self.test.name} must be among the training labels, 0 to"
+                f" {(train.classes or 0) - 1}; got up to {classes - 1}"
+            )
+        missing = (torch.bincount(train.labels) == 0).nonzero().flatten().tolist()
+        if missing:
+            raise ValueError(
+                f"the training labels of {train.name} must be numbered from 0 without gaps, a few images each; there is"
+                f" none of class {', '.join(map(str, missing[:5]))}{' and others' if len(missing) > 5 else ''}"
+            )
+
+    # Images.
+
+    @property
+    def train(self) -> Images:
+        """Training images, without those that are held out; raises ValueError where there are none."""
+        return self._split[0]
+
+    @cached_property
+    def train_or_none(self) -> Images | None:
+        """Training images; None where finished models came without any."""
+        try:
+            return self.train
+        except ValueError:
+            if None in (self.vae, self.classifier):
+                raise
+            return None
+
+    @property
+    def held_out(self) -> tuple[Images, torch.Tensor]:
+        """Training images that the reference models have not seen, and the index of each among all training images."""
+        return self._split[1:]
+
+    @cached_property
+    def _split(self) -> tuple[Images, Images, torch.Tensor]:
+        whole = load_images(self.dataset.name, "train", self.root)
+        order = in_random_order("held-out", len(whole))
+        held = order[: min(HELD_OUT, int(HELD_OUT_SHARE * len(whole)))]
+        seen = torch.ones(len(whole), dtype=torch.bool)
+        seen[held] = False
+        return whole.take(seen), whole.take(held), held
+
+    @cached_property
+    def test(self) -> Images:
+        """Test images, with labels."""
+        test = load_images(self.dataset.name, "test", self.root)
+        if test.labels is None:
+            raise ValueError(f"claims need labels: {self.dataset.name} must have `labels` beside `images`")
+        return test
+
+    @cached_property
+    def indices(self) -> torch.Tensor:
+        """Indices of the test images looked at, in one random order for all studies; expensive attacks take the first."""
+        return in_random_order("test-images", len(self.test))[: self.protocol.profile.images]
+
+    @cached_property
+    def training(self) -> Given | None:
+        """The training images as an input; None where finished models came without any."""
+        return None if self.train_or_none is None else given(self.train_or_none)
+
+    @cached_property
+    def sets(self) -> Sets:
+        """The sets outside."""
+        return Sets(self.test, self.indices, self.protocol.profile.images, self.root, self.ood)
+
+    @cached_property
+    def held(self) -> Given:
+        """The training images that are held out, as an input."""
+        return given(*self.held_out)
+
+    @cached_property
+    def whole_test(self) -> Given:
+        """All test images as an input."""
+        return given(self.test)
+
+    def count(self, condition: Condition) -> int:
+        """Test images looked at under a condition."""
+        return min(self.protocol.images(condition), len(self.test))
+
+    def shards(self, count: int, size: int | None = None) -> list[Rows]:
+        """Rows of each shard of so many images."""
+        size = size or self.protocol.shard
+        return [(start, min(start + size, count)) for start in range(0, count, size)]
+
+    def shard(self, rows: Rows) -> Given:
+        """Some of the test images that are looked at, as an input: pixels, labels, indices."""
+        if rows not in self._shards:
+            indices = self.indices[slice(*rows)]
+            self._shards[rows] = given(self.test.take(indices), indices)
+        return self._shards[rows]
+
+    @cached_property
+    def _shards(self) -> dict[Rows, Given]:
+        return {}
+
+    # Models.
+
+    @property
+    def options(self) -> tuple[tuple[str | None, str], tuple[str | None, str]]:
+        """What `--vae` and `--classifier` say, each with its kind; None for the reference model."""
+        return (self.vae, "vae"), (self.classifier, "classifier")
+
+    @cached_property
+    def finished(self) -> tuple[str, ...]:
+        """The models, of "vae" and "classifier", that are the user's finished ones: one and the same in all runs."""
+        return tuple(kind for text, kind in self.options if text is not None and not makes_models(text, kind))
+
+    @cached_property
+    def trained(self) -> tuple[str, ...]:
+        """The models, of "vae" and "classifier", that the study trains: the reference, and a maker's with a `fit`."""
+        return tuple(
+            kind
+            for text, kind in self.options
+            if text is None or (kind not in self.finished and fits(self._first_made(kind)))
+        )
+
+    @property
+    def fixed(self) -> bool:
+        """Whether both models are the user's finished ones, so that there is one run and nothing to vary."""
+        return len(self.finished) == 2
+
+    @property
+    def covers(self) -> str:
+        """What the study's intervals cover, in words."""
+        if self.fixed:
+            return "test images only, as both models are finished ones"
+        if len(self.seeds) == 1:
+            return "test images only, as there is one run"
+        if self.finished:
+            varying = "classifier" if self.finished == ("vae",) else "VAE"
+            same = "VAE" if varying == "classifier" else "classifier"
+            return f"training runs of the {varying} and test images, for this one {same}"
+        return "training runs and test images"
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Training seed of each run."""
+        runs = 1 if self.fixed else self.protocol.profile.runs
+        return list(range(self.first_seed, self.first_seed + runs))
+
+    @property
+    def pilot(self) -> bool:
+        """Whether the runs' seeds are those that claims never use."""
+        return self.first_seed >= PILOT_SEED
+
+    def weights(self, kind: str, number: int) -> Task | None:
+        """The training of a model ("vae", "classifier", "autoencoder") of a run, counted from 0; None where it is not
+        trained here."""
+        seed = self.seeds[number]
+        text = dict((kind, text) for text, kind in self.options).get(kind)
+        title = f"training the {kind}"
+        if text is None:
+            assert self.training is not None
+            configs = reference_configs(self.train)
+            arguments: dict[str, Any] = {"kind": kind, "config": configs[kind == "classifier"], "seed": seed}
+            function: Any = train_reference
+        elif kind in self.trained:
+            arguments = {"text": text, "kind": kind, "seed": seed, "made": self._digest(kind, seed)}
+            function = train_made
+        else:
+            return None
+        return Task(function, arguments | {"device": str(self.device)}, {"train": self.training}, "models", title)
+
+    def model(self, kind: str, number: int) -> Task:
+        """A model ("vae", "classifier", "autoencoder") of a run, counted from 0, as an input."""
+        if (kind, number) not in self._models:
+            self._models[kind, number] = self._model(kind, number)
+        return self._models[kind, number]
+
+    def _model(self, kind: str, number: int) -> Task:
+        text = dict((kind, text) for text, kind in self.options).get(kind)
+        weights, device = self.weights(kind, number), str(self.device)
+        if text is None:
+            config = reference_configs(self.train)[kind == "classifier"]
+            arguments: dict[str, Any] = {"kind": kind, "config": config, "shape": self.train.shape}
+            arguments |= {"classes": self.train.classes or 0, "device": device}
+            return Task(reference, arguments, {"weights": weights})
+        seed = self.seeds[number]
+        arguments = {"text": text, "kind": kind, "seed": seed, "device": device, "made": self._digest(kind, seed)}
+        inputs = {"train": self.training, "probe": self.shard((0, min(PROBE, len(self.test)))), "weights": weights}
+        return Task(made, arguments, inputs)
+
+    @cached_property
+    def _models(self) -> dict[tuple[str, int], Task]:
+        return {}
+
+    def _digest(self, kind: str, seed: int) -> str:
+        """Digest of what a user's option gives for a seed, before it is trained."""
+        if kind in self.finished:
+            seed = self.first_seed
+        if (kind, seed) not in self._digests:
+            text = self.vae if kind == "vae" else self.classifier
+            assert text is not None
+            model = self._first_made(kind) if seed == self.first_seed else self._made(kind, seed)
+            if kind in self.trained:
+                self._digests[kind, seed] = untrained_digest(model, text, kind)
+            else:
+                pixels = self.shard((0, min(PROBE, len(self.test)))).tensors["pixels"]
+                self._digests[kind, seed] = given_digest(model, kind, pixels.to(self.device))
+        return self._digests[kind, seed]
+
+    @cached_property
+    def _digests(self) -> dict[tuple[str, int], str]:
+        return {}
+
+    def _made(self, kind: str, seed: int) -> Any:
+        text = self.vae if kind == "vae" else self.classifier
+        assert text is not None
+        return user_model(text, kind, seed, self.device, lambda: self.train)
+
+    def _first_made(self, kind: str) -> Any:
+        """What the user's option gives for the first run, before it is trained."""
+        if kind not in self._made_first:
+            self._made_first[kind] = self._made(kind, self.first_seed)
+        return self._made_first[kind]
+
+    @cached_property
+    def _made_first(self) -> dict[str, Any]:
+        return {}
+
+    # Conditions.
+
+    def attack(self, condition: Condition, number: int, rows: Rows) -> Task:
+        """Test images under a condition, as a run (counted from 0) sees them, as an input; see `perturb`."""
+        kind, protocol = condition.kind, self.protocol
+        arguments: dict[str, Any] = {
+            "kind": kind.name,
+            "epsilon": protocol.size(condition),
+            "settings": dict(kind.settings),
+            "seed": self.seeds[number],
+            "eot_draws": protocol.eot_draws,
+            "device": str(self.device),
+        }
+        inputs: dict[str, Any] = {"shard": self.shard(rows)}
+        if kind.attacker:
+            inputs["classifier"] = self.model("classifier", number)
+        if kind.share == "adaptive":
+            inputs["vae"] = self.model("vae", number)
+        if kind.twin_of is not None:
+            inputs["twin"] = self.attack(kind.twin_of, number, rows)
+        return Task(perturb, arguments, inputs, "attacks" if kind.kept else "", f"attack, {protocol.name(condition)}")
+
+
+def given(images: Images, indices: torch.Tensor | None = None) -> Given:
+    """Images as an input: pixels, labels where they have any, and the index of each where it matters."""
+    tensors = {"pixels": images.pixels}
+    tensors |= {} if images.labels is None else {"labels": images.labels}
+    tensors |= {} if indices is None else {"indices": indices}
+    return Given(tensors)

@@ -1,0 +1,199 @@
+"""What a function's result depends on in code: the source that it can reach by imports, and the libraries' versions.
+
+A file counts without comments and docstrings. Imported are the module of the function, the packages around it, what
+their import statements name, wherever these stand, and so on; not the standard library, and of installed packages only
+this one. Names that `vaecore` and `vaecore.toolkit` offer lead to the modules that define them.
+"""
+
+import ast
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+from sysconfig import get_path
+from typing import Any
+
+from vaecore.toolkit import digest
+
+_OURS = __name__.partition(".")[0]
+_STUBS = {
+    _OURS: Path(__file__).parents[2] / "__init__.pyi",
+    f"{_OURS}.toolkit": Path(__file__).parents[2] / "toolkit.pyi",
+}
+# Libraries that we use for files and figures, whose versions change no number.
+_NOT_COMPUTING = {"PIL", "filelock", "jinja2", "lazy_loader", "matplotlib", "platformdirs", "rich", "safetensors"}
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow"}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Files that a result depends on, sorted, and the top-level names of the libraries that they import."""
+
+    files: tuple[Path, ...]
+    libraries: tuple[str, ...]
+
+
+def code_digest(function: Callable[..., Any]) -> str:
+    """Digest of all code that a function's result depends on; raises ValueError where its source can't be read."""
+    file = inspect.getsourcefile(function)
+    if file is None:
+        raise ValueError(f"{function.__qualname__} must stand in a file, so that a change to it is noticed")
+    return digest_of(sources_of(Path(file).resolve(), _package(function.__module__, Path(file))))
+
+
+@lru_cache(maxsize=256)
+def digest_of(sources: Sources) -> str:
+    """Digest of the files' code and of the versions of the libraries."""
+    return digest(*map(_code, sources.files), [[name, _version(name)] for name in sources.libraries])
+
+
+@lru_cache(maxsize=256)
+def sources_of(file: Path, package: str) -> Sources:
+    """All that a file can reach; package: the one that its relative imports start from, empty for none."""
+    files, libraries, left = set[Path](), set[str](), [(file, package)]
+    while left:
+        file, package = left.pop()
+        if file in files:
+            continue
+        files.add(file)
+        for name in _imports(file, package):
+            reached = _find(name)
+            if reached is None:
+                top = name.partition(".")[0]
+                if top not in {*sys.stdlib_module_names, *_NOT_COMPUTING, _OURS} and _is_library(top):
+                    libraries.add(top)
+            else:
+                left += [step for step in reached if step[0] not in files]
+    return Sources(tuple(sorted(files)), tuple(sorted(libraries)))
+
+
+def sources_of_module(name: str) -> Sources:
+    """All that a module, by its dotted name, can reach."""
+    reached = _find(name)
+    if reached is None:
+        return Sources((), ())
+    parts = [sources_of(*step) for step in reached]
+    files = {file for part in parts for file in part.files}
+    return Sources(tuple(sorted(files)), tuple(sorted({name for part in parts for name in part.libraries})))
+
+
+@lru_cache(maxsize=1024)
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_bytes())
+
+
+@lru_cache(maxsize=1024)
+def _code(file: Path) -> str:
+    """A file's syntax tree as text, without comments and docstrings."""
+    tree = _tree(file)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_text(line: ast.AST) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+
+
+@lru_cache(maxsize=1024)
+def _imports(file: Path, package: str) -> tuple[str, ...]:
+    """Names that a file's import statements may stand for: modules, and names in them, which may be modules, too."""
+    left: list[ast.AST] = [_tree(file)]
+    names: dict[str, None] = {}
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.If) and _is_for_types(node.test):
+            left += node.orelse
+        elif isinstance(node, ast.Import):
+            names |= dict.fromkeys(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            base = resolve_name(base, package) if node.level else base
+            offered = _stub(base) if base in _STUBS else {}
+            names |= {} if offered else {base: None}
+            names |= dict.fromkeys(offered.get(alias.name, f"{base}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.stmt | ast.Module | ast.excepthandler | ast.match_case):
+            left += ast.iter_child_nodes(node)
+    return tuple(names)
+
+
+def _is_for_types(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
+
+
+@lru_cache(maxsize=8)
+def _stub(name: str) -> dict[str, str]:
+    """For each name that a stub of ours offers, the module that defines it."""
+    lines = [node for node in _tree(_STUBS[name]).body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: resolve_name(f".{line.module}", _OURS) for line in lines for alias in line.names}
+
+
+@lru_cache(maxsize=2048)
+def _find(name: str) -> tuple[tuple[Path, str], ...] | None:
+    """The files of a module and of the packages around it, each with its own package; None where they are not ours.
+
+    `import vaecore` alone stands for all that it offers. Nothing is imported to find them.
+    """
+    top, *parts = name.split(".")
+    if top in sys.stdlib_module_names or (top != _OURS and _is_library(top)):
+        return None
+    if name in _STUBS:
+        modules = sorted(set(_stub(name).values()))
+        return tuple(dict.fromkeys(step for module in modules for step in _find(module) or ()))
+    spec = _spec(top)
+    steps = [_step(Path(str(spec.origin)), top)] if spec and spec.origin else []
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
+    for end, part in enumerate(parts, start=1):
+        module = ".".join([top, *parts[:end]])
+        files = [folder / path for folder in folders for path in (f"{part}/__init__.py", f"{part}.py")]
+        file = next((file for file in files if file.is_file()), None)
+        if file is not None:
+            steps.append(_step(file, module))
+        folders = [folder / part for folder in folders if (folder / part).is_dir()]
+    return tuple(step for step in steps if step[0].suffix == ".py") or None
+
+
+def _step(file: Path, module: str) -> tuple[Path, str]:
+    return file.resolve(), module if file.name == "__init__.py" else module.rpartition(".")[0]
+
+
+@lru_cache(maxsize=256)
+def _spec(top: str) -> ModuleSpec | None:
+    try:
+        return find_spec(top)
+    except (ImportError, ValueError):  # `__main__`, or a module that was made by hand
+        return None
+
+
+@lru_cache(maxsize=256)
+def _is_library(top: str) -> bool:
+    """Whether a top-level name is that of an installed package."""
+    spec = _spec(top)
+    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    standard = Path(get_path("stdlib")).resolve()
+    return any(
+        {"site-packages", "dist-packages"} & {*Path(str(place)).parts} or Path(str(place)).is_relative_to(standard)
+        for place in places
+    )
+
+
+@lru_cache(maxsize=256)
+def _version(library: str) -> str:
+    """The version of an installed library, without what follows a plus: the same release built for another GPU."""
+    name = _DISTRIBUTIONS.get(library, library)
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:  # a package of another name than its distribution
+        names = packages_distributions().get(library)  # looks at all that is installed, which takes seconds
+        return version(names[0]).partition("+")[0] if names else ""
+
+
+def _package(module: str, file: Path) -> str:
+    return module if file.name == "__init__.py" else module.rpartition(".")[0]

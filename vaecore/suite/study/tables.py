@@ -1,0 +1,128 @@
+"""Tables: one row for each image of a run, with the condition that was looked at and the share of images kept.
+
+A table asks for its columns when one is first looked at, so that tables can be planned before they are computed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vaecore import distinct_labels
+from vaecore.suite.statistics.columns import NOWHERE, Column, Origin
+from vaecore.toolkit import Tensors
+
+Columns = Mapping[str, NDArray[Any]]
+
+
+def stack(runs: Sequence[Tensors]) -> Columns:
+    """Columns (runs, images) of the tensors (images,) of each run."""
+    return {name: np.stack([run[name].numpy() for run in runs]) for name in runs[0]}
+
+
+def join(shards: Sequence[Tensors], each: int) -> Columns:
+    """As `stack`, of the shards of each run, of which it has `each`, run after run."""
+    runs = [shards[start : start + each] for start in range(0, len(shards), each)]
+    return stack([{name: torch.cat([shard[name] for shard in run]) for name in run[0]} for run in runs])
+
+
+Places = Any  # of images: what numpy takes as an index
+Content = tuple[Columns, Origin]
+
+
+class Table:
+    """What models say of images under a condition: columns (runs, images) or, named `draw_`, (runs, images, draws).
+
+    Each column carries the condition, and the share of its images that is kept. What is said of the draws (`distinct`,
+    `disagreement`, `mse`) is said of all that the table has. Columns are described where they are computed:
+    `study/draws.py`, `study/outside.py`, `study/cleaning.py`, `study/decisions.py`.
+    """
+
+    def __init__(self, load: Callable[[], Content]) -> None:
+        """load: gives the columns and their origin, once, when a column is first looked at."""
+        self._content = cache(load)
+
+    @classmethod
+    def of(cls, columns: Columns, origin: Origin = NOWHERE) -> "Table":
+        """A table of columns that are there already."""
+        return cls(lambda: (columns, origin))
+
+    @property
+    def columns(self) -> Columns:
+        """The columns as plain arrays, by name."""
+        return self._content()[0]
+
+    @property
+    def origin(self) -> Origin:
+        """The conditions looked at, and the share of images kept."""
+        return self._content()[1]
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a column of this name."""
+        return name in self.columns
+
+    def __getitem__(self, name: str) -> Column:
+        """A column by its name."""
+        return self._column(self.columns[name])
+
+    def take(self, images: Places | Callable[[], Places], *, of: int | None = None) -> "Table":
+        """The same table for some of its images; of: how many there were, where the others had to be left out."""
+
+        def load() -> Content:
+            columns, origin = self._content()
+            places = images() if callable(images) else images
+            kept = 1.0 if of is None else len(places) / of
+            chosen = {name: column[:, places] for name, column in columns.items()}
+            return chosen, Origin(origin.conditions, min(kept, origin.kept))
+
+        return Table(load)
+
+    def first_draws(self, draws: int) -> "Table":
+        """The same table with the first draws only; raises ValueError, when looked at, where it has fewer."""
+
+        def load() -> Content:
+            columns, origin = self._content()
+            most = columns["draw_label"].shape[2]
+            if not 1 <= draws <= most:
+                raise ValueError(f"draws must be from 1 to {most}, those that were collected; got {draws}")
+            short = {name: column[:, :, :draws] for name, column in columns.items() if name.startswith("draw_")}
+            return {**columns, **short}, origin
+
+        return Table(load)
+
+    @property
+    def distinct(self) -> Column:
+        """Number of distinct labels over the draws."""
+        labels = torch.from_numpy(np.ascontiguousarray(self.columns["draw_label"]))
+        return self._column(distinct_labels(labels.flatten(0, 1)).view(labels.shape[:2]).numpy())
+
+    @property
+    def consistent(self) -> Column:
+        """Whether all reconstructions of an image got one label."""
+        return self._column(self.distinct == 1)
+
+    @property
+    def disagreement(self) -> Column:
+        """Soft disagreement, 0 to 1: one minus the mean probability of the image's own label over its draws."""
+        return self._column(1 - self.columns["draw_own_probability"].mean(axis=2, dtype=np.float64))
+
+    @property
+    def mse(self) -> Column:
+        """Reconstruction error: pixel MSE, mean over the draws."""
+        return self._column(self.columns["draw_mse"].mean(axis=2, dtype=np.float64))
+
+    @property
+    def doubt(self) -> Column:
+        """One minus the classifier's max softmax: the trivial detector."""
+        return self._column(1 - self.columns["confidence"])
+
+    @property
+    def wrong(self) -> Column:
+        """Whether the classifier's label is not the image's."""
+        return self._column(self.columns["predicted"] != self.columns["label"])
+
+    def _column(self, values: NDArray[Any]) -> Column:
+        return Column(values, self.origin)

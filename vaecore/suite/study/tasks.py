@@ -1,0 +1,148 @@
+"""Tasks: pure functions of their arguments and of other tasks' results, each under a key of all that it depends on."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import torch
+
+from vaecore.suite.study.sources import code_digest
+from vaecore.toolkit import Tensors, digest
+
+_REMEMBERED = 32  # models and images that a process keeps for its next tasks
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Tensors that are there from the start, such as images. A copy in another process has the key alone."""
+
+    tensors: Tensors = field(repr=False)
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of the content."""
+        return digest("given", *(part for name, value in sorted(self.tensors.items()) for part in (name, value)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the content behind."""
+        return _Reference, (self.key,)
+
+
+@dataclass(frozen=True)
+class _Reference:
+    key: str
+
+
+@dataclass(frozen=True, eq=False)
+class OwnFunction:
+    """A user's function as an input; tasks that have one run in the process that asks for them."""
+
+    function: Callable[..., Any]
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of the function's code and of all that it imports."""
+        return digest(self.function.__qualname__, code_digest(self.function))
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A call of a module's function, whose result follows from its arguments and inputs alone.
+
+    function: called as function(**arguments, **inputs) with the inputs' results. arguments: plain values. inputs: other
+    tasks, given tensors, tuples of these, or None. stage: where the store keeps the result, a dict of tensors; empty for
+    what is made wherever it is needed, which may be any object. title: for progress and costs.
+    """
+
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    stage: str = ""
+    title: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of the function's code, of the arguments, and of the inputs' keys."""
+        name = f"{self.function.__module__}.{self.function.__qualname__}"
+        keys = [[name, _keys(value)] for name, value in sorted(self.inputs.items())]
+        arguments = [part for name, value in sorted(self.arguments.items()) for part in (name, value)]
+        return digest(name, *arguments, keys, code_digest(self.function))
+
+    @cached_property
+    def needs(self) -> tuple["Task | Given", ...]:
+        """The stored results and given tensors that must be there before it can run."""
+        needs: dict[str, Task | Given] = {}
+        for value in _flat(self.inputs.values()):
+            if isinstance(value, OwnFunction):
+                continue
+            if isinstance(value, Task) and not value.stage:
+                needs |= {need.key: need for need in value.needs}
+            else:
+                needs[value.key] = value
+        return tuple(needs.values())
+
+    @property
+    def local(self) -> bool:
+        """Whether it must run in this process."""
+        return any(isinstance(value, OwnFunction) for value in _flat(self.inputs.values()))
+
+
+Results: TypeAlias = Mapping[str, Tensors]  # under the keys of the tasks and given tensors that gave them
+
+
+def run(task: Task, results: Results) -> Any:
+    """The result of a task; results: of all that it needs."""
+    return task.function(**task.arguments, **{name: _value(of, results) for name, of in task.inputs.items()})
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, a CPU computes with one thread, so that rounding depends on no number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+_made: OrderedDict[str, Any] = OrderedDict()  # by key: results of tasks without a stage that were made last
+
+
+def make(task: Task, results: Results) -> Any:
+    """The result of a task without a stage, made here; results: of all that it needs."""
+    return _value(task, results)
+
+
+def _value(of: Any, results: Results) -> Any:
+    if of is None:
+        return None
+    if isinstance(of, OwnFunction):
+        return of.function
+    if isinstance(of, tuple):
+        return tuple(_value(part, results) for part in of)
+    if not isinstance(of, Task) or of.stage:
+        return results[of.key]
+    if of.key not in _made:
+        _made[of.key] = run(of, results)
+        if len(_made) > _REMEMBERED:
+            _made.popitem(last=False)
+    _made.move_to_end(of.key)
+    return _made[of.key]
+
+
+def _keys(value: Any) -> Any:
+    if value is None:
+        return None
+    return [_keys(part) for part in value] if isinstance(value, tuple) else value.key
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, tuple):
+            yield from _flat(value)
+        elif value is not None:
+            yield value
