@@ -8,6 +8,13 @@ import pytest
 import torch
 
 from bench.table import plain, tables
+from vaecore import keep_freed_memory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _memory() -> None:
+    """Measure with the allocator set as `pytest claims` sets it."""
+    keep_freed_memory()
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:

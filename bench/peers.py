@@ -17,9 +17,8 @@ import scipy.optimize
 import torch
 from torch import Tensor, nn
 
-from vaecore.attacks._attack import Norm
-from vaecore.models._networks import Autoencoder
-from vaecore.models._training import Progress
+from vaecore import Autoencoder
+from vaecore.toolkit import Norm, Progress
 
 LIBRARIES = ("advertorch", "foolbox", "torchattacks")
 

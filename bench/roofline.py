@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vaecore._precision import Precision, computing_in
+from vaecore.toolkit import Precision, computing_in
 
 Shape = tuple[int, int]
 """Of a matrix product's right side: inner dimension and columns."""

@@ -18,10 +18,9 @@ from bench.measure import DEVICES, Attack, Victims, l2_ratio, measure_attack
 from bench.reference import scipy_lbfgs
 from bench.table import OURS
 from vaecore import fgsm, lbfgs, pgd, square
-from vaecore.attacks._attack import Norm
-from vaecore.models._training import Progress
 from vaecore.suite.study.draws import random_targets
 from vaecore.suite.study.study import Study
+from vaecore.toolkit import Norm, Progress
 
 FOOLBOX, TORCHATTACKS = "foolbox", "torchattacks"
 THOROUGH, ADAPTIVE = f"{OURS}, thorough", f"{OURS}, adaptive steps"

@@ -22,8 +22,8 @@ from bench.measure import DEVICES, measure
 from bench.peers import as_pythae
 from bench.table import OURS
 from vaecore import VAE, likelihood_regret, load_images, log_likelihood
-from vaecore._precision import Precision
 from vaecore.suite.study.study import Study
+from vaecore.toolkit import Precision
 
 DRAWS = 100
 PYTHAE, HALF = "pythae", f"{OURS}, bfloat16"

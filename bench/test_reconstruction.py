@@ -18,12 +18,17 @@ from bench.measure import DEVICES, NEEDS_GPU, measure
 from bench.peers import as_pythae
 from bench.roofline import reconstruction
 from bench.table import OURS
-from vaecore import VAE, Classifier, reconstruct, reconstruct_labels, squared_error
-from vaecore.models._networks import Autoencoder
-from vaecore.reconstruction import _compiled
+from vaecore import VAE, Autoencoder, Classifier, reconstruct, reconstruct_labels, squared_error
 from vaecore.suite.study.study import Study
 
 NAIVE, COMPILED, PYTHAE = "forward passes", "forward passes, torch.compile", "pythae"
+
+
+def squared_error_without_kernel(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """The same under another name: vaecore's kernel takes the place of `squared_error` alone."""
+    return squared_error(images, reconstructions)
+
+
 # What `reconstruct` is told, for each way that is ours.
 SETTINGS: dict[str, dict[str, Any]] = {
     OURS: {},
@@ -34,7 +39,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 GPU_SETTINGS: dict[str, dict[str, Any]] = {
     f"{OURS}, tf32": {"precision": "tf32"},
     f"{OURS}, tf32, compiled": {"precision": "tf32", "compiled": True},
-    f"{OURS}, bfloat16, compiled, no kernel": {"precision": "bfloat16", "compiled": True},
+    f"{OURS}, bfloat16, compiled, no kernel": {
+        "precision": "bfloat16",
+        "compiled": True,
+        "reduce": squared_error_without_kernel,
+    },
 }
 MODELS = ("MLP", "convolutional")
 DRAWS, BATCHES = (1, 10, 100), (1, 10, 100, 1_000, 10_000)
@@ -129,7 +138,6 @@ def test_errors(
     benchmark: BenchmarkFixture,
     study: Study,
     vae: nn.Module,
-    monkeypatch: pytest.MonkeyPatch,
     device: str,
     model: str,
     draws: int,
@@ -144,8 +152,6 @@ def test_errors(
     if settings is not None:
         told: dict[str, Any] = {"draws": draws, "seed": 0, "reduce": squared_error, **settings}
         ways[way] = lambda: reconstruct(vae, images, **told)
-    if way.endswith("no kernel"):
-        monkeypatch.setattr(_compiled, "has_kernel", lambda *_: False)
     if way == COMPILED:
         compiled = torch.compile(lambda rows: forward(vae, rows))
         ways[way] = lambda: looped(compiled, images, draws)

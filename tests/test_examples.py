@@ -1,4 +1,4 @@
-"""The examples, run as their docstrings say, but on smaller images and for one claim alone."""
+"""The examples, run as their docstrings say, but on smaller images and for a single claim."""
 
 import importlib.util
 import re
@@ -16,47 +16,46 @@ import vaecore as vc
 from examples import make_data
 from examples.convolutional import make_classifier, make_vae
 from vaecore import Images, load_images
-from vaecore.suite.plugin.session import NOT_ALL_SUPPORTED
 
 ROOT = Path(__file__).parents[1]
-ONE_CLAIM = "claims/test_consistency.py::test_clean_images_are_consistent"
+CLAIM = "claims/test_consistency.py::test_clean_images_are_consistent"
+NOT_ALL_SUPPORTED = 8  # exit status of `pytest claims`: a smoke test supports nothing
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the two runs share their cache, and the colour digits of 16x16 that they look at."""
-    found = tmp_path_factory.mktemp("examples")
+    """A folder of colour digits of 16x16, in which the two runs share their cache."""
+    path = tmp_path_factory.mktemp("examples")
     arrays = {}
     for split, (images, labels) in make_data.colour_digits().items():
         small = images.reshape(-1, 16, 2, 16, 2, 3).mean(axis=(2, 4)).round().astype(np.uint8)
         arrays |= {f"{split}_images": small, f"{split}_labels": labels}
-    np.savez(found / "small.npz", **arrays)
-    return found
+    np.savez(path / "small.npz", **arrays)
+    return path
 
 
 def follow(name, folder, *options):
-    """Run the command in the docstring of an example, on one claim; gives what it printed."""
-    # Not imported: a peer may be missing, and what it takes to import belongs to the command.
-    text = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
-    found = re.search(r"^ {4}(pytest claims (?:.*\\\n)*.*)$", text, re.MULTILINE)
-    assert found is not None
-    given = shlex.split(found[1].replace("\\\n", " "))
-    assert given[:2] == ["pytest", "claims"]
-    if "--report-dir" in given:  # it takes what all claims take
-        at = given.index("--report-dir")
-        del given[at : at + 2]
-    command = [sys.executable, "-m", "pytest", ONE_CLAIM, *given[2:], "-pno:cacheprovider", "--device=cpu"]
-    command += [f"--dataset={folder}/small.npz", f"--cache-dir={folder}/cache", *options]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603  # as above
-    assert run.returncode == NOT_ALL_SUPPORTED, run.stdout + run.stderr  # a smoke test supports nothing
+    """Run the command in the docstring of an example, for one claim; gives what it printed."""
+    # Not imported: a peer may be missing.
+    docstring = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
+    (command,) = re.findall(r"^ {4}pytest claims ((?:.*\\\n)*.*)$", docstring, re.MULTILINE)
+    command = re.sub(r"--report-dir \S+", "", command)  # a report takes the evidence of all claims
+    arguments = shlex.split(command.replace("\\\n", " "))
+    arguments += [f"--dataset={folder}/small.npz", f"--cache-dir={folder}/cache"]  # the last one given counts
+    arguments += ["--device=cpu", "-pno:cacheprovider", *options]
+    run = subprocess.run(  # noqa: S603  # the repository's own
+        [sys.executable, "-m", "pytest", CLAIM, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == NOT_ALL_SUPPORTED, run.stdout + run.stderr
     return run.stdout
 
 
 def accuracy(output):
-    (found,) = re.findall(r"Classifier accuracy on all 797 test images: (0\.\d+) to", output)
-    return float(found)
+    (lowest,) = re.findall(r"Classifier accuracy on all 797 test images: (0\.\d+) to", output)
+    return float(lowest)
 
 
+@pytest.mark.slow
 def test_convolutional_models_learn_colour_digits(folder):
     output = follow("convolutional", folder)
     assert "dataset: small.npz (as asked), 797 test images" in output
@@ -64,6 +63,7 @@ def test_convolutional_models_learn_colour_digits(folder):
     assert len([*(folder / "cache/models").glob("*.safetensors")]) == 2
 
 
+@pytest.mark.slow
 def test_a_vae_of_pythae_stands_beside_another_classifier(folder):
     if importlib.util.find_spec("pythae") is None:
         pytest.skip("pythae is not installed (uv pip install -e '.[peers]')")

@@ -1,4 +1,4 @@
-"""The work that a benchmark is held against: operations as torch counts them, rates, limits, and the plot of them."""
+"""The roofline of the benchmark: operations as torch counts them, rates, limits, and the plot."""
 
 import json
 import sys
@@ -88,14 +88,13 @@ def test_a_rate_is_that_of_the_best_number_of_rows_and_of_a_copy(monkeypatch):
 
 
 def test_a_call_takes_the_median_of_its_repeats(monkeypatch):
-    """By a clock that counts the calls: one is worth 2 ms, and 500 more in the second repeat."""
     called = 0
 
     def work():
         nonlocal called
         called += 1
 
-    def clock():
+    def clock():  # counts the calls: each takes 2 ms, and the second repeat takes a second more
         return 0.002 * called + (1.0 if called > 10 else 0.0)
 
     monkeypatch.setattr(roofline.time, "perf_counter", clock)
@@ -109,17 +108,8 @@ def test_the_machine_has_a_rate():
 
 
 def entry(way, draws, images, speed):
-    info = {
-        "way": way,
-        "draws": draws,
-        "images": images,
-        "model": "MLP VAE",
-        "device": "cpu",
-        "gflops": 1.0,
-        "images_per_second": speed,
-        "limit_images_per_second": 2 * speed,
-        "ms_per_image": 1e3 / speed,
-    }
+    info = {"way": way, "draws": draws, "images": images, "model": "MLP VAE", "device": "cpu", "gflops": 1.0}
+    info |= {"images_per_second": speed, "limit_images_per_second": 2 * speed, "ms_per_image": 1e3 / speed}
     return {"group": "reconstruction", "fullname": f"{way}, {draws}, {images}", "extra_info": info}
 
 
@@ -152,11 +142,22 @@ def test_curves_are_in_order_of_the_batch():
     }
 
 
-def test_the_command_draws_ways_and_limits(tmp_path, monkeypatch):
-    results, figure = tmp_path / "results.json", tmp_path / "figure.svg"
-    results.write_text(json.dumps(RUN))
-    monkeypatch.setattr(sys, "argv", ["bench", "plot", str(results), "--figure", str(figure)])
-    assert command.main() == 0
+@pytest.fixture
+def draw(tmp_path, monkeypatch):
+    """Give a function that runs `python -m bench plot` on benchmarks; gives its exit status and the figure's path."""
+
+    def run(benchmarks):
+        results, figure = tmp_path / "results.json", tmp_path / "figure.svg"
+        results.write_text(json.dumps(RUN | {"benchmarks": benchmarks}))
+        monkeypatch.setattr(sys, "argv", ["bench", "plot", str(results), "--figure", str(figure)])
+        return command.main(), figure
+
+    return run
+
+
+def test_the_command_draws_ways_and_limits(draw):
+    status, figure = draw(RUN["benchmarks"])
+    assert status == 0
     words = figure.read_text()  # letters are drawn as paths, with the words in comments
     for label in ("K = 10, vaecore", "K = 10, forward passes", "K = 10, limit", "images in a batch"):
         assert f"<!-- {label} -->" in words
@@ -164,10 +165,7 @@ def test_the_command_draws_ways_and_limits(tmp_path, monkeypatch):
     assert "compiled" not in words  # and two are none that shows a course
 
 
-def test_the_command_says_what_it_misses(tmp_path, monkeypatch, capsys):
-    results = tmp_path / "results.json"
-    results.write_text(json.dumps(RUN | {"benchmarks": RUN["benchmarks"][-1:]}))
-    monkeypatch.setattr(sys, "argv", ["bench", "plot", str(results), "--figure", str(tmp_path / "figure.png")])
+def test_the_command_says_what_it_misses(draw, capsys):
     with pytest.raises(SystemExit):
-        command.main()
+        draw(RUN["benchmarks"][-1:])
     assert "holds no timings of bench/test_reconstruction.py" in capsys.readouterr().err

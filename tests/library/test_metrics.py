@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from vaecore import _metrics as metrics
+from vaecore import aupr, auroc, brier, fpr95, nll
 
 scores = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)
 
@@ -21,28 +21,28 @@ def labelled(inside, outside):
 @given(scores, scores)
 def test_auroc_counts_the_pairs_in_which_outside_scores_higher(inside, outside):
     wins = np.subtract.outer(outside, inside)
-    assert metrics.auroc(inside, outside) == pytest.approx(((wins > 0) + 0.5 * (wins == 0)).mean())
+    assert auroc(inside, outside) == pytest.approx(((wins > 0) + 0.5 * (wins == 0)).mean())
 
 
 @given(scores, scores)
 def test_auroc_and_aupr_equal_scikit_learn(inside, outside):
-    assert metrics.auroc(inside, outside) == pytest.approx(roc_auc_score(*labelled(inside, outside)))
-    assert metrics.aupr(inside, outside) == pytest.approx(average_precision_score(*labelled(inside, outside)))
+    assert auroc(inside, outside) == pytest.approx(roc_auc_score(*labelled(inside, outside)))
+    assert aupr(inside, outside) == pytest.approx(average_precision_score(*labelled(inside, outside)))
 
 
 def test_fpr95_is_the_share_passed_at_the_threshold_that_passes_95_percent():
     inside = torch.arange(100.0)  # 95 of them are at or below 94
-    assert metrics.fpr95(inside, torch.tensor([94.0, 94.03, 200.0, -1.0])) == 0.5
-    assert metrics.fpr95(inside, inside + 1000) == 0
+    assert fpr95(inside, torch.tensor([94.0, 94.03, 200.0, -1.0])) == 0.5
+    assert fpr95(inside, inside + 1000) == 0
 
 
 def test_infinite_scores_rank_beyond_all_others():
-    assert metrics.auroc([0.0, 1.0], [math.inf, 2.0]) == 1
-    assert metrics.auroc([0.0, -math.inf], [-math.inf, 2.0]) == pytest.approx(0.625)
-    assert metrics.aupr([0.0, 1.0], [math.inf, 2.0]) == 1
+    assert auroc([0.0, 1.0], [math.inf, 2.0]) == 1
+    assert auroc([0.0, -math.inf], [-math.inf, 2.0]) == pytest.approx(0.625)
+    assert aupr([0.0, 1.0], [math.inf, 2.0]) == 1
 
 
-@pytest.mark.parametrize("metric", [metrics.auroc, metrics.aupr, metrics.fpr95])
+@pytest.mark.parametrize("metric", [auroc, aupr, fpr95])
 def test_nan_empty_and_misshapen_scores_are_refused_in_words(metric):
     with pytest.raises(ValueError, match=r"outside scores must not be NaN; got 2 of 3"):
         metric([0.0], torch.tensor([math.nan, 1.0, math.nan]))
@@ -56,25 +56,23 @@ def test_nll_and_brier_equal_independent_sums():
     generator = torch.Generator().manual_seed(0)
     probabilities = torch.rand(50, 4, generator=generator).softmax(1)
     labels = torch.randint(4, (50,), generator=generator)
-    assert metrics.nll(probabilities, labels) == pytest.approx(
+    assert nll(probabilities, labels) == pytest.approx(
         log_loss(labels, probabilities.double() / probabilities.double().sum(1, keepdim=True), labels=range(4)),
         rel=1e-6,
     )
     one_hot = torch.nn.functional.one_hot(labels, 4)
-    assert metrics.brier(probabilities, labels) == pytest.approx(
-        float((probabilities - one_hot).square().sum(1).mean())
-    )
+    assert brier(probabilities, labels) == pytest.approx(float((probabilities - one_hot).square().sum(1).mean()))
 
 
 def test_nll_and_brier_reach_the_ends_of_their_ranges():
     certain = np.array([[1.0, 0.0]])
-    assert metrics.nll(certain, [0]) == 0
-    assert metrics.nll(certain, [1]) == math.inf
-    assert metrics.brier(certain, [0]) == 0
-    assert metrics.brier(certain, [1]) == 2
+    assert nll(certain, [0]) == 0
+    assert nll(certain, [1]) == math.inf
+    assert brier(certain, [0]) == 0
+    assert brier(certain, [1]) == 2
 
 
-@pytest.mark.parametrize("metric", [metrics.brier, metrics.nll])
+@pytest.mark.parametrize("metric", [brier, nll])
 def test_what_is_no_probability_or_label_is_refused_in_words(metric):
     with pytest.raises(ValueError, match=r"sum to 1.*logits\?"):
         metric([[2.0, -1.0]], [0])

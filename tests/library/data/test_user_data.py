@@ -1,20 +1,56 @@
-"""A user's own data: every layout of images, folders of image files, attributes of a module, and what is refused."""
+"""A user's own data: `.npz` files, folders of image files, attributes of a module; their split, and what is refused."""
 
+import pickle
 import sys
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-import torchvision  # noqa: F401  # here, as in test_plugin
 from PIL import Image
 from torch.testing import assert_close
 
-from vaecore import Store, load_images, outside, outside_name
-from vaecore.suite.study.study import Dataset, Profile, Study
+from vaecore import load_images, outside, outside_name
+from vaecore.toolkit import is_available, is_made, load_whole
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (20, 17, 23, 3), dtype=np.uint8)
 LABELS = np.arange(20) % 2
+PAIR = (COLOUR, LABELS)
+
+
+def grey(count, shape=(28, 28), dtype=np.uint8):
+    return (np.arange(count * np.prod(shape, dtype=int)) % 256).reshape(count, *shape).astype(dtype)
+
+
+def splits(source):
+    return load_images(source, "train"), load_images(source, "test")
+
+
+def as_pixels(images):
+    """Colour images, channels last, as they should be read."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """Give a function that writes the arrays that it gets and returns the file's path."""
+
+    def write(**arrays):
+        np.savez_compressed(tmp_path / "mine.npz", **arrays)
+        return tmp_path / "mine.npz"
+
+    return write
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """An importable module, `a_users_data`."""
+    made = ModuleType("a_users_data")
+    monkeypatch.setitem(sys.modules, made.__name__, made)
+    return made
+
+
+# Files
 
 
 @pytest.mark.parametrize(
@@ -31,52 +67,146 @@ LABELS = np.arange(20) % 2
     ],
     ids=["last", "first", "grey last", "grey", "grey first", "floats", "4x5", "5x4 first"],
 )
-def test_every_layout_comes_out_channels_first(tmp_path, images, shape):
-    np.savez(tmp_path / "mine.npz", images=images, labels=LABELS)
-    train, test = (load_images(tmp_path / "mine.npz", split) for split in ("train", "test"))
+def test_every_layout_comes_out_channels_first(npz, images, shape):
+    train, test = splits(npz(images=images, labels=LABELS))
     assert train.shape == test.shape == shape
     assert (len(train), len(test)) == (16, 4)
     # In order of label the images are 0, 2, ..., 18, 1, 3, ..., 19, of which every fifth is tested on.
-    height, width = shape[1:]
-    expected = torch.from_numpy(COLOUR[[8, 9, 18, 19], :height, :width, : shape[0]].astype(np.float32)) / 255
-    assert_close(test.pixels, expected.permute(0, 3, 1, 2))
+    channels, height, width = shape
+    assert_close(test.pixels, as_pixels(COLOUR[[8, 9, 18, 19], :height, :width, :channels]))
     assert test.pixels.is_contiguous()
 
 
-def test_images_beside_test_images_are_all_for_training(tmp_path):
-    np.savez(tmp_path / "mine.npz", images=COLOUR, labels=LABELS, test_images=COLOUR[:3], test_labels=LABELS[:3])
-    train, test = (load_images(tmp_path / "mine.npz", split) for split in ("train", "test"))
-    assert (len(train), len(test)) == (20, 3)
+def test_every_fifth_of_each_class_is_a_test_image(npz):
+    images = grey(25, (8, 12))
+    train, test = splits(str(npz(images=images, labels=np.repeat([1, 0], [10, 15]))))
+    # In order of label the images are 10..24, then 0..9.
+    assert torch.equal(test.pixels[:, 0] * 255, torch.from_numpy(images[[4, 9, 14, 19, 24]]).float())
+    assert test.labels.tolist() == [1, 1, 0, 0, 0]
+    assert (train.pixels.shape, train.split, test.name) == ((20, 1, 8, 12), "train", "mine.npz")
+    assert_close(train.pixels[:, 0], torch.from_numpy(np.delete(images, [4, 9, 14, 19, 24], 0)).float() / 255)
+    assert torch.bincount(train.labels).tolist() == [12, 8]
+
+
+def test_without_labels_the_split_goes_by_place_in_the_file(npz):
+    images = np.linspace(0, 1, 12, dtype=np.float32)[:, None, None] * np.ones((8, 8), np.float32)
+    train, test = splits(npz(images=images))
+    assert torch.equal(test.pixels[:, 0], torch.from_numpy(images[[5, 11]]))
+    assert len(train) == 10
+
+
+def test_a_file_may_bring_its_own_split_and_no_labels(npz):
+    path = npz(train_images=grey(3) / 255, test_images=grey(2)[:, None], test_labels=np.array([1, 0], np.uint8))
+    train, test = splits(path)
+    assert (len(train), train.labels, len(test), test.labels.tolist()) == (3, None, 2, [1, 0])
+    assert torch.equal(train.pixels[:2], test.pixels)
+    assert is_available(path)
+    train, test = splits(npz(images=COLOUR, labels=LABELS, test_images=COLOUR[:3], test_labels=LABELS[:3]))
+    assert (len(train), len(test)) == (20, 3)  # beside test images, `images` are all for training
+
+
+def test_a_whole_file_gives_up_no_fifth_and_prefers_images(npz):
+    images, labels = grey(4), np.array([3, 0, 0, 1])
+    whole = load_whole(npz(images=images, labels=labels, test_images=grey(2), train_images=grey(2)))
+    assert torch.equal(whole.pixels[:, 0] * 255, torch.from_numpy(images).float())
+    assert (whole.labels.tolist(), whole.name, whole.split) == ([3, 0, 0, 1], "mine.npz", "test")
+    whole = load_whole(npz(train_images=images, test_images=grey(2), test_labels=np.array([5, 1])))
+    assert (len(whole), whole.labels.tolist()) == (2, [5, 1])
+    with pytest.raises(ValueError, match=r"must hold an array `images` \(or `test_images`\); got train_images"):
+        load_whole(npz(train_images=images))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"pictures": grey(5)}, r"must hold an array `images` \(or `test_images`\); got pictures"),
+        ({"train_images": grey(5)}, r"must hold an array `images` \(or `test_images`\); got train_images"),
+        ({"images": grey(5, (28,))}, r"must have shape .*; got \(5, 28\)"),
+        ({"images": grey(5, (28, 28, 4))}, r"must have shape .*; got \(5, 28, 28, 4\) \(leave out transparency"),
+        ({"images": grey(5, (2, 28, 28))}, r"must have shape .*; got \(5, 2, 28, 28\)$"),
+        ({"train_images": grey(5), "images": grey(5)}, r"must hold `test_images` beside `train_images`; got `images`"),
+        ({"images": grey(0)}, r"`images` is empty; got shape \(0, 28, 28\)"),
+        ({"images": grey(5, (28, 3))}, r"4 or more pixels high and wide; got \(5, 28, 3\)"),
+        ({"images": grey(5, (3, 28, 3))}, r"4 or more pixels high and wide; got \(5, 3, 28, 3\)"),
+        ({"images": grey(5, dtype=np.int64)}, r"uint8 \(0..255\) or floating \(0..1\); got int64"),
+        ({"images": grey(5) > 9}, r"uint8 \(0..255\) or floating \(0..1\); got bool"),
+        ({"images": grey(5) % 2}, r"of dtype uint8 must run from 0 to 255; got no value above 1"),
+        ({"images": grey(5, dtype=np.float64)}, r"must lie in \[0, 1\]; got \[0, 255\]"),
+        ({"images": grey(5) / 255 - 0.5}, r"must lie in \[0, 1\]; got \[-0.5, 0.5\]"),
+        ({"images": np.full((5, 28, 28), np.nan)}, r"must be finite; got NaN"),
+        ({"images": grey(5), "labels": np.arange(4)}, r"must have shape \(5,\), one for each image; got \(4,\)"),
+        ({"images": grey(5), "labels": np.eye(5, dtype=int)}, r"must have shape \(5,\), .* got \(5, 5\)"),
+        ({"images": grey(5), "labels": np.ones(5)}, r"must be integers; got float64"),
+        ({"images": grey(5), "labels": np.arange(5) - 1}, r"must be 0 or more; got -1"),
+        ({"images": grey(4)}, r"holds 4 images, and 5 are needed"),
+        ({"images": np.array([None, None])}, r"pickled Python objects, which are never loaded"),
+    ],
+)
+def test_an_unsuitable_file_is_named_with_the_cause(npz, arrays, message):
+    with pytest.raises(ValueError, match=rf"mine\.npz:? .*{message}"):
+        load_images(npz(**arrays))
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_named(npz, share):
+    path = npz(images=grey(50))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ValueError, match=r"mine\.npz is not an npz archive \(truncated"):
+        load_images(path)
+
+
+def test_a_file_damaged_inside_is_named_wherever_the_damage_is(npz):
+    path = npz(images=COLOUR[:5, :8, :8, 0], labels=np.arange(5))
+    whole, expected = path.read_bytes(), load_images(path)
+    name = whole.rindex(b"labels.npy")  # in the archive's directory: labels must not just go missing
+    refused = 0
+    for position in (*range(0, whole.index(b"PK\1\2"), 5), name, name + 9):
+        path.write_bytes(whole[:position] + bytes((whole[position] ^ 0xFF,)) + whole[position + 1 :])
+        try:
+            # Some bytes, such as time stamps, carry nothing; then the content must be what it was.
+            assert load_images(path) == expected
+        except ValueError as error:
+            assert "mine.npz" in str(error)  # noqa: PT017  # either outcome is right
+            refused += 1
+    assert refused > 80
+
+
+def test_a_pickle_or_a_missing_file_under_the_name_of_an_npz(tmp_path):
+    path = tmp_path / "mine.npz"
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*mine.npz \(is the path relative"):
+        load_images(path)
+    path.write_bytes(pickle.dumps(grey(5)))
+    with pytest.raises(ValueError, match=r"mine.npz is not an npz archive"):
+        load_images(path)
 
 
 # Folders
 
 
-def write(folder, images, *, mode=None, suffix="png"):
+def write(folder, images, *, mode=None):
     folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images):
         picture = Image.fromarray(image)
-        (picture if mode is None else picture.convert(mode)).save(folder / f"{number}.{suffix}")
+        (picture if mode is None else picture.convert(mode)).save(folder / f"{number}.png")
 
 
 def test_a_folder_of_classes_gives_every_fifth_by_path_to_the_test(tmp_path):
     write(tmp_path / "pets/dog", COLOUR[:10])
     write(tmp_path / "pets/cat", COLOUR[10:])
-    train, test = (load_images(tmp_path / "pets", split) for split in ("train", "test"))
+    train, test = splits(tmp_path / "pets")
     assert (test.name, test.shape, test.labels.tolist()) == ("pets-folder", (3, 17, 23), [0, 0, 1, 1])
-    expected = torch.from_numpy(COLOUR[[14, 19, 4, 9]]).permute(0, 3, 1, 2).float() / 255
-    assert torch.equal(test.pixels, expected)
+    assert torch.equal(test.pixels, as_pixels(COLOUR[[14, 19, 4, 9]]))
     assert torch.bincount(train.labels).tolist() == [8, 8]
     assert not (train.pixels[:, None] == test.pixels[None]).flatten(2).all(dim=2).any()
 
 
-@pytest.mark.parametrize("held", ["test", "val"])
-def test_a_folder_may_be_split_and_grey(tmp_path, held):
+@pytest.mark.parametrize("test_folder", ["test", "val"])
+def test_a_folder_may_be_split_and_grey(tmp_path, test_folder):
     for name in ("cat", "dog", "newt"):
         write(tmp_path / "train" / name, COLOUR[:4], mode="L")
-    write(tmp_path / held / "cat", COLOUR[4:6], mode="L")
-    write(tmp_path / held / "newt", COLOUR[6:7], mode="1")
-    train, test = (load_images(tmp_path, split) for split in ("train", "test"))
+    write(tmp_path / test_folder / "cat", COLOUR[4:6], mode="L")
+    write(tmp_path / test_folder / "newt", COLOUR[6:7], mode="1")
+    train, test = splits(tmp_path)
     assert (len(train), len(test), train.shape, test.shape) == (12, 3, (1, 17, 23), (1, 17, 23))
     assert test.labels.tolist() == [0, 0, 2]  # numbered as in `train`, though there is no dog
 
@@ -85,88 +215,46 @@ def test_one_coloured_file_makes_both_splits_coloured_and_transparency_goes(tmp_
     for name in ("cat", "dog"):
         write(tmp_path / "train" / name, COLOUR[:3], mode="L")
         write(tmp_path / "test" / name, COLOUR[3:6], mode="RGBA")
-    train, test = (load_images(tmp_path, split) for split in ("train", "test"))
+    train, test = splits(tmp_path)
     assert train.shape == test.shape == (3, 17, 23)
-    assert torch.equal(test.pixels[:3], torch.from_numpy(COLOUR[3:6]).permute(0, 3, 1, 2).float() / 255)
+    assert torch.equal(test.pixels[:3], as_pixels(COLOUR[3:6]))
     assert torch.equal(train.pixels[:, 0], train.pixels[:, 2])
 
 
-def unequal(folder):
-    write(folder / "a", COLOUR[:6])
-    write(folder / "b", COLOUR[:1, :16])
-
-
-def broken(folder):
-    write(folder / "a", COLOUR[:6])
-    write(folder / "b", COLOUR[:6])
-    file = folder / "b/3.png"
-    file.write_bytes(file.read_bytes()[:200])
-
-
-def no_image(folder):
-    write(folder / "a", COLOUR[:6])
-    (folder / "b").mkdir()
-    (folder / "b/0.png").write_bytes(b"no image")
-
-
-def deep(folder):
-    write(folder / "a", [np.zeros((8, 8), np.uint16)] * 6)
-
-
-def of_one_file(folder):
-    write(folder / "a", COLOUR[:1])
-
-
-def empty_class(folder):
-    write(folder / "a", COLOUR[:6])
-    (folder / "b").mkdir()
-
-
-def new_class(folder):
-    write(folder / "train/a", COLOUR[:6])
-    write(folder / "test/b", COLOUR[:6])
-
-
-def split_by_other_names(folder):
-    for name in ("train/cat", "train/dog", "valid/cat"):
-        write(folder / name, COLOUR[:6])
-
-
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("classes", "message"),
     [
         (
-            split_by_other_names,
+            {"train/cat": COLOUR[:6], "train/dog": COLOUR[:6], "valid/cat": COLOUR[:6]},
             r"files for each class; train/cat/0.png lies deeper \(folders that split",
         ),
-        (unequal, r"must have one size; got 23x17 \(width x height\) in a/0.png and 23x16 in b/0.png \(resize"),
-        (broken, r"b/3.png cannot be read as an image: .*truncated"),
-        (no_image, r"b/0.png cannot be read as an image"),
-        (deep, r"a/0.png must have 8 bits a channel; PIL says that its mode is I;16"),
-        (of_one_file, r"holds 1 images, and 5 are needed"),
-        (empty_class, r"must have a folder of image files for each class; Found no valid file for the classes b"),
-        (lambda folder: None, r"must have a folder of image files for each class; Couldn't find any class folder"),
-        (new_class, r"the classes in .*test must be among those in .*train; got b"),
+        (
+            {"a": COLOUR[:6], "b": COLOUR[:1, :16]},
+            r"must have one size; got 23x17 \(width x height\) in a/0.png and 23x16 in b/0.png \(resize",
+        ),
+        ({"a": COLOUR[:6], "b": 200}, r"b/3.png cannot be read as an image: .*truncated"),
+        ({"a": COLOUR[:6], "b": 0}, r"b/3.png cannot be read as an image"),
+        ({"a": np.zeros((6, 8, 8), np.uint16)}, r"a/0.png must have 8 bits a channel; PIL says that its mode is I;16"),
+        ({"a": COLOUR[:1]}, r"holds 1 images, and 5 are needed"),
+        ({"a": COLOUR[:6], "b": []}, r"must have a folder of image files .*; Found no valid file for the classes b"),
+        ({}, r"must have a folder of image files for each class; Couldn't find any class folder"),
+        ({"train/a": COLOUR[:6], "test/b": COLOUR[:6]}, r"the classes in .*test must be among those in .*train; got b"),
     ],
     ids=["other names", "sizes", "broken", "no image", "16 bits", "one file", "empty class", "empty", "new class"],
 )
-def test_an_unsuitable_folder_is_named_with_the_cause(tmp_path, make, message):
-    make(tmp_path)
+def test_an_unsuitable_folder_is_named_with_the_cause(tmp_path, classes, message):
+    for name, images in classes.items():
+        if isinstance(images, int):  # bytes that are left of a file
+            write(tmp_path / name, COLOUR[:6])
+            file = tmp_path / name / "3.png"
+            file.write_bytes(file.read_bytes()[:images])
+        else:
+            write(tmp_path / name, images)
     with pytest.raises(ValueError, match=message):
-        [load_images(tmp_path, split) for split in ("test", "train")]
+        splits(tmp_path)
 
 
 # Attributes
-
-
-@pytest.fixture
-def module(monkeypatch):
-    made = ModuleType("a_users_data")
-    monkeypatch.setitem(sys.modules, made.__name__, made)
-    return made
-
-
-PAIR = (COLOUR, LABELS)
 
 
 def test_a_callable_need_not_be_hashable_and_is_called_once(module):
@@ -176,11 +264,10 @@ def test_a_callable_need_not_be_hashable_and_is_called_once(module):
 
         def __call__(self):
             self.calls += 1
-            return PAIR
+            return {"train": PAIR, "test": (COLOUR[:3], LABELS[:3])}
 
     module.data = Data()
-    for split in ("train", "test"):
-        assert len(load_images("a_users_data:data", split)) > 0
+    assert [len(images) for images in splits("a_users_data:data")] == [20, 3]
     assert module.data.calls == 1
 
 
@@ -194,25 +281,11 @@ def test_a_callable_need_not_be_hashable_and_is_called_once(module):
     ],
     ids=["arrays", "tensors", "floats", "callable"],
 )
-def test_an_attribute_is_split_as_a_file_is(module, tmp_path, value):
+def test_an_attribute_is_split_as_a_file_is(module, npz, value):
     module.mine = value
-    np.savez(tmp_path / "mine.npz", images=COLOUR, labels=LABELS)
-    for split in ("train", "test"):
-        found = load_images("a_users_data:mine", split)
-        assert found.digest == load_images(tmp_path / "mine.npz", split).digest
-        assert found.name == "a_users_data.mine"
-
-
-def test_a_callable_may_say_the_split_and_is_called_once(module):
-    calls = []
-
-    def mine():
-        calls.append(1)
-        return {"train": PAIR, "test": (COLOUR[:3], LABELS[:3])}
-
-    module.mine = mine
-    assert [len(load_images("a_users_data:mine", split)) for split in ("train", "test")] == [20, 3]
-    assert calls == [1]
+    for images, of_file in zip(splits("a_users_data:mine"), splits(npz(images=COLOUR, labels=LABELS)), strict=True):
+        assert images.digest == of_file.digest
+        assert images.name == "a_users_data.mine"
 
 
 def raising():
@@ -246,48 +319,20 @@ def test_an_unsuitable_attribute_is_named_with_the_cause(module, value, message)
 def test_a_module_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
     (tmp_path / "a_broken_module.py").write_text("1 +\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # which the working folder is added to
     with pytest.raises(ValueError, match=r"a_broken_module:mine can't be imported: SyntaxError"):
         load_images("a_broken_module:mine")
     with pytest.raises(ValueError, match=r"nowhere:mine can't be imported: No module named 'nowhere'"):
         load_images("nowhere:mine")
 
 
-# In a study
-
-
-def study_of(text, tmp_path, **options):
-    return Study(Dataset(text, "as asked"), Profile("standard", 1, 4, 4, 2), Store(tmp_path / "cache"), **options)
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (np.zeros(20, dtype=int), r"must have two labels or more; the test images have one"),
-        (np.arange(20) % 2 * 3, r"numbered from 0 without gaps, a few images each; there is none of class 1, 2$"),
-    ],
-)
-def test_labels_that_no_classifier_can_learn_are_refused(module, tmp_path, labels, message):
-    module.mine = (COLOUR, labels)
-    with pytest.raises(ValueError, match=message):
-        study_of("a_users_data:mine", tmp_path).check()
-
-
-def test_data_that_change_from_process_to_process_are_named(module, tmp_path):
-    module.mine = (COLOUR, LABELS)
-    worker = study_of("a_users_data:mine", tmp_path).for_worker()
-    module.mine = (COLOUR[::-1], LABELS)
-    with pytest.raises(ValueError, match=r"must give the same images each time.*or use --workers 1"):
-        _ = worker.test
-
-
 def test_own_data_may_be_the_set_outside(module, tmp_path):
-    module.inside, module.other = (COLOUR, LABELS), (255 - COLOUR, LABELS)
+    module.inside, module.other = PAIR, (255 - COLOUR, LABELS)
     write(tmp_path / "rotated-30/a", COLOUR)
     inside = load_images("a_users_data:inside")
-    for source, count in (("a_users_data:other", 20), (str(tmp_path / "rotated-30"), 20)):
-        assert len(outside(source, inside, seed=0)) == count
-    study = study_of("a_users_data:inside", tmp_path, ood=("a_users_data:other", str(tmp_path / "rotated-30")))
-    names = [outside_name(source) for source in study.ood]
-    assert names == ["a_users_data.other", "rotated-30-folder"]
-    assert not any(study.outside.is_made(name) for name in names)
-    assert study.outside.images(names[0])[0].shape == (3, 17, 23)
+    sources = {"a_users_data:other": "a_users_data.other", str(tmp_path / "rotated-30"): "rotated-30-folder"}
+    for source, name in sources.items():
+        images = outside(source, inside, seed=0)
+        assert (len(images), images.shape, images.name) == (20, (3, 17, 23), name)
+        assert outside_name(source) == name
+        assert not is_made(name)
