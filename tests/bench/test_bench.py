@@ -44,38 +44,27 @@ def need(library):
 
 
 def test_the_shim_leaves_torch_as_it_was(monkeypatch):
-    gradcheck = importlib.import_module("torch.autograd.gradcheck")
-    before = dict(vars(gradcheck))
+    before = dict(vars(importlib.import_module("torch.autograd.gradcheck")))
     for name in [name for name in sys.modules if name.partition(".")[0] == "advertorch"]:
         monkeypatch.delitem(sys.modules, name)  # imported anew
     need("advertorch")
-    assert vars(gradcheck) == before
+    assert vars(importlib.import_module("torch.autograd.gradcheck")) == before
 
 
-def test_the_shim_goes_also_when_the_import_fails(monkeypatch):
-    gradcheck = importlib.import_module("torch.autograd.gradcheck")
-    monkeypatch.setitem(sys.modules, "advertorch", None)
-    with pytest.raises(ImportError, match="advertorch cannot be imported"):
-        peers.load("advertorch")
-    assert not hasattr(gradcheck, "zero_gradients")
-
-
-def test_a_missing_peer_is_named_with_the_way_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "foolbox", None)
-    with pytest.raises(ImportError, match=r"foolbox cannot be imported: .* \(uv pip install -e '\.\[peers\]'\)"):
-        peers.load("foolbox")
+@pytest.mark.parametrize("peer", ["foolbox", "advertorch"])
+def test_a_missing_peer_is_named_with_the_way_to_get_it_and_leaves_no_shim(monkeypatch, peer):
+    monkeypatch.setitem(sys.modules, peer, None)
+    with pytest.raises(ImportError, match=rf"{peer} cannot be imported: .* \(uv pip install -e '\.\[peers\]'\)"):
+        peers.load(peer)
+    assert not hasattr(importlib.import_module("torch.autograd.gradcheck"), "zero_gradients")
 
 
 @pytest.mark.parametrize("batch", [5, 12])
 def test_advertorch_reaches_the_targets(victims, batch):
     need("advertorch")
-    done = []
-    adversarial = peers.advertorch_lbfgs(
-        victims.classifier, victims.images, victims.targets, batch=batch, progress=lambda *now: done.append(now)
-    )
-    l2 = victims.norms(adversarial, targeted=True)
-    assert l2.isfinite().all()
-    assert (l2 > 0).all()
+    done, attacked = [], (victims.classifier, victims.images, victims.targets)
+    adversarial = peers.advertorch_lbfgs(*attacked, batch=batch, progress=lambda *now: done.append(now))
+    assert (victims.norms(adversarial, targeted=True) > 0).all()  # none is NaN, for a failure
     assert done == [(number + 1, -(-12 // batch)) for number in range(-(-12 // batch))]
 
 
@@ -83,27 +72,19 @@ def test_advertorch_finds_the_nearest_point_of_a_hyperplane():
     need("advertorch")
     weight = torch.linspace(-1, 1, 16)
 
-    def ahead(images):  # class 0 is ahead by 0.8 at grey images
-        return 0.8 - (images.flatten(1) - 0.5) @ weight
+    def classifier(images):  # class 0 is ahead by 0.8 at grey images
+        return torch.stack([0.8 - (images.flatten(1) - 0.5) @ weight, torch.zeros(len(images))], dim=1)
 
-    adversarial = peers.advertorch_lbfgs(
-        lambda images: torch.stack([ahead(images), torch.zeros(len(images))], dim=1),
-        torch.full((3, 1, 4, 4), 0.5),
-        torch.ones(3, dtype=torch.int64),
-        batch=2,
-    )
+    grey, targets = torch.full((3, 1, 4, 4), 0.5), torch.ones(3, dtype=torch.int64)
+    adversarial = peers.advertorch_lbfgs(classifier, grey, targets, batch=2)
     l2 = (adversarial - 0.5).flatten(1).norm(dim=1)
     torch.testing.assert_close(l2, (0.8 / weight.norm()).expand(3), rtol=0.01, atol=0)
 
 
-SETTINGS = {"epsilon": 0.1, "norm": "linf"}, {"epsilon": 0.5, "norm": "l2"}
-BUDGETED = [
-    *((peers.foolbox_fgsm, setting) for setting in SETTINGS),
-    *((peers.foolbox_pgd, {**setting, "steps": 10, "step_size": setting["epsilon"] / 4}) for setting in SETTINGS),
-    (peers.torchattacks_fgsm, {"epsilon": 0.1}),
-    *((peers.torchattacks_pgd, {**setting, "steps": 10, "step_size": setting["epsilon"] / 4}) for setting in SETTINGS),
-    (peers.torchattacks_square, {"epsilon": 0.1, "queries": 50}),
-]
+BUDGETED = [(peers.torchattacks_fgsm, {"epsilon": 0.1}), (peers.torchattacks_square, {"epsilon": 0.1, "queries": 50})]
+for budget in ({"epsilon": 0.1, "norm": "linf"}, {"epsilon": 0.5, "norm": "l2"}):
+    steps = budget | {"steps": 10, "step_size": budget["epsilon"] / 4}
+    BUDGETED += [(peers.foolbox_fgsm, budget), (peers.foolbox_pgd, steps), (peers.torchattacks_pgd, steps)]
 
 
 @pytest.mark.parametrize(
@@ -111,11 +92,11 @@ BUDGETED = [
 )
 def test_peers_use_their_budget_and_succeed(victims, attack, setting):
     need(attack.__name__.partition("_")[0])
-    state = torch.get_rng_state()
-    adversarial = attack(victims.classifier, victims.images, victims.labels, **setting)
+    state, attacked = torch.get_rng_state(), (victims.classifier, victims.images, victims.labels)
+    adversarial = attack(*attacked, **setting)
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(1)  # whatever others have drawn
-    assert torch.equal(attack(victims.classifier, victims.images, victims.labels, **setting), adversarial)
+    assert torch.equal(attack(*attacked, **setting), adversarial)
     order = torch.inf if setting.get("norm", "linf") == "linf" else 2
     sizes = torch.linalg.vector_norm((adversarial - victims.images).flatten(1), ord=order, dim=1)
     assert (sizes <= setting["epsilon"] * 1.0001).all()
@@ -128,8 +109,7 @@ def test_one_query_of_square_is_one_query(victims):
     need("torchattacks")
     with shown(victims.classifier) as sizes:
         peers.torchattacks_square(victims.classifier, victims.images, victims.labels, epsilon=0.01, queries=3)
-    # Clean images before, and images after the search.
-    assert len(sizes) == 2 + 3
+    assert len(sizes) == 2 + 3  # clean images before, and images after the search
 
 
 # Measuring
@@ -170,14 +150,9 @@ def entry(place, group, **info):
 
 LBFGS = "L-BFGS, targeted, cpu"
 RATIOS = {"vaecore": [1.0019, 1.027], "vaecore, thorough": [0.99, 1.01]}
+MACHINE = {"machine": "x86_64", "cpu": {"brand_raw": "Some CPU"}, "torch": "2.15.0", "torch_threads": 1, "gpu": None}
 RUN = {
-    "machine_info": {
-        "machine": "x86_64",
-        "cpu": {"brand_raw": "Some CPU"},
-        "torch": "2.15.0",
-        "torch_threads": 1,
-        "gpu": None,
-    },
+    "machine_info": MACHINE,
     "benchmarks": [
         entry(0, LBFGS, way="vaecore", ms_per_image=8.04, fraction_of_limit=0.256, median_l2=1.6773, success=1.0),
         entry(1, "PGD, cpu", way="foolbox", ms_per_image=0.0512, success=0.5),
@@ -242,9 +217,8 @@ def test_of_several_runs_the_medians_count_of_what_all_have():
 
 
 def test_runs_of_different_machines_have_no_medians(table, capsys):
-    other = RUN | {"machine_info": RUN["machine_info"] | {"torch": "2.11.0"}}
     with pytest.raises(SystemExit):
-        table(json.dumps(RUN), json.dumps(other))
+        table(json.dumps(RUN), json.dumps(RUN | {"machine_info": MACHINE | {"torch": "2.11.0"}}))
     assert "must come from one machine and one torch; got: " in capsys.readouterr().err
 
 
@@ -269,19 +243,9 @@ def test_the_command_says_what_is_wrong_with_its_file(table, capsys, text, messa
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("number", "count", "text"),
-    [
-        (1169.6, 3, "1,170"),
-        (8.04, 3, "8.04"),
-        (0.05123, 3, "0.0512"),
-        (145.3, 2, "145"),
-        (0.0, 2, "0.0"),
-        (9.996, 3, "10.0"),
-    ],
-)
-def test_digits(number, count, text):
-    assert digits(number, count) == text
+def test_digits():
+    assert [digits(number, 3) for number in (1169.6, 8.04, 0.05123, 9.996)] == ["1,170", "8.04", "0.0512", "10.0"]
+    assert [digits(number, 2) for number in (145.3, 0.0)] == ["145", "0.0"]
 
 
 # The whole
@@ -322,13 +286,8 @@ def test_the_attacks_are_measured_and_what_is_not_has_a_reason(pytester, monkeyp
     options += ["--classifier=models:classifier", "--benchmark-only", "--benchmark-json=results.json"]
     result = pytester.runpytest_inprocess(ROOT / "bench" / "test_attacks.py", *options)
     assert result.ret == pytest.ExitCode.OK
-    result.stdout.fnmatch_lines(
-        [
-            "task * way *",
-            "L-BFGS, targeted, cpu * vaecore *%  *  1.0 * 100.0%",
-            "not measured (*): torchattacks cannot be imported: *",
-        ]
-    )
+    lines = ["task * way *", "L-BFGS, targeted, cpu * vaecore *%  *  1.0 * 100.0%"]
+    result.stdout.fnmatch_lines([*lines, "not measured (*): torchattacks cannot be imported: *"])
     run = json.loads((pytester.path / "results.json").read_text())
     timed = {(entry["group"], entry["extra_info"]["way"]): entry for entry in run["benchmarks"]}
     ours = timed["PGD, 40 steps, Linf 0.1, cpu", "vaecore"]

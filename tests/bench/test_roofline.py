@@ -107,31 +107,27 @@ def test_the_machine_has_a_rate():
     assert 1e6 < copy_rate("cpu") < 1e15
 
 
-def entry(way, draws, images, speed):
-    info = {"way": way, "draws": draws, "images": images, "model": "MLP VAE", "device": "cpu", "gflops": 1.0}
-    info |= {"images_per_second": speed, "limit_images_per_second": 2 * speed, "ms_per_image": 1e3 / speed}
-    return {"group": "reconstruction", "fullname": f"{way}, {draws}, {images}", "extra_info": info}
-
-
-RUN = {
-    "machine_info": {"machine": "x86_64", "cpu": {"brand_raw": "CPU"}, "torch": "2", "torch_threads": 2, "gpu": None},
-    "benchmarks": [
-        entry("vaecore", 10, 1000, 900.0),
-        entry("vaecore", 10, 10, 300.0),
-        entry("vaecore", 10, 100, 600.0),
-        entry("vaecore, compiled", 10, 100, 700.0),
-        entry("vaecore, compiled", 10, 1000, 1000.0),
-        entry("forward passes", 10, 10, 100.0),
-        entry("forward passes", 10, 100, 200.0),
-        entry("forward passes", 10, 1000, 400.0),
-        entry("pythae", 10, 1000, 400.0),
-        {"group": "other", "fullname": "other", "extra_info": {"way": "vaecore", "ms_per_image": 1.0}},
-    ],
+SPEEDS = {
+    "vaecore": {1000: 900.0, 10: 300.0, 100: 600.0},
+    "vaecore, compiled": {100: 700.0, 1000: 1000.0},
+    "forward passes": {10: 100.0, 100: 200.0, 1000: 400.0},
+    "pythae": {1000: 400.0},
 }
+OTHER = {"group": "other", "fullname": "other", "extra_info": {"way": "vaecore", "ms_per_image": 1.0}}
+
+
+def entry(way, images, speed):
+    info = {"way": way, "draws": 10, "images": images, "model": "MLP VAE", "device": "cpu", "gflops": 1.0}
+    info |= {"images_per_second": speed, "limit_images_per_second": 2 * speed, "ms_per_image": 1e3 / speed}
+    return {"group": "reconstruction", "fullname": f"{way}, {images}", "extra_info": info}
+
+
+BENCHMARKS = [entry(way, images, speed) for way, speeds in SPEEDS.items() for images, speed in speeds.items()]
+BENCHMARKS.append(OTHER)
 
 
 def test_curves_are_in_order_of_the_batch():
-    curves = throughput(RUN["benchmarks"])
+    curves = throughput(BENCHMARKS)
     assert list(curves) == ["MLP VAE, cpu"]
     lines = {key: [info["images_per_second"] for info in infos] for key, infos in curves["MLP VAE, cpu"].items()}
     assert lines == {
@@ -145,10 +141,11 @@ def test_curves_are_in_order_of_the_batch():
 @pytest.fixture
 def draw(tmp_path, monkeypatch):
     """Give a function that runs `python -m bench plot` on benchmarks; gives its exit status and the figure's path."""
+    machine = {"machine": "x86_64", "cpu": {"brand_raw": "CPU"}, "torch": "2", "torch_threads": 2, "gpu": None}
 
     def run(benchmarks):
         results, figure = tmp_path / "results.json", tmp_path / "figure.svg"
-        results.write_text(json.dumps(RUN | {"benchmarks": benchmarks}))
+        results.write_text(json.dumps({"machine_info": machine, "benchmarks": benchmarks}))
         monkeypatch.setattr(sys, "argv", ["bench", "plot", str(results), "--figure", str(figure)])
         return command.main(), figure
 
@@ -156,7 +153,7 @@ def draw(tmp_path, monkeypatch):
 
 
 def test_the_command_draws_ways_and_limits(draw):
-    status, figure = draw(RUN["benchmarks"])
+    status, figure = draw(BENCHMARKS)
     assert status == 0
     words = figure.read_text()  # letters are drawn as paths, with the words in comments
     for label in ("K = 10, vaecore", "K = 10, forward passes", "K = 10, limit", "images in a batch"):
@@ -167,5 +164,5 @@ def test_the_command_draws_ways_and_limits(draw):
 
 def test_the_command_says_what_it_misses(draw, capsys):
     with pytest.raises(SystemExit):
-        draw(RUN["benchmarks"][-1:])
+        draw([OTHER])
     assert "holds no timings of bench/test_reconstruction.py" in capsys.readouterr().err

@@ -147,12 +147,20 @@ def test_an_unsuitable_file_is_named_with_the_cause(npz, arrays, message):
         load_images(npz(**arrays))
 
 
-@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
-def test_a_truncated_file_is_named(npz, share):
+SHARES = [lambda whole, share=share: whole[: int(share * len(whole))] for share in (0, 0.01, 0.5, 0.99)]
+
+
+@pytest.mark.parametrize("damage", [*SHARES, lambda _: pickle.dumps(COLOUR)])
+def test_a_truncated_file_and_a_pickle_are_named(npz, damage):
     path = npz(images=grey(50))
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"mine\.npz is not an npz archive \(truncated"):
         load_images(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*mine.npz \(is the path relative"):
+        load_images(tmp_path / "mine.npz")
 
 
 def test_a_file_damaged_inside_is_named_wherever_the_damage_is(npz):
@@ -169,15 +177,6 @@ def test_a_file_damaged_inside_is_named_wherever_the_damage_is(npz):
             assert "mine.npz" in str(error)  # noqa: PT017  # either outcome is right
             refused += 1
     assert refused > 80
-
-
-def test_a_pickle_or_a_missing_file_under_the_name_of_an_npz(tmp_path):
-    path = tmp_path / "mine.npz"
-    with pytest.raises(FileNotFoundError, match=r"there is no file .*mine.npz \(is the path relative"):
-        load_images(path)
-    path.write_bytes(pickle.dumps(grey(5)))
-    with pytest.raises(ValueError, match=r"mine.npz is not an npz archive"):
-        load_images(path)
 
 
 # Folders
@@ -300,11 +299,7 @@ def raising():
         ({"train": PAIR}, r"it lacks 'test'"),
         ({"test": COLOUR}, r"a_users_data:mine, 'test' must be a pair"),
         ((COLOUR / 255 - 0.5, LABELS), r"a_users_data:mine: images must lie in \[0, 1\]; got"),
-        ((COLOUR * np.nan, LABELS), r"images must be finite; got NaN"),
-        ((COLOUR[:0], LABELS[:0]), r"images is empty"),
-        ((COLOUR.astype(int), LABELS), r"images must be uint8 .*; got int64"),
-        ((COLOUR, LABELS[:3]), r"labels must have shape \(20,\), one for each image; got \(3,\)"),
-        ((COLOUR, LABELS - 1), r"labels must be 0 or more; got -1"),
+        ((COLOUR, LABELS[:3]), r"a_users_data:mine: labels must have shape \(20,\), one for each image; got \(3,\)"),
         ((COLOUR, [str(label) for label in LABELS]), r"labels must be integers; got <U1"),
         (([COLOUR[0], COLOUR[0, 1:]], LABELS[:2]), r"images and labels must be arrays or tensors; .*inhomogeneous"),
         (raising, r"must give images and labels; it raised RuntimeError: no disk"),

@@ -6,33 +6,21 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vaecore import (
-    Classifier,
-    ClassifierConfig,
-    Images,
-    VAEConfig,
-    elbo,
-    fit_classifier,
-    fit_vae,
-    load_classifier,
-    load_images,
-    load_vae,
-    reference_configs,
-)
+import vaecore as vc
 from vaecore.toolkit import is_available, write_tensors
 
-SMALL_VAE = VAEConfig(latent_size=4, hidden_size=32, epochs=2, batch_size=64)
-SMALL_CLASSIFIER = ClassifierConfig(channels=(4, 8), hidden_size=16, epochs=2, batch_size=64)
+SMALL_VAE = vc.VAEConfig(latent_size=4, hidden_size=32, epochs=2, batch_size=64)
+SMALL_CLASSIFIER = vc.ClassifierConfig(channels=(4, 8), hidden_size=16, epochs=2, batch_size=64)
 KINDS = {
-    "vae": (fit_vae, SMALL_VAE, load_vae),
-    "classifier": (fit_classifier, SMALL_CLASSIFIER, load_classifier),
+    "vae": (vc.fit_vae, SMALL_VAE, vc.load_vae),
+    "classifier": (vc.fit_classifier, SMALL_CLASSIFIER, vc.load_classifier),
 }
 ONCE = {"seed": 0, "device": torch.device("cpu")}
 
 
 @pytest.fixture(scope="module")
 def train():
-    return load_images("digits", "train")
+    return vc.load_images("digits", "train")
 
 
 @pytest.fixture(scope="module")
@@ -87,15 +75,15 @@ def test_shapes_and_ranges(some, models):
 @pytest.mark.parametrize("shape", [(8, 8), (9, 13), (28, 28)])
 def test_images_of_other_shapes_are_taken(shape):
     generator = torch.Generator().manual_seed(0)
-    images = Images(torch.rand(6, 1, *shape, generator=generator), torch.arange(6) % 3, "mine", "train")
-    vae = fit_vae(images, VAEConfig(latent_size=2, hidden_size=4, epochs=1), **ONCE)
+    images = vc.Images(torch.rand(6, 1, *shape, generator=generator), torch.arange(6) % 3, "mine", "train")
+    vae = vc.fit_vae(images, vc.VAEConfig(latent_size=2, hidden_size=4, epochs=1), **ONCE)
     assert vae.decode(vae.encode(images.pixels)[0]).shape == images.pixels.shape
-    assert fit_classifier(images, ClassifierConfig(epochs=1), **ONCE)(images.pixels).shape == (6, 3)
+    assert vc.fit_classifier(images, vc.ClassifierConfig(epochs=1), **ONCE)(images.pixels).shape == (6, 3)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 7, 9), (1, 8, 5), (1, 1, 1), (3, 17, 23), (3, 8, 5), (3, 4, 4)])
 def test_the_layers_of_the_classifier_are_strided_convolutions(shape):
-    model = Classifier(ClassifierConfig(), shape, 3).double().eval()
+    model = vc.Classifier(vc.ClassifierConfig(), shape, 3).double().eval()
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(4, *shape, dtype=torch.float64, generator=generator, requires_grad=True)
     features = model.conv2(model.conv1(images).relu()).relu().flatten(1)
@@ -131,22 +119,22 @@ def test_damaged_and_foreign_files_are_refused(models, tmp_path):
             load(path)
 
     models["classifier"].save(path)
-    refused(load_vae, r"model must hold a VAE of vaecore; it says Classifier")
+    refused(vc.load_vae, r"model must hold a VAE of vaecore; it says Classifier")
     models["vae"].save(path)
-    refused(load_classifier, r"model must hold a Classifier of vaecore; it says VAE")
+    refused(vc.load_classifier, r"model must hold a Classifier of vaecore; it says VAE")
     whole = bytearray(path.read_bytes())
     whole[-5] ^= 1
     path.write_bytes(whole)
-    refused(load_vae, "must match its own checksum")
+    refused(vc.load_vae, "must match its own checksum")
     path.write_bytes(whole[: len(whole) // 2])
-    refused(load_vae, "must be a whole safetensors file")
+    refused(vc.load_vae, "must be a whole safetensors file")
     write_tensors(path, {"x": torch.zeros(1)}, {})
-    refused(load_vae, "it says nothing")
+    refused(vc.load_vae, "it says nothing")
     header = {"model": "VAE", "config": '{"latent_size": 2, "depth": 3, "attention": 1}', "image_shape": "[8, 8]"}
     write_tensors(path, {"x": torch.zeros(1)}, header)
-    refused(load_vae, "settings must be those of VAEConfig; got attention, depth as well")
+    refused(vc.load_vae, "settings must be those of VAEConfig; got attention, depth as well")
     with pytest.raises(FileNotFoundError):
-        load_vae(tmp_path / "absent")
+        vc.load_vae(tmp_path / "absent")
 
 
 # Settings
@@ -155,8 +143,8 @@ def test_damaged_and_foreign_files_are_refused(models, tmp_path):
 @pytest.mark.parametrize("augmentation", ["none", "shift", "distort"])
 def test_augmentation_changes_what_is_learnt_but_not_the_training_set(augmentation, some, models):
     kept = some.pixels.clone()
-    config = ClassifierConfig(channels=(4, 8), hidden_size=16, epochs=2, batch_size=64, augmentation=augmentation)
-    model = fit_classifier(some, config, **ONCE)
+    config = vc.ClassifierConfig(channels=(4, 8), hidden_size=16, epochs=2, batch_size=64, augmentation=augmentation)
+    model = vc.fit_classifier(some, config, **ONCE)
     assert torch.equal(some.pixels, kept)
     assert equal(model, models["classifier"]) == (augmentation == SMALL_CLASSIFIER.augmentation)
 
@@ -164,20 +152,20 @@ def test_augmentation_changes_what_is_learnt_but_not_the_training_set(augmentati
 def test_beta_weighs_the_divergence(some):
     sizes = {}
     for beta in (0.1, 10.0):
-        config = VAEConfig(latent_size=4, hidden_size=32, epochs=15, batch_size=50, beta=beta)
-        sizes[beta] = float(fit_vae(some, config, **ONCE).encode(some.pixels)[0].square().mean())
+        config = vc.VAEConfig(latent_size=4, hidden_size=32, epochs=15, batch_size=50, beta=beta)
+        sizes[beta] = float(vc.fit_vae(some, config, **ONCE).encode(some.pixels)[0].square().mean())
     assert sizes[0.1] > 2 * sizes[10.0]
 
 
 def test_small_training_sets_get_more_epochs_and_distortion(train):
-    large = Images(torch.zeros(10_000, 1, 8, 8), None, "large", "train")
-    assert reference_configs(large) == (VAEConfig(), ClassifierConfig())
+    large = vc.Images(torch.zeros(10_000, 1, 8, 8), None, "large", "train")
+    assert vc.reference_configs(large) == (vc.VAEConfig(), vc.ClassifierConfig())
     for images in (large.take(slice(9_999)), train):
-        vae, classifier = reference_configs(images)
+        vae, classifier = vc.reference_configs(images)
         assert (vae.epochs, classifier.epochs) == (100_000 // len(images), 30_000 // len(images))
         assert vae.augmentation == classifier.augmentation == "distort"
-        assert vae.latent_size == VAEConfig().latent_size
-        assert classifier.channels == ClassifierConfig().channels
+        assert vae.latent_size == vc.VAEConfig().latent_size
+        assert classifier.channels == vc.ClassifierConfig().channels
 
 
 class EnoughError(Exception):
@@ -186,7 +174,7 @@ class EnoughError(Exception):
 
 @pytest.mark.parametrize(("kind", "place"), [("vae", 0), ("classifier", 1)])
 def test_the_reference_settings_are_the_default(kind, place, some):
-    config = reference_configs(some)[place]
+    config = vc.reference_configs(some)[place]
 
     def first(step, steps):
         assert (step, steps) == (1, config.epochs * (len(some) // config.batch_size))
@@ -211,8 +199,12 @@ def test_progress_counts_every_step_up_to_the_last(kind, images, batch_size, ste
 @pytest.mark.parametrize(
     ("fit", "config", "rate"),
     [
-        (fit_vae, VAEConfig(latent_size=4, hidden_size=32, epochs=3, batch_size=20, learning_rate=1e4), r"10000\.0"),
-        (fit_classifier, ClassifierConfig(epochs=3, batch_size=20, learning_rate=1e30), r"1e\+30"),
+        (
+            vc.fit_vae,
+            vc.VAEConfig(latent_size=4, hidden_size=32, epochs=3, batch_size=20, learning_rate=1e4),
+            r"10000\.0",
+        ),
+        (vc.fit_classifier, vc.ClassifierConfig(epochs=3, batch_size=20, learning_rate=1e30), r"1e\+30"),
     ],
 )
 def test_a_diverging_loss_is_an_error(fit, config, rate, some):
@@ -221,23 +213,23 @@ def test_a_diverging_loss_is_an_error(fit, config, rate, some):
 
 
 def test_a_classifier_needs_labels_and_a_vae_does_not(some, models):
-    unlabelled = Images(some.pixels, None, "mine", "train")
+    unlabelled = vc.Images(some.pixels, None, "mine", "train")
     with pytest.raises(ValueError, match="a classifier needs labels; the training images of mine have none"):
-        fit_classifier(unlabelled, SMALL_CLASSIFIER, **ONCE)
-    assert equal(fit_vae(unlabelled, SMALL_VAE, **ONCE), models["vae"])
+        vc.fit_classifier(unlabelled, SMALL_CLASSIFIER, **ONCE)
+    assert equal(vc.fit_vae(unlabelled, SMALL_VAE, **ONCE), models["vae"])
 
 
 # Learning
 
 
 def test_models_learn(train):
-    test = load_images("digits", "test")
-    config = ClassifierConfig(channels=(8, 16), hidden_size=32, epochs=6, batch_size=50, augmentation="none")
-    classifier = fit_classifier(train, config, **ONCE)
+    test = vc.load_images("digits", "test")
+    config = vc.ClassifierConfig(channels=(8, 16), hidden_size=32, epochs=6, batch_size=50, augmentation="none")
+    classifier = vc.fit_classifier(train, config, **ONCE)
     assert (classifier(test.pixels).argmax(dim=1) == test.labels).float().mean() > 0.85
 
-    vae = fit_vae(train, VAEConfig(latent_size=8, hidden_size=64, epochs=20, batch_size=50), **ONCE)
-    bound = float(elbo(vae, test.pixels, draws=5, seed=0).mean())
+    vae = vc.fit_vae(train, vc.VAEConfig(latent_size=8, hidden_size=64, epochs=20, batch_size=50), **ONCE)
+    bound = float(vc.elbo(vae, test.pixels, draws=5, seed=0).mean())
     # A model without latents: each pixel at its mean over the training set, or all at one grey.
     mean_image = train.pixels.mean(dim=0, keepdim=True).clamp(1e-4, 1 - 1e-4)
     baseline = test.pixels * mean_image.log() + (1 - test.pixels) * torch.log1p(-mean_image)
@@ -251,7 +243,7 @@ def test_models_learn(train):
 @pytest.mark.slow
 @pytest.mark.skipif(not is_available("mnist"), reason="MNIST is not on disk (see VAECORE_DATA)")
 def test_reference_classifier_reaches_99_percent_on_mnist():
-    classifier = fit_classifier(load_images("mnist", "train"), **(ONCE | {"seed": 2000}))
-    test = load_images("mnist", "test")
+    classifier = vc.fit_classifier(vc.load_images("mnist", "train"), **(ONCE | {"seed": 2000}))
+    test = vc.load_images("mnist", "test")
     labels = torch.cat([classifier(rows).argmax(dim=1) for rows in test.pixels.split(500)])
     assert (labels == test.labels).double().mean() >= 0.99
