@@ -12,7 +12,7 @@ from vaecore._check import check_classifier, check_images, check_labels
 from vaecore._noise import image_indices, normal, seed_for
 from vaecore.attacks._attack import Loss, Objective, class_loss
 from vaecore.models._networks import Autoencoder, Classify
-from vaecore.reconstruction._decode import decode_draws, posterior
+from vaecore.reconstruction._decode import decode_draws, latents_of, posterior
 
 Decide = Literal["mean-image", "mean-softmax", "majority"]
 Backward = Literal["exact", "identity"]  # or a purifier
@@ -139,11 +139,11 @@ class VAEPurifier(Purifier):
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
         """The same reconstructions as `reconstruct` at the same seed and indices."""
-        mean, log_variance = posterior(self.vae, images)
-        latents = mean.unsqueeze(1)
+        encoded = posterior(self.vae, images)
+        latents = encoded[0].unsqueeze(1)
         if self.random:
-            noise = normal(seed, indices, draws=self.draws, size=mean.shape[1], device=images.device)
-            latents = torch.addcmul(latents, (0.5 * log_variance).exp().unsqueeze(1), noise)
+            noise = normal(seed, indices, draws=self.draws, size=latents.shape[2], device=images.device)
+            latents = latents_of(encoded, noise)
         return decode_draws(self.vae, latents, images.shape)
 
 

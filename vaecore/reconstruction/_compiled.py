@@ -1,4 +1,4 @@
-"""Decoding and what is made of it as one: compiled by PyTorch or, for squared errors on a GPU, a kernel of our own."""
+"""Decoding and reducing in one compiled function: by torch.compile, or by our kernel for squared errors on a GPU."""
 
 import importlib.util
 import types
@@ -16,21 +16,23 @@ from vaecore.models._networks import VAE, Autoencoder
 from vaecore.reconstruction._decode import decode_draws, squared_error
 
 Reduce = Callable[[Tensor, Tensor], Any]
-_WARM_UP, _REPEATS = 3, 5  # calls of each way before the fastest is chosen, and calls that are timed
-_TENSOR_CORES = (8, 0)  # the first GPUs whose tensor cores take bfloat16 and TF32, by compute capability
+_WARM_UP, _REPEATS = 3, 5  # calls of each way before timing, and timed calls
+_TENSOR_CORES = (8, 0)  # least compute capability with bfloat16 and TF32 in tensor cores
 _KEPT = 64  # compiled functions
+
+_chosen: dict[tuple[object, ...], int] = {}  # for each task, the position of the fastest way
 
 
 def decode_and_reduce(
     vae: Autoencoder, rows: Tensor, latents: Tensor, reduce: Reduce | None, precision: Precision
 ) -> Any:
-    """What `reduce` makes of images (n, c, h, w) and the images of latents (n, draws, latent); those where it is None.
+    """Apply `reduce` to images (n, c, h, w) and decoded latents (n, draws, latent); None: return the decoded images.
 
-    Where several ways lead there, all are timed at the first call for each shape, and the fastest is taken from then
-    on: their results differ by rounding alone. Raises RuntimeError where PyTorch finds no C++ compiler, or on a GPU no
+    If torch.compile and our kernel are both possible, the first call for each shape times them, and later calls use the
+    faster; results differ by rounding only. Raises RuntimeError if PyTorch finds no C++ compiler or, on a GPU, no
     Triton.
     """
-    # Triton and events go by the GPU that is current.
+    # Triton and CUDA events use the current GPU.
     current = torch.cuda.device(rows.device) if rows.device.type == "cuda" else nullcontext()
     with current, computing_in(precision, rows.device):
         ways: list[Callable[[], Any]] = [partial(_by_torch, vae, rows, latents, reduce, precision)]
@@ -44,26 +46,23 @@ def decode_and_reduce(
         return ways[_chosen[task]]()
 
 
-_chosen: dict[tuple[object, ...], int] = {}  # for each task, the place of the way that was fastest
-
-
 def has_kernel(vae: Autoencoder, reduce: Reduce | None, precision: Precision, device: torch.device) -> bool:
-    """Whether `vaecore._fused` can do it: errors of the reference VAE, by products of an NVIDIA GPU's tensor cores."""
+    """Whether our kernel applies: squared errors of the reference VAE, on NVIDIA tensor cores, with Triton."""
     if device.type != "cuda" or precision == "float32" or reduce is not squared_error or type(vae) is not VAE:
         return False
-    known = torch.version.hip is None and torch.cuda.get_device_capability(device) >= _TENSOR_CORES
-    return known and importlib.util.find_spec("triton") is not None
+    tensor_cores = torch.version.hip is None and torch.cuda.get_device_capability(device) >= _TENSOR_CORES
+    return tensor_cores and importlib.util.find_spec("triton") is not None
 
 
 def fastest(ways: Sequence[Callable[[], object]], clock: Callable[[Callable[[], object]], float] | None = None) -> int:
-    """The place of the way that takes least, in the median; clock: seconds of a call, by default on the GPU."""
+    """Position of the way with the least median time; clock: seconds of a call, by default on the GPU."""
     clock = clock or _seconds_on_gpu
-    took = []
+    seconds = []
     for way in ways:
         for _ in range(_WARM_UP):
             way()
-        took.append(median(clock(way) for _ in range(_REPEATS)))
-    return took.index(min(took))
+        seconds.append(median(clock(way) for _ in range(_REPEATS)))
+    return seconds.index(min(seconds))
 
 
 def _seconds_on_gpu(way: Callable[[], object]) -> float:
@@ -78,20 +77,20 @@ def _seconds_on_gpu(way: Callable[[], object]) -> float:
 def _by_torch(vae: Autoencoder, rows: Tensor, latents: Tensor, reduce: Reduce | None, precision: Precision) -> Any:
     shapes = tuple(weight.shape for weight in vae.parameters()) if isinstance(vae, nn.Module) else ()
     compiled = _compiled(rows.device.type, precision, reduce, type(vae), shapes, latents.shape[1:])
-    found = compiled(vae, rows, latents, reduce, precision == "bfloat16")
+    result = compiled(vae, rows, latents, reduce, precision == "bfloat16")
     if rows.device.type != "cuda":
-        return found
-    # A CUDA graph writes its results to the same place each time.
-    return {name: part.clone() for name, part in found.items()} if isinstance(found, dict) else found.clone()
+        return result
+    # A CUDA graph overwrites its results at the next call.
+    return {name: part.clone() for name, part in result.items()} if isinstance(result, dict) else result.clone()
 
 
 @lru_cache(maxsize=_KEPT)
 def _compiled(device: str, *_: object) -> Callable[..., Any]:
-    """A compiled function for what it is told; of one function PyTorch compiles a few kinds of use, then no more."""
-    code = _decode_and_reduce.__code__.replace()  # another object, so that it counts as another function
-    own = types.FunctionType(code, _decode_and_reduce.__globals__, _decode_and_reduce.__name__)
-    # On a GPU, as a CUDA graph: small batches wait for launches more than for anything else.
-    return torch.compile(own, mode="reduce-overhead" if device == "cuda" else None)
+    """A compiled function for each combination of arguments, as PyTorch recompiles one function a few times at most."""
+    code = _decode_and_reduce.__code__.replace()  # PyTorch counts by code object
+    copied = types.FunctionType(code, _decode_and_reduce.__globals__, _decode_and_reduce.__name__)
+    # On a GPU as a CUDA graph, as small batches mostly wait for kernel launches.
+    return torch.compile(copied, mode="reduce-overhead" if device == "cuda" else None)
 
 
 def _decode_and_reduce(vae: Autoencoder, rows: Tensor, latents: Tensor, reduce: Reduce | None, half: bool) -> Any:  # noqa: FBT001
@@ -102,8 +101,8 @@ def _decode_and_reduce(vae: Autoencoder, rows: Tensor, latents: Tensor, reduce: 
 
 
 def _by_kernel(vae: VAE, rows: Tensor, latents: Tensor) -> Tensor:
-    from vaecore.reconstruction._fused import squared_errors_of_hidden  # noqa: PLC0415  # there is Triton for GPUs only
+    from vaecore.reconstruction._fused import squared_errors_of_hidden  # noqa: PLC0415  # needs Triton
 
     hidden = vae.decode_hidden(latents.flatten(0, 1))
-    found = squared_errors_of_hidden(hidden, vae.pixels.weight, vae.pixels.bias, rows.flatten(1))
-    return found.view(latents.shape[:2])
+    errors = squared_errors_of_hidden(hidden, vae.pixels.weight, vae.pixels.bias, rows.flatten(1))
+    return errors.view(latents.shape[:2])

@@ -1,4 +1,4 @@
-"""Encoding, decoding and squared errors, with the checks that every use of a VAE shares."""
+"""Encoding, sampling, decoding, KL divergence and squared error, with checks of what the VAE returns."""
 
 import torch
 from torch import Tensor
@@ -6,16 +6,18 @@ from torch import Tensor
 from vaecore._check import check_images
 from vaecore.models._networks import Autoencoder
 
+Posterior = tuple[Tensor, Tensor]  # mean and log-variance, (n, latent) each
 
-def posterior(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance of q(z | x), each (n, latent); raises ValueError where the VAE gives something else."""
+
+def posterior(vae: Autoencoder, images: Tensor) -> Posterior:
+    """Mean and log-variance of q(z | x), each (n, latent); raises ValueError for other shapes and values not finite."""
     mean, log_variance = encode(vae, images)
     check_finite(torch.isfinite(mean).all() & torch.isfinite(log_variance).all())
     return mean, log_variance
 
 
-def encode(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
-    """As `posterior`, without a look at the values."""
+def encode(vae: Autoencoder, images: Tensor) -> Posterior:
+    """As `posterior`, without checking the values."""
     encoded: object = vae.encode(images)
     if not isinstance(encoded, tuple | list) or len(encoded) != 2:
         raise ValueError(f"the VAE must encode to a pair, mean and log-variance; got {type(encoded).__name__}")
@@ -34,22 +36,28 @@ def check_finite(finite: Tensor) -> None:
         raise ValueError("the VAE's posterior must be finite; got NaN or infinity (did its training diverge?)")
 
 
+def latents_of(encoded: Posterior, noise: Tensor) -> Tensor:
+    """Latents (n, draws, latent) of a posterior for standard normal noise of the same shape."""
+    mean, log_variance = encoded
+    return torch.addcmul(mean.unsqueeze(1), (0.5 * log_variance).exp().unsqueeze(1), noise)
+
+
 def decode_draws(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
-    """Images of latents (n, draws, latent): (n, draws, c, h, w); raises ValueError unless as large as `shape`'s."""
-    wanted = (len(latents) * latents.shape[1], *shape[1:])
+    """Decode latents (n, draws, latent) to (n, draws, c, h, w), where `shape` is (any, c, h, w); else ValueError."""
+    expected = (len(latents) * latents.shape[1], *shape[1:])
     decoded = vae.decode(latents.flatten(0, 1))
-    if decoded.shape != wanted:
-        raise ValueError(f"the VAE must decode to images shaped as its input, {wanted}; got {tuple(decoded.shape)}")
+    if decoded.shape != expected:
+        raise ValueError(f"the VAE must decode to images shaped as its input, {expected}; got {tuple(decoded.shape)}")
     return decoded.view(len(latents), -1, *shape[1:])
 
 
 def check_reconstructions(images: Tensor) -> None:
-    """Raise ValueError unless what a VAE decoded are images: (n, c, h, w) float32 in [0, 1], and no NaN."""
+    """Raise ValueError unless decoded images are (n, c, h, w) float32 in [0, 1], without NaN."""
     check_images(images, "the VAE's reconstructions", out_of_range="logits? end `decode` with a sigmoid")
 
 
 def kl(vae: Autoencoder, images: Tensor) -> Tensor:
-    """KL divergence from q(z | x) to the standard normal prior; (n, c, h, w) to (n,) in nats; higher is more anomalous.
+    """KL divergence from q(z | x) to the standard normal prior; (n, c, h, w) to (n,) nats; higher is more anomalous.
 
     Kingma and Welling 2014, appendix B.
     """
@@ -71,7 +79,7 @@ def latent_mean(vae: Autoencoder, images: Tensor) -> Tensor:
 
 
 def squared_error(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Squared error of each reconstruction, mean over pixels: a `reduce` for `reconstruct`.
+    """Squared error of each reconstruction, mean over pixels; for the argument `reduce` of `reconstruct`.
 
     images (n, c, h, w), reconstructions (n, draws, c, h, w) to (n, draws); higher is more anomalous.
     """

@@ -1,4 +1,4 @@
-"""A Triton kernel: a decoder's last layer, its sigmoid and the squared error, without a reconstruction in memory."""
+"""A Triton kernel for a decoder's last layer, its sigmoid and the squared error, without storing reconstructions."""
 
 from functools import lru_cache
 from typing import Any
@@ -8,8 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Tiles of rows, pixels and inner dimension, warps, and stages of the pipeline that loads them; the best is found by
-# trial on the GPU at hand.
+# Rows, pixels and inner dimension of a tile, warps, and pipeline stages; the fastest is chosen by timing on the GPU.
 TILES = (
     (64, 64, 32, 4, 4),
     (64, 128, 64, 4, 3),
@@ -21,7 +20,7 @@ TILES = (
 )
 
 
-# ruff: noqa: ANN001, ANN202, N803  # Triton reads annotations as its own, and its users write sizes in capitals
+# ruff: noqa: ANN001, ANN202, N803  # Triton interprets annotations, and its convention is sizes in capitals
 @triton.jit  # type: ignore[untyped-decorator]
 def squared_error_kernel(  # type: ignore[no-untyped-def]
     hidden,
@@ -38,7 +37,7 @@ def squared_error_kernel(  # type: ignore[no-untyped-def]
     PIXELS: tl.constexpr,
     INNER: tl.constexpr,
 ):
-    """One program for ROWS rows of `hidden`: all their pixels, PIXELS at a time; only the errors are written."""
+    """One program computes ROWS rows of `hidden`, PIXELS pixels at a time, and writes only the errors to `found`."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     is_row = (row < rows)[:, None]
     total = tl.zeros((ROWS,), dtype=tl.float32)
@@ -65,27 +64,35 @@ def squared_errors_of_hidden(
 ) -> Tensor:
     """Squared error of each row's image, sigmoid(hidden @ weight.T + bias), mean over pixels; (n * draws,) float32.
 
-    hidden: (n * draws, inner), the draws of an image one after the other. weight: (pixels, inner). bias: (pixels,).
-    images: (n, pixels). Products are computed in bfloat16 where `hidden` is, else in TF32; sums and sigmoid in float32.
-    kernel, tiles: for tests, with sizes of their own (ROWS, PIXELS, INNER).
+    hidden: (n * draws, inner), with the draws of an image in consecutive rows. weight: (pixels, inner). bias:
+    (pixels,). images: (n, pixels). Products are bfloat16 if `hidden` is, else TF32; sums and sigmoid are float32.
+    kernel, tiles: for tests, which choose ROWS, PIXELS and INNER.
     """
     rows, inner = hidden.shape
-    found = torch.empty(rows, device=hidden.device)
+    errors = torch.empty(rows, device=hidden.device)
     matrices = (part.to(hidden.dtype).contiguous() for part in (hidden, weight, bias))
-    products = "tf32" if hidden.dtype == torch.float32 else "ieee"  # of half precision, as they are
+    products = "tf32" if hidden.dtype == torch.float32 else "ieee"  # "ieee" leaves half precision as it is
 
     def grid(sizes: dict[str, int]) -> tuple[int]:
         return (-(-rows // sizes["ROWS"]),)
 
     (kernel or _tuned())[grid](
-        *matrices, images.contiguous(), found, rows, len(weight), inner, rows // len(images), PRODUCTS=products, **tiles
+        *matrices,
+        images.contiguous(),
+        errors,
+        rows,
+        len(weight),
+        inner,
+        rows // len(images),
+        PRODUCTS=products,
+        **tiles,
     )
-    return found
+    return errors
 
 
 @lru_cache(maxsize=1)
 def _tuned() -> Any:
-    """The kernel with the tiles that are fastest for a layer; made when first needed, as it asks for a GPU."""
+    """The kernel with the fastest tiles for each layer; created on first use, as it needs a GPU."""
     configurations = [
         triton.Config({"ROWS": rows, "PIXELS": pixels, "INNER": inner}, num_warps=warps, num_stages=stages)
         for rows, pixels, inner, warps, stages in TILES

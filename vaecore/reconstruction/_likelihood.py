@@ -1,4 +1,4 @@
-"""What a VAE makes of an image's likelihood: the importance-weighted bound, and the regret of a shared encoder."""
+"""Likelihood of images under a VAE: importance-weighted bound, ELBO and likelihood regret."""
 
 import copy
 import math
@@ -13,22 +13,27 @@ from vaecore._check import check_images
 from vaecore._noise import image_indices, normal, seed_for
 from vaecore._precision import Precision, check_precision, computing_in
 from vaecore.models._networks import Autoencoder
-from vaecore.reconstruction._decode import check_reconstructions, decode_draws, kl_of_posterior, posterior
+from vaecore.reconstruction._decode import (
+    Posterior,
+    check_reconstructions,
+    decode_draws,
+    kl_of_posterior,
+    latents_of,
+    posterior,
+)
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
 """Log-density in nats of images (n, c, h, w) given decoded latents (n, draws, c, h, w), as (n, draws)."""
 
-Posterior = tuple[Tensor, Tensor]  # mean and log-variance, (n, latent) each
-
-# Latents decoded at once: on a CPU, what is made of them should stay in a core's cache; a GPU wants to be filled.
+# Latents decoded at once: on a CPU their activations fit a core's cache, and on a GPU they fill it.
 _PORTION = {"cpu": 500, "cuda": 65_536}
-# A chunk of images has this many times more draws, as noise is dear to make in small portions.
+# A chunk of images has this many times more draws, as noise is slow to generate in small portions.
 _CHUNK = 40
 
 _STEPS = {"posterior": 20, "encoder": 100}
-_POSTERIOR_RATE = 0.1  # Adam's, falling to 0 along a half cosine
+_POSTERIOR_RATE = 0.1  # Adam's learning rate, which falls to 0 along a half cosine
 _DECAYS = (0.9, 0.999)  # of Adam's moments
-_ENCODER_RATE, _ENCODER_DECAY = 2e-4, 5e-5  # Adam's rate and weight decay in the published code
+_ENCODER_RATE, _ENCODER_DECAY = 2e-4, 5e-5  # Adam's learning rate and weight decay in the authors' code
 
 
 def log_likelihood(
@@ -45,26 +50,22 @@ def log_likelihood(
 ) -> Tensor:
     """Importance-weighted bound on the log-likelihood; (n, c, h, w) in [0, 1] to (n,) nats; higher is *less* anomalous.
 
-    log((1 / draws) sum of p(x, z) / q(z | x)) over draws z of the posterior: Burda et al. 2016, equation 8. In
-    expectation it is the ELBO at one draw, and nearer to log p(x) with each further one.
+    log((1 / draws) sum of p(x, z) / q(z | x)) over draws z of the posterior: Burda et al. 2016, equation 8. Its
+    expectation is the ELBO for one draw and approaches log p(x) with more draws.
 
-    log_density: of images given what the VAE decodes; None for a Bernoulli of each grey pixel, as the reference VAE is
-    trained, in terms of the decoder's log-odds (see `log_odds`). precision: in which the VAE decodes; "bfloat16", by
-    torch.autocast, is faster where the processor has it, and on MNIST moves the reference VAE's answer for an image by
-    0.02 nats (standard deviation), where another seed moves it by 1.4. Noise, `first_index`, `indices` and `chunk` are
-    as in `reconstruct`, whose draws these are at the same seed. Memory grows with the draws by their latents alone.
+    log_density: of images given decoded latents; None for a Bernoulli distribution of each grey pixel, as in training,
+    from the decoder's log-odds (see `log_odds`). precision: of decoding. "bfloat16" (torch.autocast) is faster on
+    processors that support it; on MNIST it changes an image's bound by 0.02 nats (standard deviation), another seed by
+    1.4. The noise, `first_index`, `indices` and `chunk` are those of `reconstruct`, with the same draws for the same
+    seed. Memory for each draw is that of its latents.
     """
     check_precision(precision, images.device)
+
+    def bound(encoded: Posterior, noise: Tensor, densities: Tensor) -> Tensor:
+        return importance_weighted(log_weights(encoded, noise, densities))
+
     index = _check(images, draws, first_index, indices, chunk)
-    chunk = chunk or max(1, _CHUNK * _portion(images) // draws)
-    parts = []
-    with torch.no_grad():
-        for rows, at in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
-            encoded = posterior(vae, rows)
-            noise = normal(seed, at, draws=draws, size=encoded[0].shape[1])
-            densities = log_densities(vae, rows, latents_of(encoded, noise), log_density, precision)
-            parts.append(importance_weighted(log_weights(encoded, noise, densities)))
-    return torch.cat(parts)
+    return _bounds(bound, vae, images, index, draws, seed, log_density, precision, chunk)
 
 
 def elbo(
@@ -80,18 +81,37 @@ def elbo(
 ) -> Tensor:
     """Evidence lower bound in nats, mean over draws; (n, c, h, w) in [0, 1] to (n,); higher is *less* anomalous.
 
-    Kingma and Welling 2014, equation 3, with the KL term in closed form. log_density, noise, `first_index`, `indices`
-    and `chunk` are as in `log_likelihood`.
+    Kingma and Welling 2014, equation 3, with the KL term in closed form. `log_density`, noise, `first_index`, `indices`
+    and `chunk` as in `log_likelihood`.
     """
+
+    def bound(encoded: Posterior, _: Tensor, densities: Tensor) -> Tensor:
+        return elbo_of(encoded, densities)
+
     index = _check(images, draws, first_index, indices, chunk)
+    return _bounds(bound, vae, images, index, draws, seed, log_density, "float32", chunk)
+
+
+def _bounds(
+    bound: Callable[[Posterior, Tensor, Tensor], Tensor],
+    vae: Autoencoder,
+    images: Tensor,
+    index: Tensor,
+    draws: int,
+    seed: int,
+    log_density: LogDensity | None,
+    precision: Precision,
+    chunk: int | None,
+) -> Tensor:
+    """A bound of (posterior, noise, log-densities of its draws), computed chunk by chunk; (n,)."""
     chunk = chunk or max(1, _CHUNK * _portion(images) // draws)
     parts = []
     with torch.no_grad():
-        for rows, at in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
+        for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
             encoded = posterior(vae, rows)
-            noise = normal(seed, at, draws=draws, size=encoded[0].shape[1])
-            densities = log_densities(vae, rows, latents_of(encoded, noise), log_density)
-            parts.append(elbo_of(encoded, densities))
+            noise = normal(seed, row_index, draws=draws, size=encoded[0].shape[1])
+            densities = log_densities(vae, rows, latents_of(encoded, noise), log_density, precision)
+            parts.append(bound(encoded, noise, densities))
     return torch.cat(parts)
 
 
@@ -108,18 +128,18 @@ def likelihood_regret(
     indices: Tensor | None = None,
     chunk: int | None = None,
 ) -> Tensor:
-    """Nats that an image's bound gains by a posterior of its own; (n, c, h, w) to (n,); higher is more anomalous.
+    """Nats that an image's bound gains by optimising its posterior; (n, c, h, w) to (n,); higher is more anomalous.
 
     Xiao et al. 2020. how="posterior" optimises the mean and log-variance of each image, all images at once (20 steps of
-    Adam). how="encoder" is the published variant: a copy of the encoder is optimised for each image in turn (100 steps
-    of Adam at rate 2e-4 with weight decay 5e-5, as in the authors' code); the VAE must then be a torch module.
+    Adam). how="encoder" is the published variant: it optimises a copy of the encoder for each image in turn (100 steps
+    of Adam at rate 2e-4 with weight decay 5e-5, as in the authors' code), and needs a VAE that is a torch module.
 
-    The difference is taken over `draws` antithetic draws, the same before and after and others than those of the
-    optimiser, so what the optimiser made of its own noise is lost again, and a regret can be below 0. bound="elbo" is
-    the paper's definition; "importance" the importance-weighted bound of the authors' code, at 1,000 draws there, which
-    hardly depends on the posterior, so that noise decides between images of the training distribution. The regret is
-    infinite where the bound is minus infinity or beyond float32.
-    Noise, `first_index`, `indices` and `chunk` are as in `reconstruct`.
+    The bounds before and after use the same `draws` antithetic draws, which differ from the optimiser's. So overfitting
+    to the optimiser's noise does not count, and a regret can be negative. bound="elbo" is the paper's definition;
+    "importance" is the importance-weighted bound of the authors' code, there with 1,000 draws, which hardly depends on
+    the posterior, so that noise dominates within the training distribution. The regret is infinite if the bound is
+    minus infinity or exceeds float32.
+    Noise, `first_index`, `indices` and `chunk` as in `reconstruct`.
     """
     if how not in _STEPS or bound not in ("elbo", "importance"):
         raise ValueError(
@@ -131,10 +151,11 @@ def likelihood_regret(
     index = _check(images, draws, first_index, indices, chunk)
     chunk = chunk or max(1, _portion(images) // 2)  # as each step decodes a pair of draws
     parts = []
-    for rows, at in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
+    for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
         with torch.no_grad():
             encoded = posterior(vae, rows)
-        parts.append(regret_of(vae, rows, encoded, at, seed=seed, how=how, steps=steps, draws=draws, bound=bound))
+        regret = regret_of(vae, rows, encoded, row_index, seed=seed, how=how, steps=steps, draws=draws, bound=bound)
+        parts.append(regret)
     return torch.cat(parts)
 
 
@@ -150,52 +171,48 @@ def regret_of(
     how: str = "posterior",
     bound: str = "elbo",
 ) -> Tensor:
-    """What `likelihood_regret` gives for a chunk of images that are encoded already; (n,)."""
+    """As `likelihood_regret`, for one chunk of images with their posteriors; (n,)."""
     size = encoded[0].shape[1]
-    optimise = _own_posterior if how == "posterior" else _own_encoder
-    own = optimise(
-        vae, images, encoded, normal(seed_for("likelihood-regret/steps", seed), indices, draws=steps, size=size)
-    )
+    optimise = _optimised_posterior if how == "posterior" else _optimised_encoder
+    step_noise = normal(seed_for("likelihood-regret/steps", seed), indices, draws=steps, size=size)
+    optimised = optimise(vae, images, encoded, step_noise)
     half = normal(seed_for("likelihood-regret/draws", seed), indices, draws=-(-draws // 2), size=size)
     noise = torch.cat([half, -half], dim=1)[:, :draws]
     reduce = torch.mean if bound == "elbo" else importance_weighted
     with torch.no_grad():
         after, before = (
             reduce(log_weights(parameters, noise, log_densities(vae, images, latents_of(parameters, noise))), dim=1)
-            for parameters in (own, encoded)
+            for parameters in (optimised, encoded)
         )
-    # Where a bound is minus infinity, so far off is the posterior: an image that nothing explains.
+    # NaN: both bounds are minus infinity, so no posterior explains the image.
     return (after - before).nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
 
 
-def latents_of(encoded: Posterior, noise: Tensor) -> Tensor:
-    """Latents of a posterior that standard normal noise (n, draws, latent) gives, of the same shape."""
-    mean, log_variance = encoded
-    return torch.addcmul(mean.unsqueeze(1), (0.5 * log_variance).exp().unsqueeze(1), noise)
-
-
 def log_weights(encoded: Posterior, noise: Tensor, densities: Tensor) -> Tensor:
-    """log p(x, z) - log q(z | x) in nats of the latents of `latents_of`, given log p(x | z) of each, (n, draws)."""
+    """log p(x, z) - log q(z | x) in nats, (n, draws), of latents z = `latents_of(encoded, noise)`.
+
+    densities: log p(x | z), (n, draws).
+    """
     log_variance = encoded[1]
     squares = noise.square() - latents_of(encoded, noise).square()
     return densities + 0.5 * (squares.sum(dim=2) + log_variance.sum(dim=1, keepdim=True))
 
 
 def elbo_of(encoded: Posterior, densities: Tensor) -> Tensor:
-    """Evidence lower bound in nats, (n,), given log p(x | z) of draws of the posterior, (n, draws)."""
+    """Evidence lower bound in nats, (n,), from log p(x | z) of draws of the posterior, (n, draws)."""
     return densities.mean(dim=1) - kl_of_posterior(*encoded)
 
 
 def importance_weighted(weights: Tensor, dim: int = 1) -> Tensor:
-    """The bound that log-weights (n, draws) give: the logarithm of their mean exponential."""
+    """Importance-weighted bound from log-weights (n, draws): the logarithm of their mean exponential."""
     return torch.logsumexp(weights, dim=dim) - math.log(weights.shape[dim])
 
 
 def log_odds(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
     """Log-odds of each pixel; latents (n, draws, latent) to (n, draws, pixels).
 
-    Those of `decode_logits` where the VAE has it: (m, latent) to log-odds of what `decode` gives, (m, pixels). Else
-    computed from `decode`, with probabilities kept one float32 step away from 0 and 1.
+    They come from the VAE's `decode_logits` if it has one (see `Autoencoder`), else from `decode`, with probabilities
+    clipped to one float32 epsilon from 0 and 1.
     """
     decode_logits = getattr(vae, "decode_logits", None)
     if decode_logits is None:
@@ -204,19 +221,19 @@ def log_odds(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
         edge = torch.finfo(torch.float32).eps
         return torch.logit(decoded.flatten(2).clamp(edge, 1 - edge))
     odds: Tensor = decode_logits(latents.flatten(0, 1)).flatten(1)
-    wanted = (len(latents) * latents.shape[1], shape[1:].numel())
-    if odds.shape != wanted:
-        raise ValueError(f"the VAE's decode_logits must give log-odds {wanted}, one a pixel; got {tuple(odds.shape)}")
-    return odds.float().view(*latents.shape[:2], -1)  # float: a decoder may work in half precision
+    expected = (len(latents) * latents.shape[1], shape[1:].numel())
+    if odds.shape != expected:
+        raise ValueError(f"the VAE's decode_logits must give log-odds {expected}, one a pixel; got {tuple(odds.shape)}")
+    return odds.float().view(*latents.shape[:2], -1)  # as the decoder may compute in half precision
 
 
 def log_bernoulli_of_odds(images: Tensor, odds: Tensor) -> Tensor:
     """Bernoulli log-likelihood in nats; images (n, c, h, w), log-odds (n, draws, pixels) to (n, draws)."""
-    # This way round the product is a dozen times faster on a CPU than odds @ pixels.
-    found = (images.flatten(1).unsqueeze(1) @ odds.transpose(1, 2)).squeeze(1) - softplus(odds).sum(dim=2)
-    if not bool(torch.isfinite(found).all()):
+    # On a CPU this product is about 12 times faster than odds @ pixels.
+    density = (images.flatten(1).unsqueeze(1) @ odds.transpose(1, 2)).squeeze(1) - softplus(odds).sum(dim=2)
+    if not bool(torch.isfinite(density).all()):
         raise ValueError("the VAE's decoder must give finite log-odds; got NaN or infinity (did its training diverge?)")
-    return found
+    return density
 
 
 def log_densities(
@@ -226,14 +243,14 @@ def log_densities(
     log_density: LogDensity | None = None,
     precision: Precision = "float32",
 ) -> Tensor:
-    """Log-density in nats of images given each of their latents (n, draws, latent), decoded in portions; (n, draws)."""
-    found = latents.new_empty(latents.shape[:2])
-    at_once = _portion(latents)
-    step = max(1, at_once // latents.shape[1])
+    """Log-density in nats of images given their latents (n, draws, latent), decoded in portions; (n, draws)."""
+    densities = latents.new_empty(latents.shape[:2])
+    portion = _portion(latents)
+    step = max(1, portion // latents.shape[1])
     for start in range(0, len(images), step):
         rows = images[start : start + step]
-        for first in range(0, latents.shape[1], at_once):
-            part = latents[start : start + step, first : first + at_once]
+        for first in range(0, latents.shape[1], portion):
+            part = latents[start : start + step, first : first + portion]
             with computing_in(precision, latents.device):
                 decode = log_odds if log_density is None else decode_draws
                 decoded = decode(vae, part, rows.shape)
@@ -247,16 +264,16 @@ def log_densities(
                     raise ValueError(
                         f"log_density must give {tuple(part.shape[:2])}, (images, draws); got {tuple(density.shape)}"
                     )
-            found[start : start + step, first : first + at_once] = density
-    return found
+            densities[start : start + step, first : first + portion] = density
+    return densities
 
 
-def _own_posterior(vae: Autoencoder, images: Tensor, shared: Posterior, noise: Tensor) -> Posterior:
-    """Each image's mean and log-variance of largest ELBO, from `shared`, by a step for each of noise's draws.
+def _optimised_posterior(vae: Autoencoder, images: Tensor, encoded: Posterior, noise: Tensor) -> Posterior:
+    """Mean and log-variance that maximise each image's ELBO, from `encoded`, by one step for each draw of noise.
 
-    Adam (Kingma and Ba 2015) by hand, as its import from torch.optim brings a compiler along and takes seconds.
+    Adam (Kingma and Ba 2015) is written out, as torch.optim imports a compiler and takes seconds.
     """
-    parameters, steps = torch.stack(shared), noise.shape[1]
+    parameters, steps = torch.stack(encoded), noise.shape[1]
     first, second = torch.zeros_like(parameters), torch.zeros_like(parameters)
     for step in range(steps):
         pair = torch.stack([noise[:, step], -noise[:, step]], dim=1)
@@ -265,7 +282,7 @@ def _own_posterior(vae: Autoencoder, images: Tensor, shared: Posterior, noise: T
         second = torch.lerp(gradient.square(), second, _DECAYS[1])
         unbiased = [moment / (1 - decay ** (step + 1)) for moment, decay in zip((first, second), _DECAYS, strict=True)]
         rate = _POSTERIOR_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-        # A posterior so far off that its gradient or the square of that overflows stays; its regret will say so.
+        # Parameters whose gradient or its square overflows stay; the regret is then infinite.
         move = rate * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
         parameters = parameters + move.where(move.isfinite(), 0)
     mean, log_variance = parameters
@@ -273,31 +290,31 @@ def _own_posterior(vae: Autoencoder, images: Tensor, shared: Posterior, noise: T
 
 
 def _elbo_gradient(vae: Autoencoder, images: Tensor, parameters: Tensor, noise: Tensor) -> Tensor:
-    """Gradient of each image's ELBO in its own mean and log-variance (2, n, latent), estimated from noise."""
-    held_mean, held_log_variance = parameters.unsqueeze(2)
+    """Gradient of each image's ELBO with respect to mean and log-variance (2, n, latent), estimated from noise."""
+    fixed_mean, fixed_log_variance = parameters.unsqueeze(2)
     with torch.enable_grad():
         leaf = parameters.detach().requires_grad_()
         latents = latents_of((leaf[0], leaf[1]), noise)
-        # q's own parameters are held fixed: so the gradient's noise vanishes as q nears the true posterior (Roeder et
-        # al. 2017, "Sticking the landing"), and with it most of what few steps of few draws would lose.
-        from_mean = (latents - held_mean).square() * (-held_log_variance).exp()
+        # The parameters inside log q are constants, so the gradient's noise vanishes as q nears the true posterior
+        # (Roeder et al. 2017, "Sticking the landing"). With few steps and draws this noise would cost most of the gain.
+        from_mean = (latents - fixed_mean).square() * (-fixed_log_variance).exp()
         prior_over_posterior = 0.5 * (from_mean - latents.square()).sum(dim=2)
         density = log_bernoulli_of_odds(images, log_odds(vae, latents, images.shape))
         (gradient,) = torch.autograd.grad((density + prior_over_posterior).mean(dim=1).sum(), leaf)
     return gradient
 
 
-def _own_encoder(vae: Autoencoder, images: Tensor, _: Posterior, noise: Tensor) -> Posterior:
-    """Mean and log-variance of each image by an encoder optimised for it alone, a step for each of noise's draws."""
+def _optimised_encoder(vae: Autoencoder, images: Tensor, _: Posterior, noise: Tensor) -> Posterior:
+    """Mean and log-variance by an encoder optimised for each image, with one step for each draw of noise."""
     if not isinstance(vae, nn.Module):
         raise ValueError(
             f"how='encoder' optimises a copy of the VAE's weights: it must be a torch.nn.Module; got"
             f" {type(vae).__name__} (how='posterior' needs no weights)"
         )
-    own: Any = copy.deepcopy(vae).requires_grad_()
-    encoder = _used_by_encoder(own, images[:1])
+    fitted: Any = copy.deepcopy(vae).requires_grad_()
+    encoder = _encoder_weights(fitted, images[:1])
     start = [weight.detach().clone() for weight in encoder]
-    found = []
+    posteriors = []
     for image, draws in zip(torch.split(images, 1), noise, strict=True):
         with torch.no_grad():
             for weight, value in zip(encoder, start, strict=True):
@@ -305,26 +322,26 @@ def _own_encoder(vae: Autoencoder, images: Tensor, _: Posterior, noise: Tensor) 
         optimizer = torch.optim.Adam(encoder, lr=_ENCODER_RATE, weight_decay=_ENCODER_DECAY, fused=True)
         for draw in draws:
             with torch.enable_grad():
-                mean, log_variance = own.encode(image)
+                mean, log_variance = fitted.encode(image)
                 latents = latents_of((mean, log_variance), draw.view(1, 1, -1))
-                density = log_bernoulli_of_odds(image, log_odds(own, latents, image.shape))
+                density = log_bernoulli_of_odds(image, log_odds(fitted, latents, image.shape))
                 loss = (kl_of_posterior(mean, log_variance) - density.squeeze(1)).sum()
             for weight, gradient in zip(encoder, torch.autograd.grad(loss, encoder), strict=True):
                 weight.grad = gradient
             optimizer.step()
         with torch.no_grad():
-            found.append(posterior(own, image))
-    return torch.cat([mean for mean, _ in found]), torch.cat([log_variance for _, log_variance in found])
+            posteriors.append(posterior(fitted, image))
+    return torch.cat([mean for mean, _ in posteriors]), torch.cat([log_variance for _, log_variance in posteriors])
 
 
-def _used_by_encoder(vae: Any, image: Tensor) -> list[Tensor]:
+def _encoder_weights(vae: Any, image: Tensor) -> list[Tensor]:
     """The weights that `encode` depends on."""
     weights = [weight for weight in vae.parameters() if weight.is_floating_point()]
     with torch.enable_grad():
-        slopes: Sequence[Tensor | None] = torch.autograd.grad(
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(
             torch.cat(vae.encode(image)).sum(), weights, allow_unused=True
         )
-    return [weight for weight, slope in zip(weights, slopes, strict=True) if slope is not None]
+    return [weight for weight, gradient in zip(weights, gradients, strict=True) if gradient is not None]
 
 
 def _portion(tensor: Tensor) -> int:
@@ -333,7 +350,7 @@ def _portion(tensor: Tensor) -> int:
 
 
 def _check(images: Tensor, draws: int, first_index: int, indices: Tensor | None, chunk: int | None) -> Tensor:
-    """Index of each image, (n,) on their device; raises ValueError for settings that make no sense."""
+    """Index of each image, (n,) on their device; raises ValueError for invalid arguments."""
     check_images(images)
     if draws < 1:
         raise ValueError(f"draws must be 1 or more; got {draws}")

@@ -1,4 +1,4 @@
-"""Many reconstructions of an image from one encoding, and their labels."""
+"""Many reconstructions of each image from one encoding, and their labels."""
 
 from collections import deque
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from vaecore._precision import Precision, check_precision, computing_in
 from vaecore.models._networks import Autoencoder, Classify
 from vaecore.models._training import Progress
 from vaecore.reconstruction._compiled import decode_and_reduce
-from vaecore.reconstruction._decode import check_finite, check_reconstructions, decode_draws, encode
+from vaecore.reconstruction._decode import check_finite, check_reconstructions, decode_draws, encode, latents_of
 from vaecore.reconstruction._stream import Rows, Stream, length, portions
 
 Reduced = TypeVar("Reduced", Tensor, dict[str, Tensor])
 
-# Images encoded at once, and draws whose noise is made at once: in small portions noise is dear, in large ones it falls
-# out of the cache; a GPU wants to be filled.
+# Images encoded at once, and draws whose noise is generated at once. On a CPU small portions of noise are slow to
+# generate, and large ones fall out of the cache; a GPU is filled.
 _AT_ONCE = {"cpu": (2_000, 10_000), "cuda": (65_536, 262_144)}
 
 
@@ -79,24 +79,25 @@ def reconstruct(
 ) -> Tensor | dict[str, Tensor]:
     """Reconstruct each image from `draws` samples of its posterior: encode once, decode many.
 
-    images: (n, c, h, w) in [0, 1]; a tensor, an array, as `numpy.load(path, mmap_mode="r")` maps it from a file,
-    or batches of either, as many as there are. Returns (n, draws, c, h, w) in [0, 1]. With `reduce`, a function of a
-    chunk of images (m, c, h, w) and their reconstructions (m, draws, c, h, w), which it may overwrite, that gives a
-    tensor (m, ...) or a dict of such, returns these joined over all images, and never holds more than a chunk of
-    reconstructions. Batches and arrays go to the device of the VAE where it is a torch module.
+    images: (n, c, h, w) in [0, 1]; a tensor, an array (also mapped from a file: `numpy.load(path, mmap_mode="r")`), or
+    an iterable of such batches. Arrays and batches are moved to the device of the VAE if it is a torch module.
+    Returns (n, draws, c, h, w) in [0, 1]; with `reduce`, the concatenated results of that function. It receives a chunk
+    of images (m, c, h, w) and their reconstructions (m, draws, c, h, w), which it may overwrite, and returns a tensor
+    (m, ...) or a dict of tensors. Only one chunk of reconstructions is in memory at a time.
 
-    The noise of an image follows from `seed`, its index and the draw alone: image i has index `first_index` + i, or
-    `indices[i]`, (n,) int64. So chunks, order and splits change nothing beyond rounding.
+    An image's noise depends only on `seed`, its index and the draw. Image i has index `first_index` + i, or
+    `indices[i]`, (n,) int64. So chunks, order and splits change results by rounding only.
 
-    precision: in which the VAE encodes and decodes. "bfloat16", by torch.autocast, is faster where the processor has
-    it, and gives float32 images that are off by about a hundredth at most; "tf32" is for GPUs. compiled: decodes and
-    reduces by torch.compile, which needs a C++ compiler or, on a GPU, Triton, takes seconds at first for each `reduce`
-    (a function of a module) and size of chunk, and saves writing reconstructions to memory; of these only the first
-    image's are looked at for values outside [0, 1]. On a GPU `squared_error` by the reference VAE may then run in one
-    kernel, where that is faster. chunk: images decoded at once; chosen for the cache, or the GPU, where None. out: a
-    new .npy file that results are written to as they come, and mapped from at the end; what is in it after a crash is
-    whole. progress: told after each chunk how many images are done, of how many (0 of batches, which are not counted
-    beforehand).
+    precision: of encoding and decoding. "bfloat16" (torch.autocast) is faster on processors that support it, and
+    changes pixels by about 0.01 at most; "tf32" is for GPUs. Results are float32.
+    compiled: decode and reduce by torch.compile. It saves writing reconstructions to memory, needs a C++ compiler or,
+    on a GPU, Triton, and takes seconds once for each `reduce` (a function of a module) and chunk size. Only the first
+    image's reconstructions are then checked for values outside [0, 1]. On a GPU the reference VAE and `squared_error`
+    may run in one kernel, if that is faster.
+    chunk: images decoded at once; by default chosen to fit the cache or the GPU. out: a new .npy file to write results
+    to as they are computed; the result is mapped from it. After a crash it holds the rows written so far.
+    progress: called after each chunk with the number of images done and the total (0 for an iterable of batches).
+    Raises ValueError for invalid arguments and if the VAE returns other shapes or values, TypeError for other types.
     """
     if draws < 1:
         raise ValueError(f"draws must be 1 or more; got {draws}")
@@ -112,10 +113,10 @@ def reconstruct(
     joined = _Joined(images, draws, whole=reduce is None, out=out)
     looks, pace, step = _Looks(), _Pace(), chunk
     with torch.no_grad(), looks:
-        for given in portions(images, portion):
+        for loaded in portions(images, portion):
             if not isinstance(images, Tensor):
-                check_images(given)
-            rows = given if isinstance(images, Tensor) else _to(device, given)
+                check_images(loaded)
+            rows = loaded if isinstance(images, Tensor) else _to(device, loaded)
             check_precision(precision, rows.device)
             computing = partial(computing_in, precision, rows.device)
             with computing():
@@ -124,32 +125,32 @@ def reconstruct(
             if precision == "bfloat16":
                 mean, log_variance = mean.float(), log_variance.float()
             noise = normal(seed, index.take(len(rows), rows.device), draws=draws, size=mean.shape[1])
-            latents = torch.addcmul(mean.unsqueeze(1), (0.5 * log_variance).exp().unsqueeze(1), noise)
+            latents = latents_of((mean, log_variance), noise)
             if step is None:
                 widest = widest_activation(vae, partial(vae.decode, latents[:1, 0]), rows[0].numel())
-                size = torch.bfloat16.itemsize if compiled and precision == "bfloat16" else torch.float32.itemsize
-                step = max(1, fit_at_once(widest * size, rows.device) // draws)
+                dtype = torch.bfloat16 if compiled and precision == "bfloat16" else torch.float32
+                step = max(1, fit_at_once(widest * dtype.itemsize, rows.device) // draws)
             if compiled and not joined.filled:
                 with computing():
                     decoded = decode_draws(vae, latents[:1], rows[:1].shape)
                 looks.at_images(decoded.float() if precision == "bfloat16" else decoded)
-            # Compiled chunks are of one size, as each further one would be compiled for, too.
-            even = -(-len(rows) // -(-len(rows) // step)) if compiled else step
-            for some, here in zip(torch.split(rows, even), torch.split(latents, even), strict=True):
+            # Compiled chunks are of equal size, as each size is compiled separately.
+            size = -(-len(rows) // -(-len(rows) // step)) if compiled else step
+            for chunk_rows, chunk_latents in zip(torch.split(rows, size), torch.split(latents, size), strict=True):
                 if compiled:
-                    part = decode_and_reduce(vae, some, here, reduce, precision)
+                    part = decode_and_reduce(vae, chunk_rows, chunk_latents, reduce, precision)
                 else:
                     with computing():
-                        decoded = decode_draws(vae, here, some.shape)
+                        decoded = decode_draws(vae, chunk_latents, chunk_rows.shape)
                     if precision == "bfloat16":
                         decoded = decoded.float()
                     looks.at_images(decoded)
-                    part = decoded if reduce is None else reduce(some, decoded)
-                joined.append(part, len(some))
+                    part = decoded if reduce is None else reduce(chunk_rows, decoded)
+                joined.append(part, len(chunk_rows))
                 if progress is not None:
                     progress(joined.filled, count or 0)
             if out is not None:
-                looks.end()  # what is written has been waited for
+                looks.end()  # writing has waited for the GPU already
             if not isinstance(images, Tensor):
                 pace.after_portion(rows.device)
         index.finish()
@@ -157,15 +158,15 @@ def reconstruct(
 
 
 class _Looks:
-    """Whether posteriors are finite and reconstructions are images: at once, but for those on a GPU in the end.
+    """Checks that posteriors are finite and reconstructions are images: immediately on a CPU, at the end on a GPU.
 
-    There each look would wait until the GPU has done all that it was asked for. Left by an error, it looks as well: a
+    On a GPU each check would wait for all work that is queued. The checks also run if an error ends the block, as a
     posterior that is not finite may be its cause.
     """
 
     def __init__(self) -> None:
         self.finite: Tensor | None = None
-        self.extremes: Tensor | None = None  # smallest and largest number, NaN where there is one
+        self.extremes: Tensor | None = None  # smallest and largest pixel; NaN if any is NaN
 
     def at_posterior(self, mean: Tensor, log_variance: Tensor) -> None:
         finite = torch.isfinite(mean).all() & torch.isfinite(log_variance).all()
@@ -200,7 +201,7 @@ class _Looks:
 
 
 class _Pace:
-    """Keeps the host two portions ahead of a GPU at most, as each waits in pinned memory until it is copied."""
+    """Keeps the host at most two portions ahead of a GPU, as each portion occupies pinned memory until it is copied."""
 
     def __init__(self) -> None:
         self.ends: deque[torch.cuda.Event] = deque()
@@ -213,37 +214,37 @@ class _Pace:
 
 
 class _Indices:
-    """Index of each image, handed out in order: counted up from the first, or as the caller has them."""
+    """The index of each image, portion by portion: counted up from the first, or from the caller's indices."""
 
     def __init__(self, count: int | None, first_index: int, indices: Tensor | None) -> None:
-        self.next, self.given = first_index, indices
+        self.next, self.remaining = first_index, indices
         if count is None:
             count = 0 if indices is None else len(indices)
-        image_indices(count, first_index, indices)  # says at once what is wrong with them
+        image_indices(count, first_index, indices)  # raises ValueError before anything is computed
 
     def take(self, count: int, device: torch.device) -> Tensor:
-        if self.given is None:
+        if self.remaining is None:
             self.next += count
             return torch.arange(self.next - count, self.next, device=device)
-        given = self.given.to(device)  # once, and for the next portion they are there
-        found, self.given = given[:count], given[count:]
-        if len(found) < count:
+        remaining = self.remaining.to(device)  # copies only once
+        indices, self.remaining = remaining[:count], remaining[count:]
+        if len(indices) < count:
             raise ValueError("indices must be one for each image; there are more images")
-        return found
+        return indices
 
     def finish(self) -> None:
-        if self.given is not None and len(self.given):
-            raise ValueError(f"indices must be one for each image; {len(self.given)} are left over")
+        if self.remaining is not None and len(self.remaining):
+            raise ValueError(f"indices must be one for each image; {len(self.remaining)} are left over")
 
 
 class _Joined:
-    """What is given chunk by chunk, joined: in memory, or in a file."""
+    """Concatenates the results of chunks, in memory or in a file."""
 
     def __init__(self, images: Stream, draws: int, *, whole: bool, out: str | Path | None) -> None:
         self.file = None if out is None else Rows(out)
         self.parts: list[Tensor | dict[str, Tensor]] = []
         self.filled = 0
-        # Without a reduction each chunk is copied to its place while it is in the cache, and memory is touched once.
+        # Without a reduction each chunk is copied to its final place while it is in the cache.
         self.whole: Tensor | None = None
         if whole and out is None and isinstance(images, Tensor):
             self.whole = images.new_empty(len(images), draws, *images.shape[1:])
@@ -270,18 +271,18 @@ class _Joined:
 
 
 def _device_of(vae: Autoencoder) -> torch.device | None:
-    """Where the VAE's weights are; None where it has none that are known."""
+    """The device of the VAE's weights; None unless it is a torch module with weights."""
     weight = next(vae.parameters(), None) if isinstance(vae, nn.Module) else None
     return None if weight is None else weight.device
 
 
-def _to(device: torch.device | None, given: Tensor) -> Tensor:
-    """What is given, on a device; the copy to a GPU goes on while it computes."""
-    if device is None or given.device == device:
-        return given
+def _to(device: torch.device | None, images: Tensor) -> Tensor:
+    """Images on a device; a GPU computes while they are copied to it."""
+    if device is None or images.device == device:
+        return images
     if device.type != "cuda":
-        return given.to(device)
-    return (given if given.is_cuda else given.pin_memory()).to(device, non_blocking=True)
+        return images.to(device)
+    return (images if images.is_cuda else images.pin_memory()).to(device, non_blocking=True)
 
 
 def reconstruct_labels(
@@ -294,9 +295,10 @@ def reconstruct_labels(
     first_index: int = 0,
     indices: Tensor | None = None,
 ) -> Tensor:
-    """The classifier's label of each reconstruction; images (n, c, h, w) in [0, 1] to (n, draws) int64.
+    """The classifier's label for each reconstruction; images (n, c, h, w) in [0, 1] to (n, draws) int64.
 
-    Raises ValueError for a classifier in training mode, whose labels would be random.
+    `draws`, `seed`, `first_index` and `indices` as in `reconstruct`. Raises ValueError for a classifier in training
+    mode, whose labels would be random.
     """
     check_classifier(classifier)
 

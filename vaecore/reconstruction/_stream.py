@@ -1,4 +1,4 @@
-"""Images that need not fit into memory: read in portions, and what is made of them written as it comes."""
+"""Images and results that exceed memory: read images in portions, and write rows to a file as they are computed."""
 
 import mmap
 import os
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Stream = Tensor | NDArray[Any] | Iterable[Tensor | NDArray[Any]]
-"""Images (n, c, h, w), in memory or mapped from a file; or batches of such, as many as there are."""
+"""Images (n, c, h, w), in memory or mapped from a file; or an iterable of such batches."""
 
-_WANTED = "images must be a torch.Tensor, a numpy array or batches of these"
+_EXPECTED = "images must be a torch.Tensor, a numpy array or batches of these"
 
 
 def portions(images: Stream, size: int) -> Iterator[Tensor]:
@@ -24,8 +24,8 @@ def portions(images: Stream, size: int) -> Iterator[Tensor]:
         yield from torch.split(images, size)
     elif isinstance(images, np.ndarray):
         for start in range(0, len(images), size):
-            yield torch.from_numpy(np.array(images[start : start + size]))  # a copy: a mapped file may be read-only
-            _forget(images)
+            yield torch.from_numpy(np.array(images[start : start + size]))  # a copy, as a mapped file may be read-only
+            _release(images)
     else:
         for batch in _batches(images):
             yield from portions(batch, size)
@@ -33,32 +33,32 @@ def portions(images: Stream, size: int) -> Iterator[Tensor]:
 
 def _batches(images: Any) -> Iterator[Tensor | NDArray[Any]]:
     if not isinstance(images, Iterable):
-        raise TypeError(f"{_WANTED}; got {type(images).__name__}")
+        raise TypeError(f"{_EXPECTED}; got {type(images).__name__}")
     for batch in images:
         if not isinstance(batch, Tensor | np.ndarray):
             raise TypeError(
-                f"{_WANTED}; got a batch of type {type(batch).__name__}"
+                f"{_EXPECTED}; got a batch of type {type(batch).__name__}"
                 " (of a DataLoader that gives labels too: (images for images, _ in loader))"
             )
         yield batch
 
 
 def length(images: Stream) -> int | None:
-    """Number of images; None of batches, which cannot be counted beforehand."""
+    """Number of images; None for an iterable of batches."""
     return len(images) if isinstance(images, Tensor | np.ndarray) else None
 
 
-def _forget(images: NDArray[Any]) -> None:
-    """Give back the memory of a read-only mapped file's pages, which else counts as the process's until its end."""
+def _release(images: NDArray[Any]) -> None:
+    """Release the pages of a read-only mapped file, which would count as the process's memory until it ends."""
     mapped = getattr(images, "_mmap", None)
     if isinstance(mapped, mmap.mmap) and not images.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class Rows:
-    """A new .npy file that grows by rows, and at any time holds those written so far, whatever ends the process.
+    """A new .npy file that grows by rows; if the process dies, it holds the rows written so far.
 
-    Raises FileExistsError where there is such a file.
+    Raises FileExistsError if the file exists.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -69,7 +69,7 @@ class Rows:
         self._dtype: np.dtype[Any] | None = None
 
     def append(self, rows: Tensor) -> None:
-        """Write more rows; raises ValueError where they do not go with those before."""
+        """Append rows; raises ValueError if their shape or dtype differs from the first."""
         array = np.ascontiguousarray(rows.cpu().numpy())
         first = self._dtype is None
         if first:
@@ -84,16 +84,16 @@ class Rows:
                 self._head(file)
             file.seek(0, os.SEEK_END)
             file.write(array.data)
-            file.flush()  # the rows are there before the header counts them
+            file.flush()  # before the header counts the rows
             self._shape = (self._shape[0] + len(array), *self._shape[1:])
             self._head(file)
 
     def _head(self, file: BinaryIO) -> None:
         assert self._dtype is not None
-        facts = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": self._shape}
+        header = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": self._shape}
         file.seek(0)
-        npy.write_array_header_1_0(file, facts)  # as long for any number of rows: numpy leaves room for the digits
+        npy.write_array_header_1_0(file, header)  # of constant length: numpy leaves room for more digits
 
     def all(self) -> Tensor:
-        """All rows, mapped from the file: they take no memory until they are looked at."""
+        """All rows, mapped from the file, so that they take memory only when used."""
         return torch.from_numpy(np.load(self.path, mmap_mode="c"))

@@ -1,4 +1,4 @@
-"""What anomaly scores look at in images, computed once for all of them: the encoding, the draws, the logits."""
+"""Features of images that anomaly scores share: encoding, draws and logits, each computed once."""
 
 import math
 import zlib
@@ -11,11 +11,10 @@ from torch import Tensor
 from vaecore._batch_sizes import answers
 from vaecore._noise import normal
 from vaecore.models._networks import Autoencoder, Classify
-from vaecore.reconstruction._decode import kl_of_posterior, posterior
+from vaecore.reconstruction._decode import kl_of_posterior, latents_of, posterior
 from vaecore.reconstruction._likelihood import (
     elbo_of,
     importance_weighted,
-    latents_of,
     log_bernoulli_of_odds,
     log_densities,
     log_odds,
@@ -23,13 +22,13 @@ from vaecore.reconstruction._likelihood import (
     regret_of,
 )
 
-# Draws held at once: on a CPU, what is made of them should stay in a core's cache; a GPU wants to be filled.
+# Draws decoded at once: on a CPU they fit a core's cache, and on a GPU they fill it.
 _DECODED = {"cpu": 500, "cuda": 65_536}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What scores can be told, as documented at `fit_scores`."""
+    """Settings of scores, as documented at `fit_scores`."""
 
     draws: int
     importance_draws: int
@@ -38,17 +37,17 @@ class Settings:
     regret_draws: int
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what is no count."""
+        """Raise ValueError for numbers below 1."""
         for name, value in vars(self).items():
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more; got {value}")
 
 
 class Features:
-    """Features of some images (n, c, h, w), each computed when first asked for, and kept.
+    """Features of images (n, c, h, w), each computed on first use and kept.
 
-    vae, classifier: None where nothing that needs them will be asked for. indices: (n,) int64, of the images. The draws
-    are those of `reconstruct` at the same seed and indices.
+    vae, classifier: may be None if no feature that is used needs them. indices: (n,) int64, of the images. Draws are
+    those of `reconstruct` for the same seed and indices. label_draws: compute `drawn_logits` with the other draws.
     """
 
     def __init__(
@@ -94,13 +93,13 @@ class Features:
 
     @cached_property
     def _drawn(self) -> dict[str, Tensor]:
-        """One pass over the draws, decoded in portions, with all that is asked of them."""
+        """Features of the draws, from one pass that decodes them in portions."""
         draws, shape = self._settings.draws, self.images.shape
         latents = latents_of(self.encoded, self._noise[:, :draws])
         portion = max(1, _DECODED.get(self.images.device.type, 4096) // draws)
         parts = []
-        for rows, some in zip(torch.split(self.images, portion), torch.split(latents, portion), strict=True):
-            odds = log_odds(self.vae, some, shape)
+        for rows, row_latents in zip(torch.split(self.images, portion), torch.split(latents, portion), strict=True):
+            odds = log_odds(self.vae, row_latents, shape)
             part = {"log_density": log_bernoulli_of_odds(rows, odds)}
             reconstructions = odds.sigmoid_()
             part["mse"] = (reconstructions - rows.flatten(1).unsqueeze(1)).square_().flatten(1).mean(dim=1)
@@ -132,17 +131,17 @@ class Features:
 
     @cached_property
     def log_likelihood(self) -> Tensor:
-        """Importance-weighted bound in nats, (n,): that of `log_likelihood`, from draws that are decoded already."""
-        wanted = self._settings.importance_draws
-        noise, densities = self._noise[:, :wanted], self.log_density[:, :wanted]
-        if densities.shape[1] < wanted:
-            further = latents_of(self.encoded, noise[:, densities.shape[1] :])
-            densities = torch.cat([densities, log_densities(self.vae, self.images, further)], dim=1)
+        """Importance-weighted bound in nats, (n,), as `log_likelihood`; draws that are decoded already are used."""
+        draws = self._settings.importance_draws
+        noise, densities = self._noise[:, :draws], self.log_density[:, :draws]
+        if densities.shape[1] < draws:
+            latents = latents_of(self.encoded, noise[:, densities.shape[1] :])
+            densities = torch.cat([densities, log_densities(self.vae, self.images, latents)], dim=1)
         return importance_weighted(log_weights(self.encoded, noise, densities))
 
     @cached_property
     def regret(self) -> Tensor:
-        """Likelihood regret in nats, (n,): that of `likelihood_regret`."""
+        """Likelihood regret in nats, (n,), as `likelihood_regret`."""
         return regret_of(
             self.vae,
             self.images,
@@ -157,8 +156,8 @@ class Features:
     def states(self) -> Tensor:
         """The five statistics of Morningstar et al. 2021 for a VAE, (n, 5), in nats.
 
-        KL divergence to the prior, cross-entropy with it, the posterior's entropy, mean log-density over the draws,
-        importance-weighted log-likelihood. The first three in closed form.
+        KL divergence to the prior, cross-entropy with the prior and entropy of the posterior, all in closed form; mean
+        log-density over the draws; importance-weighted log-likelihood.
         """
         mean, log_variance = self.encoded
         constant = math.log(2 * math.pi)
@@ -168,7 +167,7 @@ class Features:
 
     @cached_property
     def logits(self) -> Tensor:
-        """The classifier's logits of the images, (n, classes) float64, so that a softmax near 1 is told from 1."""
+        """The classifier's logits of the images, (n, classes) float64, so that a softmax near 1 is not rounded to 1."""
         return self._classify(self.images)
 
     def _classify(self, images: Tensor) -> Tensor:
@@ -177,7 +176,7 @@ class Features:
 
     @cached_property
     def compressed(self) -> Tensor:
-        """Bytes of each image's pixels, rounded to 8 bits, as zlib compresses them at its default level, (n,)."""
+        """Bytes of each image's 8-bit pixels after zlib at its default level, (n,)."""
         pixels = (self.images * 255).round().to(torch.uint8).flatten(1).cpu().numpy()
         sizes = [float(len(zlib.compress(row.tobytes()))) for row in pixels]
         return torch.tensor(sizes, device=self.images.device)
