@@ -1,17 +1,56 @@
-from ._batch_sizes import keep_freed_memory as keep_freed_memory
-from ._calibration import Bin as Bin
-from ._calibration import BrierParts as BrierParts
-from ._calibration import aurc as aurc
-from ._calibration import brier_parts as brier_parts
-from ._calibration import ece as ece
-from ._calibration import fit_temperature as fit_temperature
-from ._calibration import reliability as reliability
-from ._calibration import risk_coverage as risk_coverage
-from ._metrics import aupr as aupr
-from ._metrics import auroc as auroc
-from ._metrics import brier as brier
-from ._metrics import fpr95 as fpr95
-from ._metrics import nll as nll
+# Public names, by room.
+# ruff: isort: skip_file
+
+# Data.
+from .data._images import Images as Images
+from .data._images import letters as letters
+from .data._images import load_images as load_images
+from .data._outside import outside as outside
+from .data._outside import OUTSIDE_LOADED as OUTSIDE_LOADED
+from .data._outside import OUTSIDE_MADE as OUTSIDE_MADE
+from .data._outside import outside_name as outside_name
+
+# Models and their training.
+from .models._networks import Autoencoder as Autoencoder
+from .models._networks import Classifier as Classifier
+from .models._networks import ClassifierConfig as ClassifierConfig
+from .models._networks import load_classifier as load_classifier
+from .models._networks import load_vae as load_vae
+from .models._networks import VAE as VAE
+from .models._networks import VAEConfig as VAEConfig
+from .models._training import fit_classifier as fit_classifier
+from .models._training import fit_vae as fit_vae
+from .models._training import reference_configs as reference_configs
+from .models._autoencoder import fit_autoencoder as fit_autoencoder
+
+# Reconstruction and likelihood.
+from .reconstruction._reconstruct import distinct_labels as distinct_labels
+from .reconstruction._reconstruct import reconstruct as reconstruct
+from .reconstruction._reconstruct import reconstruct_labels as reconstruct_labels
+from .reconstruction._decode import kl as kl
+from .reconstruction._decode import latent_mean as latent_mean
+from .reconstruction._decode import squared_error as squared_error
+from .reconstruction._likelihood import elbo as elbo
+from .reconstruction._likelihood import likelihood_regret as likelihood_regret
+from .reconstruction._likelihood import log_likelihood as log_likelihood
+
+# Attacks.
+from .attacks._attack import Attack as Attack
+from .attacks._attack import Sanity as Sanity
+from .attacks._attack import Victim as Victim
+from .attacks._fgsm import fgsm as fgsm
+from .attacks._pgd import pgd as pgd
+from .attacks._square import square as square
+from .attacks._lbfgs import lbfgs as lbfgs
+from .attacks._detector import VAEDetector as VAEDetector
+
+# Anomaly scores.
+from .scoring._scores import fit_scores as fit_scores
+from .scoring._scores import FittedScores as FittedScores
+from .scoring._scores import Score as Score
+from .scoring._scores import scores as scores
+
+# Purifiers.
 from ._purifiers import BitDepth as BitDepth
 from ._purifiers import Chain as Chain
 from ._purifiers import GaussianBlur as GaussianBlur
@@ -21,44 +60,23 @@ from ._purifiers import Purified as Purified
 from ._purifiers import Purifier as Purifier
 from ._purifiers import Threshold as Threshold
 from ._purifiers import VAEPurifier as VAEPurifier
+
+# Metrics and calibration.
+from ._metrics import aupr as aupr
+from ._metrics import auroc as auroc
+from ._metrics import brier as brier
+from ._metrics import fpr95 as fpr95
+from ._metrics import nll as nll
+from ._calibration import aurc as aurc
+from ._calibration import Bin as Bin
+from ._calibration import brier_parts as brier_parts
+from ._calibration import BrierParts as BrierParts
+from ._calibration import ece as ece
+from ._calibration import fit_temperature as fit_temperature
+from ._calibration import reliability as reliability
+from ._calibration import risk_coverage as risk_coverage
+
+# Store and memory.
 from ._store import Store as Store
 from ._store import StoreWarning as StoreWarning
-from .attacks._attack import Attack as Attack
-from .attacks._attack import Sanity as Sanity
-from .attacks._attack import Victim as Victim
-from .attacks._detector import VAEDetector as VAEDetector
-from .attacks._fgsm import fgsm as fgsm
-from .attacks._lbfgs import lbfgs as lbfgs
-from .attacks._pgd import pgd as pgd
-from .attacks._square import square as square
-from .data._images import Images as Images
-from .data._images import letters as letters
-from .data._images import load_images as load_images
-from .data._outside import OUTSIDE_LOADED as OUTSIDE_LOADED
-from .data._outside import OUTSIDE_MADE as OUTSIDE_MADE
-from .data._outside import outside as outside
-from .data._outside import outside_name as outside_name
-from .models._autoencoder import fit_autoencoder as fit_autoencoder
-from .models._networks import VAE as VAE
-from .models._networks import Autoencoder as Autoencoder
-from .models._networks import Classifier as Classifier
-from .models._networks import ClassifierConfig as ClassifierConfig
-from .models._networks import VAEConfig as VAEConfig
-from .models._networks import load_classifier as load_classifier
-from .models._networks import load_vae as load_vae
-from .models._training import fit_classifier as fit_classifier
-from .models._training import fit_vae as fit_vae
-from .models._training import reference_configs as reference_configs
-from .reconstruction._decode import kl as kl
-from .reconstruction._decode import latent_mean as latent_mean
-from .reconstruction._decode import squared_error as squared_error
-from .reconstruction._likelihood import elbo as elbo
-from .reconstruction._likelihood import likelihood_regret as likelihood_regret
-from .reconstruction._likelihood import log_likelihood as log_likelihood
-from .reconstruction._reconstruct import distinct_labels as distinct_labels
-from .reconstruction._reconstruct import reconstruct as reconstruct
-from .reconstruction._reconstruct import reconstruct_labels as reconstruct_labels
-from .scoring._scores import FittedScores as FittedScores
-from .scoring._scores import Score as Score
-from .scoring._scores import fit_scores as fit_scores
-from .scoring._scores import scores as scores
+from ._batch_sizes import keep_freed_memory as keep_freed_memory

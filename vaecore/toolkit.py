@@ -1,6 +1,6 @@
-"""What the suite, the benchmarks and the tests take from the library beside its public names; it may change any time.
+"""Names that the suite, the benchmarks and the tests use beside the public ones; they may change at any time.
 
-Names are listed in `toolkit.pyi`, by room, and imported when first used. Each is documented where it is defined.
+They are listed in `toolkit.pyi` and imported when first used. Each is documented where it is defined.
 """
 
 import lazy_loader

@@ -1,15 +1,18 @@
-# Values and files: no torch.
+# Names for the suite, the benchmarks and the tests, by room.
+# ruff: isort: skip_file
+
+# Digests, files and names; these import no torch.
 from ._digest import digest as digest
 from ._files import write_atomically as write_atomically
 from ._import_by_name import attribute as attribute
 from ._import_by_name import is_named as is_named
 
-# The store.
-from ._store import Tensors as Tensors
+# Store.
 from ._store import read_tensors as read_tensors
+from ._store import Tensors as Tensors
 from ._store import write_tensors as write_tensors
 
-# Random numbers that follow from a seed, an image's index and a draw.
+# Random numbers.
 from ._noise import image_indices as image_indices
 from ._noise import normal as normal
 from ._noise import normal_of as normal_of
@@ -19,52 +22,52 @@ from ._noise import signs as signs
 from ._noise import uniform as uniform
 from ._noise import words as words
 
-# Checks, precision, batch sizes.
-from ._batch_sizes import answers as answers
-from ._batch_sizes import fit_at_once as fit_at_once
+# Checks, precision and batch sizes.
 from ._check import check_classifier as check_classifier
 from ._check import check_logits as check_logits
 from ._check import describe_shape as describe_shape
-from ._precision import Precision as Precision
 from ._precision import check_precision as check_precision
 from ._precision import computing_in as computing_in
+from ._precision import Precision as Precision
+from ._batch_sizes import answers as answers
+from ._batch_sizes import fit_at_once as fit_at_once
 
 # Data.
-from .data._images import EMBEDDED as EMBEDDED
-from .data._images import TORCHVISION as TORCHVISION
 from .data._images import data_root as data_root
+from .data._images import EMBEDDED as EMBEDDED
 from .data._images import is_available as is_available
 from .data._images import load_whole as load_whole
 from .data._images import probe as probe
+from .data._images import TORCHVISION as TORCHVISION
+from .data._outside import is_made as is_made
 from .data._outside import LOADED_SHAPE as LOADED_SHAPE
 from .data._outside import PATCHES_ALONG_A_SIDE as PATCHES_ALONG_A_SIDE
-from .data._outside import is_made as is_made
 
 # Models and their training.
-from .models._augment import distort as distort
 from .models._networks import Classify as Classify
-from .models._training import Progress as Progress
 from .models._training import augment as augment
 from .models._training import default_device as default_device
+from .models._training import Progress as Progress
 from .models._training import seeded as seeded
+from .models._augment import distort as distort
 
-# Encoding, decoding and likelihoods.
-from .reconstruction._compiled import fastest as fastest
-from .reconstruction._compiled import has_kernel as has_kernel
+# Reconstruction and likelihood.
 from .reconstruction._decode import check_reconstructions as check_reconstructions
 from .reconstruction._decode import decode_draws as decode_draws
 from .reconstruction._decode import kl_of_posterior as kl_of_posterior
 from .reconstruction._decode import posterior as posterior
 from .reconstruction._likelihood import log_bernoulli_of_odds as log_bernoulli_of_odds
 from .reconstruction._likelihood import log_odds as log_odds
-
-# Scores.
-from .scoring._features import Features as Features
-from .scoring._features import Settings as Settings
+from .reconstruction._compiled import fastest as fastest
+from .reconstruction._compiled import has_kernel as has_kernel
 
 # Attacks.
-from .attacks._attack import Loss as Loss
-from .attacks._attack import Norm as Norm
 from .attacks._attack import class_loss as class_loss
 from .attacks._attack import flag_warnings as flag_warnings
+from .attacks._attack import Loss as Loss
+from .attacks._attack import Norm as Norm
 from .attacks._attack import outcome as outcome
+
+# Anomaly scores.
+from .scoring._features import Features as Features
+from .scoring._features import Settings as Settings
