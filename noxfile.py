@@ -10,7 +10,7 @@ nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["tests"]
 nox.options.reuse_existing_virtualenvs = True
 
-NOT_ALL_SUPPORTED = 8  # claims/plugin.py: every claim was concluded, and not all were supported, which is a result
+NOT_ALL_SUPPORTED = 8  # vaecore/suite/plugin/session.py: every claim was concluded, and not all were supported, which is a result
 TO_END = 30  # seconds after Ctrl-C, in which pytest ends its workers and says what is kept; nox itself gives 0.3
 # Many processes import torch: let the first one keep what it compiles, whatever the caller's shell says.
 COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
@@ -21,7 +21,7 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 @nox.session
 def reproduce(session: nox.Session) -> None:
     """Train, attack, judge every claim and write the report; options of `pytest claims` follow after `--`."""
-    session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "parallel"))
+    session.install("-e", ".[suite]", *nox.project.dependency_groups(PROJECT, "parallel"))
     codes = [0, NOT_ALL_SUPPORTED]
     command = ("python", "-m", "pytest", "claims", *session.posargs)
     session.run(*command, env=COMPILED, success_codes=codes, interrupt_timeout=TO_END)
@@ -31,7 +31,7 @@ def reproduce(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Is the code right? Options of pytest follow after `--`."""
     groups = ["test", "browser"] if any(map(shutil.which, BROWSERS)) else ["test"]
-    session.install("-e", ".", *nox.project.dependency_groups(PROJECT, *groups))
+    session.install("-e", ".[suite]", *nox.project.dependency_groups(PROJECT, *groups))
     if session.posargs:
         session.run("python", "-m", "pytest", *session.posargs, env=COMPILED)
         return
@@ -43,14 +43,14 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def claims(session: nox.Session) -> None:
     """As `reproduce`, but a claim that is not supported fails the session."""
-    session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "parallel"))
+    session.install("-e", ".[suite]", *nox.project.dependency_groups(PROJECT, "parallel"))
     session.run("python", "-m", "pytest", "claims", *session.posargs, env=COMPILED, interrupt_timeout=TO_END)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Throughput, side by side with naive code and peers; options of `pytest bench` follow after `--`."""
-    session.install("-e", ".[peers]")
+    session.install("-e", ".[suite,peers]")
     # One thread unless the caller says otherwise: L-BFGS one by one and all at once compare by the core.
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     session.run("python", "-m", "pytest", "bench", "--benchmark-only", *session.posargs, env=threads)
@@ -59,14 +59,15 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The reference of the library's public names, from their docstrings: build/api/index.html."""
-    session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "docs"))
+    session.install("-e", ".[suite]", *nox.project.dependency_groups(PROJECT, "docs"))
     session.run("python", "docs/api.py", "build/api")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff's rules and format, and mypy's strict types."""
-    session.install("-e", ".", "nox", *nox.project.dependency_groups(PROJECT, "lint", "test", "docs"))
+    """Ruff's rules and format, mypy's strict types, and imports that run downward only."""
+    session.install("-e", ".[suite]", "nox", *nox.project.dependency_groups(PROJECT, "lint", "test", "docs"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
+    session.run("lint-imports")

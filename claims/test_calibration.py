@@ -8,8 +8,10 @@ from itertools import pairwise
 
 import pytest
 
-from vaecore.suite.plugin.session import Conclusion
-from vaecore.suite.statistics.intervals import (
+from vaecore.suite import (
+    CLEAN,
+    Conclusion,
+    Study,
     absolute,
     auroc_of_groups,
     difference,
@@ -18,8 +20,6 @@ from vaecore.suite.statistics.intervals import (
     spearman,
     spearman_within,
 )
-from vaecore.suite.study.draws import CLEAN
-from vaecore.suite.study.study import Study
 
 
 @pytest.mark.claim("B1")

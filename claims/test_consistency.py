@@ -8,7 +8,7 @@ Conditions that are compared share images and draws. What the attacker knows:
   the random numbers that the detector will draw. It may change each pixel by 0.3, and wins an image where the
   classifier gives a wrong label and all draws give that label too. Gradients go end to end through encode, draw, decode
   and classify, averaged over fresh draws at each step (EOT); images that it fails on count as they are. Whether its
-  effort suffices is shown beside the result (claims/sanity.py): more steps, more draws and a larger epsilon, and
+  effort suffices is shown beside the result: more steps, more draws and a larger epsilon, and
   attacks that must not beat it, one without gradients (Square) and one with the identity for that of the VAE (BPDA).
   Its settings come from pilot seeds.
 """
@@ -17,10 +17,26 @@ from itertools import pairwise
 
 import pytest
 
-from vaecore.suite.plugin.session import Conclusion
-from vaecore.suite.statistics.intervals import Estimate, auroc, difference, mean, ratio
-from vaecore.suite.study.draws import CLEAN, CONFIDENT, JOINT, JOINT_MSE, LBFGS, MANY_DRAWS, Table
-from vaecore.suite.study.study import Study
+from vaecore.suite import (
+    CLEAN,
+    CONFIDENT,
+    FGSM,
+    GAUSSIAN_CONFIDENT,
+    JOINT,
+    JOINT_MSE,
+    LBFGS,
+    SIGN,
+    UNIFORM,
+    Conclusion,
+    Condition,
+    Estimate,
+    Study,
+    Table,
+    auroc,
+    difference,
+    mean,
+    ratio,
+)
 
 
 @pytest.mark.claim("A1")
@@ -32,7 +48,7 @@ def test_clean_images_are_consistent(study: Study, claim: Conclusion) -> None:
 @pytest.mark.claim("A2")
 def test_fgsm_disturbs_consistency(study: Study, claim: Conclusion) -> None:
     """FGSM images (epsilon 0.2) are consistent less often than clean ones."""
-    clean, attacked = study.paired(CLEAN, "fgsm-0.2")
+    clean, attacked = study.paired(CLEAN, FGSM(1))
     claim.conclude(difference(mean(clean.consistent), mean(attacked.consistent)))
 
 
@@ -46,35 +62,35 @@ def test_lbfgs_disturbs_consistency(study: Study, claim: Conclusion) -> None:
 @pytest.mark.claim("A4")
 def test_consistency_falls_with_epsilon(study: Study, claim: Conclusion) -> None:
     """Consistency falls with each step of epsilon in 0.05, 0.1, 0.15, 0.2."""
-    levels = [mean(table.consistent) for table in study.paired("fgsm-0.05", "fgsm-0.1", "fgsm-0.15", "fgsm-0.2")]
+    levels = [mean(table.consistent) for table in study.paired(FGSM(0.25), FGSM(0.5), FGSM(0.75), FGSM(1))]
     claim.conclude(*(difference(milder, stronger) for milder, stronger in pairwise(levels)))
 
 
 @pytest.mark.claim("A5")
 def test_uniform_noise_disturbs_less(study: Study, claim: Conclusion) -> None:
     """Uniform noise of the same size disturbs consistency less than FGSM (epsilon 0.2)."""
-    noisy, attacked = study.paired("uniform-0.2", "fgsm-0.2")
+    noisy, attacked = study.paired(UNIFORM(1), FGSM(1))
     claim.conclude(difference(mean(noisy.consistent), mean(attacked.consistent)))
 
 
 @pytest.mark.claim("A6")
 def test_sign_noise_disturbs_less(study: Study, claim: Conclusion) -> None:
     """Random signs of the same size disturb consistency less than FGSM (epsilon 0.2)."""
-    noisy, attacked = study.paired("sign-0.2", "fgsm-0.2")
+    noisy, attacked = study.paired(SIGN(1), FGSM(1))
     claim.conclude(difference(mean(noisy.consistent), mean(attacked.consistent)))
 
 
 @pytest.mark.claim("A7")
 def test_most_of_the_drop_is_size(study: Study, claim: Conclusion) -> None:
     """Most of the drop under FGSM is the size of the noise, not its direction."""
-    clean, noisy, attacked = (table.consistent.astype(float) for table in study.paired(CLEAN, "sign-0.2", "fgsm-0.2"))
+    clean, noisy, attacked = (table.consistent.astype(float) for table in study.paired(CLEAN, SIGN(1), FGSM(1)))
     claim.conclude(ratio(clean - noisy, clean - attacked))
 
 
 @pytest.mark.claim("A8")
 def test_count_detects_fgsm(study: Study, claim: Conclusion) -> None:
     """The number of distinct labels detects FGSM images (epsilon 0.2)."""
-    clean, attacked = study.paired(CLEAN, "fgsm-0.2")
+    clean, attacked = study.paired(CLEAN, FGSM(1))
     claim.conclude(auroc(clean.distinct, attacked.distinct, paired=True))
 
 
@@ -99,7 +115,7 @@ def test_max_softmax_detects_lbfgs_better(study: Study, claim: Conclusion) -> No
 @pytest.mark.claim("A11a")
 def test_soft_disagreement_beats_the_count_on_fgsm(study: Study, claim: Conclusion) -> None:
     """Soft disagreement detects FGSM images (epsilon 0.2) better than the count."""
-    clean, attacked = study.paired(CLEAN, "fgsm-0.2")
+    clean, attacked = study.paired(CLEAN, FGSM(1))
     soft = auroc(clean.disagreement, attacked.disagreement, paired=True)
     claim.conclude(difference(soft, auroc(clean.distinct, attacked.distinct, paired=True)))
 
@@ -115,7 +131,7 @@ def test_soft_disagreement_beats_the_count_on_lbfgs(study: Study, claim: Conclus
 @pytest.mark.claim("A12a")
 def test_more_draws_detect_fgsm_better(study: Study, claim: Conclusion) -> None:
     """More draws detect FGSM images (epsilon 0.2) better."""
-    claim.conclude(_gain_by_draws(study, "fgsm-0.2"))
+    claim.conclude(_gain_by_draws(study, FGSM(1)))
 
 
 @pytest.mark.claim("A12b")
@@ -124,8 +140,8 @@ def test_more_draws_detect_lbfgs_better(study: Study, claim: Conclusion) -> None
     claim.conclude(_gain_by_draws(study, LBFGS))
 
 
-def _gain_by_draws(study: Study, condition: str) -> Estimate:
-    clean, attacked = study.paired(CLEAN, condition, draws=MANY_DRAWS)
+def _gain_by_draws(study: Study, condition: Condition) -> Estimate:
+    clean, attacked = study.paired(CLEAN, condition, draws=50)
     few_clean, few_attacked = clean.first_draws(10), attacked.first_draws(10)
     many = auroc(clean.distinct, attacked.distinct, paired=True)
     return difference(many, auroc(few_clean.distinct, few_attacked.distinct, paired=True))
@@ -134,14 +150,14 @@ def _gain_by_draws(study: Study, condition: str) -> Estimate:
 @pytest.mark.claim("A13")
 def test_joint_pgd_hides_from_the_count(study: Study, claim: Conclusion) -> None:
     """An attacker who differentiates through the VAE hides from the count."""
-    clean, attacked = study.paired(CLEAN, JOINT)
+    clean, attacked = study.paired(CLEAN, JOINT(1.5))
     claim.conclude(auroc(clean.distinct, attacked.distinct, paired=True))
 
 
 @pytest.mark.claim("A14")
 def test_joint_pgd_fools_consistently(study: Study, claim: Conclusion) -> None:
     """An attacker who differentiates through the VAE fools the classifier consistently."""
-    (attacked,) = study.paired(JOINT)
+    (attacked,) = study.paired(JOINT(1.5))
     claim.conclude(mean(attacked.wrong & attacked.consistent))
 
 
@@ -151,7 +167,7 @@ def test_soft_disagreement_finds_confident_lbfgs(study: Study, claim: Conclusion
 
     The images it must be told from are as noisy: Gaussian noise of the same norm, image by image.
     """
-    noisy, attacked = study.paired(f"gaussian-{CONFIDENT}", CONFIDENT)
+    noisy, attacked = study.paired(GAUSSIAN_CONFIDENT, CONFIDENT)
     by_doubt = auroc(noisy.doubt, attacked.doubt, paired=True)
     claim.conclude(difference(auroc(noisy.disagreement, attacked.disagreement, paired=True), by_doubt))
 
@@ -159,21 +175,21 @@ def test_soft_disagreement_finds_confident_lbfgs(study: Study, claim: Conclusion
 @pytest.mark.claim("A16a")
 def test_count_under_an_attacker_who_lowers_the_error(study: Study, claim: Conclusion) -> None:
     """How well the count detects an attacker who lowers the reconstruction error as well."""
-    clean, attacked = study.paired(CLEAN, JOINT_MSE)
+    clean, attacked = study.paired(CLEAN, JOINT_MSE(1.5))
     claim.conclude(auroc(clean.distinct, attacked.distinct, paired=True))
 
 
 @pytest.mark.claim("A16b")
 def test_error_under_an_attacker_who_lowers_the_error(study: Study, claim: Conclusion) -> None:
     """How well the reconstruction error detects an attacker who lowers it."""
-    clean, attacked = study.paired(CLEAN, JOINT_MSE)
+    clean, attacked = study.paired(CLEAN, JOINT_MSE(1.5))
     claim.conclude(auroc(clean.mse, attacked.mse, paired=True))
 
 
 @pytest.mark.claim("A16c")
 def test_better_score_under_an_attacker_who_lowers_the_error(study: Study, claim: Conclusion) -> None:
     """How well the better of count and error detects an attacker who minds both."""
-    clean, attacked = study.paired(CLEAN, JOINT_MSE)
+    clean, attacked = study.paired(CLEAN, JOINT_MSE(1.5))
     scores = ((clean.distinct, attacked.distinct), (clean.mse, attacked.mse))
     claim.conclude(max((auroc(*pair, paired=True) for pair in scores), key=lambda found: found.value))
 
@@ -181,7 +197,7 @@ def test_better_score_under_an_attacker_who_lowers_the_error(study: Study, claim
 @pytest.mark.claim("A16d")
 def test_error_under_joint_pgd(study: Study, claim: Conclusion) -> None:
     """How well the reconstruction error detects an attacker who minds the count alone."""
-    clean, attacked = study.paired(CLEAN, JOINT)
+    clean, attacked = study.paired(CLEAN, JOINT(1.5))
     claim.conclude(auroc(clean.mse, attacked.mse, paired=True))
 
 
@@ -192,5 +208,5 @@ def test_soft_disagreement_needs_few_draws(study: Study, claim: Conclusion) -> N
     def detection(clean: Table, attacked: Table) -> Estimate:
         return auroc(clean.disagreement, attacked.disagreement, paired=True)
 
-    many = study.paired(CLEAN, "fgsm-0.2", draws=MANY_DRAWS)
+    many = study.paired(CLEAN, FGSM(1), draws=50)
     claim.conclude(difference(detection(*many), detection(*(table.first_draws(5) for table in many))))

@@ -1,4 +1,4 @@
-"""Whose confidence can be believed? Protocol: claims/decisions.py.
+"""Whose confidence can be believed? Judges: vaecore/suite/study/decisions.py.
 
 All confidences are scaled by temperatures fitted on images held out, so that what is compared is more than a softmax
 that is too sure of itself. L-BFGS is looked at where it succeeded in every run.
@@ -6,18 +6,28 @@ that is too sure of itself. L-BFGS is looked at where it succeeded in every run.
 
 import pytest
 
-from vaecore.suite.plugin.session import Conclusion
-from vaecore.suite.statistics.intervals import Estimate, absolute, difference, mean
-from vaecore.suite.study.calibration import area
-from vaecore.suite.study.decisions import ALONE, MEAN_SCALED, NOISY, SCALED, TURNED
-from vaecore.suite.study.draws import CLEAN, LBFGS
-from vaecore.suite.study.study import Study
+from vaecore.suite import (
+    CLEAN,
+    DECISIONS,
+    FGSM,
+    LBFGS,
+    NOISY,
+    ROTATED,
+    Conclusion,
+    Condition,
+    Estimate,
+    Study,
+    absolute,
+    aurc,
+    difference,
+    mean,
+)
 
 
-def added(study: Study, condition: str) -> Estimate:
+def added(study: Study, condition: Condition) -> Estimate:
     """NLL of being right by confidence and MSE minus that by confidence alone."""
-    table = study.decisions.table(condition)
-    return mean(table[f"{ALONE}+mse/nll"] - table[f"{ALONE}/nll"])
+    table = study.table(condition, of=DECISIONS)
+    return mean(table["confidence+mse/nll"] - table["confidence/nll"])
 
 
 @pytest.mark.claim("B6")
@@ -29,47 +39,44 @@ def test_the_error_adds_nothing_on_clean_images(study: Study, claim: Conclusion)
 @pytest.mark.claim("B7")
 def test_the_error_adds_under_rotation(study: Study, claim: Conclusion) -> None:
     """Under a 45 degree rotation the MSE adds to temperature-scaled confidence."""
-    claim.conclude(added(study, TURNED))
+    claim.conclude(added(study, ROTATED(45)))
 
 
 @pytest.mark.claim("B8")
 def test_the_error_harms_under_noise(study: Study, claim: Conclusion) -> None:
     """Under Gaussian noise (sigma 0.3) the MSE harms temperature-scaled confidence."""
-    claim.conclude(added(study, NOISY))
+    claim.conclude(added(study, NOISY(0.3)))
 
 
-def change(study: Study, condition: str, measure: str) -> Estimate:
-    """A measure of the mean softmax over reconstructions minus that of the classifier's softmax."""
-    table = study.decisions.table(condition)
-    values = table[f"{MEAN_SCALED}/{measure}"] - table[f"{SCALED}/{measure}"]
-    limits = {"limits": (-2.0, 2.0)} if measure == "class-brier" else {}
-    return mean(values[:, table["found"].all(axis=0)] if condition == LBFGS else values, **limits)
+def change(study: Study, condition: Condition, measure: str) -> Estimate:
+    """A measure of the mean softmax over reconstructions minus that of the classifier's softmax, both scaled."""
+    (table,) = study.paired(condition, of=DECISIONS)
+    values = table[f"mean-softmax-temperature/{measure}"] - table[f"temperature/{measure}"]
+    return mean(values, limits=(-2.0, 2.0) if measure == "class-brier" else None)
 
 
 @pytest.mark.claim("E5a")
 def test_reconstructions_calibrate_lbfgs(study: Study, claim: Conclusion) -> None:
     """On L-BFGS images the mean softmax of reconstructions has a lower NLL than the classifier."""
-    _ = study.paired(LBFGS)  # notes which images are left
     claim.conclude(change(study, LBFGS, "class-nll"))
 
 
 @pytest.mark.claim("E5b")
 def test_reconstructions_lower_the_brier_score_of_lbfgs(study: Study, claim: Conclusion) -> None:
     """On L-BFGS images the mean softmax of reconstructions has a lower Brier score than the classifier."""
-    _ = study.paired(LBFGS)
     claim.conclude(change(study, LBFGS, "class-brier"))
 
 
 @pytest.mark.claim("E5c")
 def test_reconstructions_calibrate_fgsm(study: Study, claim: Conclusion) -> None:
     """On FGSM images (epsilon 0.2) the mean softmax of reconstructions has a lower NLL than the classifier."""
-    claim.conclude(change(study, "fgsm-0.2", "class-nll"))
+    claim.conclude(change(study, FGSM(1), "class-nll"))
 
 
 @pytest.mark.claim("E5d")
 def test_reconstructions_lower_the_brier_score_of_fgsm(study: Study, claim: Conclusion) -> None:
     """On FGSM images (epsilon 0.2) the mean softmax of reconstructions has a lower Brier score than the classifier."""
-    claim.conclude(change(study, "fgsm-0.2", "class-brier"))
+    claim.conclude(change(study, FGSM(1), "class-brier"))
 
 
 @pytest.mark.claim("E6")
@@ -78,10 +85,11 @@ def test_reconstructions_cost_on_clean_images(study: Study, claim: Conclusion) -
     claim.conclude(change(study, CLEAN, "class-nll"))
 
 
-def refusing(study: Study, condition: str) -> Estimate:
+def refusing(study: Study, condition: Condition) -> Estimate:
     """Area under the risk-coverage curve of refusing by soft disagreement minus that of refusing by confidence."""
-    table = study.decisions.table(condition)
-    return difference(area(table, "disagreement"), area(table, "confidence"))
+    table = study.table(condition, of=DECISIONS)
+    wrong = ~table["softmax/right"]
+    return difference(aurc(table["disagreement"], wrong), aurc(1 - table["softmax/confidence"], wrong))
 
 
 @pytest.mark.claim("E7a")
@@ -93,4 +101,4 @@ def test_refusing_on_clean_images(study: Study, claim: Conclusion) -> None:
 @pytest.mark.claim("E7b")
 def test_refusing_under_fgsm(study: Study, claim: Conclusion) -> None:
     """On FGSM images (epsilon 0.2) refusing by soft disagreement leaves fewer mistakes than refusing by confidence."""
-    claim.conclude(refusing(study, "fgsm-0.2"))
+    claim.conclude(refusing(study, FGSM(1)))

@@ -5,10 +5,7 @@ FGSM and L-BFGS know the classifier and not the VAE. Conditions that are compare
 
 import pytest
 
-from vaecore.suite.plugin.session import Conclusion
-from vaecore.suite.statistics.intervals import auroc, mean
-from vaecore.suite.study.draws import CLEAN, LBFGS
-from vaecore.suite.study.study import Study
+from vaecore.suite import CLEAN, FGSM, LBFGS, SIGN, UNIFORM, Conclusion, Study, auroc, mean
 
 
 @pytest.mark.claim("E1")
@@ -17,7 +14,7 @@ def test_fgsm_moves_the_posterior_mean_farther_than_noise(study: Study, claim: C
 
     Both per unit of L2 after clipping, which takes more of the noise away than of the attack.
     """
-    attacked, noisy = study.paired("fgsm-0.1", "sign-0.1")
+    attacked, noisy = study.paired(FGSM(0.5), SIGN(0.5))
     farther = attacked["latent_shift"] * noisy["l2"] > noisy["latent_shift"] * attacked["l2"]
     claim.conclude(mean(farther))
 
@@ -25,7 +22,7 @@ def test_fgsm_moves_the_posterior_mean_farther_than_noise(study: Study, claim: C
 @pytest.mark.claim("E2a")
 def test_fgsm_images_have_a_smaller_kl_term(study: Study, claim: Conclusion) -> None:
     """FGSM images (epsilon 0.1) have a smaller KL term than clean ones."""
-    clean, attacked = study.paired(CLEAN, "fgsm-0.1")
+    clean, attacked = study.paired(CLEAN, FGSM(0.5))
     claim.conclude(auroc(-clean["kl"], -attacked["kl"], paired=True))
 
 
@@ -39,12 +36,12 @@ def test_lbfgs_images_have_a_smaller_kl_term(study: Study, claim: Conclusion) ->
 @pytest.mark.claim("E3")
 def test_sign_noise_has_as_small_a_kl_term(study: Study, claim: Conclusion) -> None:
     """Sign noise of the same size lowers the KL term as much as FGSM (epsilon 0.1) does."""
-    noisy, attacked = study.paired("sign-0.1", "fgsm-0.1")
+    noisy, attacked = study.paired(SIGN(0.5), FGSM(0.5))
     claim.conclude(auroc(noisy["kl"], attacked["kl"], paired=True))
 
 
 @pytest.mark.claim("E4")
 def test_the_elbo_flags_harmless_noise(study: Study, claim: Conclusion) -> None:
     """The Bernoulli ELBO flags harmless noise (uniform, 0.05) as well: an artefact of the background's pixels."""
-    clean, noisy = study.paired(CLEAN, "uniform-0.05")
+    clean, noisy = study.paired(CLEAN, UNIFORM(0.25))
     claim.conclude(auroc(-clean["elbo"], -noisy["elbo"], paired=True))

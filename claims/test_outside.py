@@ -1,26 +1,23 @@
 """Family C: what the VAE's scores make of images from outside the data set, beside trivial scores and their failures.
 
 Every score is higher for the more anomalous, is fitted on training images only, and is compared on the test images
-against a set outside. Which sets there are: claims/outside.py.
+against a set outside. Which sets there are:
+vaecore/suite/study/sets.py.
 """
 
 import pytest
 
-from vaecore.suite.plugin.session import Conclusion
-from vaecore.suite.statistics.intervals import Estimate, auroc, difference
-from vaecore.suite.study.outside import INSIDE
-from vaecore.suite.study.study import Study
+from vaecore.suite import INSIDE, SCORES, Conclusion, Estimate, Study, auroc, difference
+from vaecore.toolkit import is_made
 
 
 def detection(study: Study, score: str, kind: str) -> Estimate:
     """AUROC of a score, a set outside against the test images; made sets are paired with what they are made of."""
-    name = study.outside.find(kind)
-    assert name is not None  # the plugin skips claims whose set (`outside` in the registry) is not at hand
-    tables = [study.outside.scores(one) for one in (INSIDE, name)]
-    if score not in tables[0].columns:
-        raise ValueError(f"{score} learns from training images, of which {study.test.name} has none")
-    inside, found = (table[score] for table in tables)
-    return auroc(inside, found, paired=study.outside.is_made(name))
+    outside = study.outside.condition(kind)  # claims whose set is not at hand are skipped
+    inside, others = (study.table(one, of=SCORES) for one in (INSIDE, outside))
+    if score not in inside:
+        raise ValueError(f"{score} learns from training images, of which {study.facts.dataset} has none")
+    return auroc(inside[score], others[score], paired=is_made(outside.label))
 
 
 @pytest.mark.claim("C1a")

@@ -1,13 +1,14 @@
 """Calibration of confidences: reliability diagram, calibration error, temperature, and risk against coverage."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 from torch import Tensor
 
+from vaecore._check import check_choice, check_counts
 from vaecore._metrics import numbers
 
 Vector = NDArray[np.float64]
@@ -37,10 +38,8 @@ def reliability(
     n / bins images, and equal confidences stay together.
     """
     score, hit = _answers(confidence, right)
-    if bins < 1:
-        raise ValueError(f"bins must be 1 or more; got {bins}")
-    if equal not in ("width", "mass"):
-        raise ValueError(f"equal must be 'width' or 'mass'; got {equal!r}")
+    check_counts(bins=bins)
+    check_choice("equal", equal, get_args(Equal))
     inner = np.linspace(0, 1, bins + 1)[1:-1] if equal == "width" else _quantiles(score, bins)
     place = np.searchsorted(inner, score, side="left")
     ends = np.concatenate([[0.0], inner, [1.0]])

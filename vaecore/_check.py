@@ -1,10 +1,31 @@
 """Checks of arguments. Each error says what was expected, what was passed, and the likely cause."""
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor, nn
 
 CHANNELS = (1, 3)  # grey, or red, green and blue
 _RANGE = "undo mean/std normalisation first; divide bytes by 255"
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Names for a message, as in "'a', 'b' or 'c'"."""
+    *others, last = [repr(name) for name in names]
+    return f"{', '.join(others)} or {last}"
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ValueError unless `value`, the argument called `name`, is one of two or more choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be {quoted(choices)}; got {value!r}")
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raise ValueError unless each count is 1 or more, or None."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be 1 or more; got {count}")
 
 
 def describe_shape(shape: tuple[int, int, int]) -> str:

@@ -6,14 +6,15 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from vaecore._check import check_choice
+
 Precision = Literal["float32", "tf32", "bfloat16"]
 """tf32: float32 with products of 10-bit mantissas, on a GPU; bfloat16: torch.autocast, products of 7-bit mantissas."""
 
 
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise ValueError unless the device can compute in this precision."""
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision must be 'float32', 'tf32' or 'bfloat16'; got {precision!r}")
+    check_choice("precision", precision, get_args(Precision))
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision 'tf32' takes a CUDA GPU; the images are on the {device.type} (use 'bfloat16')")
 

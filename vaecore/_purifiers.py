@@ -1,14 +1,14 @@
 """Purifiers, which clean images before they are classified, and classifiers behind a purifier."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, one_hot, pad, unfold
 
 from vaecore._batch_sizes import answers
-from vaecore._check import check_classifier, check_images, check_labels
+from vaecore._check import check_choice, check_classifier, check_counts, check_images, check_labels
 from vaecore._noise import image_indices, normal, seed_for
 from vaecore.attacks._attack import Loss, Objective, class_loss
 from vaecore.models._networks import Autoencoder, Classify
@@ -129,8 +129,7 @@ class VAEPurifier(Purifier):
 
     def __init__(self, vae: Autoencoder, *, draws: int | None = None) -> None:
         super().__init__()
-        if draws is not None and draws < 1:
-            raise ValueError(f"draws must be 1 or more, or None for the posterior mean; got {draws}")
+        check_counts(draws=draws)
         self.vae, self.random, self.draws = vae, draws is not None, draws or 1
 
     def with_draws(self, draws: int) -> "Purifier":
@@ -184,8 +183,7 @@ class LatentSearch(Purifier):
 
     def __init__(self, vae: Autoencoder, *, steps: int = 100, starts: int = 4, rate: float = 0.1) -> None:
         super().__init__()
-        if steps < 1 or starts < 1:
-            raise ValueError(f"steps and starts must be 1 or more; got {steps} and {starts}")
+        check_counts(steps=steps, starts=starts)
         self.vae, self.steps, self.starts, self.rate = vae, steps, starts, rate
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
@@ -232,12 +230,10 @@ class Purified(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if decide not in ("mean-image", "mean-softmax", "majority"):
-            raise ValueError(f"decide must be 'mean-image', 'mean-softmax' or 'majority'; got {decide!r}")
+        check_choice("decide", decide, get_args(Decide))
         if not isinstance(backward, Purifier) and backward not in (None, "exact", "identity"):
             raise ValueError(f"backward must be 'exact', 'identity', a purifier or None; got {backward!r}")
-        if eot < 1:
-            raise ValueError(f"eot must be 1 or more; got {eot}")
+        check_counts(eot=eot)
         check_classifier(classifier)
         self.purifier, self.classifier, self.decide, self.eot, self.seed = purifier, classifier, decide, eot, seed
         self.backward = backward or ("exact" if purifier.differentiable else "identity")

@@ -142,8 +142,11 @@ class Store:
         """The header of each entry: its stage, key, seconds and notes."""
         headers = []
         for file in self._entries():
-            with safe_open(file, framework="pt") as entry:
-                headers.append(dict(entry.metadata() or {}))
+            try:
+                with safe_open(file, framework="pt") as entry:
+                    headers.append(dict(entry.metadata() or {}))
+            except (SafetensorError, OSError):  # damaged, which whoever needs its tensors is warned of
+                continue
         return headers
 
     def has(self, stage: str, key: str) -> bool:

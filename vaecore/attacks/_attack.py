@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import IntFlag
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from vaecore._check import check_classifier, check_images, check_labels, check_logits
+from vaecore._check import check_choice, check_classifier, check_images, check_labels, check_logits
 from vaecore.models._networks import Classify
 
 Norm = Literal["linf", "l2"]
@@ -87,12 +87,6 @@ def flag_warnings(flags: Tensor) -> list[str]:
     return [f"{count} of {len(flags)} images: {_MEANING[flag]}" for flag, count in counts.items() if count]
 
 
-def check_chunk(chunk: int) -> None:
-    """Raise ValueError unless `chunk`, the number of images attacked at once, is 1 or more."""
-    if chunk < 1:
-        raise ValueError(f"chunk must be 1 or more images; got {chunk}")
-
-
 def check_aims(images: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     """The classes that an attack must leave (labels) or, if targeted, reach (targets); raises ValueError if invalid."""
     check_images(images)
@@ -110,20 +104,13 @@ def check_aims(images: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor
 
 def check_budget(epsilon: float, norm: str, pixels: int) -> None:
     """Raise ValueError unless `norm` is a norm and `epsilon` a possible distance between images in [0, 1]."""
-    if norm not in ("linf", "l2"):
-        raise ValueError(f"norm must be 'linf' or 'l2'; got {norm!r}")
+    check_choice("norm", norm, get_args(Norm))
     largest = 1.0 if norm == "linf" else pixels**0.5
     if not 0 <= epsilon <= largest:
         raise ValueError(
             f"epsilon must be from 0 to {largest:g}, as pixels are from 0 to 1; got {epsilon}"
             " (divide by 255 if it is in bytes)"
         )
-
-
-def check_loss(loss: str) -> None:
-    """Raise ValueError unless `loss` is the name of a loss."""
-    if loss not in ("cross-entropy", "margin"):
-        raise ValueError(f"loss must be 'cross-entropy' or 'margin'; got {loss!r}")
 
 
 def classifier_objective(classifier: Classify, aims: Tensor, *, targeted: bool, loss: Loss) -> Objective:
@@ -145,7 +132,7 @@ def class_loss(logits: Tensor, aims: Tensor, *, targeted: bool, loss: Loss) -> T
     "cross-entropy": in nats (Madry et al. 2018). "margin": the largest other logit minus the aim's, which never
     saturates (Carlini & Wagner 2017, objective 6).
     """
-    check_loss(loss)
+    check_choice("loss", loss, get_args(Loss))
     if loss == "cross-entropy":
         value = cross_entropy(logits, aims, reduction="none")
     else:
@@ -158,7 +145,7 @@ def objective_of(
     victim: Classify | Victim, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int
 ) -> Objective:
     """The objective of an attack on a classifier or victim; raises ValueError for a classifier in training mode."""
-    check_loss(loss)
+    check_choice("loss", loss, get_args(Loss))
     if isinstance(victim, Victim):
         check_classifier(victim.classifier)
         return victim.objective(aims, targeted=targeted, loss=loss, indices=indices, seed=seed)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from vaecore._check import check_labels, check_logits
+from vaecore._check import check_choice, check_counts, check_labels, check_logits
 from vaecore._noise import normal, seed_for
 from vaecore.attacks._attack import Loss, Objective, class_loss
 from vaecore.models._networks import Autoencoder, Classify
@@ -39,12 +39,10 @@ class VAEDetector:
     backward: Literal["exact", "identity"] = "exact"
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"draws must be 1 or more; got {self.draws}")
+        check_counts(draws=self.draws)
         if not 0 <= self.error_weight < float("inf"):
             raise ValueError(f"error_weight must be 0 or more, and finite; got {self.error_weight}")
-        if self.backward not in ("exact", "identity"):
-            raise ValueError(f"backward must be 'exact' or 'identity'; got {self.backward!r}")
+        check_choice("backward", self.backward, ("exact", "identity"))
 
     def objective(self, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int) -> Objective:
         """The attacker's objective (see `vaecore.Victim`); an image's noise depends on (seed, index, step)."""

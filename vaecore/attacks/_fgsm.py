@@ -3,13 +3,12 @@
 import torch
 from torch import Tensor
 
-from vaecore._check import check_classifier
+from vaecore._check import check_classifier, check_counts
 from vaecore.attacks._attack import (
     Attack,
     Norm,
     check_aims,
     check_budget,
-    check_chunk,
     classifier_objective,
     gradient_of,
     join,
@@ -45,7 +44,7 @@ def fgsm(
     """
     aims = check_aims(images, labels, targets)
     check_budget(epsilon, norm, images[0].numel())
-    check_chunk(chunk)
+    check_counts(chunk=chunk)
     check_classifier(classifier)
     # Autograd refuses tensors made in inference mode, but accepts copies made outside it.
     with torch.inference_mode(mode=False), torch.no_grad():

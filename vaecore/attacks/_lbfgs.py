@@ -19,11 +19,10 @@ from torch import Tensor
 from torch.linalg import vecdot, vector_norm
 from torch.nn.functional import softplus
 
-from vaecore._check import check_classifier, check_images, check_labels, check_logits
+from vaecore._check import check_classifier, check_counts, check_images, check_labels, check_logits
 from vaecore._noise import normal, seed_for
 from vaecore.attacks._attack import (
     Attack,
-    check_chunk,
     check_gradient,
     input_gradient,
     join,
@@ -111,9 +110,7 @@ def lbfgs(
         raise ValueError(
             f"confidence must be above 0 and below 1; got {confidence} (None asks only that the target is predicted)"
         )
-    if evaluations < 1:
-        raise ValueError(f"evaluations must be 1 or more; got {evaluations}")
-    check_chunk(chunk)
+    check_counts(evaluations=evaluations, chunk=chunk)
     check_classifier(classifier)
     # Autograd refuses tensors made in inference mode, but accepts copies made outside it.
     with torch.inference_mode(mode=False), torch.no_grad():
@@ -294,7 +291,7 @@ class _Curvature:
     def solve(self, gradient: Tensor, extra: Tensor, axis: Tensor, stiffness: Tensor) -> Tensor:
         """Inverse Hessian times gradient (n, pixels): the two-loop recursion (Nocedal & Wright 2006, algorithm 7.4).
 
-        The Hessian starts from 2 I + stiffness * axis axis'. Damping adds extra * I to it and to the gradients' changes.
+        The Hessian starts from 2 I + stiffness * axis axis'. Damping adds extra * I to it and to the changes.
         extra, stiffness: (n,). axis: (n, pixels).
         """
         product, extra_column = gradient.clone(), extra.unsqueeze(1)

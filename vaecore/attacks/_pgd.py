@@ -8,6 +8,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from vaecore._check import check_counts
 from vaecore._noise import image_indices, normal, seed_for, uniform
 from vaecore.attacks._attack import (
     Attack,
@@ -17,7 +18,6 @@ from vaecore.attacks._attack import (
     Victim,
     check_aims,
     check_budget,
-    check_chunk,
     gradient_of,
     objective_of,
     outcome,
@@ -74,8 +74,13 @@ def pgd(
     """
     aims = check_aims(images, labels, targets)
     check_budget(epsilon, norm, images[0].numel())
-    check_chunk(chunk)
-    _check_effort(steps, step_size, restarts, random_start=random_start)
+    check_counts(chunk=chunk, steps=steps, restarts=restarts)
+    if step_size is not None and not 0 < step_size < inf:
+        raise ValueError(f"step_size must be above 0, and finite; got {step_size} (None adapts it to each image)")
+    if restarts > 1 and not random_start:
+        raise ValueError(
+            f"restarts must be 1 without a random start; got {restarts} (each would repeat the first from the image)"
+        )
     # Autograd refuses tensors made in inference mode, but accepts copies made outside it.
     with torch.inference_mode(mode=False), torch.no_grad():
         images, aims = images.clone(), aims.clone()
@@ -105,18 +110,6 @@ def pgd(
                 if restart == 0:
                     flags[rows] |= first_flags
         return outcome(images, points, success, evaluations, flags, keep_failed=keep_failed)
-
-
-def _check_effort(steps: int, step_size: float | None, restarts: int, *, random_start: bool) -> None:
-    for name, count in [("steps", steps), ("restarts", restarts)]:
-        if count < 1:
-            raise ValueError(f"{name} must be 1 or more; got {count}")
-    if step_size is not None and not 0 < step_size < inf:
-        raise ValueError(f"step_size must be above 0, and finite; got {step_size} (None adapts it to each image)")
-    if restarts > 1 and not random_start:
-        raise ValueError(
-            f"restarts must be 1 without a random start; got {restarts} (each would repeat the first from the image)"
-        )
 
 
 def _uniform_in_ball(seed: int, indices: Tensor, like: Tensor, norm: Norm) -> Tensor:

@@ -7,6 +7,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from vaecore._check import check_counts
 from vaecore._noise import image_indices, seed_for, signs, words
 from vaecore.attacks._attack import (
     Attack,
@@ -15,7 +16,6 @@ from vaecore.attacks._attack import (
     Victim,
     check_aims,
     check_budget,
-    check_chunk,
     join,
     objective_of,
     outcome,
@@ -61,9 +61,7 @@ def square(
     """
     aims = check_aims(images, labels, targets)
     check_budget(epsilon, "linf", images[0].numel())
-    check_chunk(chunk)
-    if queries < 1:
-        raise ValueError(f"queries must be 1 or more; got {queries}")
+    check_counts(chunk=chunk, queries=queries)
     index = image_indices(len(images), first_index, indices).to(images.device)
     objective = objective_of(classifier, aims, targeted=targets is not None, loss=loss, indices=index, seed=seed)
     flags = torch.full_like(aims, victim_flags(classifier, images, objective))

@@ -25,7 +25,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecore._check import check_images, check_labels
+from vaecore._check import check_choice, check_images, check_labels, quoted
 from vaecore._import_by_name import is_named
 from vaecore.data import _embedded
 from vaecore.data._user_data import load_user_data, user_data_name
@@ -110,8 +110,7 @@ def load_images(
     Raises ValueError for an unknown name or split and for damaged or unsuitable files, FileNotFoundError for a missing
     file (or set, with `download=False`), and ConnectionError if a download fails.
     """
-    if split not in PREFIXES:
-        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
+    check_choice("split", split, [*PREFIXES])
     set_name = _set_name(name)
     if set_name == "digits":
         return Images(*_embedded.digits(split), set_name, split)
@@ -169,7 +168,7 @@ def probe(name: str, *, timeout: float = 3.0) -> bool:
     Raises ValueError for a name that torchvision does not download.
     """
     if name not in TORCHVISION:
-        raise ValueError(f"only {_listed(TORCHVISION)} can be downloaded; got {name!r}")
+        raise ValueError(f"only {quoted(TORCHVISION)} can be downloaded; got {name!r}")
     return not _unreachable(name, timeout)
 
 
@@ -181,14 +180,9 @@ def _set_name(name: str | os.PathLike[str]) -> str | None:
     if user_data_name(text) is not None:
         return None
     raise ValueError(
-        f"images must be {_listed([*TORCHVISION, *EMBEDDED])}, the path of a file that ends in .npz or of a folder that"
+        f"images must be {quoted([*TORCHVISION, *EMBEDDED])}, the path of a file that ends in .npz or of a folder that"
         f" exists, or package.module:attribute; got {text!r}"
     )
-
-
-def _listed(names: Any) -> str:
-    quoted = [repr(name) for name in names]
-    return ", ".join(quoted[:-1]) + " or " + quoted[-1]
 
 
 def _digest(pixels: Tensor, labels: Tensor | None) -> str:

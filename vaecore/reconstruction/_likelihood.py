@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from vaecore._check import check_images
+from vaecore._check import check_choice, check_counts, check_images
 from vaecore._noise import image_indices, normal, seed_for
 from vaecore._precision import Precision, check_precision, computing_in
 from vaecore.models._networks import Autoencoder
@@ -141,13 +141,10 @@ def likelihood_regret(
     minus infinity or exceeds float32.
     Noise, `first_index`, `indices` and `chunk` as in `reconstruct`.
     """
-    if how not in _STEPS or bound not in ("elbo", "importance"):
-        raise ValueError(
-            f"how must be 'posterior' or 'encoder' and bound 'elbo' or 'importance'; got {how!r} and {bound!r}"
-        )
-    steps = _STEPS[how] if steps is None else steps
-    if steps < 1:
-        raise ValueError(f"steps must be 1 or more; got {steps}")
+    check_choice("how", how, [*_STEPS])
+    check_choice("bound", bound, ("elbo", "importance"))
+    check_counts(steps=steps)
+    steps = steps or _STEPS[how]
     index = _check(images, draws, first_index, indices, chunk)
     chunk = chunk or max(1, _portion(images) // 2)  # as each step decodes a pair of draws
     parts = []
@@ -352,8 +349,5 @@ def _portion(tensor: Tensor) -> int:
 def _check(images: Tensor, draws: int, first_index: int, indices: Tensor | None, chunk: int | None) -> Tensor:
     """Index of each image, (n,) on their device; raises ValueError for invalid arguments."""
     check_images(images)
-    if draws < 1:
-        raise ValueError(f"draws must be 1 or more; got {draws}")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be 1 or more images; got {chunk}")
+    check_counts(draws=draws, chunk=chunk)
     return image_indices(len(images), first_index, indices).to(images.device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vaecore._batch_sizes import answers, fit_at_once, widest_activation
-from vaecore._check import check_classifier, check_images
+from vaecore._check import check_classifier, check_counts, check_images
 from vaecore._noise import image_indices, normal
 from vaecore._precision import Precision, check_precision, computing_in
 from vaecore.models._networks import Autoencoder, Classify
@@ -99,14 +99,12 @@ def reconstruct(
     progress: called after each chunk with the number of images done and the total (0 for an iterable of batches).
     Raises ValueError for invalid arguments and if the VAE returns other shapes or values, TypeError for other types.
     """
-    if draws < 1:
-        raise ValueError(f"draws must be 1 or more; got {draws}")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be 1 or more images; got {chunk}")
+    check_counts(draws=draws, chunk=chunk)
     if isinstance(images, Tensor):
         check_images(images)
     count = length(images)
-    index = _Indices(count, first_index, indices)
+    expected = len(indices) if count is None and indices is not None else count or 0
+    image_indices(expected, first_index, indices)  # raises ValueError before anything is computed
     device = images.device if isinstance(images, Tensor) else _device_of(vae)
     encoded_at_once, drawn_at_once = _AT_ONCE.get(device.type if device is not None else "cpu", _AT_ONCE["cpu"])
     portion = max(1, chunk or 0, min(encoded_at_once, drawn_at_once // draws))
@@ -124,7 +122,15 @@ def reconstruct(
             looks.at_posterior(mean, log_variance)
             if precision == "bfloat16":
                 mean, log_variance = mean.float(), log_variance.float()
-            noise = normal(seed, index.take(len(rows), rows.device), draws=draws, size=mean.shape[1])
+            if indices is None:
+                first = first_index + joined.filled
+                index = torch.arange(first, first + len(rows), device=rows.device)
+            else:
+                indices = indices.to(rows.device)  # copied once
+                index = indices[joined.filled : joined.filled + len(rows)]
+                if len(index) < len(rows):
+                    raise ValueError("indices must be one for each image; there are more images")
+            noise = normal(seed, index, draws=draws, size=mean.shape[1])
             latents = latents_of((mean, log_variance), noise)
             if step is None:
                 widest = widest_activation(vae, partial(vae.decode, latents[:1, 0]), rows[0].numel())
@@ -153,7 +159,8 @@ def reconstruct(
                 looks.end()  # writing has waited for the GPU already
             if not isinstance(images, Tensor):
                 pace.after_portion(rows.device)
-        index.finish()
+        if indices is not None and len(indices) > joined.filled:
+            raise ValueError(f"indices must be one for each image; {len(indices) - joined.filled} are left over")
     return joined.all()
 
 
@@ -211,30 +218,6 @@ class _Pace:
             self.ends.append(torch.cuda.current_stream(device).record_event())
             if len(self.ends) > 2:
                 self.ends.popleft().synchronize()
-
-
-class _Indices:
-    """The index of each image, portion by portion: counted up from the first, or from the caller's indices."""
-
-    def __init__(self, count: int | None, first_index: int, indices: Tensor | None) -> None:
-        self.next, self.remaining = first_index, indices
-        if count is None:
-            count = 0 if indices is None else len(indices)
-        image_indices(count, first_index, indices)  # raises ValueError before anything is computed
-
-    def take(self, count: int, device: torch.device) -> Tensor:
-        if self.remaining is None:
-            self.next += count
-            return torch.arange(self.next - count, self.next, device=device)
-        remaining = self.remaining.to(device)  # copies only once
-        indices, self.remaining = remaining[:count], remaining[count:]
-        if len(indices) < count:
-            raise ValueError("indices must be one for each image; there are more images")
-        return indices
-
-    def finish(self) -> None:
-        if self.remaining is not None and len(self.remaining):
-            raise ValueError(f"indices must be one for each image; {len(self.remaining)} are left over")
 
 
 class _Joined:

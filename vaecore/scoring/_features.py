@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vaecore._batch_sizes import answers
+from vaecore._check import check_counts
 from vaecore._noise import normal
 from vaecore.models._networks import Autoencoder, Classify
 from vaecore.reconstruction._decode import kl_of_posterior, latents_of, posterior
@@ -37,10 +38,7 @@ class Settings:
     regret_draws: int
 
     def __post_init__(self) -> None:
-        """Raise ValueError for numbers below 1."""
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more; got {value}")
+        check_counts(**vars(self))
 
 
 class Features:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vaecore._check import check_classifier, check_images
+from vaecore._check import check_classifier, check_counts, check_images
 from vaecore._noise import image_indices, seed_for, words
 from vaecore.models._networks import Autoencoder, Classify
 from vaecore.reconstruction._reconstruct import distinct_labels
@@ -81,10 +81,8 @@ class FittedScores:
         """
         _check_shape(images, self.image_shape)
         index = image_indices(len(images), first_index, indices).to(images.device)
-        if chunk is None:
-            chunk = _chunk(images)
-        elif chunk < 1:
-            raise ValueError(f"chunk must be 1 or more images; got {chunk}")
+        check_counts(chunk=chunk)
+        chunk = chunk or _chunk(images)
         parts: dict[str, list[Tensor]] = {name: [] for name in self.names}
         label = any({"vae", "classifier"} <= {*scores[name].needs} for name in self.names)
         with torch.no_grad():

@@ -1,27 +1,22 @@
-"""`python -m claims`: `cache`, its size, and how to clear it; `compare`, two reports; `page`, a report's page again."""
+"""The command `vaecore`: run the claims, compare reports, draw a page again, see to the cache."""
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from vaecore._store import Store
-from vaecore.suite.plugin.session import cache_folder
-from vaecore.suite.report import compare, page
-from vaecore.suite.results import load
+from vaecore.suite.cache import cache_folder
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m claims", description=__doc__)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["claims"]:  # all that follows is pytest's, `--help` too
+        return _claims(words[1:])
+    parser = argparse.ArgumentParser(prog="vaecore", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    cache = commands.add_parser("cache", help="show what the cache holds, or clear it")
-    cache.add_argument("--cache-dir", metavar="DIR", help="default: VAECORE_CACHE, else the user's cache folder")
-    cache.add_argument("--clear", action="store_true", help="delete all models and evidence")
-    cache.set_defaults(run=_cache)
+    commands.add_parser("claims", help="judge the claims; options are those of `pytest` and of the claims: --help")
     two = commands.add_parser("compare", help="set two reports side by side: what moved, and whether beyond chance")
     two.add_argument("a", type=Path, metavar="A", help="a results.json, or the folder of a report")
     two.add_argument("b", type=Path, metavar="B", help="another, of other models, another version or machine")
@@ -30,10 +25,14 @@ def main() -> int:
     form.add_argument("--markdown", action="store_true", help="as Markdown, for a pull request")
     two.add_argument("--fail-on-move", action="store_true", help="exit with 1 where a claim moved")
     two.set_defaults(run=_compare)
-    drawn = commands.add_parser("page", help="draw index.html again from a report's results.json and figures")
-    drawn.add_argument("folder", type=Path, metavar="FOLDER", help="for instance reports/mnist")
-    drawn.set_defaults(run=_page)
-    options = parser.parse_args()
+    page = commands.add_parser("page", help="draw index.html again from a report's results.json and figures")
+    page.add_argument("folder", type=Path, metavar="FOLDER", help="for instance reports/mnist")
+    page.set_defaults(run=_page)
+    cache = commands.add_parser("cache", help="show what the cache holds, or clear it")
+    cache.add_argument("--cache-dir", metavar="DIR", help="default: VAECORE_CACHE, else the user's cache folder")
+    cache.add_argument("--clear", action="store_true", help="delete all models and evidence")
+    cache.set_defaults(run=_cache)
+    options = parser.parse_args(words)
     try:
         status: int = options.run(options)
     except ValueError as error:
@@ -41,7 +40,46 @@ def main() -> int:
     return status
 
 
+def _claims(words: Sequence[str]) -> int:
+    import pytest  # noqa: PLC0415  # other commands start without it
+
+    from vaecore.suite.judging.findings import FOLDER  # noqa: PLC0415
+
+    return int(pytest.main([str(FOLDER), f"--rootdir={Path.cwd()}", "-p", "no:cacheprovider", *words]))
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from vaecore.suite.report import compare  # noqa: PLC0415
+    from vaecore.suite.results import load  # noqa: PLC0415
+
+    a, b = (load(path, oldest=compare.OLDEST_SCHEMA) for path in (options.a, options.b))
+    comparison = compare.compare(a, b, names=(str(options.a), str(options.b)))
+    if options.json:
+        sys.stdout.write(json.dumps(comparison.to_json(), indent=1, allow_nan=False) + "\n")
+    elif options.markdown:
+        sys.stdout.write(compare.markdown(comparison))
+    else:
+        console = Console()
+        style = {"color": console.color_system is not None, "unicode": "utf" in console.encoding}
+        sys.stdout.write(compare.text(comparison, width=console.width, **style))
+    return int(options.fail_on_move and bool(comparison.of(compare.MOVED)))
+
+
+def _page(options: argparse.Namespace) -> int:
+    from vaecore.suite.report import page  # noqa: PLC0415
+
+    sys.stdout.write(f"{page.write(options.folder)}\n")
+    return 0
+
+
 def _cache(options: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    from vaecore import Store  # noqa: PLC0415
+
     folder = cache_folder(options.cache_dir)
     if not folder.is_dir():
         raise ValueError(
@@ -57,26 +95,6 @@ def _cache(options: argparse.Namespace) -> int:
     console = Console()
     console.print(str(store.folder), soft_wrap=True, markup=False, highlight=False)  # whole, to be copied
     console.print(grid)
-    return 0
-
-
-def _compare(options: argparse.Namespace) -> int:
-    found = compare.compare(load(options.a), load(options.b), names=(str(options.a), str(options.b)))
-    if options.json:
-        sys.stdout.write(json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
-    elif options.markdown:
-        sys.stdout.write(compare.markdown(found))
-    else:
-        console = Console()
-        unicode = "utf" in console.encoding
-        sys.stdout.write(
-            compare.text(found, width=console.width, color=console.color_system is not None, unicode=unicode)
-        )
-    return int(options.fail_on_move and bool(found.of(compare.MOVED)))
-
-
-def _page(options: argparse.Namespace) -> int:
-    sys.stdout.write(f"{page.write(options.folder)}\n")
     return 0
 
 

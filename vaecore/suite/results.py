@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 2  # 2: the command, families, bounds, threat models, and of each claim what its interval is made of
+SCHEMA = 3  # 3: facts, titles and threat models of conditions, so that nothing but results is needed to draw them
 FILE = "results.json"
 
 
@@ -24,8 +24,8 @@ def to_json(results: Mapping[str, Any]) -> bytes:
     return (json.dumps(plain(results), indent=1, allow_nan=False) + "\n").encode()
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read the results that a report's folder, or the file in it, holds.
+def load(path: Path, *, oldest: int = SCHEMA) -> dict[str, Any]:
+    """Read the results that a report's folder, or the file in it, holds; oldest: the first schema that will do.
 
     Raises ValueError where there are none, or where they are not results of this version.
     """
@@ -37,7 +37,7 @@ def load(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} must be what `pytest claims` wrote; it can't be read: {error}") from None
     schema = found.get("schema") if isinstance(found, dict) else None
-    if schema != SCHEMA:
+    if not (isinstance(schema, int) and oldest <= schema <= SCHEMA):
         raise ValueError(
             f"{file} must have schema {SCHEMA}; got {schema} (written by another version: run `pytest claims` again,"
             " which takes what it can from the cache)"

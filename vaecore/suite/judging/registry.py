@@ -5,53 +5,21 @@ This package has one; a user's claims have one of their own, beside their tests.
 
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vaecore._store import digest
-from vaecore.suite.statistics.intervals import Interval, family_level
+from vaecore.suite.judging.bound import Bound, Standing, problems_of, read_toml, standing
+from vaecore.suite.judging.bounds import Bounds
+from vaecore.suite.judging.findings import REGISTRY, shown
+from vaecore.suite.statistics.intervals import family_level
+from vaecore.toolkit import digest
 
-if TYPE_CHECKING:
-    from vaecore.suite.judging.bounds import Bounds
-
-REGISTRY = Path(__file__).with_name("registry.toml")
 KINDS = ("finding", "control", "baseline", "limit")
 _TEXTS = {"kind", "sentence", "estimand", "source", "no_effect", "untested", "reported", "outside"}
 _DATASETS = {"mnist", "digits"}  # of this package's registry; a user's may name any
-_BOUND_KEYS = {"above", "below", "pilot", "date", "unregistered", "power"}
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
-
-
-@dataclass(frozen=True)
-class Bound:
-    """Where the whole interval must lie: above `low` and below `high` (infinite where there is no such side)."""
-
-    low: float = float("-inf")
-    high: float = float("inf")
-
-    def __str__(self) -> str:
-        """As in a table: "> 0.80", "< 0.50", "in (0.40, 0.60)", or "none"."""
-        if self == Bound():
-            return "none"
-        low, high = (f"{end:.2f}" if end == round(end, 2) else f"{end:.3g}" for end in (self.low, self.high))
-        if self.high == float("inf"):
-            return f"> {low}"
-        return f"< {high}" if self.low == float("-inf") else f"in ({low}, {high})"
-
-    def verdict(self, interval: Interval) -> str:
-        """ "supported", "refuted" or "inconclusive"; NaN is inconclusive."""
-        if interval.low > self.low and interval.high < self.high:
-            return "supported"
-        if interval.high < self.low or interval.low > self.high:
-            return "refuted"
-        return "inconclusive"
-
-    def nearest(self, estimate: float) -> float:
-        """The side that is nearest to an estimate: the one to clear."""
-        return self.low if abs(estimate - self.low) <= abs(estimate - self.high) else self.high
 
 
 @dataclass(frozen=True)
@@ -114,7 +82,7 @@ class Registry:
     claims: Mapping[str, Claim]
     digest: str
     families: Mapping[str, str] = field(default_factory=dict)
-    bounds: "Bounds | None" = None
+    bounds: Bounds | None = None
 
     @property
     def testable(self) -> list[Claim]:
@@ -128,19 +96,12 @@ def registry_of(test: Path) -> Path:
     return beside if beside.is_file() and not beside.samefile(REGISTRY) else REGISTRY
 
 
-def shown(file: Path) -> str:
-    """A registry's name in messages."""
-    if file == REGISTRY:
-        return f"claims/{file.name}"
-    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
-
-
 def family_of(claim: str) -> str:
     """The letters that start a claim's id; the claims of a family share an error rate."""
     return claim.rstrip("abcdefghijklmnopqrstuvwxyz").rstrip("0123456789")
 
 
-def load_registry(dataset: str, *files: Path, bounds: "Bounds | None" = None) -> Registry:
+def load_registry(dataset: str, *files: Path, bounds: Bounds | None = None) -> Registry:
     """Read the claims of one registry or several (by default this package's) as they stand for a data set.
 
     Claims of a file that has no bounds for the data set are judged against no effect or, where given, by `bounds`.
@@ -165,7 +126,7 @@ def load_registry(dataset: str, *files: Path, bounds: "Bounds | None" = None) ->
     return Registry(claims, digest(*order), titles, bounds)
 
 
-def _claims(file: Path, entries: Mapping[str, Any], dataset: str, bounds: "Bounds | None") -> dict[str, Claim]:
+def _claims(file: Path, entries: Mapping[str, Any], dataset: str, bounds: Bounds | None) -> dict[str, Claim]:
     settable = not any(dataset in entry for entry in entries.values())
     found = {}
     for name, entry in entries.items():
@@ -199,56 +160,6 @@ def _claims(file: Path, entries: Mapping[str, Any], dataset: str, bounds: "Bound
     return {
         name: replace(claim, level=family_level(max(1, judged.count(claim.family)))) for name, claim in found.items()
     }
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What is registered of a claim for a data set: as the fields of `Claim` that have these names."""
-
-    bound: Bound | None
-    registered: str = ""
-    pilot: str = ""
-    unregistered: str = ""
-
-
-def standing(entry: Mapping[str, Any] | None, missing: str) -> Standing:
-    """What a checked entry of a registry or a file of bounds says; missing: why there is none, where it is None."""
-    if entry is None:
-        return Standing(None, unregistered=missing)
-    dated = str(entry.get("date", "")), str(entry.get("pilot", ""))
-    if "unregistered" in entry:
-        return Standing(None, *dated, entry["unregistered"])
-    return Standing(Bound(float(entry.get("above", -math.inf)), float(entry.get("below", math.inf))), *dated)
-
-
-def problems_of(entry: Any, where: str) -> list[str]:
-    """What is wrong with what is registered for a data set, in words; empty where nothing is."""
-    if not isinstance(entry, dict):
-        return [f"{where} must be a table; got {entry!r}"]
-    problems = [f"unknown key {where}.{key}" for key in sorted(set(entry) - _BOUND_KEYS)]
-    if "unregistered" in entry:
-        if not isinstance(entry["unregistered"], str):
-            problems.append(f"{where}.unregistered must be a reason; got {entry['unregistered']!r}")
-        return problems
-    ends = {key: entry[key] for key in ("above", "below") if key in entry}
-    if not ends:
-        problems.append(f"{where} must have above, below or unregistered")
-    problems += [
-        f"{where}.{key} must be a finite number; got {value!r}"
-        for key, value in ends.items()
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
-    ]
-    if "date" not in entry:
-        problems.append(f"{where} must have the date on which its bound was set")
-    return problems
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """What a TOML file holds; raises ValueError, with its name, where that can't be read."""
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{shown(file)} must be a TOML file; it can't be read: {error}") from None
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -1,14 +1,17 @@
 """From an estimate to a verdict: the interval against the registered bound, and a sentence that says what to do."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from scipy.special import ndtr, ndtri
 
-from vaecore.suite.judging.registry import Bound, Claim, Registry
-from vaecore.suite.statistics.intervals import Estimate, Interval, Required, Spread, interval, smallest
-from vaecore.suite.study.study import Study
+from vaecore.suite.facts import Facts
+from vaecore.suite.judging.bound import Bound
+from vaecore.suite.judging.registry import Claim, Registry
+from vaecore.suite.statistics.columns import origin_of
+from vaecore.suite.statistics.estimates import Estimate
+from vaecore.suite.statistics.intervals import Interval, Required, Spread, interval, smallest
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 PILOT, REPORTED = "pilot", "reported"  # measured, not judged: in a pilot, or for want of a bound
@@ -57,45 +60,31 @@ class Verdict:
         return cls(**{**values, **lists, "spreads": spreads})
 
 
-def judge(
-    claim: Claim,
-    estimates: Sequence[Estimate],
-    *,
-    decisive: bool,
-    pilot: bool,
-    available: int,
-    kept: float = 1.0,
-    finished: Sequence[str] = (),
-    conditions: Sequence[str] = (),
-) -> Verdict:
-    """Judge a claim by one estimate, or by the smallest of several.
-
-    decisive: false for the smoke profile and for a single run of models that vary, which can't support anything. pilot:
-    measure, judge nothing. available: test images there are. kept: share of the images that L-BFGS succeeded on.
-    finished: models, of "vae" and "classifier", that are the same in all runs.
-    """
+def judge(claim: Claim, estimates: Sequence[Estimate], facts: Facts) -> Verdict:
+    """Judge a claim by one estimate, or by the smallest of several, each with the conditions that it looked at."""
     if not estimates:
         raise ValueError(f"claim {claim.id} needs an estimate to conclude; got none")
     found = interval(estimates[0], claim.level) if len(estimates) == 1 else smallest(estimates, claim.level)
+    origin = origin_of(estimates)
     per_run = tuple(min(values) for values in zip(*(estimate.per_run.tolist() for estimate in estimates), strict=True))
     bound = claim.bound
-    if bound is None or (pilot and not claim.reported):
+    if bound is None or (facts.pilot and not claim.reported):
         bound = claim.suggested(found.estimate)
-    why = _indecision(decisive=decisive, kept=kept)
+    why = _indecision(decisive=facts.decisive, kept=origin.kept)
     clears = bound.verdict(found)
     judged = INCONCLUSIVE if clears == SUPPORTED and why else clears
-    verdict = REPORTED if claim.reported else PILOT if pilot else judged
+    verdict = REPORTED if claim.reported else PILOT if facts.pilot else judged
     needed = None
     if verdict == INCONCLUSIVE and not why:
         reach = found.required(bound.nearest(found.estimate))
         # Of the test images; those of a set outside grow with them.
         images = None if reach.images is None else -(-reach.images * (found.images - found.outside) // found.images)
-        needed = Required(images if images is not None and images <= available else None, reach.runs)
-        why = _remedy(needed, available, outside=found.outside > 0)
+        needed = Required(images if images is not None and images <= facts.test_images else None, reach.runs)
+        why = _remedy(needed, facts.test_images, outside=found.outside > 0)
     return Verdict(
         claim.id,
         verdict,
-        _message(claim, found, str(bound), verdict, why, finished),
+        _message(claim, found, str(bound), verdict, why, facts.finished),
         found.estimate,
         found.low,
         found.high,
@@ -107,7 +96,7 @@ def judge(
         _power(found, bound),
         needed.images if needed else None,
         needed.runs if needed else None,
-        tuple(conditions),
+        tuple(sorted(origin.conditions)),
         found.spreads,
         bound.low,
         bound.high,
@@ -166,7 +155,21 @@ def _message(claim: Claim, found: Interval, bound: str, verdict: str, why: str, 
     return f"{text}; {why}" if why else text
 
 
-def not_run(registry: Registry, study: Study, concluded: Container[str]) -> list[Claim]:
-    """Claims that a test could have concluded on this study and were not."""
-    there = [claim for claim in registry.testable if not study.outside.lacks(claim.outside)]
-    return [claim for claim in there if claim.id not in concluded]
+def not_run(registry: Registry, lacks: Callable[[str], str], concluded: Container[str]) -> list[Claim]:
+    """Claims that a test could have concluded and did not; lacks: why a set outside is not at hand, else empty."""
+    return [claim for claim in registry.testable if not lacks(claim.outside) and claim.id not in concluded]
+
+
+def no_verdict(registry: Registry, lacks: Callable[[str], str], concluded: Container[str]) -> dict[str, str]:
+    """Each claim that was not concluded, and why; lacks: as in `not_run`."""
+    return {
+        claim.id: claim.unregistered or claim.untested or lacks(claim.outside) or "not run"
+        for claim in registry.claims.values()
+        if claim.id not in concluded
+    }
+
+
+def tally(verdicts: Sequence[str]) -> str:
+    """How many there are of each verdict, in words."""
+    order = (SUPPORTED, REFUTED, INCONCLUSIVE, PILOT, REPORTED)
+    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in order if verdict in verdicts)

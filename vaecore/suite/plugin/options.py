@@ -1,6 +1,6 @@
 """What pytest loads of this package wherever it is installed: options, the marker and fixtures. It imports no torch.
 
-What judges claims (`claims.plugin`) starts with the first test that uses the fixtures `study` or `claim`. Options are
+What judges claims (`plugin/session.py`) starts with the first test that uses the fixtures `study` or `claim`. Options are
 added after those of all other plugins and of conftest.py, and names that others have taken are left to them: another
 project must not notice that this package is there.
 """
@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from vaecore.suite.judging.findings import FOLDER
+from vaecore.suite.study.protocol import PROFILES
+
 if TYPE_CHECKING:
-    from vaecore.suite.plugin.session import ClaimsSession, Conclusion
+    from vaecore.suite.plugin.conclusion import Conclusion
+    from vaecore.suite.plugin.session import ClaimsSession
     from vaecore.suite.study.study import Study
 
 VERDICT = "claim verdict"  # property of a test report, by which verdicts travel from xdist's workers
 REGISTRY_FILE = "registry.toml"
 _SESSION = pytest.StashKey["ClaimsSession"]()
 _TAKEN = pytest.StashKey[list[str]]()
-_PACKAGES = ("claims", "bench")  # whose tests ask for a study
+_PACKAGE = "vaecore"  # whose findings ask for a study
 
-# Literals, as the modules that hold these numbers import torch; tests/test_own_claims.py compares them.
 OPTIONS: dict[str, dict[str, Any]] = {
     "--dataset": {
         "default": "auto",
@@ -38,9 +41,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--profile": {
         "default": "standard",
-        "choices": ("full", "smoke", "standard"),
-        "help": "smoke: 1 runs, 200 images, 100 for L-BFGS; standard: 5 runs, 2000 images, 500 for L-BFGS;"
-        " full: 10 runs, 10000 images, 1000 for L-BFGS (default: standard)",
+        "choices": tuple(PROFILES),
+        "help": "; ".join(
+            f"{one.name}: {one.runs} runs, {one.images} images, {one.lbfgs_images} for L-BFGS"
+            for one in PROFILES.values()
+        )
+        + " (default: standard)",
     },
     "--runs": {"type": int, "metavar": "N", "help": "training runs (default: the profile's)"},
     "--device": {"default": "auto", "choices": ("auto", "cpu", "cuda"), "help": "where to compute (default: auto)"},
@@ -59,13 +65,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--vae": {
         "metavar": "MODEL",
         "help": "your own (encode and decode): package.module:attribute, a torch module, or a maker of one:"
-        " make(seed) or make(seed, images) (see claims/user_models.py); or a file saved by vaecore"
+        " make(seed) or make(seed, images) (see docs/own-models.md); or a file saved by vaecore"
         " (default: the reference model)",
     },
     "--classifier": {
         "metavar": "MODEL",
         "help": "your own (images to logits): package.module:attribute, a torch module, or a maker of one:"
-        " make(seed) or make(seed, images) (see claims/user_models.py); or a file saved by vaecore"
+        " make(seed) or make(seed, images) (see docs/own-models.md); or a file saved by vaecore"
         " (default: the reference model)",
     },
     "--ood": {
@@ -85,11 +91,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--cache-dir": {
         "metavar": "DIR",
         "help": "models and evidence are kept here (default: VAECORE_CACHE, else the user's cache folder;"
-        " see `python -m claims cache`)",
+        " see `vaecore cache`)",
     },
     "--pilot": {
         "action": "store_true",
         "help": "measure instead of judging, on training seeds from 1000 that claims never use; suggests bounds",
+    },
+    "--plan": {
+        "action": "store_true",
+        "help": "compute nothing: list what the claims and the report need, what the cache has of it, and what the rest"
+        " may take by past runs of this machine",
     },
     "--bounds": {
         "metavar": "FILE",
@@ -171,10 +182,9 @@ def _names_claims(argument: str, config: pytest.Config) -> bool:
     """Whether an argument of pytest names tests of this package, or those beside a registry."""
     path = Path(argument).resolve()
     if config.getoption("pyargs") and not path.exists():
-        return argument.partition(".")[0] in _PACKAGES
-    here = Path(__file__).parent
+        return argument.partition(".")[0] == _PACKAGE
     folder = path if path.is_dir() else path.parent
-    return any(path.is_relative_to(room) for room in (here, here.parent / "bench")) or _is_registry(folder)
+    return path.is_relative_to(FOLDER) or path.is_relative_to(FOLDER.parent / "bench") or _is_registry(folder)
 
 
 def _is_registry(folder: Path) -> bool:

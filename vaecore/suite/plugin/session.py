@@ -1,6 +1,5 @@
-"""What judges claims in a run of pytest: the study, the verdicts, the closing summary; `claims.options` starts it."""
+"""A run of the claims in pytest: the study, the plan, the verdicts, the report. `plugin/options.py` starts it."""
 
-import os
 import tempfile
 from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,32 +10,32 @@ from typing import Any
 import pytest
 import rich.progress
 import torch
-from platformdirs import user_cache_path
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from vaecore._store import Store
-from vaecore.models._training import Progress, default_device
-from vaecore.suite.judging.bounds import Bounds, check_new, read_bounds, write_bounds
-from vaecore.suite.judging.registry import REGISTRY, Claim, Registry, load_registry, registry_of, shown
-from vaecore.suite.judging.verdict import PILOT, REPORTED, SUPPORTED, Verdict, judge, not_run
+from vaecore import Store
+from vaecore.suite.cache import cache_folder
+from vaecore.suite.judging.bounds import Bounds, read_bounds
+from vaecore.suite.judging.findings import REGISTRY, shown
+from vaecore.suite.judging.pilot import check_new, write_bounds
+from vaecore.suite.judging.registry import Registry, load_registry, registry_of
+from vaecore.suite.judging.verdict import Verdict, not_run, tally
+from vaecore.suite.plugin import planning, reporting
+from vaecore.suite.plugin.conclusion import PASSED, REGISTRY_PROPERTY, Conclusion
+from vaecore.suite.plugin.figure_tasks import drawn
 from vaecore.suite.plugin.options import VERDICT, asks_for_study
-from vaecore.suite.report import page, terminal
-from vaecore.suite.report import summary as report
-from vaecore.suite.statistics.intervals import Estimate
-from vaecore.suite.study import everything
-from vaecore.suite.study import trials as sanity
-from vaecore.suite.study.draws import CONDITIONS
-from vaecore.suite.study.study import PILOT_SEED, PROFILES, Dataset, Study, choose_dataset, profile_of
-from vaecore.suite.study.workers import default_workers
+from vaecore.suite.report import page, terminal, writing
+from vaecore.suite.study import collect
+from vaecore.suite.study.executors import Executor, Here, Processes, default_workers
+from vaecore.suite.study.plan import WorkerDiedError
+from vaecore.suite.study.protocol import PILOT_SEED, PROFILES, Protocol, profile_of
+from vaecore.suite.study.setup import Dataset, Setup, choose_dataset
+from vaecore.suite.study.study import Study
+from vaecore.suite.study.tasks import Task
+from vaecore.toolkit import Progress, default_device
 
 NOT_ALL_SUPPORTED = 8  # exit status: every claim asked for was concluded, and not all of them were supported
 _UNFINISHED = pytest.StashKey["Conclusion"]()
-_DATASET, _REGISTRY = "claims dataset", "claims registry"
-
-
-def cache_folder(option: str | None) -> Path:
-    """The cache folder: the option, else VAECORE_CACHE, else one in the user's cache."""
-    return Path(option or os.environ.get("VAECORE_CACHE") or user_cache_path("vaecore")).expanduser()
+_DATASET = "claims dataset"
 
 
 class ClaimsSession:
@@ -49,12 +48,14 @@ class ClaimsSession:
         self.config = config
         self.pilot: bool = config.getoption("--pilot")
         self.verdicts: dict[str, Verdict] = {}
+        self.results: dict[str, Any] = {}  # what was measured beside the verdicts, once they are there
         self.broken = False  # something failed that is not a verdict
         self.announced = False
         self.interrupted = False
-        self.flags: list[str] = []
         self.endings: list[str] = []
         self.registries: set[Path] = set()
+
+    # The study.
 
     @cached_property
     def study(self) -> Study:
@@ -64,49 +65,41 @@ class ClaimsSession:
             if option("--report-dir") is not None:
                 _check_writable(Path(option("--report-dir")))
             device = _device(option("--device"))
-            study = Study(
+            setup = Setup(
                 self.dataset,
-                profile_of(option("--profile"), option("--runs")),
-                Store(cache_folder(option("--cache-dir"))),
+                Protocol(profile_of(option("--profile"), option("--runs"))),
                 root=option("--data-root"),
                 device=device,
-                precision=option("--precision"),
-                workers=self._workers(device),
                 vae=option("--vae"),
                 classifier=option("--classifier"),
-                ood=tuple(option("--ood")),
                 first_seed=PILOT_SEED if self.pilot else 0,
-                meter=self.meter,
+                precision=option("--precision"),
+                ood=tuple(option("--ood")),
             )
-            study.check()
+            store = Store(cache_folder(option("--cache-dir")))
+            study = Study.of(setup, store, self._executor(device), self.meter)
+            setup.check()
+            _ = study.facts
         except (ValueError, OSError) as error:
             raise pytest.UsageError(str(error)) from None
         return study
 
-    def conclusion(self, item: pytest.Item) -> "Conclusion":
-        """What the fixture `claim` gives a test."""
-        name = claim_id(item)
-        if name is None:
-            raise pytest.UsageError(f'{item.nodeid}: the claim fixture needs the marker claim("ID")')
-        item.stash[_UNFINISHED] = found = Conclusion(self.registry.claims[name], self, item)
-        return found
-
-    def _workers(self, device: torch.device) -> int:
-        asked: int | None = self.config.getoption("--workers")
-        if asked is None:
+    def _executor(self, device: torch.device) -> Executor:
+        workers: int | None = self.config.getoption("--workers")
+        if workers is None:
             distributed = hasattr(self.config, "workerinput") or self.config.getoption("dist", "no") != "no"
             small = self.config.getoption("--profile") == "smoke"
-            return 1 if small or distributed else default_workers(device)
-        if asked < 1:
-            raise ValueError(f"--workers must be 1 or more; got {asked}")
-        return asked
+            workers = 1 if small or distributed else default_workers(device)
+        if workers < 1:
+            raise ValueError(f"--workers must be 1 or more; got {workers}")
+        return Processes(workers) if workers > 1 else Here()
 
     @cached_property
     def dataset(self) -> Dataset:
         """The data set, chosen once: a worker of xdist takes the controller's."""
-        told = getattr(self.config, "workerinput", {}).get(_DATASET)
-        if told is not None:
-            return Dataset(*told)
+        chosen = getattr(self.config, "workerinput", {}).get(_DATASET)
+        if chosen is not None:
+            return Dataset(*chosen)
         return choose_dataset(self.config.getoption("--dataset"), self.config.getoption("--data-root"))
 
     @cached_property
@@ -117,29 +110,25 @@ class ClaimsSession:
             return None
         try:
             if self.pilot:
-                check_new(Path(name), self.study, decisive=self.decisive)
+                check_new(Path(name), self.study.facts)
                 return None
-            return read_bounds(Path(name), self.study)
+            return read_bounds(Path(name), self.study.facts)
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
 
     @cached_property
     def registry(self) -> Registry:
         """The claims of the registries beside what was collected, as they stand for the study's data set."""
+        dataset = self.study.facts.dataset
         try:
-            found = load_registry(self.study.test.name, *self.registries, bounds=self.bounds)
+            registry = load_registry(dataset, *self.registries, bounds=self.bounds)
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
-        if self.config.getoption("--bounds") is not None and not any(one.settable for one in found.claims.values()):
+        if self.config.getoption("--bounds") is not None and not any(one.settable for one in registry.claims.values()):
             raise pytest.UsageError(
-                f"--bounds is for data that have no bounds; those of {self.study.test.name} are registered and stay"
+                f"--bounds is for data that have no bounds; those of {dataset} are registered and stay"
             )
-        return found
-
-    @property
-    def decisive(self) -> bool:
-        """Whether the study is large enough to support a claim: no smoke test, and not one run of models that vary."""
-        return self.study.profile.name != "smoke" and (len(self.study.seeds) > 1 or self.study.fixed)
+        return registry
 
     @property
     def own_alone(self) -> bool:
@@ -151,20 +140,28 @@ class ClaimsSession:
         """The verdicts so far, in the registry's order."""
         return [self.verdicts[name] for name in self.registry.claims if name in self.verdicts]
 
+    def conclusion(self, item: pytest.Item) -> Conclusion:
+        """What the fixture `claim` gives a test."""
+        name = claim_id(item)
+        if name is None:
+            raise pytest.UsageError(f'{item.nodeid}: the claim fixture needs the marker claim("ID")')
+        item.stash[_UNFINISHED] = conclusion = Conclusion(self.registry.claims[name], self.study, item)
+        return conclusion
+
     def report_folder(self, concluded: Container[str]) -> Path | None:
         """Where the report goes; None where it is not asked for and is not a whole one of the reference study."""
         chosen: str | None = self.config.getoption("--report-dir")
-        study = self.study
-        reference = study.vae is None and study.classifier is None and study.profile == PROFILES["standard"]
-        part = self.own_alone or not_run(self.registry, self.study, concluded)
+        facts, profile = self.study.facts, self.study.setup.protocol.profile
+        reference = facts.reference and profile == PROFILES["standard"]
+        part = self.own_alone or not_run(self.registry, self.study.outside.lacks, concluded)
         if chosen is None and (self.pilot or not reference or part):
             return None
         folder = Path(chosen) if chosen is not None else self.config.rootpath / "reports"
-        return folder / (study.test.name + ("-own" if self.own_alone else "") + ("-pilot" if self.pilot else ""))
+        return folder / (facts.dataset + ("-own" if self.own_alone else "") + ("-pilot" if self.pilot else ""))
 
     @contextmanager
     def meter(self, task: str) -> Iterator[Progress]:
-        """Show a task's progress on the terminal, past pytest's capture; nothing where output is no terminal."""
+        """Show progress on the terminal, past pytest's capture; nothing where output is no terminal."""
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is None or not reporter.isatty:
             yield lambda _done, _of: None
@@ -182,13 +179,13 @@ class ClaimsSession:
         if self.announced:
             return []
         self.announced = True
-        return terminal.header(self.study, self.registry)
+        return terminal.header(self.study.facts, self.registry, str(self.study.plan.store.folder))
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker of xdist which data set was chosen."""
-        if "study" in self.__dict__:
-            node.workerinput[_DATASET] = (self.dataset.name, self.dataset.why)
+    # Collection.
+
+    def check_options(self) -> None:
+        """Raise pytest.UsageError where the options ask for what can't be."""
+        _ = self.study, self.bounds
 
     def check(self, items: Sequence[pytest.Item]) -> None:
         """Check what was collected against the registry beside each test's file, or else that of this package."""
@@ -219,17 +216,45 @@ class ClaimsSession:
         """Say what is studied, and why, before it starts."""
         return self.header() if any(asks_for_study(item) for item in items) else []
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker of xdist which data set was chosen."""
+        if "study" in self.__dict__:
+            node.workerinput[_DATASET] = (self.dataset.name, self.dataset.why)
+
+    # The run.
+
+    def tasks(self, items: Sequence[pytest.Item]) -> list[Task]:
+        """The plan of a run: all that its claims and its report ask for."""
+        tasks = planning.tasks(items, self.study)
+        if not self.own_alone and self.report_folder({claim_id(item) or "" for item in items}) is not None:
+            tasks += collect.tasks(self.study)
+        return list({task.key: task for task in tasks}.values())
+
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> None:
-        """Have the workers compute all evidence at once where a report will ask for all of it."""
-        option, study = self.config.option, self.study
-        stops_early = option.maxfail or option.collectonly or session.testsfailed
-        given = any(text is not None for text, _ in study.given)
-        # The controller of xdist has no tests: its workers compute.
-        if not session.items or study.workers == 1 or stops_early or given or self.own_alone:
-            return
-        if self.report_folder({claim_id(item) or "" for item in session.items}) is not None:
-            everything.compute(study)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Compute all that the run needs at once, or show it: part by part, workers would wait at the end of each."""
+        option = self.config.option
+        if option.collectonly or session.testsfailed or not session.items:
+            return None  # the controller of xdist has no tests: its workers compute
+        if self.config.getoption("--plan"):
+            reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+            if reporter is not None:
+                reporter.write(
+                    planning.table(self.study.plan.costs(self.tasks(session.items)), self.study.facts.workers)
+                )
+            return True
+        if not (option.maxfail or hasattr(self.config, "workerinput")):
+            with self._worker_died():
+                self.study.plan.compute(self.tasks(session.items), "evidence")
+        return None
+
+    @contextmanager
+    def _worker_died(self) -> Iterator[None]:
+        try:
+            yield
+        except WorkerDiedError as error:
+            pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
@@ -245,16 +270,18 @@ class ClaimsSession:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the verdict of a test that ran, and note failures that are no verdicts."""
-        found = [Verdict.from_json(_values(value)) for name, value in report.user_properties if name == VERDICT]
+        verdicts = [Verdict.from_json(_values(value)) for name, value in report.user_properties if name == VERDICT]
         if report.when == "call":
-            self.verdicts |= {verdict.claim: verdict for verdict in found}
-            seen = {Path(str(value)) for name, value in report.user_properties if name == _REGISTRY}
-            if not seen <= self.registries:  # in a worker of xdist
-                self.registries |= seen
+            self.verdicts |= {verdict.claim: verdict for verdict in verdicts}
+            files = {Path(str(value)) for name, value in report.user_properties if name == REGISTRY_PROPERTY}
+            if not files <= self.registries:  # in the controller of xdist
+                self.registries |= files
                 self.__dict__.pop("registry", None)
-        judged = report.when == "call" and any(verdict.verdict not in {SUPPORTED, PILOT, REPORTED} for verdict in found)
+        judged = report.when == "call" and any(verdict.verdict not in PASSED for verdict in verdicts)
         if report.failed and not judged:
             self.broken = True
+
+    # The end.
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -270,23 +297,9 @@ class ClaimsSession:
             file = Path(self.config.getoption("--bounds"))
             if not self._write_bounds(file, whole=exitstatus == pytest.ExitCode.OK):
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        looked_at = {condition for verdict in self.ordered for condition in verdict.conditions}
         folder = self.report_folder(self.verdicts)
         try:
-            self.flags = sanity.flags(self.study, [name for name in CONDITIONS if name in looked_at])
-            if folder is None:
-                self.endings.append(
-                    "No report was written: it takes all claims, on the reference study, or --report-dir."
-                )
-                return
-            if self.own_alone:
-                results = report.verdicts_alone(self.study, self.registry, self.ordered, pilot=self.pilot)
-                report.write_verdicts(folder, results)
-                self.endings.append(f"Report: {folder / page.FILE}")
-                return
-            results = report.gather(self.study, self.registry, self.ordered, pilot=self.pilot)
-            report.write(folder, results, self.study)
-            self.endings.append(f"Report: {folder / page.FILE}")
+            self._report(folder)
         except KeyboardInterrupt:
             self.pytest_keyboard_interrupt()
             session.exitstatus = pytest.ExitCode.INTERRUPTED
@@ -299,53 +312,55 @@ class ClaimsSession:
             )
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    def _report(self, folder: Path | None) -> None:
+        """Gather what was measured, and write the report where there is to be one."""
+        study, registry, verdicts = self.study, self.registry, self.ordered
+        if folder is None or self.own_alone:
+            self.results = reporting.partial(study, registry, verdicts)
+        else:
+            self.results = reporting.whole(study, registry, verdicts)
+        if folder is None:
+            self.endings.append("No report was written: it takes all claims, on the reference study, or --report-dir.")
+            return
+        if self.own_alone:
+            writing.write_verdicts(folder, self.results)
+        else:
+            writing.write(folder, self.results, drawn(self.results, study.plan))
+        self.endings.append(f"Report: {folder / page.FILE}")
+
     def _write_bounds(self, file: Path, *, whole: bool) -> bool:
         """Write what a pilot has set, and say so; false where it was not to be."""
         if not whole:
             self.endings.append(f"No bounds were written to {file}: a pilot sets them once, when nothing failed.")
             return False
         try:
-            counts = write_bounds(file, self.study, self.registry, self.ordered)
+            counts = write_bounds(file, self.study.facts, self.registry, self.ordered)
         except (OSError, ValueError) as error:
             self.endings.append(f"No bounds could be written to {file}: {error}")
             return False
         self.endings.append(f"Bounds: {file}, {counts}. Judge by them with --bounds {file} in place of --pilot.")
         return True
 
-    def check_options(self) -> None:
-        """Raise pytest.UsageError where the options ask for what can't be."""
-        _ = self.study, self.bounds
-
     def pytest_keyboard_interrupt(self) -> None:
         """Say what an interruption costs."""
         self.interrupted = True
         if "study" in self.__dict__:
-            kept = self.study.store.folder
+            kept = self.study.plan.store.folder
             self.endings.append(f"Stopped. What was finished is kept in {kept}; the same command goes on from there.")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the verdicts, and say where the report is."""
-        if not self.verdicts:
-            for line in self.endings:
+        if self.verdicts:
+            writer = terminalreporter._tw  # noqa: SLF001  # the only way to pytest's width and colour
+            terminalreporter.section("claims")
+            for line in self.header():
                 terminalreporter.line(line)
-            return
-        writer = terminalreporter._tw  # noqa: SLF001  # the only way to pytest's width and colour
-        terminalreporter.section("claims")
-        for line in self.header():
-            terminalreporter.line(line)
-        if not self.interrupted:  # what is shown beside the verdicts may have to be computed first
-            unicode = "utf" in (getattr(writer._file, "encoding", None) or "").lower()  # noqa: SLF001
-            text = terminal.summary(
-                self.study,
-                self.registry,
-                self.ordered,
-                self.flags,
-                width=writer.fullwidth,
-                color=writer.hasmarkup,
-                unicode=unicode,
-            )
-            terminalreporter.write(text)
-        terminalreporter.line(terminal.tally([verdict.verdict for verdict in self.ordered]))
+            if self.results and not self.interrupted:
+                unicode = "utf" in (getattr(writer._file, "encoding", None) or "").lower()  # noqa: SLF001
+                names = {name for verdict in self.ordered for name in verdict.conditions}
+                style: dict[str, Any] = {"width": writer.fullwidth, "color": writer.hasmarkup, "unicode": unicode}
+                terminalreporter.write(terminal.summary(terminal.only(self.results, names), **style))
+            terminalreporter.line(tally([verdict.verdict for verdict in self.ordered]))
         for line in self.endings:
             terminalreporter.line(line)
 
@@ -391,33 +406,3 @@ def _values(value: object) -> dict[str, Any]:
 def _first_paragraph(item: pytest.Item) -> str:
     text = getattr(getattr(item, "function", None), "__doc__", None) or ""
     return " ".join(text.split("\n\n")[0].split())
-
-
-class Conclusion:
-    """What a claim's test calls, once, with its estimate."""
-
-    def __init__(self, claim: Claim, session: ClaimsSession, item: pytest.Item) -> None:
-        self._claim, self._session, self._item = claim, session, item
-        self.verdict: Verdict | None = None
-        session.study.looked_at.clear()
-        session.study.kept = 1.0
-
-    def conclude(self, *estimates: Estimate) -> None:
-        """Record the verdict on one estimate, or on the smallest of several; then fail if it is not *supported*."""
-        if self.verdict is not None:
-            raise RuntimeError(f"claim {self._claim.id} must be concluded once; this test concludes it again")
-        session = self._session
-        self.verdict = judge(
-            self._claim,
-            estimates,
-            decisive=session.decisive,
-            pilot=session.pilot,
-            available=len(session.study.test),
-            kept=session.study.kept,
-            finished=session.study.finished,
-            conditions=sorted(session.study.looked_at),
-        )
-        self._item.user_properties.append((_REGISTRY, str(self._claim.file)))
-        self._item.user_properties.append((VERDICT, self.verdict.to_json()))
-        if self.verdict.verdict not in {SUPPORTED, PILOT, REPORTED}:
-            pytest.fail(self.verdict.message, pytrace=False)

@@ -1,4 +1,4 @@
-"""`python -m claims compare A B`: two reports side by side: what moved, by how much, and whether beyond chance.
+"""`vaecore compare A B`: two reports side by side: what moved, by how much, and whether beyond chance.
 
 The runs of two reports are taken as independent: another model, version or machine trains another chaotic run from the
 same seed. Test images that both share make their estimates rise and fall together, which an independent combination
@@ -23,13 +23,14 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from vaecore._store import digest
+from vaecore.suite.report.terminal import ASCII
 from vaecore.suite.results import plain
 from vaecore.suite.statistics.intervals import Spread, change, family_level
+from vaecore.toolkit import digest
 
+OLDEST_SCHEMA = 2  # of results that can be compared
 MOVED, UNSEEN, UNKNOWN = "moved", "no movement seen", "cannot tell"
 _MEASURES = {"accuracy": 3, "consistent": 3, "l2": 2, "mse": 4}  # of a condition, and the decimals shown
-_ASCII = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Comparison:
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> Comparison:
-    """Two results side by side, as `claims.results.load` gives them; names: what to call them."""
+    """Two results side by side, as `results.load` gives them; names: what to call them."""
     claims = [{one["claim"]: one for one in results["claims"]} for results in (a, b)]
     both = [name for name in claims[0] if name in claims[1]]
     reasons = {name: _unknown(claims[0][name], claims[1][name], (a, b)) for name in both}
@@ -266,7 +267,7 @@ def text(found: Comparison, *, width: int, color: bool, unicode: bool) -> str:
         markup=False,
         legacy_windows=False,
     )
-    lines = box.SIMPLE if unicode else _ASCII
+    lines = box.SIMPLE if unicode else ASCII
     console.print(f"A: {found.names[0]}\nB: {found.names[1]}", soft_wrap=True)
     for note in found.notes:
         console.print(f"Note: {note}.", style="yellow")

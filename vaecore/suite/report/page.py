@@ -10,19 +10,16 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from vaecore._store import write_atomically
 from vaecore.suite import results
 from vaecore.suite.judging.registry import KINDS, family_of
 from vaecore.suite.report import forest
-from vaecore.suite.report.captions import FIGURES, Caption, caption, figures_of, shown
+from vaecore.suite.report.figures.catalogue import FIGURES, Caption, caption, figures_of, shown
 from vaecore.suite.report.forest import Forest, Margin
-from vaecore.suite.study.draws import CLEAN
-from vaecore.suite.study.outside import INSIDE
-from vaecore.suite.study.threats import threat
+from vaecore.toolkit import write_atomically
 
 FILE = "index.html"
 VERDICTS = ("supported", "refuted", "inconclusive", "pilot", "reported")
-_EVERYWHERE = (CLEAN, f"outside/{INSIDE}")  # conditions that others are compared with, which tell no claims apart
+_EVERYWHERE = ("clean", "outside/inside")  # conditions that others are compared with, which tell no claims apart
 _KINDS_BESIDE = KINDS[1:]
 
 
@@ -84,7 +81,7 @@ def render(found: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
         verdicts=[name for name in VERDICTS if any(claim["verdict"] == name for claim in claims)],
         all_verdicts=VERDICTS,
         kinds=[kind for kind in KINDS if any(claim["kind"] == kind for claim in claims)],
-        conditions=[(name, threat(name), found["conditions"].get(name)) for name in conditions],
+        conditions=[(name, found["threats"][name], found["conditions"].get(name)) for name in conditions],
         missing=missing,
         shared_ticks=[(forest.shared(value), value) for value in range(-4, 9, 4)],
     )
@@ -119,15 +116,18 @@ def _families(found: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list
     for letters in dict.fromkeys(family_of(claim["claim"]) for claim in found["claims"]):
         members = [claim for claim in found["claims"] if family_of(claim["claim"]) == letters]
         counts = [sum(claim["verdict"] == verdict for claim in members) for verdict in VERDICTS]
-        entries = [_entry(claim, members, found["seeds"], pictures) for claim in members]
+        entries = [_entry(claim, members, found, pictures) for claim in members]
         families.append(Family(letters, titles.get(letters, letters), entries, counts))
     return families
 
 
 def _entry(
-    claim: Mapping[str, Any], family: Sequence[Mapping[str, Any]], seeds: Sequence[int], pictures: Mapping[str, Picture]
+    claim: Mapping[str, Any],
+    family: Sequence[Mapping[str, Any]],
+    found: Mapping[str, Any],
+    pictures: Mapping[str, Picture],
 ) -> Entry:
-    per_run = claim["per_run"]
+    per_run, seeds = claim["per_run"], found["seeds"]
     names = (
         [f"seed {seed}" for seed in seeds]
         if len(seeds) == len(per_run)
@@ -146,7 +146,7 @@ def _entry(
         forest.forest(claim),
         forest.margin(claim),
         list(zip(names, per_run, strict=True)),
-        [(condition, threat(condition)) for condition in claim["conditions"]],
+        [(condition, found["threats"][condition]) for condition in claim["conditions"]],
         beside,
         [pictures[name] for name in figures_of(claim["claim"], pictures)],
     )
@@ -160,7 +160,11 @@ def _anchor(claim: str) -> str:
 def _environment() -> Environment:
     """Everything that comes from results is escaped; a name that is not given is an error."""
     environment = Environment(
-        loader=PackageLoader("claims"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("vaecore.suite.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": forest.number, "measured": forest.measured}
     return environment

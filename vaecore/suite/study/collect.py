@@ -51,6 +51,7 @@ def everything(study: Study) -> dict[str, Any]:
     every = study.setup.protocol.conditions
     return {
         "conditions": consistency.conditions(study, every),
+        "panels": [study.setup.protocol.name(condition) for condition in consistency.PANELS],
         "error_by_confidence": consistency.error_by_confidence(study),
         "sanity_flags": [*trials.flags(study, every), *cleaning.flags(study)],
         **trials.section(study),

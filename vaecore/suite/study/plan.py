@@ -19,6 +19,7 @@ from vaecore.toolkit import Progress, Tensors
 Meter = Callable[[str], AbstractContextManager[Progress]]
 """Shows how far work has come: given its title, a context manager that gives a function (done, of) to call."""
 
+_FIRST = {"models": 0, "attacks": 1, "trials": 2}  # stages, in the order in which they start
 _WAIT = 0.2  # seconds between looks at what another process computes
 _KEPT = 64  # results that stay in memory, as tasks to come may need them
 
@@ -55,7 +56,7 @@ class Plan:
     """Asks the store for results, and the executor for what the store lacks.
 
     planning: tasks that are asked for are only noted in `asked`, and NotComputedError is raised. seconds: that tasks of
-    each stage took. failures: errors of tasks, by key, raised again whenever the result is asked for.
+    each stage took, over all processes; wall: that computing took. failures: errors of tasks, by key, raised again whenever the result is asked for.
     """
 
     store: Store
@@ -64,6 +65,7 @@ class Plan:
     planning: bool = False
     asked: dict[str, Task] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    wall: float = 0.0
     failures: dict[str, Exception] = field(default_factory=dict)
     _memory: dict[str, Tensors] = field(default_factory=dict)
     _damaged: set[str] = field(default_factory=set)  # keys of entries that can't be read
@@ -94,7 +96,7 @@ class Plan:
         waiting = self._missing(tasks)
         if not waiting:
             return
-        of, done = len(waiting), 0
+        of, done, start = len(waiting), 0, time.perf_counter()
         running: dict[Future[Outcome], tuple[Task, BaseFileLock]] = {}
         try:
             with self.meter(title) as advance:
@@ -121,6 +123,7 @@ class Plan:
             self.executor.cancel()
             raise
         finally:
+            self.wall += time.perf_counter() - start
             for _, lock in running.values():
                 lock.release()
 
@@ -161,7 +164,8 @@ class Plan:
 
         for task in tasks:
             visit(task)
-        return missing
+        # What takes longest comes first, so that no worker is left alone with it at the end.
+        return dict(sorted(missing.items(), key=lambda item: _FIRST.get(item[1].stage, len(_FIRST))))
 
     def _is_there(self, task: Task) -> bool:
         stored = task.key not in self._damaged and self.store.has(task.stage, task.key)

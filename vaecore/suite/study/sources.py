@@ -2,7 +2,7 @@
 
 A file counts without comments and docstrings. Imported are the module of the function, the packages around it, what
 their import statements name, wherever these stand, and so on; not the standard library, and of installed packages only
-this one. Names that `vaecore` and `vaecore.toolkit` offer lead to the modules that define them.
+this one. Names that `vaecore`, `vaecore.toolkit` and `vaecore.suite` offer lead to the modules that define them.
 """
 
 import ast
@@ -24,6 +24,7 @@ _OURS = __name__.partition(".")[0]
 _STUBS = {
     _OURS: Path(__file__).parents[2] / "__init__.pyi",
     f"{_OURS}.toolkit": Path(__file__).parents[2] / "toolkit.pyi",
+    f"{_OURS}.suite": Path(__file__).parents[1] / "__init__.pyi",
 }
 # Libraries that we use for files and figures, whose versions change no number.
 _NOT_COMPUTING = {"PIL", "filelock", "jinja2", "lazy_loader", "matplotlib", "platformdirs", "rich", "safetensors"}
@@ -132,7 +133,8 @@ def _is_for_types(test: ast.expr) -> bool:
 def _stub(name: str) -> dict[str, str]:
     """For each name that a stub of ours offers, the module that defines it."""
     lines = [node for node in _tree(_STUBS[name]).body if isinstance(node, ast.ImportFrom)]
-    return {alias.name: resolve_name(f".{line.module}", _OURS) for line in lines for alias in line.names}
+    package = name if _STUBS[name].stem == "__init__" else name.rpartition(".")[0]
+    return {alias.name: resolve_name(f".{line.module}", package) for line in lines for alias in line.names}
 
 
 @lru_cache(maxsize=2048)

@@ -75,7 +75,10 @@ class Table:
             columns, origin = self._content()
             places = images() if callable(images) else images
             kept = 1.0 if of is None else len(places) / of
-            chosen = {name: column[:, places] for name, column in columns.items()}
+            images_there = max(column.shape[1] for column in columns.values())
+            chosen = {
+                name: column[:, places] for name, column in columns.items() if column.shape[1] == images_there
+            }  # what was asked of a few images only is left out
             return chosen, Origin(origin.conditions, min(kept, origin.kept))
 
         return Table(load)

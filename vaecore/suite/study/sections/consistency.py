@@ -38,7 +38,6 @@ def _of_condition(study: Study, condition: Condition) -> dict[str, Any]:
     return {
         "title": protocol.title(condition),
         "noise": not condition.kind.attacker and condition != CLEAN,
-        "panel": condition in PANELS,
         "images": distinct.shape[1],
         "accuracy": float(1 - table.wrong.mean()),
         "success": float(success.mean()),

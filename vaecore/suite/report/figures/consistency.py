@@ -6,41 +6,30 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from vaecore.suite.packing import unpack
-from vaecore.suite.report.captions import PANELS
-from vaecore.suite.report.style import BLUE, GREY, HATCH, ORANGE, SMALL, mark_label, show
+from vaecore.suite.images import unpack
+from vaecore.suite.report.figures.style import BLUE, GREY, HATCH, ORANGE, SMALL, mark_label, show
 
 _CLEAN, _ATTACK, _NOISE = BLUE, ORANGE, GREY  # told apart by lightness as well
-_TITLES = {
-    "clean": "clean",
-    "lbfgs": "L-BFGS",
-    "joint-0.3": "joint PGD on classifier\nand VAE, $\\epsilon$ = 0.3",
-    "gaussian-lbfgs": "Gaussian noise,\nL2 size of L-BFGS",
-    "fgsm": "FGSM",
-    "uniform": "uniform noise",
-    "sign": "sign noise",
-}
 
 
 def distinct_labels(results: Mapping[str, Any]) -> Figure:
     """Bars of the number of distinct labels over an image's reconstructions, a panel for each condition."""
-    found = [name for name in PANELS if name in results["conditions"]]
+    panels = {name: results["conditions"][name] for name in results["panels"] if name in results["conditions"]}
     figure = Figure(figsize=(10, 4.6), layout="constrained")
-    columns = max(1, -(-len(found) // 2))
+    columns = max(1, -(-len(panels) // 2))
     axes = figure.subplots(2, columns, sharex=True, sharey=True, squeeze=False)
-    for panel, name in zip(axes.flat, found, strict=False):
-        bars = results["conditions"][name]["distinct_labels"]
+    for axis, (name, condition) in zip(axes.flat, panels.items(), strict=False):
+        bars, noise = condition["distinct_labels"], condition["noise"]
         number, share = np.arange(1, len(bars) + 1), np.array([bar["share"] for bar in bars])
         ends = np.abs(np.array([[bar["low"], bar["high"]] for bar in bars]).T - share)
-        noise = name.startswith(("uniform", "sign", "gaussian"))
         colour = _CLEAN if name == "clean" else _NOISE if noise else _ATTACK
-        panel.bar(number, share, color=colour, hatch=HATCH if noise else None, edgecolor="white", linewidth=0.5)
-        panel.errorbar(number, share, ends, fmt="none", ecolor="black", elinewidth=0.8, capsize=1.5)
-        panel.set_title(_title(name))
+        axis.bar(number, share, color=colour, hatch=HATCH if noise else None, edgecolor="white", linewidth=0.5)
+        axis.errorbar(number, share, ends, fmt="none", ecolor="black", elinewidth=0.8, capsize=1.5)
+        axis.set_title(condition["title"])
         top = share[0] + ends[1, 0]
         label, side = ((1, top), "center") if not top > 0.93 else ((1.6, 0.93), "left")
-        panel.annotate(f"{share[0]:.2f}", label, (0, 2), textcoords="offset points", ha=side, fontsize=SMALL)
-    for panel, above in zip(axes[1, len(found) - columns :], axes[0, len(found) - columns :], strict=True):
+        axis.annotate(f"{share[0]:.2f}", label, (0, 2), textcoords="offset points", ha=side, fontsize=SMALL)
+    for panel, above in zip(axes[1, len(panels) - columns :], axes[0, len(panels) - columns :], strict=True):
         panel.set_visible(False)
         above.tick_params(labelbottom=True)  # which it leaves to the panel below
     axes[0, 0].set_ylim(0, 1)
@@ -131,15 +120,8 @@ def contact_sheet(results: Mapping[str, Any]) -> Figure:
             made = unpack(row["draws"])[number * draws : (number + 1) * draws]
             show(line[0], unpack(row["pixels"])[number])
             mark_label(line[0], row["label"][number], right, after=f", is {right}")
-            line[0].set_ylabel(_title(row["condition"]), rotation=0, ha="right", va="center", fontsize=SMALL + 0.5)
+            line[0].set_ylabel(row["title"], rotation=0, ha="right", va="center", fontsize=SMALL + 0.5)
             for panel, image, label in zip(line[1:], made, row["draw_label"][number], strict=True):
                 show(panel, image)
                 mark_label(panel, label, right)
     return figure
-
-
-def _title(name: str) -> str:
-    if name in _TITLES:
-        return _TITLES[name]
-    kind, _, epsilon = name.partition("-")
-    return f"{_TITLES[kind]}, $\\epsilon$ = {epsilon}"

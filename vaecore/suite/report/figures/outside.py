@@ -8,10 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from vaecore.suite.packing import unpack
-from vaecore.suite.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, SMALL, YELLOW, show
-from vaecore.suite.study.draws import CONDITIONS
-from vaecore.suite.study.outside import INSIDE
+from vaecore.suite.images import unpack
+from vaecore.suite.report.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, SMALL, YELLOW, show
 
 _INSIDE, _BEST, _WORST = GREY, BLUE, ORANGE
 _GROUPS = ((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"), (PURPLE, "v"), (YELLOW, "D"), (SKY, "P"))
@@ -39,13 +37,13 @@ def detection_matrix(results: Mapping[str, Any]) -> Figure:
 def score_histograms(results: Mapping[str, Any]) -> Figure:
     """Each score's distribution inside, on the set that it tells best and on the one that it tells worst."""
     histograms, cells = results["detection"]["histograms"], results["detection"]["cells"]
-    columns = 4
+    inside, columns = results["detection"]["inside"], 4
     rows = -(-len(histograms) // columns)
     figure = Figure(figsize=(2.7 * columns, 1.75 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for (name, one), panel in zip(histograms.items(), panels, strict=False):  # which leaves the panels left over
         edges = np.array(one["edges"])
-        panel.stairs(one["shares"][INSIDE], edges, fill=True, color=_INSIDE, alpha=0.6)
+        panel.stairs(one["shares"][inside], edges, fill=True, color=_INSIDE, alpha=0.6)
         for role, colour, style in (("best", _BEST, "-"), ("worst", _WORST, "--")):
             label = f"{one[role]} ({cells[name][one[role]]['auroc']:.2f})"
             panel.stairs(one["shares"][one[role]], edges, color=colour, linestyle=style, label=label)
@@ -53,7 +51,7 @@ def score_histograms(results: Mapping[str, Any]) -> Figure:
         panel.tick_params(labelsize=SMALL)
         panel.set_yticks([])
         # A set that is told apart wholly piles up in one bin: its bar may leave the frame.
-        panel.set_ylim(0, 2 * max(*one["shares"][INSIDE], *one["shares"][one["worst"]]))
+        panel.set_ylim(0, 2 * max(*one["shares"][inside], *one["shares"][one["worst"]]))
         panel.ticklabel_format(axis="x", scilimits=(-3, 4))
         panel.xaxis.offsetText.set_fontsize(SMALL)
         panel.legend(
@@ -76,20 +74,20 @@ def latent_space(results: Mapping[str, Any]) -> Figure:
     """Posterior means in two dimensions: sets outside and attacked images, over the clean ones in grey."""
     latent = results["detection"]["latent"]
     points = {name: np.array(rows, dtype=float).reshape(-1, 2) for name, rows in latent["points"].items()}
-    attacked = [name for name in points if name in CONDITIONS]
-    outside = [name for name in points if name not in (INSIDE, *attacked)]
+    inside, attacked = results["detection"]["inside"], latent["attacked"]
+    outside = [name for name in points if name not in (inside, *attacked)]
     portions = [outside[start : start + _A_PANEL] for start in range(0, len(outside), _A_PANEL)] + [attacked]
     figure = Figure(figsize=(3.3 * len(portions), 3.9), layout="constrained")
     for panel, names in zip(figure.subplots(1, len(portions), sharex=True, sharey=True), portions, strict=True):
-        _scatter(panel, points, names)
+        _scatter(panel, points, inside, names)
     first, second = latent["explained"]
     figure.supxlabel(f"first principal component of {latent['of']} images ({first:.0%} of their variance)")
     figure.supylabel(f"second principal component ({second:.0%})")
     return figure
 
 
-def _scatter(panel: Axes, points: Mapping[str, Any], names: Sequence[str]) -> None:
-    panel.scatter(points[INSIDE][:, 0], points[INSIDE][:, 1], s=6, color=_INSIDE, alpha=0.5, linewidths=0, label=INSIDE)
+def _scatter(panel: Axes, points: Mapping[str, Any], inside: str, names: Sequence[str]) -> None:
+    panel.scatter(points[inside][:, 0], points[inside][:, 1], s=6, color=_INSIDE, alpha=0.5, linewidths=0, label=inside)
     for name, (colour, marker) in zip(names, _GROUPS, strict=False):
         panel.scatter(
             points[name][:, 0],

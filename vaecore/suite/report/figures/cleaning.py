@@ -6,17 +6,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from vaecore.suite.packing import unpack
-from vaecore.suite.report.style import BLUE, GREEN, GREY, ORANGE, SMALL, mark_label, show
-from vaecore.suite.study.cleaning import NONE
+from vaecore.suite.images import unpack
+from vaecore.suite.report.figures.style import BLUE, GREEN, GREY, ORANGE, SMALL, mark_label, show
 
 _COLUMNS = 4
 # What is said of an attack, its colour and line: told apart without colour, too.
 _CURVES = (
-    ("ignoring", "PGD that ignores the purifier", BLUE, "o-"),
+    ("ignoring", "PGD that does not know the purifier", BLUE, "o-"),
     ("through", "PGD through the purifier", ORANGE, "s--"),
     ("queried", "Square on the whole", GREEN, "^-."),
-    (NONE, "no purifier", GREY, "x:"),
+    ("none", "no purifier", GREY, "x:"),
 )
 
 
@@ -60,6 +59,6 @@ def cleaned_images(results: Mapping[str, Any]) -> Figure:
         for panel, (image, label, confidence, right) in zip(line, found, strict=True):
             show(panel, image)
             mark_label(panel, label, right, after=f" ({confidence:.2f})")
-        what = row["condition"] if row["purifier"] == NONE else f"{row['condition']},\n{row['purifier']}"
+        what = f"{row['condition']},\n{row['purifier']}" if row["purifier"] else row["condition"]
         line[0].set_ylabel(what, rotation=0, ha="right", va="center", fontsize=SMALL + 0.5)
     return figure

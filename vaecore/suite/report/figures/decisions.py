@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from vaecore.suite.report.style import COLOURS, GREY, LINES
-
-SHOWN = ("clean", "rotated-45", "gaussian-0.3", "fgsm-0.2", "lbfgs", "outside-mix")
+from vaecore.suite.report.figures.style import COLOURS, GREY, LINES
 
 
 def reliability_diagrams(results: Mapping[str, Any]) -> Figure:
@@ -16,7 +14,7 @@ def reliability_diagrams(results: Mapping[str, Any]) -> Figure:
     found = results["decisions"]["reliability"]
     figure = Figure(figsize=(10.5, 7.6), layout="constrained")
     panels = figure.subplots(4, 3, sharex=True, sharey="row", height_ratios=(3, 1, 3, 1))
-    for number, condition in enumerate(SHOWN):
+    for number, condition in enumerate(results["decisions"]["figures"]):
         column, pair = number % 3, 2 * (number // 3)
         top, bottom = panels[pair, column], panels[pair + 1, column]
         top.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
@@ -45,7 +43,7 @@ def risk_coverage(results: Mapping[str, Any]) -> Figure:
     found = results["decisions"]["refusing"]
     figure = Figure(figsize=(10.5, 6.6), layout="constrained")
     panels = figure.subplots(2, 3, sharex=True)
-    for condition, panel in zip(SHOWN, panels.flat, strict=True):
+    for condition, panel in zip(results["decisions"]["figures"], panels.flat, strict=True):
         for (by, one), colour, style in zip(found[condition].items(), COLOURS, LINES, strict=False):
             coverage, risk = (np.array([row[key] for row in one["curve"]]) for key in ("coverage", "estimate"))
             ends = np.array([[row["low"], row["high"]] for row in one["curve"]], dtype=float)

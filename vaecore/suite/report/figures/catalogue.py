@@ -1,28 +1,11 @@
-"""The caption of each figure: what it is, how to read it, and of how many images and runs; and its claims.
-
-Figures take their titles from here, `summary.md` and the page their captions and alternative texts.
-"""
+"""The figures of a report: a row for each, with its caption, how it is drawn, and the claims it belongs to."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vaecore.suite.study.outside import INSIDE
-
 Results = Mapping[str, Any]
-PANELS = (  # conditions of which the distinct labels are drawn
-    *("clean", "fgsm-0.1", "fgsm-0.2", "lbfgs", "joint-0.3"),
-    *("uniform-0.2", "sign-0.1", "sign-0.2", "gaussian-lbfgs"),
-)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a figure belongs. claims: a pattern of the ids of its claims. needs: the part of the results it shows."""
-
-    claims: str
-    needs: str
 
 
 @dataclass(frozen=True)
@@ -38,14 +21,28 @@ class Caption:
         return f"{self.title}. {self.text} n: {self.count}."
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the report: a row of FIGURES.
+
+    caption: gives it for results. draw: module and function in this folder, imported when it is drawn. claims: a pattern
+    of the ids of the claims that it belongs to. needs: the part of the results that it shows.
+    """
+
+    caption: Callable[[Results], Caption]
+    draw: str
+    claims: str
+    needs: str
+
+
 def shown(results: Results) -> list[str]:
     """The figures that these results have, in the order in which they are shown."""
-    return [name for name, place in FIGURES.items() if results.get(place.needs)]
+    return [name for name, figure in FIGURES.items() if results.get(figure.needs)]
 
 
 def caption(results: Results, name: str) -> Caption:
     """The caption of a figure by its file's name, without suffix."""
-    return _CAPTIONS[name](results)
+    return FIGURES[name].caption(results)
 
 
 def figures_of(claim: str, names: Iterable[str]) -> list[str]:
@@ -54,7 +51,7 @@ def figures_of(claim: str, names: Iterable[str]) -> list[str]:
 
 
 def _distinct_labels(results: Results) -> Caption:
-    counts = [one["images"] for name, one in results["conditions"].items() if name in PANELS]
+    counts = [one["images"] for name, one in results["conditions"].items() if name in results["panels"]]
     return Caption(
         "Distinct labels over the reconstructions of an image",
         f"Bars: share of images whose {results['draws']} reconstructions got so many distinct labels; one label means"
@@ -106,7 +103,7 @@ def _detection_matrix(results: Results) -> Caption:
         "AUROC of every score (rows) on every set (columns): purple above 0.5, orange below, where the score points"
         " backwards; 0.5 is no better than chance. Means over runs.",
         f"{_runs(results)} x {_range(found['images'][one] for one in sets)} images outside against"
-        f" {found['images'][INSIDE]:,} inside",
+        f" {found['images'][found['inside']]:,} inside",
     )
 
 
@@ -146,7 +143,7 @@ def _accuracy_by_epsilon(results: Results) -> Caption:
     rows = [row for of_one in results["cleaning"]["attacked"].values() for row in of_one]
     return Caption(
         "Accuracy behind each purifier as the attack grows",
-        "Solid, circles: PGD that ignores the purifier. Dashed, squares: PGD through it. Triangles: Square, where the"
+        "Solid, circles: PGD that does not know the purifier. Dashed, squares: PGD through it. Triangles: Square, where the"
         " purifier has no gradient of its own. Dotted, crosses: no purifier. Bands: 95% intervals over images.",
         f"{_range(row['images'] for row in rows)} images, run of seed {results['seeds'][0]}",
     )
@@ -189,31 +186,19 @@ def _range(counts: Iterable[int]) -> str:
     return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
 
 
-_CAPTIONS: dict[str, Callable[[Results], Caption]] = {
-    "distinct-labels": _distinct_labels,
-    "contact-sheet": _contact_sheet,
-    "convergence": _convergence,
-    "error-by-confidence": _error_by_confidence,
-    "detection-matrix": _detection_matrix,
-    "score-histograms": _score_histograms,
-    "latent-space": _latent_space,
-    "extreme-images": _extreme_images,
-    "accuracy-by-epsilon": _accuracy_by_epsilon,
-    "cleaned-images": _cleaned_images,
-    "reliability": _reliability,
-    "risk-coverage": _risk_coverage,
-}
 FIGURES = {  # in the order in which they are shown
-    "distinct-labels": Place(r"A.*", "conditions"),
-    "contact-sheet": Place(r"A.*", "contact_sheet"),
-    "convergence": Place(r"A(13|14|16).*|D5.*", "trials"),
-    "error-by-confidence": Place(r"B[1-5]", "error_by_confidence"),
-    "detection-matrix": Place(r"C.*", "detection"),
-    "score-histograms": Place(r"C.*", "detection"),
-    "latent-space": Place(r"C[2-4].*|E[1-4].*", "detection"),
-    "extreme-images": Place(r"C.*", "detection"),
-    "accuracy-by-epsilon": Place(r"D.*", "cleaning"),
-    "cleaned-images": Place(r"D.*", "cleaning"),
-    "reliability": Place(r"B[6-8]|E[56].*", "decisions"),
-    "risk-coverage": Place(r"E7.*", "decisions"),
+    "distinct-labels": Figure(_distinct_labels, "consistency.distinct_labels", r"A.*", "conditions"),
+    "contact-sheet": Figure(_contact_sheet, "consistency.contact_sheet", r"A.*", "contact_sheet"),
+    "convergence": Figure(_convergence, "consistency.convergence", r"A(13|14|16).*|D5.*", "trials"),
+    "error-by-confidence": Figure(
+        _error_by_confidence, "consistency.error_by_confidence", r"B[1-5]", "error_by_confidence"
+    ),
+    "detection-matrix": Figure(_detection_matrix, "outside.detection_matrix", r"C.*", "detection"),
+    "score-histograms": Figure(_score_histograms, "outside.score_histograms", r"C.*", "detection"),
+    "latent-space": Figure(_latent_space, "outside.latent_space", r"C[2-4].*|E[1-4].*", "detection"),
+    "extreme-images": Figure(_extreme_images, "outside.extreme_images", r"C.*", "detection"),
+    "accuracy-by-epsilon": Figure(_accuracy_by_epsilon, "cleaning.accuracy_by_epsilon", r"D.*", "cleaning"),
+    "cleaned-images": Figure(_cleaned_images, "cleaning.cleaned_images", r"D.*", "cleaning"),
+    "reliability": Figure(_reliability, "decisions.reliability_diagrams", r"B[6-8]|E[56].*", "decisions"),
+    "risk-coverage": Figure(_risk_coverage, "decisions.risk_coverage", r"E7.*", "decisions"),
 }

@@ -1,0 +1,47 @@
+# What a test of a claim is given.
+from .plugin.conclusion import Conclusion as Conclusion
+from .study.each_image import Shard as Shard
+from .study.models import Run as Run
+from .study.study import Study as Study
+from .study.tables import Table as Table
+
+# Estimates over runs and images.
+from .statistics.estimates import Estimate as Estimate
+from .statistics.estimates import absolute as absolute
+from .statistics.estimates import aurc as aurc
+from .statistics.estimates import auroc as auroc
+from .statistics.estimates import auroc_of_groups as auroc_of_groups
+from .statistics.estimates import difference as difference
+from .statistics.estimates import group_mean_ratio as group_mean_ratio
+from .statistics.estimates import group_mean_step as group_mean_step
+from .statistics.estimates import mean as mean
+from .statistics.estimates import ratio as ratio
+from .statistics.estimates import smooth as smooth
+from .statistics.estimates import spearman as spearman
+from .statistics.estimates import spearman_within as spearman_within
+
+# Conditions, and kinds of conditions that take a size.
+from .study.conditions import CLEAN as CLEAN
+from .study.conditions import CONFIDENT as CONFIDENT
+from .study.conditions import FGSM as FGSM
+from .study.conditions import GAUSSIAN as GAUSSIAN
+from .study.conditions import GAUSSIAN_CONFIDENT as GAUSSIAN_CONFIDENT
+from .study.conditions import INSIDE as INSIDE
+from .study.conditions import JOINT as JOINT
+from .study.conditions import JOINT_MSE as JOINT_MSE
+from .study.conditions import LBFGS as LBFGS
+from .study.conditions import MIX as MIX
+from .study.conditions import NOISY as NOISY
+from .study.conditions import PGD as PGD
+from .study.conditions import PURIFIED as PURIFIED
+from .study.conditions import ROTATED as ROTATED
+from .study.conditions import SIGN as SIGN
+from .study.conditions import UNIFORM as UNIFORM
+from .study.conditions import Condition as Condition
+
+# Kinds of evidence, for `Study.table(condition, of=...)`.
+from .study.cleaning import ATTACKED as ATTACKED
+from .study.cleaning import CLEANING as CLEANING
+from .study.decisions import DECISIONS as DECISIONS
+from .study.draws import DRAWS as DRAWS
+from .study.outside import SCORES as SCORES

@@ -1,0 +1,92 @@
+"""Bounds: where the whole interval of a claim must lie; and what is registered of a claim for a data set."""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vaecore.suite.judging.findings import shown
+from vaecore.suite.statistics.intervals import Interval
+
+_BOUND_KEYS = {"above", "below", "pilot", "date", "unregistered", "power"}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Where the whole interval must lie: above `low` and below `high` (infinite where there is no such side)."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+
+    def __str__(self) -> str:
+        """As in a table: "> 0.80", "< 0.50", "in (0.40, 0.60)", or "none"."""
+        if self == Bound():
+            return "none"
+        low, high = (f"{end:.2f}" if end == round(end, 2) else f"{end:.3g}" for end in (self.low, self.high))
+        if self.high == float("inf"):
+            return f"> {low}"
+        return f"< {high}" if self.low == float("-inf") else f"in ({low}, {high})"
+
+    def verdict(self, interval: Interval) -> str:
+        """ "supported", "refuted" or "inconclusive"; NaN is inconclusive."""
+        if interval.low > self.low and interval.high < self.high:
+            return "supported"
+        if interval.high < self.low or interval.low > self.high:
+            return "refuted"
+        return "inconclusive"
+
+    def nearest(self, estimate: float) -> float:
+        """The side that is nearest to an estimate: the one to clear."""
+        return self.low if abs(estimate - self.low) <= abs(estimate - self.high) else self.high
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is registered of a claim for a data set: as the fields of `Claim` that have these names."""
+
+    bound: Bound | None
+    registered: str = ""
+    pilot: str = ""
+    unregistered: str = ""
+
+
+def standing(entry: Mapping[str, Any] | None, missing: str) -> Standing:
+    """What a checked entry of a registry or a file of bounds says; missing: why there is none, where it is None."""
+    if entry is None:
+        return Standing(None, unregistered=missing)
+    dated = str(entry.get("date", "")), str(entry.get("pilot", ""))
+    if "unregistered" in entry:
+        return Standing(None, *dated, entry["unregistered"])
+    return Standing(Bound(float(entry.get("above", -math.inf)), float(entry.get("below", math.inf))), *dated)
+
+
+def problems_of(entry: Any, where: str) -> list[str]:
+    """What is wrong with what is registered for a data set, in words; empty where nothing is."""
+    if not isinstance(entry, dict):
+        return [f"{where} must be a table; got {entry!r}"]
+    problems = [f"unknown key {where}.{key}" for key in sorted(set(entry) - _BOUND_KEYS)]
+    if "unregistered" in entry:
+        if not isinstance(entry["unregistered"], str):
+            problems.append(f"{where}.unregistered must be a reason; got {entry['unregistered']!r}")
+        return problems
+    ends = {key: entry[key] for key in ("above", "below") if key in entry}
+    if not ends:
+        problems.append(f"{where} must have above, below or unregistered")
+    problems += [
+        f"{where}.{key} must be a finite number; got {value!r}"
+        for key, value in ends.items()
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+    ]
+    if "date" not in entry:
+        problems.append(f"{where} must have the date on which its bound was set")
+    return problems
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """What a TOML file holds; raises ValueError, with its name, where that can't be read."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{shown(file)} must be a TOML file; it can't be read: {error}") from None

@@ -1,0 +1,16 @@
+"""Where the findings are: the registry and the claims' tests of this package."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parents[2]
+FOLDER = next(folder for folder in (_PACKAGE / "findings", _PACKAGE.parent / "claims") if folder.is_dir())
+"""In an installed package they lie within it; in the clone beside it."""
+
+REGISTRY = FOLDER / "registry.toml"
+
+
+def shown(file: Path) -> str:
+    """A registry's name in messages."""
+    if file == REGISTRY:
+        return f"claims/{file.name}"
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)

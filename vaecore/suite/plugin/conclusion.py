@@ -1,0 +1,41 @@
+"""What the fixture `claim` gives a test: where its estimate becomes a verdict."""
+
+from typing import Protocol
+
+import pytest
+
+from vaecore.suite.facts import Facts
+from vaecore.suite.judging.registry import Claim
+from vaecore.suite.judging.verdict import PILOT, REPORTED, SUPPORTED, Verdict, judge
+from vaecore.suite.plugin.options import VERDICT
+from vaecore.suite.statistics.estimates import Estimate
+
+REGISTRY_PROPERTY = "claims registry"  # of a test report: the file that the claim stands in
+PASSED = {SUPPORTED, PILOT, REPORTED}
+
+
+class HasFacts(Protocol):
+    """A study, for what a conclusion asks of it."""
+
+    @property
+    def facts(self) -> Facts:
+        """Facts about the study."""
+        ...
+
+
+class Conclusion:
+    """What a claim's test calls, once, with its estimate."""
+
+    def __init__(self, claim: Claim, study: HasFacts, item: pytest.Item) -> None:
+        self._claim, self._study, self._item = claim, study, item
+        self.verdict: Verdict | None = None
+
+    def conclude(self, *estimates: Estimate) -> None:
+        """Record the verdict on one estimate, or on the smallest of several; then fail if it is not *supported*."""
+        if self.verdict is not None:
+            raise RuntimeError(f"claim {self._claim.id} must be concluded once; this test concludes it again")
+        self.verdict = judge(self._claim, estimates, self._study.facts)
+        self._item.user_properties.append((REGISTRY_PROPERTY, str(self._claim.file)))
+        self._item.user_properties.append((VERDICT, self.verdict.to_json()))
+        if self.verdict.verdict not in PASSED:
+            pytest.fail(self.verdict.message, pytrace=False)

@@ -1,0 +1,127 @@
+"""Results of a run of the claims: facts, verdicts and what was measured, as `results.json` holds them."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vaecore.suite.facts import Facts
+from vaecore.suite.judging.registry import Registry
+from vaecore.suite.judging.verdict import Verdict, no_verdict
+from vaecore.suite.results import SCHEMA
+from vaecore.suite.study import collect
+from vaecore.suite.study.protocol import PROFILES
+from vaecore.suite.study.study import Study
+
+
+def partial(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Verdicts, and what was measured under the conditions that they looked at."""
+    names = sorted({name for verdict in verdicts for name in verdict.conditions})
+    return {**_head(study, registry, verdicts), **collect.looked_at(study, names), "wall_seconds": _seconds(study)}
+
+
+def whole(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Verdicts, and all sections of the report."""
+    return {**_head(study, registry, verdicts), **collect.everything(study), "wall_seconds": _seconds(study)}
+
+
+def _head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    facts = study.facts
+    names = [name for verdict in verdicts for name in verdict.conditions] + list(facts.images)
+    return {
+        "schema": SCHEMA,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_revision": _git_revision(),
+        "command": _command(study, registry),
+        "pilot": facts.pilot,
+        "dataset": {
+            "name": facts.dataset,
+            "why": facts.why,
+            "test_images": facts.test_images,
+            "test_digest": facts.test_digest,
+            "train_digest": facts.train_digest,
+        },
+        "registry_digest": registry.digest,
+        "families": dict(registry.families),
+        "bounds": _bounds(facts, registry),
+        "profile": facts.profile,
+        "budget": facts.budget,
+        "draws": facts.draws,
+        "precision": facts.precision,
+        "seeds": list(facts.seeds),
+        "images": dict(facts.images),
+        "models": {
+            "vae": _without_folder(facts.vae),
+            "classifier": _without_folder(facts.classifier),
+            "fixed": facts.fixed,
+            "digests": study.digests,
+        },
+        "intervals_cover": facts.covers,
+        "accuracy_per_run": study.accuracies(),
+        "claims": [_claim(registry, verdict) for verdict in verdicts],
+        "not_concluded": no_verdict(registry, study.outside.lacks, {verdict.claim for verdict in verdicts}),
+        "threats": collect.threats(study, names),
+        "environment": collect.environment(study),
+    }
+
+
+def _claim(registry: Registry, verdict: Verdict) -> dict[str, Any]:
+    claim = registry.claims[verdict.claim]
+    texts = {"kind": claim.kind, "sentence": claim.sentence, "estimand": claim.estimand, "source": claim.source}
+    background = {"pilot": claim.pilot, "registered": claim.registered, "reported": claim.reported}
+    no_effect = {"low": claim.no_effect.low, "high": claim.no_effect.high}
+    return {**verdict.to_json(), **texts, **background, "no_effect": no_effect}
+
+
+def _bounds(facts: Facts, registry: Registry) -> dict[str, Any] | None:
+    """The file that bounds of the user's own data came from; None where they are registered, or there are none."""
+    bounds = registry.bounds
+    if bounds is None:
+        return None
+    source = {"file": bounds.file.name, "digest": bounds.digest, "date": str(bounds.pilot["date"])}
+    return {**source, "notes": bounds.notes(facts, registry.digest, registry.claims)}
+
+
+def _seconds(study: Study) -> dict[str, float]:
+    """Wall time of computing, and the seconds that tasks of each stage took, over all processes."""
+    stages = {f"tasks: {stage}": seconds for stage, seconds in study.plan.seconds.items()}
+    return {name: round(seconds, 1) for name, seconds in ({"computing": study.plan.wall} | stages).items()}
+
+
+def _command(study: Study, registry: Registry) -> str:
+    """The command line that gives these results; of a user's files only the names, as folders are private."""
+    setup = study.setup
+    profile = setup.protocol.profile
+    words = ["pytest", "claims", "--dataset", _without_folder(setup.dataset.name), "--profile", profile.name]
+    if profile.runs != PROFILES[profile.name].runs:
+        words += ["--runs", str(profile.runs)]
+    words += ["--device", setup.device.type]
+    words += [] if setup.precision == "float32" else ["--precision", setup.precision]
+    for text, kind in setup.options:
+        words += [] if text is None else [f"--{kind}", _without_folder(text)]
+    for source in setup.ood:
+        words += ["--ood", _without_folder(source)]
+    words += [] if registry.bounds is None else ["--bounds", registry.bounds.file.name]
+    return shlex.join([*words, "--pilot"] if setup.pilot else words)
+
+
+def _without_folder(text: str) -> str:
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+
+
+def _git_revision() -> str | None:
+    """Revision of the code, with a mark where it has changes that are not committed; None outside a checkout."""
+    git = ("git", "-C", str(Path(__file__).parents[3]))
+    try:
+        # Installed, this file may lie within a repository of somebody else's, which does not track it.
+        subprocess.run((*git, "ls-files", "--error-unmatch", __file__), capture_output=True, check=True)  # noqa: S603
+        head = subprocess.run((*git, "rev-parse", "HEAD"), capture_output=True, text=True, check=True)  # noqa: S603
+        changed = subprocess.run(  # noqa: S603
+            (*git, "status", "--porcelain", "--", "*.py", "*.toml"), capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + (" with changes" if changed.stdout.strip() else "")

@@ -1,0 +1,33 @@
+"""The files of a report's figures."""
+
+from typing import Any
+
+import matplotlib as mpl
+
+from vaecore.suite.report.figures import cleaning, consistency, decisions, outside, style
+from vaecore.suite.report.figures.catalogue import FIGURES, Results, caption
+
+_MODULES = {module.__name__.rpartition(".")[2]: module for module in (cleaning, consistency, decisions, outside)}
+SUFFIXES = ("png", "svg")
+NOT_SHOWN = {
+    "made",
+    "git_revision",
+    "command",
+    "environment",
+    "wall_seconds",
+}  # parts of the results that no figure shows
+
+
+def draw(results: Results, name: str) -> dict[str, bytes]:
+    """A figure under its title: the content of each of its files, by suffix."""
+    module, function = FIGURES[name].draw.split(".")
+    drawing: Any = getattr(_MODULES[module], function)
+    with mpl.rc_context(style.LOOK):
+        figure = drawing(results)
+        text = caption(results, name)
+        figure.suptitle(f"{results['dataset']['name']}: {text.title}\nn: {text.count}")
+        files = {}
+        for suffix in SUFFIXES:
+            files[suffix] = style.render(figure, suffix)
+            figure.set_layout_engine("none")  # what was laid out stays where it is, as laying out takes half the time
+        return files

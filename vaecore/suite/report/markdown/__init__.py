@@ -1,0 +1,1 @@
+"""Pages in Markdown, from results alone: the summary, and a file for each family that has a page or section."""

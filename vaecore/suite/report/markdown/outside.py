@@ -1,0 +1,32 @@
+"""Family C: the matrix of scores and sets."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vaecore.suite.report.markdown.parts import figure, share
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The matrix of scores and sets, one table for each measure, as a Markdown page."""
+    found = results["detection"]
+    cells, counts = found["cells"], found["images"]
+    sets = [*next(iter(cells.values()))]
+    lines = [f"# Which score detects which set? {results['dataset']['name']} inside", ""]
+    lines += [f"Means over {len(results['seeds'])} training runs; higher scores are more anomalous.", ""]
+    lines += [f"Images: {', '.join(f'{name} {count:,}' for name, count in counts.items())}.", ""]
+    lines += [f"- **{name}**: {text}" for name, text in found["about"].items()]
+
+    def table(title: str, show: Callable[[Mapping[str, float]], str]) -> None:
+        head = [f"\n## {title}\n", f"| score | {' | '.join(sets)} |", "|---|" + "---:|" * len(sets)]
+        lines.extend(head)
+        lines.extend(f"| {name} | {' | '.join(show(row[one]) for one in sets)} |" for name, row in cells.items())
+
+    table(
+        f"AUROC, with {found['level']:.0%} intervals over runs and images (0.5: no better than chance)",
+        lambda cell: f"{share(cell['auroc'])} [{share(cell['low'])}, {share(cell['high'])}]",
+    )
+    table("AUPR-out: average precision, images outside as positives", lambda cell: share(cell["aupr_out"]))
+    table("AUPR-in: average precision, images inside as positives", lambda cell: share(cell["aupr_in"]))
+    table("FPR95: share outside that passes where 95% inside do", lambda cell: share(cell["fpr95"]))
+    lines += [figure(results, name) for name in ("score-histograms", "latent-space", "extreme-images")]
+    return "\n".join(lines) + "\n"

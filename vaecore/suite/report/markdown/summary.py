@@ -1,0 +1,96 @@
+"""The summary: verdicts, conditions, what casts doubt on the attacks, and where everything comes from."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from vaecore.suite.judging.registry import family_of
+from vaecore.suite.judging.verdict import tally
+from vaecore.suite.report.markdown import cleaning
+from vaecore.suite.report.markdown.parts import cell, figure
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """The verdicts as a Markdown page."""
+    dataset, verdicts = results["dataset"], results["claims"]
+    lines = io.StringIO()
+
+    def line(text: str = "") -> None:
+        lines.write(text + "\n")
+
+    line(f"# Claims on {dataset['name']}, {'pilot' if results['pilot'] else 'profile ' + results['profile']}")
+    line()
+    seeds, counts = results["seeds"], [one["verdict"] for one in verdicts]
+    runs = f"{len(seeds)} training runs (seeds {seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else "1 training run"
+    line(f"{tally(counts)}. {runs},")
+    images = ", ".join(f"{count:,} {name}" for name, count in results["images"].items() if name in ("clean", "lbfgs"))
+    line(f"test images: {images}; {results['draws']} draws an image. Registry {results['registry_digest'][:12]}.")
+    if results["bounds"] is not None:
+        bounds = results["bounds"]
+        line(f"Bounds: {bounds['file']}, digest {bounds['digest'][:12]}, set by a pilot on {bounds['date']}.")
+        lines.writelines(f"Note: {note}.\n" for note in bounds["notes"])
+    models = results["models"]
+    line(f"Models: VAE {models['vae']}, classifier {models['classifier']}; reconstructions in {results['precision']}.")
+    line(f"Intervals cover {results['intervals_cover']}.")
+    accuracies = ", ".join(f"{value:.4f}" for value in results["accuracy_per_run"])
+    line(f"Accuracy of the classifier on all {dataset['test_images']:,} test images, run by run: {accuracies}.")
+    for family in dict.fromkeys(family_of(verdict["claim"]) for verdict in verdicts):
+        level = next(verdict["level"] for verdict in verdicts if family_of(verdict["claim"]) == family)
+        line(f"\n## {family}. {results['families'][family]}\n")
+        line(f"Intervals at level {level:.4f} each, 0.95 for the family.\n")
+        line("| claim | kind | sentence | estimand | estimate | interval | bound | verdict | runs x images |")
+        line("|---|---|---|---|---|---|---|---|---|")
+        for one in verdicts:
+            if family_of(one["claim"]) == family:
+                line(
+                    f"| {one['claim']} | {one['kind']} | {cell(one['sentence'])} | {cell(one['estimand'])}"
+                    f" | {one['estimate']:.3f}"
+                    f" | {one['low']:.3f} to {one['high']:.3f} | {one['bound']} | **{one['verdict']}**"
+                    f" | {one['runs']} x {one['images']} |"
+                )
+    line("\n## Conditions\n")
+    line("Accuracy of the classifier, success of the attack, mean size of the change, share with one label.")
+    line("Images on which L-BFGS failed in a run are left out of its row and of its twin's; unsuccessful counts all.\n")
+    line(
+        "| condition | images | accuracy | success | unsuccessful | mean L2 | consistent | mean MSE | mean KL (nats) |"
+    )
+    line("|---|---|---|---|---|---|---|---|---|")
+    for name, one in results["conditions"].items():
+        line(
+            f"| {name} | {one['images']} | {one['accuracy']:.3f} | {one['success']:.3f} | {one['unsuccessful']}"
+            f" | {one['l2']:.2f}"
+            f" | {one['consistent']:.3f} | {one['mse']:.4f} | {one['kl']:.1f} |"
+        )
+    line("\n## Can the attacks be believed?\n")
+    for flag in results["sanity_flags"] or ["No sanity flag was raised."]:
+        line(f"- {flag}")
+    line("\nAttacks that know less, beside the one that knows all; success on the first run's images:\n")
+    line("| attack | success | beside | success | images |\n|---|---|---|---|---|")
+    for weak, strong in results["weaker_attacks"]:
+        shares = weak["success"], strong["success"]
+        line(f"| {weak['name']} | {shares[0]:.2f} | {strong['name']} | {shares[1]:.2f} | {weak['images']} |")
+    line(figure(results, "convergence"))
+    line("\n## Which score detects which set?\n")
+    line("AUROC with intervals, AUPR-in, AUPR-out and FPR95: [detection.md](detection.md).\n")
+    line(figure(results, "detection-matrix"))
+    cleaning.section(results, line)
+    line("\n## Whose confidence can be believed?\n")
+    if results["decisions"] is None:
+        line("Without training images there is nothing to fit temperatures and regressions on.")
+    else:
+        line("NLL, Brier score and its parts, ECE and AURC of every judge: [decisions.md](decisions.md).\n")
+        line(figure(results, "reliability") + "\n" + figure(results, "risk-coverage"))
+    line("\n## Figures")
+    for name in ("distinct-labels", "contact-sheet", "error-by-confidence"):
+        line(figure(results, name))
+    if results["not_concluded"]:
+        line("\n## No verdict\n")
+        for name, reason in results["not_concluded"].items():
+            line(f"- {name}: {reason}")
+    made = results["environment"]
+    packages = ", ".join(f"{name} {number}" for name, number in made["packages"].items())
+    line(f"\n## Provenance\n\n{results['made']}, git {results['git_revision'] or 'unknown'}; Python {made['python']},")
+    line(f"{packages}; {made['processor']}, {made['threads']} threads, GPU: {made['gpu'] or 'none'}.")
+    times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in results["wall_seconds"].items())
+    line(f"Wall time, with what the cache held: {times}. Test set digest {dataset['test_digest']}.")
+    return lines.getvalue()
