@@ -1,40 +1,50 @@
-"""A small classifier of real digits, which the tests of the library share."""
+"""A small VAE, a small classifier and images for both, shared by the tests of the library."""
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
-from torch.nn.functional import cross_entropy, interpolate
+
+from vaecore import VAE, VAEConfig
+
+SIDES = (5, 4)
+
+
+def randomised(model, scale, seed):
+    """The model in evaluation mode, with normal weights of this standard deviation."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * scale
+    return model.eval()
 
 
 @pytest.fixture(scope="session")
-def digits():
-    """A convolutional classifier of real digits, 16x16, trained for seconds; test images, labels and random targets."""
-    pixels, labels = load_digits(return_X_y=True)
-    images = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 16
-    images = interpolate(images, scale_factor=2, mode="bilinear").clamp(0, 1)
-    labels = torch.tensor(labels)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(1, 8, 5, stride=2),
-            nn.ReLU(),
-            nn.Conv2d(8, 16, 3, stride=2),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(64, 32),
-            nn.ReLU(),
-            nn.Dropout(0.3),
-            nn.Linear(32, 10),
-        )
-        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-        for _ in range(15):
-            for rows in torch.randperm(1400).split(50):
-                optimizer.zero_grad()
-                cross_entropy(model(images[rows]), labels[rows]).backward()
-                optimizer.step()
-    model.eval().requires_grad_(requires_grad=False)
-    images, labels = images[1400:1480], labels[1400:1480]
-    assert (model(images).argmax(1) == labels).float().mean() > 0.85
-    offset = torch.randint(1, 10, labels.shape, generator=torch.Generator().manual_seed(0))
-    return model, images, labels, (labels + offset) % 10
+def tiny_vae():
+    """Give a function that makes a VAE of 5x4 images with 3 latents, whose weights let draws differ visibly."""
+    return lambda seed=0, *, hidden=8, kind=VAE: randomised(kind(VAEConfig(3, hidden), SIDES), 0.6, seed)
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier():
+    """Give a function that makes a linear classifier of 5x4 images, which gives all its 4 labels."""
+
+    def make():
+        model = randomised(nn.Sequential(nn.Flatten(), nn.Linear(20, 4)), 2, seed=1)
+        model[1].bias.data = -0.5 * model[1].weight.data.sum(dim=1)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def some_images():
+    """Give a function that makes random grey images, 5x4."""
+    return lambda count, seed=0: torch.rand(count, 1, *SIDES, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def one_thread():
+    """One thread, whose core's cache decides how much is computed at once."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

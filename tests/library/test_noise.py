@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from scipy.special import ndtri
 from scipy.stats import kstest
 
-from vaecore import _noise
-from vaecore._noise import image_indices, normal, normal_of, philox, seed_for, signs, uniform, words
+from vaecore.toolkit import image_indices, normal, normal_of, philox, seed_for, signs, uniform, words
 
 WORD, WORD_64 = 0xFFFFFFFF, (1 << 64) - 1
 GENERATORS = (words, uniform, signs, normal)
+FAR = torch.tensor([2**62])  # an image beside which numpy would make too many words: tensor arithmetic makes them
 
 
 def in_plain_python(counter, key):
@@ -69,30 +69,27 @@ def test_a_word_is_philox_of_seed_image_draw_and_position(seed, image, others, d
     expected = block[position % 8 // 2] >> 32 * (position % 2) & WORD
     # Alone and beside a neighbour numpy makes the words, beside an image far away tensor arithmetic does.
     beside = [other if other >= 0 else max(0, image - 1) for other in others]
-    found = words(seed, torch.tensor([image, *beside]), draws=draw + 1, size=size)
-    assert found.dtype == torch.int64
-    assert found.shape == (1 + len(beside), draw + 1, size)
-    assert int(found[0, draw, position]) == expected
+    drawn = words(seed, torch.tensor([image, *beside]), draws=draw + 1, size=size)
+    assert drawn.dtype == torch.int64
+    assert drawn.shape == (1 + len(beside), draw + 1, size)
+    assert int(drawn[0, draw, position]) == expected
 
 
 def test_the_counter_carries():
-    image = (2**64 - 1) // 3  # whose three blocks begin at the last of the counter's first word
+    image = torch.tensor([(2**64 - 1) // 3])  # whose three blocks begin at the last of the counter's first word
     blocks = [in_plain_python((block & WORD_64, block >> 64, 0, 0), (4, 0)) for block in range(2**64, 2**64 + 3)]
     expected = [word >> shift & WORD for block in blocks for word in block for shift in (0, 32)]
-    assert words(4, torch.tensor([image]), draws=1, size=24).flatten().tolist() == expected  # by numpy
-    assert words(4, torch.tensor([image, 0]), draws=1, size=24)[0, 0].tolist() == expected  # by tensors
+    assert words(4, image, draws=1, size=24).flatten().tolist() == expected  # by numpy
+    assert words(4, torch.cat([image, torch.tensor([0])]), draws=1, size=24)[0, 0].tolist() == expected  # by tensors
 
 
 @pytest.mark.parametrize(("step", "size"), [(1, 20), (3, 20), (1000, 20), (1, 784), (2**55, 784)])
-def test_numpy_and_tensors_give_the_same_words(monkeypatch, step, size):
+def test_numpy_and_tensors_give_the_same_words(step, size):
     indices = torch.tensor([7, 2, 3, 7, 0, 11]) * step
-    found = []
-    for sparse in (0, 2**64):
-        monkeypatch.setattr(_noise, "_SPARSE", sparse if step < 2000 else 0)
-        found.append(words(2**63 + 5, indices, draws=3, size=size))
-    assert torch.equal(*found)
+    together = words(2**63 + 5, indices, draws=3, size=size)
+    assert torch.equal(words(2**63 + 5, torch.cat([indices, FAR]), draws=3, size=size)[:-1], together)
     alone = [words(2**63 + 5, index, draws=3, size=size) for index in indices.split(1)]
-    assert torch.equal(torch.cat(alone), found[0])
+    assert torch.equal(torch.cat(alone), together)
 
 
 @settings(max_examples=40, deadline=None)
@@ -104,8 +101,7 @@ def test_the_same_bits_whatever_the_split_order_and_draws(data, generate, seed):
     whole = generate(seed, indices, draws=draws, size=size)
     assert whole.shape == (count, draws, size)
 
-    order = torch.tensor(data.draw(st.permutations(range(count))))
-    chunk = data.draw(st.integers(1, count))
+    order, chunk = torch.tensor(data.draw(st.permutations(range(count)))), data.draw(st.integers(1, count))
     parts = [generate(seed, part, draws=draws, size=size) for part in torch.split(indices[order], chunk)]
     assert torch.equal(torch.cat(parts), whole[order])
 
@@ -113,65 +109,61 @@ def test_the_same_bits_whatever_the_split_order_and_draws(data, generate, seed):
     assert torch.equal(generate(seed, indices, draws=fewer, size=size), whole[:, :fewer])
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("generate", GENERATORS)
-def test_the_same_bits_on_any_number_of_threads(generate):
-    before = torch.get_num_threads()
-    found = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(generate(5, torch.arange(300), draws=10, size=21))
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
-
-
-def test_the_global_random_state_is_not_touched():
-    before = torch.get_rng_state()
-    for generate in GENERATORS:
-        generate(1, torch.arange(3), draws=2, size=5)
+def test_the_same_bits_on_any_number_of_threads_and_no_global_random_state(generate):
+    before, drawn = torch.get_rng_state(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        drawn.append(generate(5, torch.arange(300), draws=10, size=21))
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_images_draws_positions_and_seeds_never_share_their_words():
     images = torch.tensor([0, 1, 2**31, 2**32, 2**32 + 1, 2**33, 2**62])
-    found = torch.stack([words(seed, images, draws=9, size=30) for seed in (0, 1, 2**32, 2**32 + 1, 2**64 - 1)])
+    drawn = torch.stack([words(seed, images, draws=9, size=30) for seed in (0, 1, 2**32, 2**32 + 1, 2**64 - 1)])
     # 9,450 words in 2**32 collide about 0.01 times by chance; a shared stream would collide hundreds of times.
-    assert found.unique().numel() >= found.numel() - 1
+    assert drawn.unique().numel() >= drawn.numel() - 1
 
 
-def as_bits(word):
-    """The int32 with the bits of an unsigned word."""
-    return torch.from_numpy(word.numpy().astype(np.uint32).view(np.int32))
+# Distributions
 
 
-def test_uniform_deviates_lie_inside_the_open_interval_up_to_its_ends(monkeypatch):
-    ends = torch.tensor([0, 1, 255, 511, 512, 2**31, WORD - 512, WORD - 255, WORD - 1, WORD])
-    monkeypatch.setattr(_noise, "_words", lambda *_: as_bits(ends))
-    found = uniform(0, torch.arange(1), draws=1, size=10).double()
-    assert found.min() > 0
-    assert found.max() < 1
-    # The centre of a cell is at most half a cell from the word itself, and the cells are symmetric around one half.
-    assert (found - (ends.double() + 0.5) / 2**32).abs().max() < 2.0**-24 * 1.001
-    assert torch.equal(found.flip(0)[:2], 1 - found[:2])
+def test_uniform_deviates_are_the_centres_of_cells_of_the_open_interval():
+    """The upper 23 bits of a word choose the cell: exactly, as each centre is a float32, and inside at both ends."""
+    at = {"indices": torch.arange(5000), "draws": 4, "size": 30}
+    cells = words(3, **at) >> 9
+    assert torch.equal(uniform(3, **at).double(), (cells.double() + 0.5) / 2**23)
+    assert cells.min() < 100
+    assert cells.max() > 2**23 - 100
+    ends = torch.tensor([0.5, 2**23 - 0.5], dtype=torch.float64) / 2**23
+    assert torch.equal(ends.float().double(), ends)
+    assert 0 < ends[0] == 1 - ends[1]
 
 
 def test_normal_deviates_are_the_quantiles_of_their_words():
     cell = 1 << 16
     inner = torch.linspace(cell, 2**32 - cell - 1, 5001, dtype=torch.float64).long()
     word = torch.cat([torch.arange(cell), inner, 2**32 - cell + torch.arange(cell)])
-    found = normal_of(as_bits(word))
-    assert found.dtype == torch.float32
-    found = found.double().numpy()
+    deviates = normal_of(torch.from_numpy(word.numpy().astype(np.uint32).view(np.int32)))
+    assert deviates.dtype == torch.float32
+    deviates = deviates.double().numpy()
     exact = ndtri((word.numpy() + 0.5) / 2**32)
     outer = (word.numpy() < cell) | (word.numpy() >= 2**32 - cell)
-    np.testing.assert_allclose(found[outer], exact[outer], rtol=2e-7)  # the tails are exact, to float32
-    np.testing.assert_allclose(found[~outer], exact[~outer], atol=0.02)
+    np.testing.assert_allclose(deviates[outer], exact[outer], rtol=2e-7)  # the tails are exact, to float32
+    np.testing.assert_allclose(deviates[~outer], exact[~outer], atol=0.02)
     central = np.abs(exact) < 3
-    np.testing.assert_allclose(found[central], exact[central], atol=1e-5)
-    assert (np.diff(found) >= 0).all()
-    assert found[0] == -found[-1] == np.float32(ndtri(0.5 / 2**32))
+    np.testing.assert_allclose(deviates[central], exact[central], atol=1e-5)
+    assert (np.diff(deviates) >= 0).all()
+    assert deviates[0] == -deviates[-1] == np.float32(ndtri(0.5 / 2**32))
+
+
+def test_normal_deviates_are_those_of_their_words():
+    at = {"indices": torch.arange(50), "draws": 4, "size": 30}
+    signed = torch.from_numpy(words(3, **at).numpy().astype(np.uint32).view(np.int32))
+    assert torch.equal(normal(3, **at), normal_of(signed.flatten()).view(signed.shape))
 
 
 @pytest.mark.parametrize(
@@ -179,48 +171,52 @@ def test_normal_deviates_are_the_quantiles_of_their_words():
     [(uniform, "uniform", 0.5, 1 / 12, 1 / 80), (normal, "norm", 0.0, 1.0, 3.0), (signs, None, 0.0, 1.0, 1.0)],
 )
 def test_distributions(generate, distribution, mean, variance, fourth):
-    found = generate(11, torch.arange(1000), draws=10, size=100).double().flatten().numpy()
-    centred = found - mean
-    error = 5 / len(found) ** 0.5  # five standard errors, of unit scale
+    drawn = generate(11, torch.arange(1000), draws=10, size=100).double().flatten().numpy()
+    centred = drawn - mean
+    error = 5 / len(drawn) ** 0.5  # five standard errors, of unit scale
     assert abs(centred.mean()) < error * variance**0.5
     assert abs((centred**2).mean() - variance) <= error * (fourth - variance**2) ** 0.5
     assert abs((centred**4).mean() - fourth) < error * 10 * fourth
     if distribution is None:
-        assert set(found) == {-1.0, 1.0}
+        assert set(drawn) == {-1.0, 1.0}
     else:
-        assert kstest(found[:200_000], distribution).pvalue > 1e-3
+        assert kstest(drawn[:200_000], distribution).pvalue > 1e-3
 
 
 def test_the_outer_cells_hold_their_share_of_normal_deviates():
-    found = normal(3, torch.arange(2000), draws=10, size=200)
-    beyond = int((found.abs() > -ndtri(1 / 65_536)).sum())
-    expected = found.numel() * 2 / 65_536  # 122
+    drawn = normal(3, torch.arange(2000), draws=10, size=200)
+    beyond = int((drawn.abs() > -ndtri(1 / 65_536)).sum())
+    expected = drawn.numel() * 2 / 65_536  # 122
     assert abs(beyond - expected) < 5 * expected**0.5
-    assert found.abs().max() > 4.7  # not heaped at the edge of the tail
+    assert drawn.abs().max() > 4.7  # not heaped at the edge of the tail
 
 
 def test_neighbouring_images_draws_positions_and_seeds_are_uncorrelated():
-    base = normal(0, torch.arange(400), draws=10, size=100)
+    images = torch.arange(400)
+    base = normal(0, images, draws=10, size=100)
     others = {
         "image": (base[1:], base[:-1]),
         "draw": (base[:, 1:], base[:, :-1]),
         "position": (base[..., 1:], base[..., :-1]),
         "block": (base[..., 8:], base[..., :-8]),
-        "seed": (base, normal(1, torch.arange(400), draws=10, size=100)),
-        "far image": (base, normal(0, torch.arange(400) + 2**32, draws=10, size=100)),
-        "far seed": (base, normal(1 << 32, torch.arange(400), draws=10, size=100)),
+        "seed": (base, normal(1, images, draws=10, size=100)),
+        "far image": (base, normal(0, images + 2**32, draws=10, size=100)),
+        "far seed": (base, normal(1 << 32, images, draws=10, size=100)),
     }
     for name, (left, right) in others.items():
         assert abs(float((left * right).mean())) < 5 / left.numel() ** 0.5, name
         assert abs(float((left.abs() * right.abs()).mean()) - 2 / np.pi) < 5 / left.numel() ** 0.5, name
 
 
+# Seeds and indices
+
+
 def test_seeds_follow_from_names():
     assert seed_for("purification/pgd", 0) == 1_278_910_725_694_847_457
-    names = [seed_for(name, base) for name in ("a", "b", "1/a", "") for base in (0, 1, 11)]
-    assert len(set(names)) == len(names)
-    assert all(0 <= seed < 2**64 for seed in names)
-    words(max(names), torch.arange(1), draws=1, size=1)  # a seed of any size will do
+    seeds = [seed_for(name, base) for name in ("a", "b", "1/a", "") for base in (0, 1, 11)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    words(max(seeds), torch.arange(1), draws=1, size=1)  # a seed of any size will do
 
 
 def test_indices_are_counted_up_or_taken_as_they_are():
@@ -228,20 +224,20 @@ def test_indices_are_counted_up_or_taken_as_they_are():
     assert image_indices(2, 7, torch.tensor([5, 0])).tolist() == [5, 0]
 
 
+TWO = torch.arange(2)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: image_indices(2, -1, None), r"first_index must be 0 or more; got -1"),
-        (
-            lambda: image_indices(2, 0, torch.tensor([0, 1, 2])),
-            r"indices must be int64 of shape \(2,\), .*; got torch.int64 \(3,\)",
-        ),
+        (lambda: image_indices(2, 0, torch.arange(3)), r"int64 of shape \(2,\), .*; got torch.int64 \(3,\)"),
         (lambda: image_indices(2, 0, torch.tensor([0.0, 1.0])), r"indices must be int64 .*; got torch.float32 \(2,\)"),
         (lambda: image_indices(2, 0, torch.tensor([0, -1])), r"indices must be int64 of shape \(2,\), 0 and up"),
-        (lambda: words(0, torch.arange(2), draws=0, size=1), r"1 or more; got draws=0, size=1"),
-        (lambda: normal(0, torch.arange(2), draws=1, size=0), r"1 or more; got draws=1, size=0"),
-        (lambda: uniform(-1, torch.arange(2), draws=1, size=1), r"seed must be from 0 to 2\*\*64 - 1; got -1"),
-        (lambda: signs(2**64, torch.arange(2), draws=1, size=1), r"seed must be from 0 to 2\*\*64 - 1; got 184467"),
+        (lambda: words(0, TWO, draws=0, size=1), r"1 or more; got draws=0, size=1"),
+        (lambda: normal(0, TWO, draws=1, size=0), r"1 or more; got draws=1, size=0"),
+        (lambda: uniform(-1, TWO, draws=1, size=1), r"seed must be from 0 to 2\*\*64 - 1; got -1"),
+        (lambda: signs(2**64, TWO, draws=1, size=1), r"seed must be from 0 to 2\*\*64 - 1; got 184467"),
     ],
 )
 def test_errors(call, message):

@@ -1,4 +1,6 @@
-"""FGSM against closed forms, what attacks share, and classifiers chosen to break them."""
+"""What holds for every attack: budgets, failures, flags, independence of the batch, and bad input."""
+
+from functools import partial
 
 import pytest
 import torch
@@ -6,169 +8,276 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vaecore.attacks._fgsm import fgsm
-from vaecore.attacks._lbfgs import lbfgs
+from vaecore import fgsm, lbfgs, pgd, square
+
+ATTACKS = {
+    "fgsm": partial(fgsm, epsilon=0.1),
+    "fgsm-l2": partial(fgsm, epsilon=0.8, norm="l2"),
+    "pgd": partial(pgd, seed=0, epsilon=0.05, steps=6, step_size=0.03),
+    "pgd-l2": partial(pgd, seed=0, epsilon=0.4, norm="l2", steps=6, step_size=0.2),
+    "auto-pgd": partial(pgd, seed=0, epsilon=0.05, steps=6),
+    "auto-pgd-l2": partial(pgd, seed=0, epsilon=0.4, norm="l2", steps=6),
+    "square": partial(square, seed=0, epsilon=0.1, queries=50),
+    "lbfgs": lbfgs,  # whose third argument is the targets
+}
+EVERY = list(ATTACKS)
+BUDGETED = [name for name in EVERY if name != "lbfgs"]
+SEEDED = [name for name in BUDGETED if "fgsm" not in name]
+PGD = [name for name in SEEDED if "pgd" in name]
+FIELDS = ("images", "success", "evaluations", "flags", "l2", "linf")
 
 
-def two_classes(weight, margin, *, at):
-    """Logits (margin, 0) at the image `at`, whose difference falls by `weight` per pixel: class 1 is ahead beyond."""
-
-    def classifier(images):
-        ahead = margin - ((images - at) * weight).flatten(1).sum(dim=1)
-        return torch.stack([ahead, torch.zeros_like(ahead)], dim=1)
-
-    return classifier
+# What an attack did
 
 
-def network(seed, *, pixels=64, classes=10):
-    generator = torch.Generator().manual_seed(seed)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 32), nn.ReLU(), nn.Linear(32, classes))
-    for parameter in model.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5
-    return model.eval()
+@pytest.mark.parametrize("name", BUDGETED)
+@pytest.mark.parametrize("targeted", [False, True])
+def test_successes_are_the_classifier_s_and_failures_are_withdrawn_unless_kept(toy, name, targeted):
+    aims = {"targets": toy.targets, "epsilon": 1.6 if "l2" in name else 0.15} if targeted else {}
+    withdrawn, kept = (
+        ATTACKS[name](toy.model, toy.images, toy.labels, keep_failed=keep, **aims) for keep in (False, True)
+    )
+    predicted = toy.model(kept.images).argmax(dim=1)
+    assert torch.equal(kept.success, predicted == toy.targets if targeted else predicted != toy.labels)
+    assert torch.equal(withdrawn.success, kept.success)
+    failed = ~kept.success
+    assert 0 < failed.sum() < 24
+    assert torch.equal(withdrawn.images[failed], toy.images[failed])
+    assert torch.equal(withdrawn.images[~failed], kept.images[~failed])
+    for norms in (withdrawn.l2, withdrawn.linf):
+        assert torch.equal(norms.isnan(), failed)
+    assert not kept.l2.isnan().any()
+    assert bool((kept.linf > 0.02).all())
+    assert kept.constant is None
+    assert withdrawn.warnings() == [f"{int(failed.sum())} of 24 images: the attack did not reach its aim"]
 
 
-def one_by_one(model):
-    """The same classifier asked about each image alone, so that rounding cannot depend on the batch."""
-    return lambda images: torch.cat([model(image) for image in images.split(1)])
+@pytest.mark.parametrize("name", SEEDED)
+def test_no_budget_leaves_the_images_and_says_which_were_wrong_already(toy, name):
+    labels = torch.where(torch.arange(24) < 5, toy.targets, toy.labels)
+    effort = {"queries": 4} if name == "square" else {"restarts": 2}
+    attack = ATTACKS[name](toy.model, toy.images, labels, epsilon=0.0, **effort)
+    assert attack.success.tolist() == [True] * 5 + [False] * 19
+    torch.testing.assert_close(attack.images, toy.images, rtol=0, atol=1e-7)
+    assert bool((attack.l2[:5] < 1e-6).all())
+    assert attack.l2[5:].isnan().all()
+    spent = (1, 4) if name == "square" else (6, 12)
+    assert attack.evaluations.tolist() == [spent[0]] * 5 + [spent[1]] * 19
 
 
-# FGSM
-
-
-def test_fgsm_of_a_linear_classifier_is_one_signed_and_clipped_step():
-    images = torch.tensor([0.5, 0.05, 0.95, 0.5]).view(1, 1, 2, 2)
-    weight = torch.tensor([2.0, -3.0, 1.0, 0.0]).view(1, 1, 2, 2)
-    attack = fgsm(two_classes(weight, 0.1, at=images), images, torch.tensor([0]), epsilon=0.25)
-    # Towards class 1 along the weight's sign; the second and third pixel stop at the bounds after 0.05.
-    torch.testing.assert_close(attack.images.flatten(), torch.tensor([0.75, 0.0, 1.0, 0.5]))
-    torch.testing.assert_close(attack.l2, torch.tensor([(0.25**2 + 2 * 0.05**2) ** 0.5]))
-    torch.testing.assert_close(attack.linf, torch.tensor([0.25]))
-    assert attack.success.tolist() == [True]
-    assert attack.evaluations.tolist() == [1]
-    assert attack.constant is None
-
-
-def test_fgsm_towards_a_target_goes_where_the_other_class_goes_untargeted():
-    images = torch.full((3, 1, 2, 2), 0.5)
-    classifier = two_classes(torch.tensor([[1.0, -1.0], [2.0, 3.0]]), 0.1, at=images[:1])
-    zeros, ones = torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64)
-    away = fgsm(classifier, images, zeros, epsilon=0.2)
-    towards = fgsm(classifier, images, zeros, epsilon=0.2, targets=ones)
-    torch.testing.assert_close(towards.images, away.images)
-    assert towards.success.all()
-
-
-def test_fgsm_says_truly_which_images_it_fooled_and_keeps_the_others(digits):
-    model, images, labels, _ = digits
-    attack = fgsm(model, images, labels, epsilon=0.1, keep_failed=True)
-    assert torch.equal(attack.success, model(attack.images).argmax(1) != labels)
-    assert 0 < attack.success.sum() < len(labels)
-    assert bool((attack.linf > 0.09).all())
-
-
-def test_fgsm_withdraws_what_failed_unless_told_to_keep_it(digits):
-    model, images, labels, _ = digits
-    kept = fgsm(model, images, labels, epsilon=0.1, keep_failed=True)
-    found = fgsm(model, images, labels, epsilon=0.1)
-    failed = ~found.success
-    assert torch.equal(found.images[failed], images[failed])
-    assert found.l2[failed].isnan().all()
-    assert found.linf[failed].isnan().all()
-    assert torch.equal(found.images[~failed], kept.images[~failed])
-    assert found.warnings() == [f"{int(failed.sum())} of 80 images: the attack did not reach its aim"]
-
-
-def test_fgsm_works_in_inference_mode(digits):
-    model, images, labels, _ = digits
-    expected = fgsm(model, images, labels, epsilon=0.1)
-    with torch.inference_mode():
-        assert torch.equal(fgsm(model, images * 1, labels * 1, epsilon=0.1).images, expected.images)
-
-
-def test_fgsm_of_each_image_does_not_depend_on_the_batch(digits):
-    model, images, labels, _ = digits
-    together = fgsm(one_by_one(model), images, labels, epsilon=0.1)
-    apart = fgsm(one_by_one(model), images, labels, epsilon=0.1, chunk=7)
-    assert torch.equal(together.images, apart.images)
-    assert torch.equal(together.success, apart.success)
-
-
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 2**31), sharpness=st.sampled_from([0.1, 1.0, 10.0, 100.0]), share=st.floats(0, 1))
-def test_whatever_the_classifier_fgsm_stays_in_the_box_and_its_figures_are_true(seed, sharpness, share):
-    """Random images with a random share of pixels at the bounds, random networks from flat to saturated."""
-    generator = torch.Generator().manual_seed(seed)
+@pytest.mark.parametrize("name", BUDGETED)
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**31),
+    epsilon=st.floats(0, 1),
+    step_size=st.floats(1e-3, 2),
+    steps=st.integers(1, 12),
+    sharpness=st.sampled_from([0.1, 1.0, 100.0]),
+    loss=st.sampled_from(["cross-entropy", "margin"]),
+)
+def test_points_stay_in_the_ball_and_the_box_and_norms_are_true(
+    network, recorder, name, seed, epsilon, step_size, steps, sharpness, loss
+):
+    """Also where a transposed image is not contiguous, on which a projection of a flat copy would be lost."""
     model = network(seed)
-    images = torch.rand(6, 1, 8, 8, generator=generator)
-    images = torch.where(torch.rand(images.shape, generator=generator) < share, images.round(), images)
-    targets = torch.randint(10, (6,), generator=generator)
-    attack = fgsm(lambda batch: sharpness * model(batch), images, targets, epsilon=0.3)
-    assert attack.images.min() >= 0
-    assert attack.images.max() <= 1
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+    images = torch.where(images < 0.3, 0, images).transpose(2, 3)
+    victim = recorder(lambda points: sharpness * model(points))
+    setting = {"epsilon": epsilon, "keep_failed": True}
+    if name in SEEDED:
+        setting |= {"seed": seed, "loss": loss} | ({"queries": 20} if name == "square" else {"steps": steps})
+    if name in ("pgd", "pgd-l2"):
+        setting["step_size"] = step_size
+    attack = ATTACKS[name](victim if name in SEEDED else victim.classifier, images, torch.arange(4), **setting)
+    questions = [(attack.images, torch.arange(4)), *((asked.points, asked.rows) for asked in victim.search())]
+    for points, rows in questions:
+        assert points.min() >= 0
+        assert points.max() <= 1
+        change = (points - images[rows]).flatten(1)
+        norm = change.norm(dim=1) if "l2" in name else change.abs().amax(dim=1)
+        assert bool((norm <= epsilon + 1e-6).all())
     change = (attack.images - images).flatten(1)
-    known = ~attack.l2.isnan()
-    torch.testing.assert_close(attack.l2[known], change.norm(dim=1)[known])
-    torch.testing.assert_close(attack.linf[known], change.abs().amax(dim=1)[known])
+    torch.testing.assert_close(attack.l2, change.norm(dim=1))
+    torch.testing.assert_close(attack.linf, change.abs().amax(dim=1))
+
+
+@pytest.mark.parametrize("name", BUDGETED)
+def test_an_image_does_not_depend_on_its_batch_mates(toy, one_by_one, recorder, name):
+    """Exactly, also where the victim is randomised."""
+    effort = {"queries": 130} if name == "square" else {"restarts": 2} if name in PGD else {}
+
+    def attack(rows, **setting):
+        victim = recorder(one_by_one(toy.model), drift=0.3)
+        if name not in SEEDED:
+            setting = {"chunk": 5}
+        return ATTACKS[name](
+            victim if name in SEEDED else victim.classifier, toy.images[rows], toy.labels[rows], **effort, **setting
+        )
+
+    together = attack(slice(None))
+    assert 0 < together.success.sum() < 24
+    assert together.flags.tolist() == [0] * 24  # the noise is fixed by image and step: asked twice, it is the same
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
+    for rows, apart in [
+        (order, attack(order, indices=order, chunk=5)),
+        (slice(7, 15), attack(slice(7, 15), first_index=7)),
+    ]:
+        for field in FIELDS:
+            expected = getattr(together, field)[rows]
+            torch.testing.assert_close(getattr(apart, field), expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", [name for name in SEEDED if name != "auto-pgd"])  # which goes from corner to corner
+def test_an_attack_follows_from_its_seed_and_the_image_s_index(toy, name):
+    effort = {"queries": 8} if name == "square" else {"steps": 2}
+
+    def attack(rows=slice(None), seed=0, **setting):
+        arguments = {"seed": seed, "keep_failed": True} | effort | setting
+        return ATTACKS[name](toy.model, toy.images[rows], toy.labels[rows], **arguments).images
+
+    assert torch.equal(attack(), attack())
+    assert not bool((attack() == attack(seed=1)).flatten(1).all(dim=1).any())
+    twice, same = attack([0, 0]), attack([0, 0], indices=torch.tensor([5, 5]))
+    assert not torch.equal(twice[0], twice[1])
+    assert torch.equal(same[0], same[1])
 
 
 # What callers pass in
 
 
-def test_attacks_leave_the_classifier_and_the_images_as_they_were():
-    model = network(0)
+@pytest.mark.parametrize("name", EVERY)
+def test_the_classifier_and_the_images_are_left_as_they_were(toy, network, name):
+    model = network(0).requires_grad_()
     kept = torch.ones_like(model[1].weight)
     model[1].weight.grad = kept.clone()
-    images, targets = torch.full((2, 1, 8, 8), 0.5), torch.tensor([1, 2])
-    fgsm(model, images, targets, epsilon=0.1)
-    with torch.no_grad():
-        lbfgs(model, images, targets)
+    images = toy.images.clone().requires_grad_()
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            attack = ATTACKS[name](model, images, toy.targets)
+        assert not attack.images.requires_grad
+        assert not attack.l2.requires_grad
     assert torch.equal(model[1].weight.grad, kept)
     assert model[3].weight.grad is None
-    assert not images.requires_grad
-    assert bool((images == 0.5).all())
+    assert images.grad is None
+    assert torch.equal(images, toy.images)
 
 
-IMAGES = torch.full((2, 1, 8, 8), 0.5)
-LABELS = torch.tensor([0, 1])
-ATTACKS = {
-    "fgsm": lambda classifier, images, labels: fgsm(classifier, images, labels, epsilon=0.1),
-    "lbfgs": lbfgs,
-}
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("when", ["within", "before"])
+def test_inference_mode_changes_nothing(toy, name, when):
+    aims = {"targets": toy.targets} if name in BUDGETED else {}
+    expected = ATTACKS[name](toy.model, toy.images, toy.labels, **aims)
+    with torch.inference_mode():
+        images, labels, aims = toy.images.clone(), toy.labels.clone(), {key: aims[key].clone() for key in aims}
+        attack = ATTACKS[name](toy.model, images, labels, **aims) if when == "within" else None
+    attack = ATTACKS[name](toy.model, images, labels, **aims) if attack is None else attack
+    assert torch.equal(attack.images, expected.images)
+    assert name not in (*PGD, "lbfgs") or not attack.images.is_inference()
 
 
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
+def detached_within(model):
+    return lambda batch: model(batch.detach())
+
+
+def open_dropout(model):
+    return nn.Sequential(nn.Dropout(), model).eval().append(nn.Dropout())
+
+
+GREY, LABELS = torch.full((2, 1, 8, 8), 0.5), torch.tensor([0, 1])
+SAME = None  # the classifier as it is
+
+
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize(
-    ("classifier", "images", "labels", "message"),
+    ("change", "images", "labels", "message"),
     [
-        (network(0), IMAGES * 3, LABELS, r"images must lie in \[0, 1\]; got \[1.5, 1.5\]"),
-        (network(0), IMAGES * torch.nan, LABELS, "images must be finite"),
-        (network(0), IMAGES[:0], LABELS[:0], "images is empty"),
-        (network(0), IMAGES, LABELS[:1], r"must be int64 of shape \(2,\)"),
-        (network(0), IMAGES, LABELS + 9, "must be 0 to 9; got 9 to 10"),
-        (network(0), IMAGES, LABELS - 1, "must be 0 and up; got -1 to 0"),
-        (network(0).train(), IMAGES, LABELS, r"evaluation mode; got Sequential in training mode \(call"),
-        (nn.Sequential(nn.Dropout(), network(0)).eval().append(nn.Dropout()), IMAGES, LABELS, "got Dropout in train"),
-        (lambda batch: batch, IMAGES, LABELS, r"must map 2 images to logits \(2, classes\); got \(2, 1, 8, 8\)"),
-        (lambda batch: batch.flatten(1).log() - torch.inf, IMAGES, LABELS, "logits must be finite"),
-        (lambda batch: (batch - 0.5).abs().sqrt().flatten(1), IMAGES, LABELS, "gradient of the (loss|cross-entropy)"),
-        (lambda batch: batch.detach().flatten(1), IMAGES, LABELS, "must be differentiable"),
-        (lambda batch: network(0)(batch.detach()), IMAGES, LABELS, "must be differentiable"),
+        (SAME, GREY * 3, LABELS, r"images must lie in \[0, 1\]; got \[1.5, 1.5\]"),
+        (SAME, GREY * torch.nan, LABELS, "images must be finite"),
+        (SAME, GREY[:0], LABELS[:0], "images is empty"),
+        (SAME, GREY, LABELS[:1], r"(labels|targets) must be int64 of shape \(2,\)"),
+        (SAME, GREY, LABELS + 4, "(labels|targets) must be 0 to 4; got 4 to 5"),
+        (SAME, GREY, LABELS - 1, "(labels|targets) must be 0 and up; got -1 to 0"),
+        (nn.Module.train, GREY, LABELS, r"evaluation mode; got Sequential in training mode \(call"),
+        (open_dropout, GREY, LABELS, "got Dropout in training mode"),
+        (lambda _: lambda x: x, GREY, LABELS, r"must map 2 images to logits \(2, classes\); got \(2, 1, 8, 8\)"),
+        (lambda _: lambda x: x.flatten(1).log() - torch.inf, GREY, LABELS, "logits must be finite"),
+        (lambda _: lambda x: x.flatten(1) * torch.nan, GREY, LABELS, "logits must be finite"),
     ],
 )
-def test_bad_input_is_named(attack, classifier, images, labels, message):
+def test_bad_input_is_named(network, name, change, images, labels, message):
+    model = network(0)
     with pytest.raises(ValueError, match=message):
-        attack(classifier, images, labels)
+        ATTACKS[name](model if change is SAME else change(model), images, labels)
 
 
-@pytest.mark.parametrize("epsilon", [-0.1, 25.5, torch.nan])
-def test_fgsm_names_a_bad_epsilon(epsilon):
-    with pytest.raises(ValueError, match=rf"epsilon must be from 0 to 1, as pixels are from 0 to 1; got {epsilon}"):
-        fgsm(network(0), IMAGES, LABELS, epsilon=epsilon)
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "square"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: lambda x: (x - x.detach()).sqrt().flatten(1), "gradient of the loss .* must be finite"),
+        (lambda _: lambda x: x.detach().flatten(1), "must be differentiable"),
+        (detached_within, "must be differentiable"),
+    ],
+)
+def test_a_gradient_that_cannot_be_had_is_named(network, name, change, message):
+    with pytest.raises(ValueError, match=message):
+        ATTACKS[name](change(network(0)), GREY, LABELS)
 
 
-def test_fgsm_names_a_bad_chunk_and_bad_targets():
-    with pytest.raises(ValueError, match="chunk must be 1 or more"):
-        fgsm(network(0), IMAGES, LABELS, epsilon=0.1, chunk=0)
-    with pytest.raises(ValueError, match="targets must be 0 to 9; got 1 to 11"):
-        fgsm(network(0), IMAGES, LABELS, epsilon=0.1, targets=LABELS * 10 + 1)
+@pytest.mark.parametrize("name", SEEDED)
+def test_a_victim_s_classifier_in_training_mode_is_named(network, recorder, name):
+    with pytest.raises(ValueError, match="evaluation mode; got Sequential in training mode"):
+        ATTACKS[name](recorder(network(0).train()), GREY, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("names", "setting", "message"),
+    [
+        (BUDGETED, {"epsilon": -0.1}, "epsilon must be from 0 to [18], as pixels are from 0 to 1; got -0.1"),
+        (BUDGETED, {"epsilon": torch.nan}, "epsilon must be from 0 to [18], .*; got nan"),
+        (BUDGETED, {"epsilon": 25.5}, r"epsilon must be from 0 to [18], .*; got 25.5 \(divide by 255"),
+        (["pgd-l2", "fgsm-l2"], {"epsilon": 8.5}, "epsilon must be from 0 to 8, .*; got 8.5"),
+        (["pgd", "fgsm"], {"norm": "l1"}, "norm must be 'linf' or 'l2'; got 'l1'"),
+        (EVERY, {"chunk": 0}, "chunk must be 1 or more; got 0"),
+        (BUDGETED, {"targets": torch.tensor([1, 1])}, r"targets must differ from the labels; 1 of 2 .*first at row 1"),
+        (BUDGETED, {"targets": torch.tensor([1, 5])}, "targets must be 0 to 4; got 1 to 5"),
+        (BUDGETED, {"targets": torch.tensor([1])}, r"targets must be int64 of shape \(2,\)"),
+        (SEEDED, {"loss": "hinge"}, "loss must be 'cross-entropy' or 'margin'; got 'hinge'"),
+        (SEEDED, {"first_index": -1}, "first_index must be 0 or more; got -1"),
+        (SEEDED, {"indices": torch.tensor([0])}, r"indices must be int64 of shape \(2,\)"),
+        (PGD, {"steps": 0}, "steps must be 1 or more; got 0"),
+        (PGD, {"restarts": 0}, "restarts must be 1 or more; got 0"),
+        (PGD, {"restarts": 2, "random_start": False}, "restarts must be 1 without a random start; got 2"),
+        (PGD, {"step_size": 0.0}, "step_size must be above 0, and finite; got 0.0"),
+        (PGD, {"step_size": torch.nan}, "step_size must be above 0, and finite; got nan"),
+        (PGD, {"step_size": torch.inf}, "step_size must be above 0, and finite; got inf"),
+        (["square"], {"queries": 0}, "queries must be 1 or more; got 0"),
+        (["lbfgs"], {"evaluations": 0}, "evaluations must be 1 or more; got 0"),
+        (["lbfgs"], {"confidence": 0.0}, "confidence must be above 0 and below 1; got 0.0"),
+        (["lbfgs"], {"confidence": 1.0}, "confidence must be above 0 and below 1; got 1.0"),
+        (["lbfgs"], {"confidence": 98}, "confidence must be above 0 and below 1; got 98"),
+        (["lbfgs"], {"confidence": torch.nan}, "confidence must be above 0 and below 1; got nan"),
+    ],
+)
+def test_a_bad_setting_is_named(toy, names, setting, message):
+    for name in names:
+        with pytest.raises(ValueError, match=message):
+            ATTACKS[name](toy.model, GREY, LABELS, **setting)
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_a_bad_loss_is_named_before_a_victim_is_asked(toy, name):
+    class Deaf:
+        classifier = toy.model
+
+        def objective(self, aims, **setting):
+            raise AssertionError
+
+    with pytest.raises(ValueError, match="loss must be"):
+        ATTACKS[name](Deaf(), GREY, LABELS, loss="hinge")
+
+
+@pytest.mark.parametrize("attack", [pgd, square])
+def test_the_seed_must_be_given(toy, attack):
+    with pytest.raises(TypeError, match="seed"):
+        attack(toy.model, GREY, LABELS, epsilon=0.1)

@@ -1,5 +1,6 @@
 """The L-BFGS attack against closed forms, against scipy image by image, and in what it costs."""
 
+from functools import partial
 from math import log
 
 import pytest
@@ -7,38 +8,23 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.reference import scipy_lbfgs
-from vaecore.attacks import _lbfgs
-from vaecore.attacks._attack import Sanity
-from vaecore.attacks._lbfgs import lbfgs
+from vaecore import Sanity, lbfgs
+from vaecore.attacks import _lbfgs  # for what no call of `lbfgs` shows; each use says why
 
 ONE = torch.tensor([1])
-IMAGES = torch.full((2, 1, 8, 8), 0.5)
-LABELS = torch.tensor([0, 1])
+GREY = torch.full((1, 1, 4, 4), 0.5)
+RAMP = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)  # weights for GREY
 LADDER = torch.arange(10.0)  # logits of which only class 9 wins
 
 
-def two_classes(weight, margin, *, at, sharpness=1.0):
-    """Logits (margin, 0) at the image `at`, whose difference falls by `weight` per pixel: class 1 is ahead beyond."""
-
-    def classifier(images):
-        ahead = sharpness * (margin - ((images - at) * weight).flatten(1).sum(dim=1))
-        return torch.stack([ahead, torch.zeros_like(ahead)], dim=1)
-
-    return classifier
-
-
-def network(seed, *, depth=1):
-    generator = torch.Generator().manual_seed(seed)
-    layers = [nn.Flatten(), nn.Linear(64, 32), nn.ReLU()]
-    for _ in range(depth - 1):
-        layers += [nn.Linear(32, 32), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.Linear(32, 10))
-    for parameter in model.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5
-    return model.eval()
+@pytest.fixture(scope="session")
+def rough(network):
+    """Give a function that makes a random classifier of ten classes with kinks."""
+    return partial(network, layer=nn.ReLU, classes=10, gain=1)
 
 
 def random_images(count, seed, *, share):
@@ -49,13 +35,8 @@ def random_images(count, seed, *, share):
     return images, torch.randint(10, (count,), generator=generator)
 
 
-def one_by_one(model):
-    """The same classifier asked about each image alone, so that rounding cannot depend on the batch."""
-    return lambda images: torch.cat([model(image) for image in images.split(1)])
-
-
-class Recorded:
-    """The same classifier, which keeps how many images it was asked about each time, since `victim_flags` was done."""
+class Counted:
+    """The same classifier, which keeps how many images it was asked about each time, the flags' two checks left out."""
 
     def __init__(self, model):
         self.model, self.calls = model, []
@@ -77,86 +58,81 @@ def probability(model, images, targets):
 # What is known exactly
 
 
-def test_the_nearest_point_of_a_hyperplane_is_found():
+def test_the_nearest_point_of_a_hyperplane_is_reached(two_classes):
     """Inside the box the change is margin * w / ||w||^2, and c, with the target at p = 1/2, 4 * margin / ||w||^2."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(1, 1, 6, 6, generator=generator)
+    weight = torch.randn(1, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     square = weight.square().sum()
     margins = torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0])
     grey = torch.full((1, 1, 6, 6), 0.5)
     images = grey - (margins.view(-1, 1, 1, 1) - 2) * weight / square
     attack = lbfgs(two_classes(weight, 2.0, at=grey), images, torch.ones(5, dtype=torch.int64))
     assert attack.success.all()
-    torch.testing.assert_close(attack.l2, margins / square.sqrt(), rtol=1e-3, atol=0)
-    torch.testing.assert_close(attack.constant, 4 * margins / square, rtol=1e-3, atol=0)
-    torch.testing.assert_close(attack.images, (grey + 2 * weight / square).expand_as(images), rtol=0, atol=1e-3)
+    assert_close(attack.l2, margins / square.sqrt(), rtol=1e-3, atol=0)
+    assert_close(attack.constant, 4 * margins / square, rtol=1e-3, atol=0)
+    assert_close(attack.images, (grey + 2 * weight / square).expand_as(images), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("sharpness", [1e-3, 1.0, 1e3, 1e15])
-def test_the_scale_of_the_logits_changes_c_alone(sharpness):
-    images = torch.full((1, 1, 4, 4), 0.5)
-    weight = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)
-    attack = lbfgs(two_classes(weight, 0.8, at=images, sharpness=sharpness), images, ONE)
-    torch.testing.assert_close(attack.l2[0], 0.8 / weight.norm(), rtol=2e-3, atol=0)
-    torch.testing.assert_close(sharpness * attack.constant[0], 4 * 0.8 / weight.square().sum(), rtol=2e-3, atol=0)
+def test_the_scale_of_the_logits_changes_c_alone(two_classes, sharpness):
+    attack = lbfgs(two_classes(RAMP, 0.8, at=GREY, sharpness=sharpness), GREY, ONE)
+    assert_close(attack.l2[0], 0.8 / RAMP.norm(), rtol=2e-3, atol=0)
+    assert_close(sharpness * attack.constant[0], 4 * 0.8 / RAMP.square().sum(), rtol=2e-3, atol=0)
 
 
-def test_c_allows_for_rivals():
+def test_c_allows_for_rivals(two_classes):
     """Level with nine rivals, the target has p = 1/10, and c * (1 - p) * ||w|| = 2 * distance."""
-    images = torch.full((1, 1, 4, 4), 0.5)
-    weight = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)
 
     def classifier(batch):
-        return two_classes(-weight, -0.8, at=images)(batch)[:, [0] + [1] * 9]
+        return two_classes(-RAMP, -0.8, at=GREY)(batch)[:, [0] + [1] * 9]
 
-    attack = lbfgs(classifier, images, torch.tensor([0]))
-    torch.testing.assert_close(attack.l2[0], 0.8 / weight.norm(), rtol=2e-3, atol=0)
-    torch.testing.assert_close(attack.constant[0], 2 / 0.9 * 0.8 / weight.square().sum(), rtol=1e-2, atol=0)
+    attack = lbfgs(classifier, GREY, torch.tensor([0]))
+    assert_close(attack.l2[0], 0.8 / RAMP.norm(), rtol=2e-3, atol=0)
+    assert_close(attack.constant[0], 2 / 0.9 * 0.8 / RAMP.square().sum(), rtol=1e-2, atol=0)
 
 
-def test_pixels_at_the_bounds_are_held_and_the_free_ones_used():
+def test_pixels_at_the_bounds_are_held_and_the_free_ones_used(two_classes):
     """Half of the pixels sit at 0 and would have to fall: the nearest success moves the other half alone."""
     weight = torch.linspace(0.5, 1.5, 16).view(1, 1, 4, 4)
     images = torch.full((1, 1, 4, 4), 0.4)
     images[..., 2:] = 0
     weight[..., 2:] *= -1
     attack = lbfgs(two_classes(weight, 1.0, at=images), images, ONE)
-    free = weight[..., :2]
-    torch.testing.assert_close(attack.l2[0], 1 / free.norm(), rtol=2e-3, atol=0)
+    assert_close(attack.l2[0], 1 / weight[..., :2].norm(), rtol=2e-3, atol=0)
     assert bool((attack.images[..., 2:] == 0).all())
 
 
-def test_a_bound_is_reached_on_the_way():
+def test_a_bound_is_reached_on_the_way(two_classes):
     """One strong pixel saturates at 1 after 0.1; the weak one has to do the rest: 0.4 = (1.1 - 3 * 0.1) / 2."""
-    images = torch.tensor([0.9, 0.2]).view(1, 1, 1, 2)
-    weight = torch.tensor([3.0, 2.0]).view(1, 1, 1, 2)
+    images, weight = torch.tensor([0.9, 0.2]).view(1, 1, 1, 2), torch.tensor([3.0, 2.0]).view(1, 1, 1, 2)
     attack = lbfgs(two_classes(weight, 1.1, at=images), images, ONE)
-    torch.testing.assert_close(attack.images.flatten(), torch.tensor([1.0, 0.6]), rtol=0, atol=1e-3)
+    assert_close(attack.images.flatten(), torch.tensor([1.0, 0.6]), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("confidence", [0.4, 0.5, 0.9, 0.98, 0.9999])
-def test_confidence_moves_the_boundary_by_its_log_odds(confidence):
+def test_confidence_moves_the_boundary_by_its_log_odds(two_classes, confidence):
     images = torch.full((1, 1, 6, 6), 0.5)
     weight = torch.linspace(-4, 4, 36).view(1, 1, 6, 6)  # steep, or high confidence is only beyond the bounds
     classifier = two_classes(weight, 1.0, at=images)
     attack = lbfgs(classifier, images, ONE, confidence=confidence)
     distance = (1 + log(confidence / (1 - confidence))) / weight.norm()
-    torch.testing.assert_close(attack.l2[0], distance, rtol=2e-3, atol=0)
-    torch.testing.assert_close(attack.constant[0], 4 * distance / weight.norm(), rtol=2e-3, atol=0)
+    assert_close(attack.l2[0], distance, rtol=2e-3, atol=0)
+    assert_close(attack.constant[0], 4 * distance / weight.norm(), rtol=2e-3, atol=0)
     assert 0 <= probability(classifier, attack.images, ONE) - confidence < 1e-3
 
 
-def test_an_image_with_that_confidence_already_is_left_alone():
-    images = torch.full((1, 1, 6, 6), 0.5)
-    classifier = two_classes(torch.ones(1, 1, 6, 6), -2.0, at=images)  # p = 0.881
+def test_an_image_with_that_confidence_already_is_left_alone(two_classes):
+    classifier = two_classes(torch.ones(1, 1, 4, 4), -2.0, at=GREY)  # p = 0.881
     for confidence, moved in [(None, False), (0.3, False), (0.88, False), (0.89, True)]:
-        attack = lbfgs(classifier, images, ONE, confidence=confidence)
+        attack = lbfgs(classifier, GREY, ONE, confidence=confidence)
         assert attack.success.all()
         assert bool(attack.l2 > 0) == bool(attack.constant > 0) == bool(attack.evaluations > 1) == moved
 
 
 def test_curvature_is_that_of_the_bfgs_formula_over_the_last_pairs():
-    """Dense, from the Gauss-Newton matrix on, damped throughout; a pair without positive curvature is skipped."""
+    """Dense, from the Gauss-Newton matrix on, damped throughout; a pair without positive curvature is skipped.
+
+    Of the class itself: with a wrong direction the attack only takes longer.
+    """
     generator = torch.Generator().manual_seed(0)
     hessian = torch.randn(6, 6, generator=generator)
     hessian = hessian @ hessian.T + torch.eye(6)
@@ -167,36 +143,43 @@ def test_curvature_is_that_of_the_bfgs_formula_over_the_last_pairs():
     axis, extra, stiffness = torch.randn(1, 6, generator=generator), torch.tensor([1.5]), torch.tensor([0.7])
     inverse = torch.linalg.inv(3.5 * torch.eye(6) + 0.7 * axis.T @ axis)
     gradient = torch.randn(1, 6, generator=generator)
-    torch.testing.assert_close(curvature.solve(gradient, extra, axis, stiffness), gradient @ inverse)
+    assert_close(curvature.solve(gradient, extra, axis, stiffness), gradient @ inverse)
     for move, change in zip(moves, changes, strict=True):
         curvature.add(move, change)
     for move, change in [(moves[i], changes[i] + 1.5 * moves[i]) for i in (3, 4, 6, 7)]:
         weight = 1 / (move @ change.T)
         left = torch.eye(6) - weight * move.T @ change
         inverse = left @ inverse @ left.T + weight * move.T @ move
-    torch.testing.assert_close(curvature.solve(gradient, extra, axis, stiffness), gradient @ inverse, rtol=1e-4, atol=0)
+    assert_close(curvature.solve(gradient, extra, axis, stiffness), gradient @ inverse, rtol=1e-4, atol=0)
 
 
 # How near
 
 
-def test_the_nearest_of_all_successes_seen_is_returned(digits, monkeypatch):
-    monkeypatch.setattr(_lbfgs, "_ROUNDS", 1)  # or the classifier is asked about images that are finished
+@pytest.fixture
+def looks_each_round(monkeypatch):
+    """Let the attack look after each round what is over; else the classifier is asked about finished images too."""
+    monkeypatch.setattr(_lbfgs, "_ROUNDS", 1)
+
+
+@pytest.mark.usefixtures("looks_each_round")
+def test_the_nearest_of_all_successes_seen_is_returned(digits):
     model, images, _, targets = digits
     for image, target in zip(images[:16].split(1), targets[:16].split(1), strict=True):
-        seen = []
+        distances = []
 
-        def classifier(batch, seen=seen, image=image, target=target):
+        def classifier(batch, distances=distances, image=image, target=target):
             logits = model(batch)
             if logits.argmax(1) == target:
-                seen.append((batch.detach() - image).norm())
+                distances.append((batch.detach() - image).norm())
             return logits
 
         attack = lbfgs(classifier, image, target)
-        # One that leads by no more than rounding does not count.
-        torch.testing.assert_close(attack.l2[0], torch.stack(seen).min(), rtol=1e-4, atol=0)
+        # A success that leads by no more than rounding does not count.
+        assert_close(attack.l2[0], torch.stack(distances).min(), rtol=1e-4, atol=0)
 
 
+@pytest.mark.slow
 def test_images_come_as_near_as_scipy_s_one_by_one(digits):
     model, images, _, targets = digits
     images, targets = images[:20], targets[:20]
@@ -212,18 +195,17 @@ def test_images_come_as_near_as_scipy_s_one_by_one(digits):
     assert ratio.max() <= 1.1
 
 
-def test_the_scipy_reference_finds_the_nearest_point_of_a_hyperplane():
-    images = torch.full((1, 1, 4, 4), 0.5)
-    weight = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)
-    reference = scipy_lbfgs(two_classes(weight, 0.8, at=images), images, ONE)
-    torch.testing.assert_close(reference.l2[0], 0.8 / weight.norm(), rtol=0.01, atol=0)
+def test_the_scipy_reference_reaches_the_nearest_point_of_a_hyperplane(two_classes):
+    reference = scipy_lbfgs(two_classes(RAMP, 0.8, at=GREY), GREY, ONE)
+    assert_close(reference.l2[0], 0.8 / RAMP.norm(), rtol=0.01, atol=0)
 
 
-def test_success_is_as_frequent_as_scipy_s_where_it_is_rare():
+@pytest.mark.slow
+def test_success_is_as_frequent_as_scipy_s_where_it_is_rare(rough):
     """Deep networks at random have classes that hardly any image has."""
     ours = theirs = 0
     for seed in range(4):
-        model = network(seed, depth=3)
+        model = rough(seed, depth=3)
         images, targets = random_images(10, seed, share=0.3)
         ours += int(lbfgs(model, images, targets).success.sum())
         theirs += int(scipy_lbfgs(model, images, targets, iterations=20).success.sum())
@@ -231,7 +213,7 @@ def test_success_is_as_frequent_as_scipy_s_where_it_is_rare():
     assert ours >= theirs
 
 
-def test_a_success_is_only_just_one(digits):
+def test_a_success_is_only_just_one(digits, one_by_one):
     """It still is when the classifier is asked about it alone, and no more a little nearer to the clean image."""
     model, images, _, targets = digits
     attack = lbfgs(model, images, targets)
@@ -245,9 +227,9 @@ def test_a_success_has_the_confidence_asked_for(digits):
     model, images, _, targets = digits
     attack = lbfgs(model, images, targets, confidence=0.98)
     assert attack.success.float().mean() > 0.95
-    found = probability(model, attack.images, targets)[attack.success]
-    assert bool((found >= 0.98 - 1e-6).all())
-    assert found.median() < 0.9801
+    reached = probability(model, attack.images, targets)[attack.success]
+    assert bool((reached >= 0.98 - 1e-6).all())
+    assert reached.median() < 0.9801
     assert bool((attack.l2 > lbfgs(model, images, targets).l2)[attack.success].all())
 
 
@@ -260,29 +242,23 @@ def test_thorough_is_nowhere_farther_and_mostly_nearer(digits):
     assert (ratio < 1).double().mean() > 0.5
     assert ratio.nanmean() < 0.995
     assert torch.equal(model(thorough.images).argmax(dim=1), targets)
-    torch.testing.assert_close(thorough.l2, (thorough.images - images).flatten(1).norm(dim=1))
+    assert_close(thorough.l2, (thorough.images - images).flatten(1).norm(dim=1))
 
 
 # Each image by itself
 
 
-@pytest.mark.parametrize("thorough", [False, True])
-def test_an_image_does_not_depend_on_its_batch_mates(digits, thorough):
-    """Exactly, when the classifier is asked about each image alone; one row has its target already."""
+@pytest.mark.parametrize(("thorough", "count"), [(False, 12), (True, 6)])
+def test_an_image_does_not_depend_on_its_batch_mates(digits, one_by_one, thorough, count):
+    """But by rounding, when the classifier is asked about each image alone; one row has its target already."""
     model, images, _, targets = digits
-    count = 6 if thorough else 12
     images, targets = images[:count], targets[:count].clone()
     targets[3] = model(images[3:4]).argmax(1)
     together = lbfgs(one_by_one(model), images, targets, thorough=thorough)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(1))
     apart = lbfgs(one_by_one(model), images[order], targets[order], chunk=5, thorough=thorough)
-    for one, other in [
-        (together.images, apart.images),
-        (together.l2, apart.l2),
-        (together.constant, apart.constant),
-        (together.evaluations, apart.evaluations),
-    ]:
-        torch.testing.assert_close(one[order], other, rtol=1e-5, atol=1e-6)
+    for field in ("images", "l2", "constant", "evaluations"):
+        assert_close(getattr(together, field)[order], getattr(apart, field), rtol=1e-5, atol=1e-6)
 
 
 def test_a_batch_is_near_its_parts(digits):
@@ -303,31 +279,28 @@ def test_the_norm_is_zero_where_the_target_is_predicted_already(digits):
     assert attack.evaluations.tolist() == [1] * 4
 
 
-def test_a_failure_is_the_clean_image_and_nan():
+def test_a_failure_is_the_clean_image_and_nan(two_classes):
     """Class 2 never wins; row 0, which asks for it, fails without harm to row 1, which asks for class 1."""
-    images = torch.full((2, 1, 4, 4), 0.5)
-    winnable = two_classes(torch.linspace(-1, 1, 16).view(1, 1, 4, 4), 0.8, at=images[:1])
+    winnable = two_classes(RAMP, 0.8, at=GREY)
 
     def classifier(batch):
         logits = winnable(batch)
         return torch.cat([logits, logits.amin(dim=1, keepdim=True) - 1], dim=1)
 
-    attack = lbfgs(classifier, images, torch.tensor([2, 1]))
+    attack = lbfgs(classifier, GREY.repeat(2, 1, 1, 1), torch.tensor([2, 1]))
     assert attack.success.tolist() == [False, True]
-    assert torch.equal(attack.images[0], images[0])
-    for figures in (attack.l2, attack.linf, attack.constant):
-        assert figures.isnan().tolist() == [True, False]
+    assert torch.equal(attack.images[:1], GREY)
+    for field in (attack.l2, attack.linf, attack.constant):
+        assert field.isnan().tolist() == [True, False]
     assert attack.evaluations[0] > 1
     assert attack.warnings() == ["1 of 2 images: the attack did not reach its aim"]
 
 
 def test_a_gradient_of_zero_is_no_error_but_a_failure_and_a_flag():
-    images = torch.full((2, 1, 3, 3), 0.5)
-    attack = lbfgs(
-        lambda batch: batch.flatten(1).sum(dim=1, keepdim=True) * 0 + torch.tensor([[2.0, 0.0]]),
-        images,
-        torch.tensor([1, 0]),
-    )
+    def flat(batch):
+        return batch.flatten(1).sum(dim=1, keepdim=True) * 0 + torch.tensor([[2.0, 0.0]])
+
+    attack = lbfgs(flat, GREY.repeat(2, 1, 1, 1), torch.tensor([1, 0]))
     assert attack.success.tolist() == [False, True]
     assert attack.flags.tolist() == [int(Sanity.ZERO_GRADIENT), 0]
 
@@ -342,7 +315,7 @@ def test_noise_leads_off_a_plateau():
 
     attack = lbfgs(classifier, image, ONE)
     assert attack.success.all()
-    torch.testing.assert_close(attack.l2, torch.tensor([1.5]), rtol=2e-3, atol=0)
+    assert_close(attack.l2, torch.tensor([1.5]), rtol=2e-3, atol=0)
     assert attack.flags.tolist() == [int(Sanity.ZERO_GRADIENT)]
 
 
@@ -355,27 +328,27 @@ def test_noise_leads_off_a_plateau():
     share=st.floats(0, 1),
     confidence=st.sampled_from([None, 0.2, 0.98]),
 )
-def test_whatever_the_classifier_images_stay_in_the_box_and_figures_are_true(seed, sharpness, share, confidence):
+def test_whatever_the_classifier_images_stay_in_the_box_and_figures_are_true(rough, seed, sharpness, share, confidence):
     """Random images with a random share of pixels at the bounds, random networks from flat to saturated."""
-    model = network(seed)
+    model = rough(seed)
     images, targets = random_images(6, seed, share=share)
 
     def classifier(batch):
         return sharpness * model(batch)
 
     attack = lbfgs(classifier, images, targets, confidence=confidence)
+    won = attack.success
     assert attack.images.min() >= 0
     assert attack.images.max() <= 1
     change = (attack.images - images).flatten(1)
-    torch.testing.assert_close(attack.l2[attack.success], change.norm(dim=1)[attack.success])
-    torch.testing.assert_close(attack.linf[attack.success], change.abs().amax(dim=1)[attack.success])
-    assert torch.equal(attack.success, ~attack.l2.isnan())
-    assert torch.equal(attack.images[~attack.success], images[~attack.success])
+    assert_close(attack.l2[won], change.norm(dim=1)[won])
+    assert_close(attack.linf[won], change.abs().amax(dim=1)[won])
+    assert torch.equal(won, ~attack.l2.isnan())
+    assert torch.equal(attack.images[~won], images[~won])
     if confidence is None:
-        assert torch.equal(classifier(attack.images).argmax(dim=1)[attack.success], targets[attack.success])
+        assert torch.equal(classifier(attack.images).argmax(dim=1)[won], targets[won])
     else:
-        found = probability(classifier, attack.images, targets)[attack.success]
-        assert bool((found >= confidence - 1e-6).all())
+        assert bool((probability(classifier, attack.images, targets)[won] >= confidence - 1e-6).all())
 
 
 # What it costs
@@ -388,30 +361,28 @@ def test_evaluations_are_within_their_bound(digits):
     assert int(lbfgs(model, images, targets).evaluations.max()) <= 28 + 3
     assert int(lbfgs(model, images, targets, evaluations=7).evaluations.max()) <= 4 * 7 + 3
     assert int(lbfgs(model, images, targets, thorough=True).evaluations.max()) <= 6 * (28 + 3)
+
+    def lost(batch):
+        return model(batch) * 0 + LADDER
+
     for evaluations, last in [(1, 4), (2, 8), (9, 36)]:  # three more descents of an image without success
-        attack = lbfgs(
-            lambda batch: model(batch)[:, [1] * 9 + [0]] * 0 + LADDER, images, targets, evaluations=evaluations
-        )
+        attack = lbfgs(lost, images, targets, evaluations=evaluations)
         assert attack.evaluations[targets != 9].tolist() == [last] * int((targets != 9).sum())
 
 
-def test_evaluations_are_those_that_the_classifier_saw(digits, monkeypatch):
-    """Of one image, with a look after each round, so that none is asked about when it is finished already."""
-    monkeypatch.setattr(_lbfgs, "_ROUNDS", 1)
+@pytest.mark.usefixtures("looks_each_round")
+def test_evaluations_are_those_that_the_classifier_saw(digits):
     model, images, _, targets = digits
     for image, target in zip(images[:4].split(1), targets[:4].split(1), strict=True):
         for thorough in (False, True):
-            recorded = Recorded(model)
-            attack = lbfgs(recorded, image, target, evaluations=50, thorough=thorough)
-            assert attack.evaluations.tolist() == [len(recorded.asked)]
+            counted = Counted(model)
+            attack = lbfgs(counted, image, target, evaluations=50, thorough=thorough)
+            assert attack.evaluations.tolist() == [len(counted.asked)]
 
 
-def test_a_descent_ends_when_it_has_come_no_nearer_for_fifteen_rounds():
+def test_a_descent_ends_when_it_has_come_no_nearer_for_fifteen_rounds(two_classes):
     """A linear classifier takes a few rounds, of the hundreds allowed."""
-    images = torch.full((1, 1, 4, 4), 0.5)
-    attack = lbfgs(
-        two_classes(torch.linspace(-1, 1, 16).view(1, 1, 4, 4), 0.8, at=images), images, ONE, evaluations=500
-    )
+    attack = lbfgs(two_classes(RAMP, 0.8, at=GREY), GREY, ONE, evaluations=500)
     assert 1 + 15 + 3 < attack.evaluations[0] < 1 + 15 + 3 + 20
 
 
@@ -427,26 +398,17 @@ def test_a_descent_ends_when_it_has_come_no_nearer_for_fifteen_rounds():
     ],
 )
 def test_what_counts_as_coming_nearer(distances, last):
-    """The round after which the image is no longer active, of one that is at these distances; None: it stays so."""
-    zero, flat = torch.zeros(1), torch.zeros(1, 4)
+    """The round after which an image at these distances is no longer active; None: it stays so.
+
+    Of the class itself, as no classifier can choose where the search goes.
+    """
+    zero, flat, none, infinite = torch.zeros(1), torch.zeros(1, 4), torch.tensor([0]), torch.tensor([torch.inf])
     now = _lbfgs._Descent(
-        row=torch.tensor([0]),
-        clean=flat,
-        target=torch.tensor([0]),
+        **dict.fromkeys(("clean", "point", "rise", "best"), flat),
+        **dict.fromkeys(("lead", "odds", "damping", "best_constant", "best_lead", "best_pace"), zero),
+        **dict.fromkeys(("row", "target", "milestone_round", "evaluations"), none),
+        **dict.fromkeys(("best_square", "milestone"), infinite),
         active=torch.tensor([True]),
-        point=flat,
-        lead=zero,
-        odds=zero,
-        rise=flat,
-        damping=zero,
-        best=flat,
-        best_square=torch.tensor([torch.inf]),
-        best_constant=zero,
-        best_lead=zero,
-        best_pace=zero,
-        milestone=torch.tensor([torch.inf]),
-        milestone_round=torch.tensor([0]),
-        evaluations=torch.tensor([0]),
     )
     active = []
     for step, distance in enumerate(distances):
@@ -459,12 +421,12 @@ def test_what_counts_as_coming_nearer(distances, last):
 
 def test_the_classifier_is_asked_about_no_more_images_than_are_in_a_chunk_or_on_their_way(digits):
     model, images, _, targets = digits
-    recorded = Recorded(model)
-    attack = lbfgs(recorded, images, targets, evaluations=100, chunk=20)
-    assert max(recorded.asked) == 20
-    assert min(recorded.asked) < 10
+    counted = Counted(model)
+    attack = lbfgs(counted, images, targets, evaluations=100, chunk=20)
+    assert max(counted.asked) == 20
+    assert min(counted.asked) < 10
     # Finished images wait for the next look, and until a quarter of the rest is.
-    assert sum(recorded.asked) < 1.25 * int(attack.evaluations.sum())
+    assert sum(counted.asked) < 1.25 * int(attack.evaluations.sum())
 
 
 class NoWaiting(TorchDispatchMode):
@@ -477,23 +439,26 @@ class NoWaiting(TorchDispatchMode):
         return function(*arguments, **(settings or {}))
 
 
-def test_the_host_waits_for_nothing_in_a_round(monkeypatch):
-    advance, land, entered = _lbfgs._advance, _lbfgs._land, []
+def test_the_host_waits_for_nothing_in_a_round(rough, monkeypatch):
+    """Of private functions: between rounds it does wait, to see what is over."""
+    entered = []
 
-    def watched(function):
-        def call(*given):
-            entered.append(function)
+    def watch(name):
+        function = getattr(_lbfgs, name)
+
+        def call(*arguments):
+            entered.append(name)
             with NoWaiting():
-                return function(*given)
+                return function(*arguments)
 
-        return call
+        monkeypatch.setattr(_lbfgs, name, call)
 
-    monkeypatch.setattr(_lbfgs, "_advance", watched(advance))
-    monkeypatch.setattr(_lbfgs, "_land", watched(land))
+    watch("_advance")
+    watch("_land")
     images, targets = random_images(6, 0, share=0.3)
-    assert lbfgs(network(0), images, targets).success.any()
-    assert entered.count(advance) >= 27
-    assert entered.count(land) >= 1
+    assert lbfgs(rough(0), images, targets).success.any()
+    assert entered.count("_advance") >= 27
+    assert entered.count("_land") >= 1
     with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
         images.sum().item()
     with pytest.raises(AssertionError, match="index"), NoWaiting():
@@ -501,28 +466,6 @@ def test_the_host_waits_for_nothing_in_a_round(monkeypatch):
 
 
 # What callers pass in
-
-
-@pytest.mark.parametrize("when", ["within", "before"])
-def test_inference_mode_changes_nothing(when):
-    model = network(0).requires_grad_(requires_grad=False)
-    images, targets = random_images(6, 0, share=0.3)
-    expected = lbfgs(model, images, targets)
-    with torch.inference_mode():
-        made = images.clone(), targets.clone()
-        found = lbfgs(model, *made) if when == "within" else None
-    found = lbfgs(model, *made) if found is None else found
-    assert torch.equal(found.images, expected.images)
-    assert not found.images.is_inference()
-
-
-def test_images_that_require_a_gradient_get_none():
-    images, targets = random_images(4, 0, share=0.3)
-    images.requires_grad_()
-    found = lbfgs(network(0), images, targets)
-    assert not found.images.requires_grad
-    assert not found.l2.requires_grad
-    assert images.grad is None
 
 
 def nan(ahead):
@@ -545,30 +488,13 @@ def steep(ahead):
     ("strange", "message"),
     [(nan, "logits must be finite"), (infinite, "logits must be finite"), (steep, "gradient of")],
 )
-def test_what_is_not_finite_is_noticed_though_it_comes_late(strange, message):
+def test_what_is_not_finite_is_noticed_though_it_comes_late(two_classes, strange, message):
     """Not at the image itself, but on the way."""
-    images = torch.full((1, 1, 4, 4), 0.5)
-    plain = two_classes(torch.linspace(-1, 1, 16).view(1, 1, 4, 4), 0.8, at=images)
+    plain = two_classes(RAMP, 0.8, at=GREY)
 
     def classifier(batch):
         logits = plain(batch)
         return torch.stack([strange(logits[:, 0]), logits[:, 1]], dim=1)
 
     with pytest.raises(ValueError, match=message):
-        lbfgs(classifier, images, ONE)
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("evaluations", 0),
-        ("chunk", 0),
-        ("confidence", 0.0),
-        ("confidence", 1.0),
-        ("confidence", 98),
-        ("confidence", torch.nan),
-    ],
-)
-def test_a_bad_setting_is_named(setting, value):
-    with pytest.raises(ValueError, match=rf"{setting} must be .*; got {value}"):
-        lbfgs(network(0), IMAGES, LABELS, **{setting: value})
+        lbfgs(classifier, GREY, ONE)

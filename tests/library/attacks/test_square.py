@@ -1,111 +1,73 @@
 """Square Attack: every trial against the algorithm, and what a search without gradients must be able to do."""
 
+from math import sqrt
+
 import pytest
 import torch
-from torch import nn
 
-from vaecore._noise import signs, words
-from vaecore.attacks._attack import Sanity, class_loss
-from vaecore.attacks._pgd import pgd
-from vaecore.attacks._square import _put_square, _side, square
+from vaecore import Sanity, pgd, square
 
 
-def network(seed, *, classes=5):
-    generator = torch.Generator().manual_seed(seed)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, classes))
-    for parameter in model.parameters():
-        parameter.data = 2 * torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5
-    return model.eval().requires_grad_(requires_grad=False)
+def squares_side(query, queries, height, width):
+    """Side of a query's square by the paper: p is 0.8 at first, halved after these queries of 10,000."""
+    halvings = sum(query * 10_000 > after * queries for after in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000))
+    return max(1, min(round(sqrt(0.8 * 2**-halvings * height * width)), height, width))
 
 
-MODEL = network(0)
-IMAGES = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-IMAGES = torch.where(IMAGES < 0.2, 0, torch.where(IMAGES > 0.87, 1, IMAGES))
-LABELS = MODEL(IMAGES).argmax(dim=1)
-TARGETS = (LABELS + 1 + torch.arange(24) % 4) % 5
+def questions_about(victim, image):
+    """The search's questions about one image: its point, step, whether it won and the loss."""
+    assert not any(asked.gradient for asked in victim.search())
+    return [
+        (asked.points[place], asked.step, bool(asked.won[place]), float(asked.loss[place]))
+        for asked in victim.search()
+        for place in (asked.rows == image).nonzero().flatten()
+    ]
 
 
-def one_by_one(images):
-    """The classifier asked about each image alone, so that rounding cannot depend on the batch."""
-    return torch.cat([MODEL(image) for image in images.split(1)])
-
-
-class Recorded:
-    """A victim that keeps, for each image, what it was asked: a list of (point, step, won, loss).
-
-    drift: adds it times a random sign to the logits, for each image, step and class, as a randomised victim would.
-    """
-
-    def __init__(self, classifier=one_by_one, *, drift=0.0):
-        self.classifier, self.drift, self.calls = classifier, drift, []
-
-    def objective(self, aims, *, targeted, loss, indices, seed):
-        del seed
-
-        def objective(points, rows, step):
-            logits = self.classifier(points)
-            logits = logits + self.drift * signs(step, indices[rows], draws=1, size=logits.shape[1]).squeeze(1)
-            won = (logits.argmax(dim=1) == aims[rows]) == targeted
-            value = class_loss(logits, aims[rows], targeted=targeted, loss=loss)
-            self.calls.append((points.clone(), rows.tolist(), step, won.tolist(), value.tolist()))
-            assert not torch.is_grad_enabled()
-            return won, value
-
-        return objective
-
-    def asked(self, image):
-        """The questions about one image, those of the sanity checks left out."""
-        told = []
-        for points, rows, step, won, loss in self.calls[2:]:
-            told += [(points[i], step, won[i], loss[i]) for i, row in enumerate(rows) if row == image]
-        return told
-
-
-def followed(asked, image, *, epsilon, queries):
+def follow(questions, image, *, epsilon, queries):
     """Check an image's trials against the algorithm; its best point."""
     low, high = (image - epsilon).clamp(0, 1), (image + epsilon).clamp(0, 1)
-    best, _, _, highest = asked[0]
+    best, _, _, highest = questions[0]
     for column in range(image.shape[-1]):
         stripe = best[..., column]
         assert torch.equal(stripe, low[..., column]) or torch.equal(stripe, high[..., column])
-    for query, (point, step, won, loss) in enumerate(asked):
+    for query, (point, step, won, loss) in enumerate(questions):
         assert step == query
         if query:
-            rows, columns = (point != best)[0].nonzero().T
-            assert len(rows) > 0  # no query is spent on a point already known
-            side = _side(query, queries, *image.shape[-2:])
+            changed = point != best
+            rows, columns = changed[0].nonzero().T
+            assert len(rows) > 0  # no query is spent on a point that was asked about already
+            side = squares_side(query, queries, *image.shape[-2:])
             assert rows.max() - rows.min() < side
             assert columns.max() - columns.min() < side
-            changed = point != best
             assert torch.equal(point[changed], low[changed]) or torch.equal(point[changed], high[changed])
         if won or loss > highest:
             best, highest = point, loss
-        assert not won or query == len(asked) - 1
+        assert not won or query == len(questions) - 1
     return best
 
 
 @pytest.mark.parametrize("loss", ["margin", "cross-entropy"])
-@pytest.mark.parametrize("targets", [None, TARGETS], ids=["untargeted", "targeted"])
-def test_every_trial_is_the_best_point_with_one_square_and_the_loss_never_falls(loss, targets):
-    victim = Recorded()
-    attack = square(
-        victim, IMAGES, LABELS, epsilon=0.12, seed=0, queries=80, targets=targets, loss=loss, chunk=10, keep_failed=True
-    )
+@pytest.mark.parametrize("targeted", [False, True])
+def test_every_trial_is_the_best_point_with_one_square_and_the_loss_never_falls(
+    toy, one_by_one, recorder, loss, targeted
+):
+    victim = recorder(one_by_one(toy.model))
+    setting = {"targets": toy.targets if targeted else None, "loss": loss, "chunk": 10, "keep_failed": True}
+    attack = square(victim, toy.images, toy.labels, epsilon=0.12, seed=0, queries=80, **setting)
     assert 0 < attack.success.sum() < 24  # both kinds are there to be followed
     for row in range(24):
-        asked = victim.asked(row)
-        assert attack.evaluations[row] == len(asked) <= 80
-        assert torch.equal(attack.images[row], followed(asked, IMAGES[row], epsilon=0.12, queries=80))
-        assert attack.success[row] == asked[-1][2]
-        assert attack.success[row] or len(asked) == 80
-    predicted = one_by_one(attack.images).argmax(dim=1)
-    assert torch.equal(attack.success, predicted != LABELS if targets is None else predicted == targets)
+        questions = questions_about(victim, row)
+        assert attack.evaluations[row] == len(questions) <= 80
+        assert torch.equal(attack.images[row], follow(questions, toy.images[row], epsilon=0.12, queries=80))
+        assert attack.success[row] == questions[-1][2]
+        assert attack.success[row] or len(questions) == 80
     assert attack.flags.tolist() == [0] * 24
 
 
-def test_each_pixel_changes_by_epsilon_up_or_down():
-    images = 0.3 + 0.4 * IMAGES
-    attack = square(MODEL, images, LABELS, epsilon=0.1, seed=0, queries=60, keep_failed=True)
+def test_each_pixel_changes_by_epsilon_up_or_down(toy):
+    images = 0.3 + 0.4 * toy.images
+    attack = square(toy.model, images, toy.labels, epsilon=0.1, seed=0, queries=60, keep_failed=True)
     change = attack.images - images
     torch.testing.assert_close(change.abs(), torch.full_like(change, 0.1))
     assert bool((change > 0).any())
@@ -113,40 +75,26 @@ def test_each_pixel_changes_by_epsilon_up_or_down():
     torch.testing.assert_close(attack.linf, torch.full((24,), 0.1))
 
 
-def test_points_stay_in_the_ball_and_the_box():
-    for epsilon in (0.0, 0.3, 1.0):
-        victim = Recorded()
-        square(victim, IMAGES, LABELS, epsilon=epsilon, seed=1, queries=20)
-        for points, rows, *_ in victim.calls:
-            assert points.min() >= 0
-            assert points.max() <= 1
-            assert bool(((points - IMAGES[rows]).abs() <= epsilon + 1e-6).all())
-
-
-def test_square_finds_what_masked_gradients_hide():
+def test_square_wins_where_gradients_are_masked(toy):
     """Rounding to 16 levels has a gradient of zero everywhere: PGD is blind, and says so; Square is not."""
 
     def masked(points):
-        return MODEL((points * 15).round() / 15)
+        return toy.model((points * 15).round() / 15)
 
-    labels = masked(IMAGES).argmax(dim=1)
-    blind = pgd(masked, IMAGES, labels, epsilon=0.15, seed=0, steps=10, loss="margin", random_start=False)
+    labels = masked(toy.images).argmax(dim=1)
+    blind = pgd(masked, toy.images, labels, epsilon=0.15, seed=0, steps=10, loss="margin", random_start=False)
     assert not blind.success.any()
     assert blind.flags.tolist() == [Sanity.ZERO_GRADIENT] * 24
-    attack = square(masked, IMAGES, labels, epsilon=0.15, seed=0, queries=300)
+    attack = square(lambda points: masked(points).detach(), toy.images, labels, epsilon=0.15, seed=0, queries=300)
     assert attack.success.float().mean() > 0.8
     assert torch.equal(attack.success, masked(attack.images).argmax(dim=1) != labels)
     assert attack.flags.tolist() == [0] * 24
 
 
-def test_square_comes_near_the_optimum_of_a_linear_classifier():
+def test_square_comes_near_the_optimum_of_a_linear_classifier(two_classes):
     """The best point is epsilon times the weight's sign; the search must reach nearly its whole lead."""
     weight = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-
-    def classifier(points):
-        ahead = 100 - ((points - 0.5) * weight).flatten(1).sum(dim=1)  # out of reach, so that all queries are spent
-        return torch.stack([ahead, torch.zeros_like(ahead)], dim=1)
-
+    classifier = two_classes(weight, 100, at=0.5)  # out of reach, so that all queries are spent
     images, labels = torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64)
     attack = square(classifier, images, labels, epsilon=0.1, seed=0, queries=1000, keep_failed=True)
     gain = ((attack.images - images) * weight).flatten(1).sum(dim=1)
@@ -154,174 +102,81 @@ def test_square_comes_near_the_optimum_of_a_linear_classifier():
     assert attack.evaluations.tolist() == [1000] * 4
 
 
-def test_square_of_each_image_does_not_depend_on_its_batch_mates():
-    def attack(rows, **setting):
-        victim = Recorded(drift=0.3)
-        return square(victim, IMAGES[rows], LABELS[rows], epsilon=0.1, seed=0, queries=130, **setting)
+class WonAt:
+    """A victim that is won at one query alone: asked again it would not be. Its loss falls: no trial is accepted."""
 
-    together = attack(slice(None))
-    assert 2 < together.success.sum() < 22
-    order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
-    for rows, apart in [
-        (order, attack(order, indices=order, chunk=5)),
-        (slice(7, 15), attack(slice(7, 15), first_index=7)),
-    ]:
-        for name in ("images", "success", "evaluations", "flags", "l2", "linf"):
-            torch.testing.assert_close(
-                getattr(apart, name), getattr(together, name)[rows], rtol=0, atol=0, equal_nan=True
+    def __init__(self, recorder, query):
+        self.recorder, self.query = recorder(lambda points: points.flatten(1)[:, :2]), query
+        self.classifier = self.recorder.classifier
+
+    def objective(self, aims, **setting):
+        objective = self.recorder.objective(aims, **setting)
+
+        def won_at(points, rows, step):
+            objective(points, rows, step)
+            return torch.full_like(rows, step == self.query, dtype=torch.bool), torch.full_like(
+                points[:, 0, 0, 0], -step
             )
 
+        return won_at
 
-def test_square_follows_from_its_seed_and_the_index():
-    def attack(seed, images=IMAGES, labels=LABELS, **setting):
-        return square(MODEL, images, labels, epsilon=0.05, seed=seed, queries=8, keep_failed=True, **setting).images
-
-    assert torch.equal(attack(0), attack(0))
-    assert not bool((attack(0) == attack(1)).flatten(1).all(dim=1).any())
-    twice = attack(0, IMAGES[[0, 0]], LABELS[[0, 0]])
-    assert not torch.equal(twice[0], twice[1])
-    same = attack(0, IMAGES[[0, 0]], LABELS[[0, 0]], indices=torch.tensor([5, 5]))
-    assert torch.equal(same[0], same[1])
+    def trials(self):
+        """The points asked about: of the stripes, then of a square on them, (queries, n, 1, h, w)."""
+        return torch.stack([asked.points for asked in self.recorder.search()])
 
 
-def test_later_blocks_of_queries_have_random_numbers_of_their_own():
-    """Where nothing is ever accepted, a trial is a square on the stripes; none may repeat the first hundred's."""
-    victim = Recorded(lambda points: torch.tensor([[1.0, 0.0]]).expand(len(points), 2))
-    images = torch.full((1, 1, 8, 8), 0.5)
-    square(victim, images, torch.tensor([0]), epsilon=0.1, seed=0, queries=400)
-    trials = torch.cat([points.flatten(1) for points, *_ in victim.calls[2:]])
+def attack_until(recorder, query, images, *, queries):
+    victim = WonAt(recorder, query)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    return square(victim, images, labels, epsilon=0.1, seed=0, queries=queries, chunk=50_000), victim.trials()
+
+
+def test_a_success_counts_when_it_is_seen(toy, recorder):
+    attack, trials = attack_until(recorder, 3, toy.images, queries=10)
+    assert attack.success.all()
+    assert attack.evaluations.tolist() == [4] * 24
+    assert torch.equal(attack.images, trials[3])  # the point that won, though its loss was not the highest
+
+
+def test_later_blocks_of_queries_have_random_numbers_of_their_own(recorder):
+    """Where nothing is accepted, a trial is a square on the stripes; no hundred trials may repeat another hundred."""
+    _, trials = attack_until(recorder, 400, torch.full((1, 1, 8, 8), 0.5), queries=400)
     assert not torch.equal(trials[101:200], trials[201:300])
     assert not torch.equal(trials[201:300], trials[301:400])
 
 
-def test_a_success_counts_when_it_is_seen():
-    """Of a randomised victim that is won at query 3 alone: asked again it would not be, but the search has ended."""
-
-    class Fickle(Recorded):
-        def objective(self, aims, **setting):
-            objective = super().objective(aims, **setting)
-
-            def fickle(points, rows, step):
-                _, loss = objective(points, rows, step)
-                return torch.full_like(rows, step == 3, dtype=torch.bool), loss
-
-            return fickle
-
-    victim = Fickle()
-    attack = square(victim, IMAGES, LABELS, epsilon=0.01, seed=0, queries=10)
-    assert attack.success.all()
-    assert attack.evaluations.tolist() == [4] * 24
-    for row in range(24):  # the point that won, whether its loss was the highest or not
-        assert torch.equal(attack.images[row], victim.asked(row)[3][0])
-
-
-def test_failures_are_withdrawn_unless_they_are_to_be_kept():
-    kept = square(MODEL, IMAGES, LABELS, epsilon=0.1, seed=0, queries=50, keep_failed=True)
-    found = square(MODEL, IMAGES, LABELS, epsilon=0.1, seed=0, queries=50)
-    failed = ~found.success
-    assert 0 < failed.sum() < 24
-    assert torch.equal(found.images[failed], IMAGES[failed])
-    assert torch.equal(found.images[~failed], kept.images[~failed])
-    for norms in (found.l2, found.linf):
-        assert torch.equal(norms.isnan(), failed)
-    assert not kept.l2.isnan().any()
-    torch.testing.assert_close(kept.linf, torch.full((24,), 0.1))
-    assert found.warnings() == [f"{int(failed.sum())} of 24 images: the attack did not reach its aim"]
-
-
-def test_no_budget_leaves_the_images_and_says_which_were_wrong_already():
-    labels = torch.where(torch.arange(24) < 5, TARGETS, LABELS)
-    attack = square(MODEL, IMAGES, labels, epsilon=0.0, seed=0, queries=4)
-    assert attack.success.tolist() == [True] * 5 + [False] * 19
-    assert torch.equal(attack.images, IMAGES)
-    assert attack.evaluations.tolist() == [1] * 5 + [4] * 19
-
-
-# The squares
-
-
-def test_squares_shrink_as_in_the_paper():
+@pytest.mark.parametrize(
+    ("sides", "queries", "of_query"),
+    [
+        # round(28 * sqrt(0.8 / 2**k)), for 10,000 queries as far as the fifth halving
+        ((28, 28), 10_000, {1: 25, 10: 25, 11: 18, 50: 18, 51: 13, 201: 9, 501: 6}),
+        ((28, 28), 1_000, {1: 25, 2: 18, 5: 18, 6: 13, 50: 9, 51: 6, 101: 4, 201: 3, 401: 2, 601: 2, 801: 1}),
+        ((4, 100), 100, {1: 4}),  # never longer than the image's shorter side
+        ((2, 2), 100, {99: 1}),
+    ],
+)
+def test_squares_shrink_as_in_the_paper(recorder, sides, queries, of_query):
     """p starts at 0.8 and is halved after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000 queries."""
-    sides = [_side(query, 10_000, 28, 28) for query in (1, 10, 11, 50, 51, 201, 501, 1001, 2001, 4001, 6001, 8001)]
-    assert sides == [25, 25, 18, 18, 13, 9, 6, 4, 3, 2, 2, 1]  # round(28 * sqrt(0.8 / 2**k))
-    assert [_side(query, 1_000, 28, 28) for query in (1, 2, 5, 6, 50, 51, 801)] == [25, 18, 18, 13, 9, 6, 1]
-    assert _side(1, 100, 4, 100) == 4  # never longer than the image's shorter side
-    assert _side(99, 100, 2, 2) == 1
+    _, trials = attack_until(recorder, max(of_query), torch.full((1, 1, *sides), 0.5), queries=queries)
+    rows = [(trials[query] != trials[0]).any(dim=3).sum() for query in of_query]  # where a square changes a column
+    assert rows == list(of_query.values())
 
 
-def test_squares_lie_anywhere_with_equal_chance():
-    """Each of 6 x 4 places of a 3 x 3 square in an 8 x 6 image, each sign: chi-square with 47 degrees of freedom."""
-    count = 9600
-    drawn = words(0, torch.arange(count), draws=1, size=3).squeeze(1)
-    points = torch.zeros(count, 1, 8, 6)
-    put = _put_square(points, points - 1, points + 1, 3, drawn)
-    assert put.abs().sum(dim=(1, 2, 3)).tolist() == [9] * count
-    row = put.abs().amax(dim=3).argmax(dim=2).flatten()
-    column = put.abs().amax(dim=2).argmax(dim=2).flatten()
-    up = (put.amax(dim=(1, 2, 3)) > 0).long()
-    observed = torch.bincount((row * 4 + column) * 2 + up, minlength=48).double()
-    assert len(observed) == 48
-    assert ((observed - 200).square() / 200).sum() < 83  # the upper 0.1%
+def test_squares_lie_anywhere_with_equal_chance_and_have_either_sign(recorder):
+    """Of 3 x 3 squares in 8 x 6 images: 6 x 4 places by a chi-square with 23 degrees of freedom, two signs.
 
-
-def test_a_square_that_would_change_nothing_gets_the_other_sign():
-    points = torch.zeros(200, 1, 5, 5)
-    drawn = words(0, torch.arange(200), draws=1, size=3).squeeze(1)
-    put = _put_square(points, points, points + 1, 2, drawn)
-    assert put.sum(dim=(1, 2, 3)).tolist() == [4] * 200
-
-
-# What callers pass in
-
-SMALL, ZERO_ONE = torch.full((2, 1, 8, 8), 0.5), torch.tensor([0, 1])
-
-
-@pytest.mark.parametrize(
-    ("classifier", "images", "labels", "message"),
-    [
-        (MODEL, SMALL * 3, ZERO_ONE, r"images must lie in \[0, 1\]; got \[1.5, 1.5\]"),
-        (MODEL, SMALL[:0], ZERO_ONE[:0], "images is empty"),
-        (MODEL, SMALL, ZERO_ONE[:1], r"labels must be int64 of shape \(2,\)"),
-        (MODEL, SMALL, ZERO_ONE + 4, "labels must be 0 to 4; got 4 to 5"),
-        (network(0).train(), SMALL, ZERO_ONE, "evaluation mode; got Sequential in training mode"),
-        (Recorded(network(0).train()), SMALL, ZERO_ONE, "evaluation mode; got Sequential in training mode"),
-        (lambda batch: batch, SMALL, ZERO_ONE, r"must map 2 images to logits \(2, classes\); got \(2, 1, 8, 8\)"),
-        (lambda batch: batch.flatten(1) * torch.nan, SMALL, ZERO_ONE, "logits must be finite"),
-    ],
-)
-def test_bad_input_is_named(classifier, images, labels, message):
-    with pytest.raises(ValueError, match=message):
-        square(classifier, images, labels, epsilon=0.1, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"epsilon": -0.1}, "epsilon must be from 0 to 1, as pixels are from 0 to 1; got -0.1"),
-        ({"epsilon": torch.nan}, "epsilon must be from 0 to 1, .*; got nan"),
-        ({"epsilon": 8}, r"epsilon must be from 0 to 1, .*; got 8 \(divide by 255"),
-        ({"loss": "hinge"}, "loss must be 'cross-entropy' or 'margin'; got 'hinge'"),
-        ({"queries": 0}, "queries must be 1 or more; got 0"),
-        ({"chunk": 0}, "chunk must be 1 or more images; got 0"),
-        ({"targets": torch.tensor([1, 1])}, r"targets must differ from the labels; 1 of 2 .*first at row 1"),
-        ({"targets": torch.tensor([1, 5])}, "targets must be 0 to 4; got 1 to 5"),
-        ({"first_index": -1}, "first_index must be 0 or more; got -1"),
-        ({"indices": torch.tensor([0])}, r"indices must be int64 of shape \(2,\)"),
-    ],
-)
-def test_a_bad_setting_is_named(setting, message):
-    with pytest.raises(ValueError, match=message):
-        square(MODEL, SMALL, ZERO_ONE, **{"epsilon": 0.1, "seed": 0} | setting)
-
-
-def test_the_seed_must_be_given():
-    with pytest.raises(TypeError, match="seed"):
-        square(MODEL, SMALL, ZERO_ONE, epsilon=0.1)
-
-
-def test_square_needs_no_gradient_and_leaves_the_images_as_they_were():
-    images = IMAGES.clone().requires_grad_()
-    attack = square(lambda points: MODEL(points.detach()), images, LABELS, epsilon=0.1, seed=0, queries=5)
-    assert not attack.images.requires_grad
-    assert not attack.l2.requires_grad
-    assert torch.equal(images, IMAGES)
+    A square is seen whole on stripes of one sign alone, where it always has the other.
+    """
+    _, (stripes, trial) = attack_until(recorder, 1, torch.full((40_000, 1, 8, 6), 0.5), queries=100)
+    changed = trial != stripes
+    assert changed.flatten(1).any(dim=1).all()
+    even = (stripes == stripes[..., :1]).flatten(1).all(dim=1)
+    whole = changed[even]
+    assert whole.sum(dim=(1, 2, 3)).tolist() == [9] * len(whole)
+    row, column = whole.any(dim=3).long().argmax(dim=2).flatten(), whole.any(dim=2).long().argmax(dim=2).flatten()
+    observed, expected = torch.bincount(row * 4 + column, minlength=24).double(), len(whole) / 24
+    assert len(observed) == 24
+    assert expected > 40
+    assert ((observed - expected).square() / expected).sum() < 50  # the upper 0.1%
+    risen = ((trial > 0.5) & changed)[~even].flatten(1).any(dim=1).double()
+    assert abs(risen.mean() - 0.5) < 3.3 * 0.5 / len(risen) ** 0.5

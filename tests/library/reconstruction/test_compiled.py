@@ -1,6 +1,7 @@
 """Decoding and reduction as one, compiled or in a kernel: the same results, and a GPU that is never waited for."""
 
 import copy
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing import assert_close
 
 from vaecore import VAE, VAEConfig, _noise, reconstruct, squared_error
-from vaecore._noise import normal
-from vaecore.reconstruction import _compiled, _reconstruct
+from vaecore.reconstruction import _compiled, _reconstruct  # for what a machine without GPU does not show
+from vaecore.toolkit import fastest, fit_at_once, has_kernel, normal
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SIDES = (5, 4)
@@ -24,50 +26,42 @@ needs_compiler = pytest.mark.skipif(
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 
 
-def tiny_vae():
-    model = VAE(VAEConfig(latent_size=3, hidden_size=24), SIDES)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.6
-    return model.eval().requires_grad_(requires_grad=False)
-
-
-def some_images(count):
-    return torch.rand(count, 1, *SIDES, generator=torch.Generator().manual_seed(1))
-
-
 def extremes(images, reconstructions):
     low, high = reconstructions.flatten(2).aminmax(dim=2)
     return {"low": low, "high": high, "own": images.flatten(1).sum(dim=1)}
 
 
-def test_squared_error_is_the_mean_over_pixels():
+def test_squared_error_is_the_mean_over_pixels(some_images):
     images, reconstructions = some_images(3), torch.rand(3, 2, 1, *SIDES)
     kept = reconstructions.clone()
-    found = squared_error(images, reconstructions)
+    errors = squared_error(images, reconstructions)
     expected = (reconstructions.double() - images[:, None].double()).square().mean(dim=(2, 3, 4))
-    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+    assert_close(errors.double(), expected, rtol=1e-6, atol=0)
     assert torch.equal(reconstructions, kept)
 
 
+# Compiled
+
+
+def plain_and_compiled(vae, images, *, chunk=None, **setting):
+    setting = {"draws": 3, "seed": 4} | setting
+    return reconstruct(vae, images, **setting), reconstruct(vae, images, **setting, compiled=True, chunk=chunk)
+
+
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("bfloat16", 1e-2)])
-def test_compiled_results_are_the_same(precision, error):
-    vae, images = tiny_vae(), some_images(7)
-    told = {"draws": 3, "seed": 4, "precision": precision}
-    plain = reconstruct(vae, images, **told, reduce=squared_error)
-    found = reconstruct(vae, images, **told, reduce=squared_error, compiled=True, chunk=3)
-    torch.testing.assert_close(found, plain, rtol=0, atol=error)
-    both = reconstruct(vae, images, **told, reduce=extremes, compiled=True, chunk=3)
-    for name, part in reconstruct(vae, images, **told, reduce=extremes).items():
-        torch.testing.assert_close(both[name], part, rtol=1e-6, atol=error)
-    pixels = reconstruct(vae, images, **told, compiled=True)
-    torch.testing.assert_close(pixels, reconstruct(vae, images, **told), rtol=0, atol=error)
-    assert pixels.dtype == torch.float32
+def test_compiled_results_are_the_same(tiny_vae, some_images, precision, error):
+    vae, images = tiny_vae(hidden=24), some_images(7)
+    for reduce, chunk in ((squared_error, 3), (extremes, 3), (None, None)):
+        plain, compiled = plain_and_compiled(vae, images, reduce=reduce, chunk=chunk, precision=precision)
+        assert_close(compiled, plain, rtol=1e-6, atol=error)
+    assert compiled.dtype == torch.float32
 
 
+@pytest.mark.slow
 @needs_compiler
-def test_what_reduces_computes_in_float32_whatever_decodes():
+def test_what_reduces_computes_in_float32_whatever_decodes(tiny_vae, some_images):
     weight = torch.randn(20, 20, generator=torch.Generator().manual_seed(2))
 
     def project(_, reconstructions):
@@ -75,99 +69,131 @@ def test_what_reduces_computes_in_float32_whatever_decodes():
         assert product.dtype == torch.float32
         return product
 
-    told = {"draws": 2, "seed": 0, "reduce": project, "precision": "bfloat16"}
-    found = reconstruct(tiny_vae(), some_images(4), **told, compiled=True)
-    torch.testing.assert_close(found, reconstruct(tiny_vae(), some_images(4), **told), rtol=0, atol=0.1)
+    plain, compiled = plain_and_compiled(tiny_vae(), some_images(4), reduce=project, precision="bfloat16")
+    assert_close(compiled, plain, rtol=0, atol=0.1)
 
 
-def test_logits_in_place_of_images_are_found_out_in_compiled_decoding_too():
-    class Logits(VAE):
+@pytest.mark.slow
+@needs_compiler
+def test_modules_that_are_no_vae_of_ours_are_compiled_too(some_images):
+    vae = SimpleNamespace(encode=lambda images: (images.flatten(1)[:, :3], torch.zeros(len(images), 3)))
+    layer = nn.Linear(3, 20)
+    vae.decode = lambda latents: layer(latents).sigmoid().view(-1, 1, *SIDES)
+    plain, compiled = plain_and_compiled(vae, some_images(3), reduce=squared_error)
+    assert_close(compiled, plain, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_more_ways_of_use_than_pytorch_compiles_one_function_for(tiny_vae, some_images):
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        for hidden in (5, 6, 7, 8):
+            plain, compiled = plain_and_compiled(tiny_vae(hidden=hidden), some_images(2), reduce=squared_error)
+            assert_close(compiled, plain, rtol=0, atol=1e-6)
+
+
+class Logits(VAE):
+    def decode(self, latents):
+        return 9 * self.decode_logits(latents).view(-1, *self.image_shape)
+
+
+class Double(VAE):
+    def decode(self, latents):
+        return super().decode(latents).double()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(Logits, r"reconstructions must lie in \[0, 1\].*end `decode` with a sigmoid"), (Double, "must be float32")],
+)
+def test_what_decodes_no_images_is_refused_in_compiled_decoding_too(tiny_vae, some_images, kind, message):
+    with pytest.raises(ValueError, match=message):
+        reconstruct(tiny_vae(kind=kind), some_images(2), draws=2, seed=0, reduce=squared_error, compiled=True)
+
+
+@pytest.mark.parametrize(
+    ("precision", "count", "chunk", "sizes"),
+    [
+        ("float32", 30, 8, [8, 8, 8, 6]),
+        ("float32", 21, 8, [7, 7, 7]),
+        ("float32", 10, None, [4, 4, 2]),  # where four images fit the cache
+        ("bfloat16", 10, None, [5, 5]),  # and eight
+    ],
+)
+@pytest.mark.usefixtures("one_thread")
+def test_compiled_chunks_are_of_one_size_and_fit_the_cache(monkeypatch, precision, count, chunk, sizes):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    wide, seen = 3_000, []
+    draws = 2 if chunk else fit_at_once(4 * wide, CPU) // 4
+
+    class Wide(nn.Module):
+        """Decodes to 20 numbers by way of 3,000."""
+
+        def __init__(self):
+            super().__init__()
+            self.wide, self.narrow = nn.Linear(3, wide), nn.Linear(wide, 20)
+
+        def encode(self, images):
+            return images.flatten(1)[:, :3], torch.zeros(len(images), 3)
+
         def decode(self, latents):
-            return 9 * self.decode_logits(latents).view(-1, *self.image_shape)
+            return self.narrow(self.wide(latents)).float().sigmoid().view(-1, 1, *SIDES)
 
-    vae = Logits(VAEConfig(latent_size=3, hidden_size=24), SIDES).eval()
-    with pytest.raises(ValueError, match=r"reconstructions must lie in \[0, 1\].*end `decode` with a sigmoid"):
-        reconstruct(vae, some_images(2), draws=2, seed=0, reduce=squared_error, compiled=True)
+    def reduce(rows, reconstructions):
+        seen.append(len(rows))
+        return reconstructions.mean(dim=(2, 3, 4))
+
+    setting = {"precision": precision, "chunk": chunk, "reduce": reduce}
+    images = torch.rand(count, 1, *SIDES)
+    reconstruct(Wide().eval(), images, draws=draws, seed=0, compiled=True, **setting)
+    assert seen == sizes
+
+
+# On GPUs, by what a machine without one shows: private functions stand for the GPU's, or take what it would give
 
 
 @pytest.fixture
 def capable(monkeypatch):
     """A GPU with tensor cores, by what it says of itself."""
-    monkeypatch.setattr(_compiled.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     monkeypatch.setattr(torch.version, "hip", None)
 
 
+class Other(VAE):
+    pass
+
+
 @pytest.mark.parametrize(
-    ("device", "precision", "reduce", "kind", "there"),
+    ("change", "there"),
     [
-        (CUDA, "bfloat16", squared_error, VAE, True),
-        (CUDA, "tf32", squared_error, VAE, True),
-        (CUDA, "float32", squared_error, VAE, False),
-        (CUDA, "bfloat16", extremes, VAE, False),
-        (CUDA, "bfloat16", None, VAE, False),
-        (CPU, "bfloat16", squared_error, VAE, False),
-        (CUDA, "bfloat16", squared_error, type("Other", (VAE,), {}), False),
+        ({}, True),
+        ({"precision": "tf32"}, True),
+        ({"precision": "float32"}, False),
+        ({"reduce": extremes}, False),
+        ({"reduce": None}, False),
+        ({"device": CPU}, False),
+        ({"kind": Other}, False),
     ],
 )
 @pytest.mark.usefixtures("capable")
-def test_the_kernel_is_for_errors_of_the_reference_vae_on_gpus(device, precision, reduce, kind, there):
-    vae = kind(VAEConfig(latent_size=3, hidden_size=24), SIDES)
-    assert _compiled.has_kernel(vae, reduce, precision, device) is there
+def test_the_kernel_is_for_errors_of_the_reference_vae_on_gpus(tiny_vae, change, there):
+    use = {"precision": "bfloat16", "reduce": squared_error, "device": CUDA, "kind": VAE} | change
+    assert has_kernel(tiny_vae(kind=use["kind"]), use["reduce"], use["precision"], use["device"]) is there
 
 
 @pytest.mark.usefixtures("capable")
 @pytest.mark.parametrize(
     ("where", "what", "value"),
     [
-        (_compiled.importlib.util, "find_spec", lambda _: None),
+        (importlib.util, "find_spec", lambda _: None),
         (torch.cuda, "get_device_capability", lambda _: (7, 5)),
         (torch.version, "hip", "6.4"),
     ],
 )
-def test_the_kernel_takes_triton_and_a_gpu_of_nvidia_s_with_tensor_cores(monkeypatch, where, what, value):
-    asked = tiny_vae(), squared_error, "bfloat16", CUDA
-    assert _compiled.has_kernel(*asked)
+def test_the_kernel_takes_triton_and_a_gpu_of_nvidia_s_with_tensor_cores(monkeypatch, tiny_vae, where, what, value):
     monkeypatch.setattr(where, what, value)
-    assert not _compiled.has_kernel(*asked)
-
-
-@needs_compiler
-def test_more_ways_of_use_than_pytorch_compiles_one_function_for():
-    images, told = some_images(2), {"draws": 2, "seed": 0, "reduce": squared_error}
-    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
-        for hidden in (5, 6, 7, 8):
-            vae = VAE(VAEConfig(latent_size=3, hidden_size=hidden), SIDES).eval().requires_grad_(requires_grad=False)
-            found = reconstruct(vae, images, **told, compiled=True)
-            torch.testing.assert_close(found, reconstruct(vae, images, **told), rtol=0, atol=1e-6)
-
-
-def test_compiled_chunks_are_of_one_size(monkeypatch):
-    sizes = []
-
-    def decode_and_reduce(_vae, rows, *_):
-        sizes.append(len(rows))
-        return torch.zeros(len(rows), 2)
-
-    monkeypatch.setattr(_compiled, "decode_and_reduce", decode_and_reduce)
-    reconstruct(tiny_vae(), some_images(30), draws=2, seed=0, reduce=squared_error, compiled=True, chunk=8)
-    assert sizes == [8, 8, 8, 6]
-    sizes.clear()
-    monkeypatch.setattr(_reconstruct, "fit_at_once", lambda *_: 16)
-    reconstruct(tiny_vae(), some_images(30), draws=2, seed=0, reduce=squared_error, compiled=True)
-    assert sizes == [8, 8, 8, 6]
-    sizes.clear()
-    reconstruct(tiny_vae(), some_images(21), draws=2, seed=0, reduce=squared_error, compiled=True)
-    assert sizes == [7, 7, 7]
-
-
-@needs_compiler
-def test_what_decodes_in_another_arithmetic_is_found_out_in_compiled_decoding_too():
-    vae = VAE(VAEConfig(latent_size=3, hidden_size=24), SIDES).eval()
-    plain = vae.decode
-    vae.decode = lambda latents: plain(latents).double()
-    with pytest.raises(ValueError, match="must be float32"):
-        reconstruct(vae, some_images(2), draws=2, seed=0, reduce=squared_error, compiled=True)
+    assert not has_kernel(tiny_vae(), squared_error, "bfloat16", CUDA)
 
 
 @pytest.mark.parametrize(("took", "best"), [([3, 1, 2], 1), ([1, 2], 0), ([5], 0)])
@@ -180,11 +206,11 @@ def test_the_fastest_way_is_that_of_the_least_median(took, best):
         way()
         return next(slow_once, None) or took[ways.index(way)]
 
-    assert _compiled.fastest(ways, clock) == best
+    assert fastest(ways, clock) == best
     assert calls == [8] * len(took)
 
 
-def test_the_ways_are_timed_once_for_each_shape(monkeypatch):
+def test_the_ways_are_timed_once_for_each_shape(monkeypatch, tiny_vae, some_images):
     timed, asked = [], []
     monkeypatch.setattr(_compiled, "has_kernel", lambda *_: True)
     monkeypatch.setattr(_compiled, "fastest", lambda ways: timed.append(len(ways)) or 1)
@@ -214,11 +240,11 @@ def test_a_gpu_is_not_waited_for(monkeypatch):
         with FakeTensorMode(allow_non_fake_inputs=True), CUDA:
             vae = VAE(VAEConfig(latent_size=3, hidden_size=24), SIDES).eval()
             images = torch.empty(4_500, 1, *SIDES)
-            found = reconstruct(vae, images, draws=3, seed=0, reduce=squared_error)
+            errors = reconstruct(vae, images, draws=3, seed=0, reduce=squared_error)
             indexed = reconstruct(vae, images, draws=3, seed=0, indices=torch.arange(4_500))
     finally:
         _noise._normal_tables.cache_clear()
-    assert (found.device.type, found.shape) == ("cuda", (4_500, 3))
+    assert (errors.device.type, errors.shape) == ("cuda", (4_500, 3))
     assert indexed.shape == (4_500, 3, 1, *SIDES)
     assert ends == [((), (2,))] * 2
 
@@ -227,7 +253,7 @@ def test_a_gpu_is_not_waited_for(monkeypatch):
     ("finite", "low", "message"),
     [(False, torch.nan, "posterior must be finite"), (True, -1.0, r"must lie in \[0, 1\]"), (True, torch.nan, "NaN")],
 )
-def test_what_was_not_looked_at_is_found_in_the_end(finite, low, message):
+def test_what_was_not_looked_at_is_noticed_in_the_end(finite, low, message):
     def fail(finite, low):
         with looks:
             looks.finite, looks.extremes = torch.tensor(finite), torch.tensor([low, 1.0])
@@ -259,10 +285,7 @@ def test_the_host_is_two_portions_ahead_at_most(monkeypatch):
         number = next(events)
         return SimpleNamespace(synchronize=lambda: waited.append(number))
 
-    def stream(_):
-        return SimpleNamespace(record_event=event)
-
-    monkeypatch.setattr(torch.cuda, "current_stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(record_event=event))
     for portion in range(5):
         pace.after_portion(CUDA)
         assert waited == [*range(max(0, portion - 1))]
@@ -281,11 +304,11 @@ for kind in (torch.float32, torch.float16):
         weight, bias = torch.randn(pixels, inner, generator=generator) / 5, torch.randn(pixels, generator=generator)
         images = torch.rand(count, pixels, generator=generator)
         tiles = {"ROWS": 32, "PIXELS": 32, "INNER": 16}
-        found = squared_errors_of_hidden(hidden, weight, bias, images, squared_error_kernel, **tiles)
+        errors = squared_errors_of_hidden(hidden, weight, bias, images, squared_error_kernel, **tiles)
         odds = hidden.double() @ weight.to(kind).double().T + bias.to(kind).double()
         gap = odds.sigmoid().view(count, draws, pixels) - images[:, None]
-        error = (found.double() - gap.square().mean(dim=2).flatten()).abs().max()
-        assert error < 1e-6, (kind, count, draws, inner, pixels, error)
+        off = (errors.double() - gap.square().mean(dim=2).flatten()).abs().max()
+        assert off < 1e-6, (kind, count, draws, inner, pixels, off)
 print("right")
 """
 
@@ -308,13 +331,14 @@ for kind, products, architecture, tiles in (
         options = {"num_warps": warps, "num_stages": stages}
         made = triton.compile(source, GPUTarget("cuda", architecture, 32), options)
         products_of = {"bf16": "bf16.bf16", "fp32": "tf32.tf32"}[kind]
-        found = [line for line in made.asm["ptx"].splitlines() if "mma" in line and products_of in line]
-        assert found, (kind, architecture)
+        lines = [line for line in made.asm["ptx"].splitlines() if "mma" in line and products_of in line]
+        assert lines, (kind, architecture)
         assert made.asm["cubin"]
 print("built")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "said", "variables"), [(INTERPRETED, "right", {"TRITON_INTERPRET": "1"}), (BUILT, "built", {})]
 )
@@ -326,7 +350,11 @@ def test_the_kernel_is_right_in_triton_s_interpreter_and_takes_tensor_cores(scri
     assert done.stdout.strip() == said, done.stderr
 
 
+# On a GPU
+
+
 def on_gpu(precision, compiled, count=301, draws=10):
+    """Errors in double precision on the CPU, and a function that computes them on the GPU."""
     generator = torch.Generator().manual_seed(0)
     vae = VAE(VAEConfig(), (28, 28)).eval().requires_grad_(requires_grad=False)
     for parameter in vae.parameters():
@@ -337,8 +365,8 @@ def on_gpu(precision, compiled, count=301, draws=10):
         mean, log_variance = exact.encode(images.double())
         decoded = exact.decode((mean[:, None] + (log_variance / 2).exp()[:, None] * noise).flatten(0, 1))
         expected = squared_error(images.double(), decoded.view(count, draws, 1, 28, 28))
-    told = {"draws": draws, "seed": 4, "reduce": squared_error, "precision": precision, "compiled": compiled}
-    return expected, lambda: reconstruct(vae.to(CUDA), images.to(CUDA), **told)
+    setting = {"draws": draws, "seed": 4, "reduce": squared_error, "precision": precision, "compiled": compiled}
+    return expected, lambda: reconstruct(vae.to(CUDA), images.to(CUDA), **setting)
 
 
 @needs_gpu
@@ -354,6 +382,7 @@ def test_on_a_gpu_errors_are_those_of_double_precision(precision, error, compile
 @pytest.mark.parametrize(("precision", "error"), [("tf32", 1e-3), ("bfloat16", 1e-2)])
 @pytest.mark.parametrize(("count", "draws"), [(301, 10), (7, 1), (3, 33)])
 def test_on_a_gpu_both_ways_are_right(monkeypatch, place, precision, error, count, draws):
+    """Whichever is faster: the choice is taken out of the GPU's hands."""
     monkeypatch.setattr(_compiled, "_chosen", {})
     monkeypatch.setattr(_compiled, "fastest", lambda _: place)
     expected, call = on_gpu(precision, True, count, draws)
@@ -364,24 +393,15 @@ def test_on_a_gpu_both_ways_are_right(monkeypatch, place, precision, error, coun
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("compiled", [False, True])
 def test_on_a_gpu_nothing_is_waited_for(monkeypatch, compiled):
+    """But before the first image is encoded and after the last."""
     monkeypatch.setattr(_reconstruct._Looks, "end", lambda _: None)
     monkeypatch.setattr(_reconstruct, "check_images", lambda _: None)
     vae, images = VAE(VAEConfig(), (28, 28)).to(CUDA).eval(), torch.rand(5_000, 1, 28, 28, device=CUDA)
-    told = {"draws": 10, "seed": 0, "reduce": squared_error, "precision": "bfloat16", "compiled": compiled}
+    setting = {"draws": 10, "seed": 0, "reduce": squared_error, "precision": "bfloat16", "compiled": compiled}
     for _ in range(3):  # compiled, timed, and recorded
-        reconstruct(vae, images, **told)
+        reconstruct(vae, images, **setting)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        reconstruct(vae, images, **told)
+        reconstruct(vae, images, **setting)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-@needs_compiler
-def test_modules_that_are_no_vae_of_ours_are_compiled_too():
-    vae = SimpleNamespace(encode=lambda images: (images.flatten(1)[:, :3], torch.zeros(len(images), 3)))
-    layer = nn.Linear(3, 20)
-    vae.decode = lambda latents: layer(latents).sigmoid().view(-1, 1, *SIDES)
-    told = {"draws": 2, "seed": 0, "reduce": squared_error}
-    found = reconstruct(vae, some_images(3), **told, compiled=True)
-    torch.testing.assert_close(found, reconstruct(vae, some_images(3), **told), rtol=0, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The importance-weighted bound against closed forms and a plain formula; likelihood regret against its definition."""
+"""ELBO, importance-weighted bound and likelihood regret against closed forms and torch's distributions."""
 
 import copy
 import math
@@ -8,30 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from torch import nn
-from torch.distributions import Bernoulli, MultivariateNormal, Normal
-from torch.nn.functional import logsigmoid
+from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
+from torch.nn.functional import binary_cross_entropy, logsigmoid
+from torch.testing import assert_close
 
-from vaecore import VAE, VAEConfig, elbo, likelihood_regret, log_likelihood
-from vaecore._noise import normal, seed_for
-from vaecore.models import _networks as _models
-from vaecore.reconstruction import _likelihood
-from vaecore.reconstruction._decode import kl_of_posterior
+from vaecore import VAE, elbo, likelihood_regret, log_likelihood, reconstruct, scores
+from vaecore.toolkit import kl_of_posterior, normal, seed_for
 
 LATENT, SIDES = 3, (5, 4)
 PIXELS = SIDES[0] * SIDES[1]
-
-
-def tiny_vae(seed=0):
-    """A VAE of 5x4 images with weights large enough that draws differ visibly."""
-    model = VAE(VAEConfig(latent_size=LATENT, hidden_size=8), SIDES)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.6
-    return model.eval()
-
-
-def some_images(count, seed=0):
-    return torch.rand(count, 1, *SIDES, generator=torch.Generator().manual_seed(seed))
 
 
 class Plain:
@@ -75,143 +60,84 @@ class LinearGaussian:
         """log p(x), in closed form."""
         weight = self.weight.double()
         covariance = weight @ weight.T + self.deviation**2 * torch.eye(PIXELS, dtype=torch.float64)
-        known = MultivariateNormal(torch.zeros(PIXELS, dtype=torch.float64), covariance)
-        return known.log_prob(images.flatten(1).double())
+        marginal = MultivariateNormal(torch.zeros(PIXELS, dtype=torch.float64), covariance)
+        return marginal.log_prob(images.flatten(1).double())
 
 
 @pytest.mark.parametrize("draws", [1, 7])
-def test_with_the_true_posterior_every_draw_gives_the_exact_likelihood(draws):
+def test_with_the_true_posterior_every_draw_gives_the_exact_likelihood(some_images, draws):
     vae, images = LinearGaussian(), some_images(12)
     exact = vae.exact(images)
     assert exact.std() > 1
-    found = log_likelihood(vae, images, draws=draws, seed=0, log_density=vae.log_density)
-    assert found.shape == (12,)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-4)
+    bound = log_likelihood(vae, images, draws=draws, seed=0, log_density=vae.log_density)
+    assert bound.shape == (12,)
+    assert bound.dtype == torch.float32
+    assert_close(bound.double(), exact, rtol=1e-5, atol=1e-4)
 
 
-def test_with_a_wrong_posterior_draws_close_the_gap_to_the_exact_likelihood_from_below():
+def test_with_a_wrong_posterior_draws_close_the_gap_to_the_exact_likelihood_from_below(some_images):
     vae, images = LinearGaussian(wrong=1.4), some_images(40)
     exact = vae.exact(images)
     gaps = {}
     for draws in (1, 10, 4000):
-        found = log_likelihood(vae, images, draws=draws, seed=1, log_density=vae.log_density)
-        gaps[draws] = (exact - found).mean().item()
+        bound = log_likelihood(vae, images, draws=draws, seed=1, log_density=vae.log_density)
+        gaps[draws] = (exact - bound).mean().item()
     mean, log_variance = vae.encode(images)
     true_mean = mean - 0.4 / vae.precision.sqrt()
     # log p(x) is above the ELBO by the divergence from the encoder's posterior to the true one.
-    divergence = torch.distributions.kl_divergence(
-        Normal(mean, (log_variance / 2).exp()), Normal(true_mean, vae.precision.rsqrt().expand_as(mean))
-    ).sum(dim=1)
-    assert gaps[1] == pytest.approx(divergence.mean().item(), abs=0.4)
+    encoded, true = Normal(mean, (log_variance / 2).exp()), Normal(true_mean, vae.precision.rsqrt().expand_as(mean))
+    divergence = kl_divergence(encoded, true).sum(dim=1).mean().item()
+    assert gaps[1] == pytest.approx(divergence, abs=0.4)
     assert gaps[1] > gaps[10] + 0.1
     assert gaps[10] > gaps[4000]
     assert abs(gaps[4000]) < 0.01
+    single = elbo(vae, images, draws=4000, seed=1, log_density=vae.log_density)
+    assert (exact - single).mean().item() == pytest.approx(divergence, abs=0.05)
 
 
-def plainly(vae, images, draws, seed, indices):
-    """Importance-weighted bound by torch's own distributions, in float64, an image and a draw at a time."""
-    found = []
+def weights(vae, image, noise):
+    """log p(x, z) - log q(z | x) of an image's draws by torch's distributions, (draws,), in float64 or as the VAE."""
+    mean, log_variance = vae.encode(image)
+    encoded, prior = Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)
+    latent = encoded.loc + encoded.scale * noise
+    pixels = Bernoulli(logits=vae.decode_logits(latent), validate_args=False)
+    density = pixels.log_prob(image.flatten(1)).sum(dim=1)
+    return density + (prior.log_prob(latent) - encoded.log_prob(latent)).sum(dim=1)
+
+
+def test_it_is_the_logarithm_of_the_mean_importance_weight(tiny_vae, some_images):
+    vae, images, indices = tiny_vae(), some_images(9), torch.arange(2, 11)
+    exact = copy.deepcopy(vae).double()
+    noise = normal(4, indices, draws=6, size=LATENT).double()
     with torch.no_grad():
-        for image, index in zip(images.split(1), indices.split(1), strict=True):
-            mean, log_variance = vae.encode(image)
-            encoded = Normal(mean.double(), (log_variance.double() / 2).exp())
-            weights = []
-            for noise in normal(seed, index, draws=draws, size=LATENT)[0]:
-                latent = encoded.loc + encoded.scale * noise
-                pixels = Bernoulli(logits=vae.decode_logits(latent.float()).double(), validate_args=False)
-                weights.append(
-                    pixels.log_prob(image.flatten(1).double()).sum()
-                    + Normal(0.0, 1.0).log_prob(latent).sum()
-                    - encoded.log_prob(latent).sum()
-                )
-            found.append(torch.stack(weights).exp().mean().log())
-    return torch.stack(found)
+        each = [weights(exact, *pair) for pair in zip(images.double().split(1), noise, strict=True)]
+    expected = torch.stack([logarithms.exp().mean().log() for logarithms in each])
+    bound = log_likelihood(vae, images, draws=6, seed=4, first_index=2)
+    assert_close(bound.double(), expected, rtol=1e-5, atol=1e-4)
+    assert not bound.requires_grad
+    assert torch.equal(log_likelihood(vae, images, draws=6, seed=4, indices=indices), bound)
+    assert (log_likelihood(vae, images, draws=6, seed=5, first_index=2) - bound).abs().min() > 1e-4
 
 
-def test_it_is_the_logarithm_of_the_mean_importance_weight():
-    vae, images = tiny_vae(), some_images(9)
-    found = log_likelihood(vae, images, draws=6, seed=4, first_index=2)
-    torch.testing.assert_close(found.double(), plainly(vae, images, 6, 4, torch.arange(2, 11)), rtol=1e-5, atol=1e-4)
-    assert not found.requires_grad
-    assert torch.equal(log_likelihood(vae, images, draws=6, seed=4, indices=torch.arange(2, 11)), found)
-    assert (log_likelihood(vae, images, draws=6, seed=5, first_index=2) - found).abs().min() > 1e-4
+# The ELBO
 
 
-def test_its_draws_are_those_of_the_elbo():
-    vae, images = tiny_vae(), some_images(400)
-    many = log_likelihood(vae, images, draws=200, seed=0)
-    single = torch.stack([log_likelihood(vae, images, draws=1, seed=seed) for seed in range(40)]).mean(dim=0)
-    expected = torch.stack([elbo(vae, images, draws=1, seed=seed) for seed in range(40)]).mean(dim=0)
-    assert (single - expected).mean().abs() < 0.15  # one draw gives the ELBO, but with a KL that is drawn as well
-    assert (many - expected).mean() > 0.6
-
-
-@settings(max_examples=30, deadline=None)
-@given(data=st.data(), seed=st.integers(0, 2**64 - 1))
-def test_chunks_portions_order_and_splits_change_nothing(data, seed):
-    count, draws = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 9))
-    vae, images = tiny_vae(), some_images(count)
-    indices = torch.tensor(data.draw(st.lists(st.integers(0, 2**34), min_size=count, max_size=count)))
-    order = torch.tensor(data.draw(st.permutations(range(count))))
-    cut = data.draw(st.integers(0, count - 1))
-    for function, told in ((log_likelihood, {}), (likelihood_regret, {"steps": 3})):
-        whole = function(vae, images, draws=draws, seed=seed, indices=indices, **told)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_likelihood, "_PORTION", {"cpu": data.draw(st.integers(1, 12))})
-            parts = [
-                function(
-                    vae,
-                    images[rows],
-                    draws=draws,
-                    seed=seed,
-                    indices=indices[rows],
-                    chunk=data.draw(st.integers(1, 7)),
-                    **told,
-                )
-                for rows in (order[:cut], order[cut:])
-                if len(rows)
-            ]
-        torch.testing.assert_close(torch.cat(parts), whole[order], atol=2e-4, rtol=1e-5)
-
-
-def test_no_more_than_a_portion_is_decoded_at_once(monkeypatch):
-    monkeypatch.setattr(_likelihood, "_PORTION", {"cpu": 6})
-    for draws, wanted in ((3, [6, 6, 3]), (8, [6, 2] * 5), (6, [6] * 5)):
-        vae = Plain(tiny_vae())
-        log_likelihood(vae, some_images(5), draws=draws, seed=0)
-        assert vae.decoded == wanted
-
-
-def test_a_vae_without_log_odds_gives_the_same():
-    vae, images = tiny_vae(), some_images(10)
-    for function in (log_likelihood, likelihood_regret):
-        found = function(Plain(vae), images, draws=5, seed=2)
-        torch.testing.assert_close(found, function(vae, images, draws=5, seed=2), rtol=1e-4, atol=1e-3)
-
-
-def squared(images, decoded):
-    return -10 * (decoded - images.unsqueeze(1)).square().sum((2, 3, 4))
-
-
-@pytest.mark.parametrize("density", [None, squared])
-def test_half_precision_is_used_only_where_it_is_asked_for_and_is_near(density, monkeypatch):
-    vae, images, seen = tiny_vae(), some_images(40), []
-
-    def linear(*given):
-        found = torch.nn.functional.linear(*given)
-        seen.append(found.dtype)
-        return found
-
-    monkeypatch.setattr(_models, "linear", linear)
-    told = {"draws": 20, "log_density": density}
-    exact = log_likelihood(vae, images, seed=2, **told)
-    assert set(seen) == {torch.float32}
-    rough = log_likelihood(vae, images, seed=2, precision="bfloat16", **told)
-    assert seen[-1] == torch.bfloat16
-    another = log_likelihood(vae, images, seed=3, **told)
-    assert rough.dtype == torch.float32
-    assert 0 < (rough - exact).std() < 0.2 * (another - exact).std()
+@pytest.mark.parametrize("wrapper", [lambda vae: vae, Plain])
+def test_elbo_is_its_definition(tiny_vae, some_images, wrapper):
+    """By torch's distributions and cross-entropy, of the reconstructions; also of a VAE without log-odds."""
+    vae, images, draws = tiny_vae(), some_images(8), 5
+    with torch.no_grad():
+        mean, log_variance = vae.encode(images)
+    posterior = Normal(mean, (log_variance / 2).exp())
+    decoded = reconstruct(vae, images, draws=draws, seed=3, first_index=4)
+    target = images[:, None].expand_as(decoded)
+    likelihood = -binary_cross_entropy(decoded, target, reduction="none").sum(dim=(2, 3, 4))
+    expected = likelihood.mean(dim=1) - kl_divergence(posterior, Normal(0.0, 1.0)).sum(dim=1)
+    bound = elbo(wrapper(vae), images, draws=draws, seed=3, first_index=4)
+    assert_close(bound, expected, rtol=1e-5, atol=1e-4)
+    assert torch.equal(elbo(wrapper(vae), images, draws=draws, seed=3, indices=torch.arange(4, 12)), bound)
+    assert (elbo(vae, images, draws=draws, seed=4, first_index=4) != bound).all()
+    assert not bound.requires_grad
 
 
 class Fixed:
@@ -225,27 +151,134 @@ class Fixed:
         return zeros, zeros
 
     def decode_logits(self, latents):
-        return self.odds.expand(len(latents), -1)
+        return self.odds + 0 * latents[:, :1].to(self.odds.dtype)  # something to differentiate
 
     def decode(self, latents):
         return self.decode_logits(latents).sigmoid().view(-1, 1, *SIDES)
 
 
+SATURATED = torch.tensor([-40.0, 40.0, -40.0, 40.0, 0.0]).repeat(4)
+INK = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0]).repeat(4).view(1, 1, *SIDES)
+
+
+@pytest.mark.parametrize("steepness", [1, 20, 1000])
+@pytest.mark.parametrize("wrapper", [lambda vae: vae, Plain])
+def test_elbo_is_the_score_of_that_name_with_its_sign(tiny_vae, some_images, steepness, wrapper):
+    """Bit for bit, also where nearly all probabilities are 0 or 1 to float32: one function gives both."""
+    vae, images = tiny_vae(), some_images(300).round()
+    vae.pixels.weight.data *= steepness
+    decoded = reconstruct(vae, images, draws=4, seed=3)
+    saturated = ((decoded == 0) | (decoded == 1)).float().mean()
+    assert saturated == 0 if steepness == 1 else saturated > {20: 0.1, 1000: 0.9}[steepness]
+    bound = elbo(wrapper(vae), images, draws=4, seed=3, first_index=2)
+    settings = {"seed": 3, "first_index": 2, "draws": 4, "importance_draws": 1}
+    assert torch.equal(bound, -scores["elbo"](wrapper(vae), images, **settings))
+
+
+@pytest.mark.parametrize("function", [log_likelihood, elbo])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_saturated_pixels_keep_their_log_odds(dtype):
-    odds = torch.tensor([-40.0, 40.0, -40.0, 40.0, 0.0]).repeat(4)
-    ink = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0]).repeat(4).view(1, 1, *SIDES)
-    found = log_likelihood(Fixed(odds.to(dtype)), ink, draws=3, seed=0)
-    assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(4 * (-40 - 40 - math.log(2)), rel=1e-6)
+def test_saturated_pixels_keep_their_log_odds(function, dtype):
+    bound = function(Fixed(SATURATED.to(dtype)), INK, draws=3, seed=0)
+    assert bound.dtype == torch.float32
+    assert bound.item() == pytest.approx(4 * (-40 - 40 - math.log(2)), rel=1e-6)
 
 
-def test_reconstructions_of_a_density_of_ones_own_need_not_be_images():
-    vae, images = LinearGaussian(), some_images(3)
-    assert vae.decode(vae.encode(images)[0]).min() < 0
-    log_likelihood(vae, images, draws=2, seed=0, log_density=vae.log_density)
-    with pytest.raises(ValueError, match=r"the VAE's reconstructions must lie in \[0, 1\]"):
-        log_likelihood(vae, images, draws=2, seed=0)
+def test_saturated_pixels_without_log_odds_are_a_float32_step_from_0_and_1():
+    """Two pixels of five are right, two wrong, one undecided."""
+    eps = torch.finfo(torch.float32).eps
+    expected = 4 * (2 * math.log1p(-eps) + 2 * math.log(eps) - math.log(2))
+    assert elbo(Plain(Fixed(SATURATED)), INK, draws=3, seed=0).item() == pytest.approx(expected, rel=1e-5)
+
+
+@settings(deadline=None)
+@given(
+    pixels=st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=PIXELS, max_size=PIXELS),
+    chances=st.lists(st.floats(2**-10, 1 - 2**-10, width=32), min_size=PIXELS, max_size=PIXELS),
+)
+def test_densities_are_bernoulli_s(pixels, chances):
+    """Where the posterior is the prior, and so the ELBO the log-density; by torch's cross-entropy and Bernoulli."""
+    images, probability = torch.tensor(pixels).view(1, 1, *SIDES), torch.tensor(chances)
+    expected = -binary_cross_entropy(probability, images.flatten(), reduction="sum")
+    for vae in (Fixed(probability.logit()), Plain(Fixed(probability.logit()))):
+        assert_close(elbo(vae, images, draws=2, seed=0)[0], expected, rtol=1e-5, atol=1e-5)
+    binary = (images > 0.5).float()
+    direct = Bernoulli(probs=probability).log_prob(binary.flatten()).sum()
+    assert_close(elbo(Fixed(probability.logit()), binary, draws=2, seed=0)[0], direct, rtol=1e-5, atol=1e-5)
+
+
+def test_draws_of_the_likelihood_are_those_of_the_elbo(tiny_vae, some_images):
+    vae, images = tiny_vae(), some_images(400)
+    many = log_likelihood(vae, images, draws=200, seed=0)
+    single = torch.stack([log_likelihood(vae, images, draws=1, seed=seed) for seed in range(40)]).mean(dim=0)
+    expected = torch.stack([elbo(vae, images, draws=1, seed=seed) for seed in range(40)]).mean(dim=0)
+    assert (single - expected).mean().abs() < 0.15  # one draw gives the ELBO, but with a KL that is drawn as well
+    assert (many - expected).mean() > 0.6
+
+
+# However it is computed
+
+
+@pytest.mark.parametrize(("function", "setting"), [(log_likelihood, {}), (elbo, {}), (likelihood_regret, {"steps": 3})])
+@settings(max_examples=20, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**64 - 1))
+def test_chunks_portions_order_and_splits_change_nothing(tiny_vae, some_images, function, setting, data, seed):
+    """500 latents are decoded at once."""
+    count, draws = data.draw(st.integers(1, 7)), data.draw(st.sampled_from([1, 9, 120, 250, 501, 1100]))
+    vae, images = tiny_vae(), some_images(count)
+    indices = torch.tensor(data.draw(st.lists(st.integers(0, 2**34), min_size=count, max_size=count)))
+    order, cut = torch.tensor(data.draw(st.permutations(range(count)))), data.draw(st.integers(0, count - 1))
+
+    def joined(splits, **more):
+        same = {"draws": draws, "seed": seed, **setting, **more}
+        return torch.cat([function(vae, images[rows], indices=indices[rows], **same) for rows in splits if len(rows)])
+
+    one_by_one = joined(torch.arange(count).split(1))
+    in_parts = joined((order[:cut], order[cut:]), chunk=data.draw(st.integers(1, 7)))
+    assert_close(in_parts, one_by_one[order], atol=2e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("function", [log_likelihood, elbo])
+@pytest.mark.parametrize(
+    ("draws", "decoded"), [(250, [500, 500, 250]), (650, [500, 150] * 5), (500, [500] * 5), (3, [15])]
+)
+def test_no_more_than_a_portion_is_decoded_at_once(tiny_vae, some_images, function, draws, decoded):
+    vae = Plain(tiny_vae())
+    function(vae, some_images(5), draws=draws, seed=0)
+    assert vae.decoded == decoded
+
+
+def test_a_vae_without_log_odds_gives_the_same(tiny_vae, some_images):
+    vae, images = tiny_vae(), some_images(10)
+    for function in (log_likelihood, elbo, likelihood_regret):
+        plain = function(Plain(vae), images, draws=5, seed=2)
+        assert_close(plain, function(vae, images, draws=5, seed=2), rtol=1e-4, atol=1e-3)
+
+
+def squared(images, decoded):
+    return -10 * (decoded - images.unsqueeze(1)).square().sum((2, 3, 4))
+
+
+@pytest.mark.parametrize("density", [None, squared])
+def test_half_precision_is_used_only_where_it_is_asked_for_and_is_near(tiny_vae, some_images, density):
+    seen = []
+
+    class Watched(VAE):
+        def decode_logits(self, latents):
+            odds = super().decode_logits(latents)
+            seen.append(odds.dtype)
+            return odds
+
+    vae, images, setting = tiny_vae(kind=Watched), some_images(40), {"draws": 20, "log_density": density}
+    exact = log_likelihood(vae, images, seed=2, **setting)
+    assert set(seen) == {torch.float32}
+    rough = log_likelihood(vae, images, seed=2, precision="bfloat16", **setting)
+    assert seen[-1] == torch.bfloat16
+    another = log_likelihood(vae, images, seed=3, **setting)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).std() < 0.2 * (another - exact).std()
+
+
+# Likelihood regret
 
 
 class Astray(nn.Module):
@@ -268,7 +301,7 @@ class Astray(nn.Module):
 
 
 def best_elbo(vae, images):
-    """The largest ELBO of any mean and variance, by quadrature and L-BFGS in float64."""
+    """The ELBO of the encoder, and the largest of any mean and variance, by quadrature and L-BFGS in float64."""
     vae = copy.deepcopy(vae).double()
     images = images.double()
     nodes = torch.linspace(-6, 6, 601, dtype=torch.float64)
@@ -296,14 +329,14 @@ def best_elbo(vae, images):
 
 
 @pytest.mark.parametrize("astray", [0.0, 0.5, -1.5])
-def test_regret_is_what_the_best_posterior_gains(astray):
+def test_regret_is_what_the_best_posterior_gains(some_images, astray):
     vae, images = Astray(astray), some_images(30) ** torch.linspace(0.3, 3, 30).view(-1, 1, 1, 1)
     start, best = best_elbo(vae, images)
-    found = likelihood_regret(vae, images, seed=0, steps=100, draws=400)
-    torch.testing.assert_close(found.double(), best - start, atol=0.1, rtol=0.02)
+    regret = likelihood_regret(vae, images, seed=0, steps=100, draws=400)
+    assert_close(regret.double(), best - start, atol=0.1, rtol=0.02)
 
 
-def test_an_encoder_further_astray_is_regretted_more_by_every_image():
+def test_an_encoder_further_astray_is_regretted_more_by_every_image(some_images):
     images = some_images(20)
     regrets = [likelihood_regret(Astray(astray), images, seed=0, draws=8) for astray in (0.3, 0.8, 1.6)]
     assert (regrets[0] < regrets[1]).all()
@@ -311,29 +344,21 @@ def test_an_encoder_further_astray_is_regretted_more_by_every_image():
 
 
 @pytest.mark.parametrize("bound", ["elbo", "importance"])
-def test_the_published_variant_optimises_a_copy_of_the_encoder_for_each_image(bound):
+def test_the_published_variant_optimises_a_copy_of_the_encoder_for_each_image(tiny_vae, some_images, bound):
     vae, images, steps, draws, seed = tiny_vae(), some_images(3), 15, 9, 7
     noise = normal(seed_for("likelihood-regret/steps", seed), torch.arange(4, 7), draws=steps, size=LATENT)
     half = normal(seed_for("likelihood-regret/draws", seed), torch.arange(4, 7), draws=5, size=LATENT)
     fresh = torch.cat([half, -half], dim=1)[:, :draws]
 
-    def weights(model, image, noise):
-        mean, log_variance = model.encode(image)
-        latent = mean + (log_variance / 2).exp() * noise
-        pixels = Bernoulli(logits=model.decode_logits(latent), validate_args=False)
-        prior, encoded = Normal(0.0, 1.0), Normal(mean, (log_variance / 2).exp())
-        return pixels.log_prob(image.flatten(1)).sum(1) + (prior.log_prob(latent) - encoded.log_prob(latent)).sum(1)
-
     def value(model, image, noise):
-        found = weights(model, image, noise)
-        return found.mean() if bound == "elbo" else found.logsumexp(0) - math.log(draws)
+        logarithms = weights(model, image, noise)
+        return logarithms.mean() if bound == "elbo" else logarithms.logsumexp(0) - math.log(draws)
 
     expected = []
     for number, image in enumerate(images.split(1)):
         own = copy.deepcopy(vae)
-        optimizer = torch.optim.Adam(
-            [*own.encoder.parameters(), *own.posterior.parameters()], lr=2e-4, weight_decay=5e-5
-        )
+        encoder = [*own.encoder.parameters(), *own.posterior.parameters()]
+        optimizer = torch.optim.Adam(encoder, lr=2e-4, weight_decay=5e-5)
         for draw in noise[number]:
             mean, log_variance = own.encode(image)
             pixels = Bernoulli(logits=own.decode_logits(mean + (log_variance / 2).exp() * draw), validate_args=False)
@@ -343,59 +368,10 @@ def test_the_published_variant_optimises_a_copy_of_the_encoder_for_each_image(bo
             optimizer.step()
         with torch.no_grad():
             expected.append(value(own, image, fresh[number]) - value(vae, image, fresh[number]))
-    told = {"how": "encoder", "steps": steps, "draws": draws, "bound": bound, "seed": seed, "first_index": 4}
-    found = likelihood_regret(vae, images, **told)
+    setting = {"how": "encoder", "steps": steps, "draws": draws, "bound": bound, "seed": seed, "first_index": 4}
+    regret = likelihood_regret(vae, images, **setting)
     assert torch.stack(expected).abs().min() > 1e-3
-    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-3, atol=1e-4)
-
-
-def test_neither_weights_nor_gradients_nor_random_state_are_touched():
-    vae, images = tiny_vae(), some_images(3)
-    weights = nn.utils.parameters_to_vector(vae.parameters()).clone()
-    kept, state = images.clone(), torch.get_rng_state()
-    log_likelihood(vae, images, draws=2, seed=0)
-    for how in ("posterior", "encoder"):
-        found = likelihood_regret(vae, images, seed=0, how=how, steps=2)
-        assert not found.requires_grad
-        assert likelihood_regret(vae, images, seed=0, how=how, steps=2).equal(found)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(nn.utils.parameters_to_vector(vae.parameters()), weights)
-    assert all(weight.grad is None and weight.requires_grad for weight in vae.parameters())
-    assert torch.equal(images, kept)
-
-
-@pytest.mark.parametrize("function", [log_likelihood, likelihood_regret])
-@pytest.mark.parametrize(
-    ("vae", "told", "message"),
-    [
-        (tiny_vae(), {"draws": 0}, "draws must be 1 or more; got 0"),
-        (tiny_vae(), {"chunk": 0}, "chunk must be 1 or more images; got 0"),
-        (tiny_vae(), {"first_index": -1}, "first_index must be 0 or more; got -1"),
-        (tiny_vae(), {"indices": torch.arange(3)}, r"indices must be int64 of shape \(2,\)"),
-        (Fixed(torch.full((PIXELS,), torch.nan)), {}, "decoder must give finite log-odds; got NaN"),
-        (Fixed(torch.zeros(PIXELS - 1)), {}, r"decode_logits must give log-odds \(\d+, 20\), .* got \(\d+, 19\)"),
-    ],
-)
-def test_unfit_settings_and_models(function, vae, told, message):
-    told = {"draws": 2, "seed": 0} | told
-    if function is likelihood_regret and isinstance(vae, Fixed):
-        vae.decode_logits = lambda latents, odds=vae.odds: odds + 0 * latents[:, :1]  # something to differentiate
-    with pytest.raises(ValueError, match=message):
-        function(vae, some_images(2), **told)
-
-
-@pytest.mark.parametrize(
-    ("vae", "told", "message"),
-    [
-        (tiny_vae(), {"steps": 0}, "steps must be 1 or more; got 0"),
-        (tiny_vae(), {"how": "decoder"}, "how must be 'posterior' or 'encoder' .*; got 'decoder' and 'elbo'"),
-        (tiny_vae(), {"bound": "iwae"}, "bound 'elbo' or 'importance'; got 'posterior' and 'iwae'"),
-        (Plain(tiny_vae()), {"how": "encoder"}, r"must be a torch.nn.Module; got Plain \(how='posterior' needs no"),
-    ],
-)
-def test_unfit_ways_to_regret(vae, told, message):
-    with pytest.raises(ValueError, match=message):
-        likelihood_regret(vae, some_images(2), seed=0, **told)
+    assert_close(regret, torch.stack(expected), rtol=1e-3, atol=1e-4)
 
 
 class FarOff(Plain):
@@ -407,29 +383,86 @@ class FarOff(Plain):
         return mean, torch.where(far.unsqueeze(1), log_variance + 89, log_variance)
 
 
-def test_a_posterior_without_end_is_regretted_and_spoils_no_other_image():
+def test_a_posterior_without_end_is_regretted_and_spoils_no_other_image(tiny_vae, some_images):
     images, vae = some_images(10), tiny_vae()
     far = images[:, 0, 0, 0] > 0.5
     assert 0 < far.sum() < 10
-    found = likelihood_regret(FarOff(vae), images, seed=0)
-    assert not found.isnan().any()
-    torch.testing.assert_close(found[~far], likelihood_regret(Plain(vae), images, seed=0)[~far])
-    assert found[far].min() > found[~far].max()
+    regret = likelihood_regret(FarOff(vae), images, seed=0)
+    assert not regret.isnan().any()
+    assert_close(regret[~far], likelihood_regret(Plain(vae), images, seed=0)[~far])
+    assert regret[far].min() > regret[~far].max()
 
 
-def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match="precision must be 'float32', 'tf32' or 'bfloat16'; got 'float16'"):
-        log_likelihood(tiny_vae(), some_images(2), seed=0, precision="float16")
+# What callers pass in
 
 
-def test_a_density_must_be_of_each_draw():
-    with pytest.raises(ValueError, match=r"log_density must give \(2, 3\), \(images, draws\); got \(2,\)"):
-        log_likelihood(
-            tiny_vae(), some_images(2), draws=3, seed=0, log_density=lambda images, _: images.sum(dim=(1, 2, 3))
-        )
+def test_neither_weights_nor_gradients_nor_random_state_are_touched(tiny_vae, some_images):
+    vae, images = tiny_vae(), some_images(3)
+    before = nn.utils.parameters_to_vector(vae.parameters()).clone()
+    kept, state = images.clone(), torch.get_rng_state()
+    log_likelihood(vae, images, draws=2, seed=0)
+    for how in ("posterior", "encoder"):
+        regret = likelihood_regret(vae, images, seed=0, how=how, steps=2)
+        assert not regret.requires_grad
+        assert likelihood_regret(vae, images, seed=0, how=how, steps=2).equal(regret)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(nn.utils.parameters_to_vector(vae.parameters()), before)
+    assert all(weight.grad is None and weight.requires_grad for weight in vae.parameters())
+    assert torch.equal(images, kept)
 
 
-def test_unfit_images():
-    for function in (log_likelihood, likelihood_regret):
-        with pytest.raises(ValueError, match=r"images must lie in \[0, 1\]; got \[255, 255\]"):
-            function(tiny_vae(), torch.full((2, 1, *SIDES), 255.0), seed=0)
+def test_reconstructions_of_a_density_of_ones_own_need_not_be_images(some_images):
+    vae, images = LinearGaussian(), some_images(3)
+    assert vae.decode(vae.encode(images)[0]).min() < 0
+    log_likelihood(vae, images, draws=2, seed=0, log_density=vae.log_density)
+    with pytest.raises(ValueError, match=r"the VAE's reconstructions must lie in \[0, 1\]"):
+        log_likelihood(vae, images, draws=2, seed=0)
+
+
+EACH = pytest.mark.parametrize("function", [log_likelihood, elbo, likelihood_regret])
+
+
+@EACH
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"draws": 0}, "draws must be 1 or more; got 0"),
+        ({"chunk": 0}, "chunk must be 1 or more; got 0"),
+        ({"first_index": -1}, "first_index must be 0 or more; got -1"),
+        ({"indices": torch.arange(3)}, r"indices must be int64 of shape \(2,\)"),
+    ],
+)
+def test_unfit_settings(tiny_vae, some_images, function, setting, message):
+    with pytest.raises(ValueError, match=message):
+        function(tiny_vae(), some_images(2), **{"draws": 2, "seed": 0} | setting)
+
+
+@EACH
+def test_unfit_models_and_images(tiny_vae, some_images, function):
+    for vae, images, message in (
+        (Fixed(torch.full((PIXELS,), torch.nan)), some_images(2), "decoder must give finite log-odds; got NaN"),
+        (Fixed(torch.zeros(PIXELS - 1)), some_images(2), r"decode_logits must give .* \(\d+, 20\), .* got \(\d+, 19\)"),
+        (tiny_vae(), torch.full((2, 1, *SIDES), 255.0), r"images must lie in \[0, 1\]; got \[255, 255\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            function(vae, images, draws=2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("function", "wrapper", "setting", "message"),
+    [
+        (likelihood_regret, None, {"steps": 0}, "steps must be 1 or more; got 0"),
+        (likelihood_regret, None, {"how": "x"}, "how must be 'posterior' or 'encoder'; got 'x'"),
+        (likelihood_regret, None, {"bound": "x"}, "bound must be 'elbo' or 'importance'; got 'x'"),
+        (likelihood_regret, Plain, {"how": "encoder"}, r"torch.nn.Module; got Plain \(how='posterior' needs no"),
+        (log_likelihood, None, {"precision": "x"}, "precision must be 'float32', 'tf32' or 'bfloat16'; got 'x'"),
+        *(
+            (each, None, {"log_density": lambda images, _: images.sum(dim=(1, 2, 3))}, r"\(images, draws\); got \(2,\)")
+            for each in (log_likelihood, elbo)
+        ),
+    ],
+)
+def test_unfit_ways(tiny_vae, some_images, function, wrapper, setting, message):
+    vae = tiny_vae() if wrapper is None else wrapper(tiny_vae())
+    with pytest.raises(ValueError, match=message):
+        function(vae, some_images(2), seed=0, draws=3, **setting)

@@ -1,0 +1,44 @@
+"""The arithmetic that networks are run in is chosen, and leaves nothing behind."""
+
+import pytest
+import torch
+
+from vaecore.toolkit import check_precision, computing_in
+
+CPU = torch.device("cpu")
+
+
+def test_bfloat16_is_computed_in_within_and_not_after():
+    left, right = torch.rand(3, 4), torch.rand(4, 5)
+    for precision, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        with computing_in(precision, CPU):
+            assert (left @ right).dtype == dtype
+        assert (left @ right).dtype == torch.float32
+
+
+@pytest.mark.parametrize("start", [False, True])
+@pytest.mark.parametrize("precision", ["tf32", "float32"])
+def test_tf32_is_switched_on_within_and_put_back(start, precision):
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+
+    def within():
+        with computing_in(precision, torch.device("cuda")):
+            assert [backend.allow_tf32 for backend in backends] == [precision == "tf32"] * 2
+            raise KeyError
+
+    for backend in backends:
+        backend.allow_tf32 = start
+    with pytest.raises(KeyError):
+        within()
+    assert [backend.allow_tf32 for backend in backends] == [start, start]
+    for backend, was in zip(backends, before, strict=True):
+        backend.allow_tf32 = was
+
+
+def test_a_precision_that_is_not_to_be_had_is_refused():
+    with pytest.raises(ValueError, match="precision must be 'float32', 'tf32' or 'bfloat16'; got 'half'"):
+        check_precision("half", CPU)
+    with pytest.raises(ValueError, match="precision 'tf32' takes a CUDA GPU; the images are on the cpu"):
+        check_precision("tf32", CPU)
+    check_precision("tf32", torch.device("cuda"))
