@@ -50,7 +50,7 @@ def claims(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Throughput, side by side with naive code and peers; options of `pytest bench` follow after `--`."""
-    session.install("-e", ".[suite,peers]")
+    session.install("-e", ".[suite,peers]", *nox.project.dependency_groups(PROJECT, "bench"))
     # One thread unless the caller says otherwise: L-BFGS one by one and all at once compare by the core.
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     session.run("python", "-m", "pytest", "bench", "--benchmark-only", *session.posargs, env=threads)

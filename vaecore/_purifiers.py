@@ -133,7 +133,7 @@ class VAEPurifier(Purifier):
         self.vae, self.random, self.draws = vae, draws is not None, draws or 1
 
     def with_draws(self, draws: int) -> "Purifier":
-        """Reconstructions of fewer draws, where there are more."""
+        """The same purifier with at most `draws` draws."""
         return self if self.draws <= draws else VAEPurifier(self.vae, draws=draws)
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:

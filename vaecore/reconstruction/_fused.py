@@ -27,7 +27,7 @@ def squared_error_kernel(  # type: ignore[no-untyped-def]
     weight,
     bias,
     images,
-    found,
+    errors,
     rows,
     pixels,
     inner,
@@ -37,7 +37,7 @@ def squared_error_kernel(  # type: ignore[no-untyped-def]
     PIXELS: tl.constexpr,
     INNER: tl.constexpr,
 ):
-    """One program computes ROWS rows of `hidden`, PIXELS pixels at a time, and writes only the errors to `found`."""
+    """One program computes ROWS rows of `hidden`, PIXELS pixels at a time, and writes only the errors to `errors`."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     is_row = (row < rows)[:, None]
     total = tl.zeros((ROWS,), dtype=tl.float32)
@@ -56,7 +56,7 @@ def squared_error_kernel(  # type: ignore[no-untyped-def]
         wanted = tl.load(images + (row // draws)[:, None] * pixels + pixel[None, :], mask=is_row & is_pixel, other=0.0)
         gap = tl.sigmoid(odds) - wanted
         total += tl.sum(tl.where(is_pixel, gap * gap, 0.0), axis=1)
-    tl.store(found + row, total / pixels, mask=row < rows)
+    tl.store(errors + row, total / pixels, mask=row < rows)
 
 
 def squared_errors_of_hidden(

@@ -250,7 +250,11 @@ class _Joined:
             return self.file.all()
         if self.whole is not None:
             return self.whole
-        return _join(self.parts)
+        tensors = [part for part in self.parts if isinstance(part, Tensor)]
+        if tensors:
+            return torch.cat(tensors)
+        tables = [part for part in self.parts if isinstance(part, dict)]
+        return {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
 
 
 def _device_of(vae: Autoencoder) -> torch.device | None:
@@ -297,11 +301,3 @@ def distinct_labels(labels: Tensor) -> Tensor:
         raise ValueError(f"labels must be integers of shape (n, draws); got {labels.dtype} {tuple(labels.shape)}")
     ordered = labels.sort(dim=1).values
     return 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(dim=1)
-
-
-def _join(parts: list[Tensor | dict[str, Tensor]]) -> Tensor | dict[str, Tensor]:
-    tensors = [part for part in parts if isinstance(part, Tensor)]
-    if tensors:
-        return torch.cat(tensors)
-    tables = [part for part in parts if isinstance(part, dict)]
-    return {name: torch.cat([table[name] for table in tables]) for name in tables[0]}

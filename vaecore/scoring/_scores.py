@@ -68,7 +68,7 @@ class FittedScores:
     classifier: Classify | None
     seed: int
     settings: Settings
-    image_shape: torch.Size | None  # of the training images, where there are any
+    image_shape: torch.Size | None  # of the training images, None without them
     judges: Mapping[str, _learned.Judge] = field(repr=False)
 
     def __call__(

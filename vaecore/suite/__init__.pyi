@@ -1,9 +1,5 @@
 # What a test of a claim is given.
 from .plugin.conclusion import Conclusion as Conclusion
-from .study.each_image import Shard as Shard
-from .study.models import Run as Run
-from .study.study import Study as Study
-from .study.tables import Table as Table
 
 # Estimates over runs and images.
 from .statistics.estimates import Estimate as Estimate
@@ -19,6 +15,10 @@ from .statistics.estimates import ratio as ratio
 from .statistics.estimates import smooth as smooth
 from .statistics.estimates import spearman as spearman
 from .statistics.estimates import spearman_within as spearman_within
+
+# Kinds of evidence, for `Study.table(condition, of=...)`.
+from .study.cleaning import ATTACKED as ATTACKED
+from .study.cleaning import CLEANING as CLEANING
 
 # Conditions, and kinds of conditions that take a size.
 from .study.conditions import CLEAN as CLEAN
@@ -38,10 +38,10 @@ from .study.conditions import ROTATED as ROTATED
 from .study.conditions import SIGN as SIGN
 from .study.conditions import UNIFORM as UNIFORM
 from .study.conditions import Condition as Condition
-
-# Kinds of evidence, for `Study.table(condition, of=...)`.
-from .study.cleaning import ATTACKED as ATTACKED
-from .study.cleaning import CLEANING as CLEANING
 from .study.decisions import DECISIONS as DECISIONS
 from .study.draws import DRAWS as DRAWS
+from .study.each_image import Shard as Shard
+from .study.models import Run as Run
 from .study.outside import SCORES as SCORES
+from .study.study import Study as Study
+from .study.tables import Table as Table

@@ -1,8 +1,8 @@
-"""How often the intervals of `claims.inference` cover the truth, simulated for every kind of estimand in use.
+"""How often the intervals of `statistics/intervals.py` cover the truth, simulated for every kind of estimand in use.
 
-`python -m claims.coverage` prints the tables that stand in `reports/coverage.md`; `tests/test_coverage.py` runs a short
-form. The second table is of `claims.inference.change`: how often two studies of one truth seem to differ. Each scenario
-draws normal scores z = a * run + sqrt(1/2) * image + sqrt(1/2) * residual, with a new run and image effect for each
+`python -m vaecore.suite.statistics.coverage` prints the tables that stand in `reports/coverage.md`; a test runs a short
+form. The second table is of `intervals.change`: how often two studies of one truth seem to differ. Each scenario draws
+normal scores z = a * run + sqrt(1/2) * image + sqrt(1/2) * residual, with a new run and image effect for each
 replication, and its estimand has a closed form.
 """
 
@@ -17,8 +17,8 @@ from typing import TypeAlias
 import numpy as np
 from scipy.stats import norm
 
-from vaecore.suite.statistics import intervals as inference
-from vaecore.suite.statistics.intervals import Array, Estimate
+from vaecore.suite.statistics import estimates, intervals
+from vaecore.suite.statistics.estimates import Array, Estimate
 
 IMAGES = 500
 LEVELS = (0.95, 0.995)
@@ -65,7 +65,7 @@ def proportion(
 ) -> tuple[list[Estimate], float]:
     """A share of images; a threshold on the score that makes it `share` in the mean over runs."""
     score = _score(generator, runs) + _run(generator, runs, effect)
-    return [inference.mean(score < _threshold(share, effect))], share
+    return [estimates.mean(score < _threshold(share, effect))], share
 
 
 def high_proportion(generator: np.random.Generator, runs: int, effect: float) -> tuple[list[Estimate], float]:
@@ -76,10 +76,10 @@ def high_proportion(generator: np.random.Generator, runs: int, effect: float) ->
 def paired_difference(generator: np.random.Generator, runs: int, effect: float) -> tuple[list[Estimate], float]:
     """Shares of the same images under two conditions: a run moves the second only, as an attack's strength might."""
     shared = _score(generator, runs)
-    clean = inference.mean(shared + 0.5 * generator.standard_normal(shared.shape) < np.sqrt(1.25) * norm.ppf(0.85))
+    clean = estimates.mean(shared + 0.5 * generator.standard_normal(shared.shape) < np.sqrt(1.25) * norm.ppf(0.85))
     moved = shared + 0.5 * generator.standard_normal(shared.shape) + _run(generator, runs, effect)
-    attacked = inference.mean(moved < np.sqrt(1.25 + effect**2) * norm.ppf(0.5))
-    return [inference.difference(clean, attacked)], 0.35
+    attacked = estimates.mean(moved < np.sqrt(1.25 + effect**2) * norm.ppf(0.5))
+    return [estimates.difference(clean, attacked)], 0.35
 
 
 def ratio_of_drops(generator: np.random.Generator, runs: int, effect: float) -> tuple[list[Estimate], float]:
@@ -87,7 +87,7 @@ def ratio_of_drops(generator: np.random.Generator, runs: int, effect: float) -> 
     score = _score(generator, runs) + _run(generator, runs, effect)
     clean, noise, attack = (score < _threshold(share, effect) for share in (0.85, 0.4, 0.2))
     drops = np.subtract(clean, noise, dtype=np.float64), np.subtract(clean, attack, dtype=np.float64)
-    return [inference.ratio(*drops)], 0.45 / 0.65
+    return [estimates.ratio(*drops)], 0.45 / 0.65
 
 
 def group_mean_ratio(generator: np.random.Generator, runs: int, effect: float) -> tuple[list[Estimate], float]:
@@ -95,7 +95,7 @@ def group_mean_ratio(generator: np.random.Generator, runs: int, effect: float) -
     uncertain = _score(generator, runs) > norm.ppf(0.9)
     gain = 0.35 + _run(generator, runs, effect)
     error = 1 + 0.5 * _score(generator, runs) + gain * uncertain
-    return [inference.group_mean_ratio(error, uncertain, ~uncertain)], 1.35
+    return [estimates.group_mean_ratio(error, uncertain, ~uncertain)], 1.35
 
 
 def auroc_paired(generator: np.random.Generator, runs: int, effect: float) -> tuple[list[Estimate], float]:
@@ -103,28 +103,28 @@ def auroc_paired(generator: np.random.Generator, runs: int, effect: float) -> tu
     image = generator.standard_normal(IMAGES)
     inside = _score(generator, runs, image)
     outside = _score(generator, runs, image) + 1.2 + _run(generator, runs, 2 * effect)
-    return [inference.auroc(inside, outside, paired=True)], _auroc_truth(1.2, 2 * effect)
+    return [estimates.auroc(inside, outside, paired=True)], _auroc_truth(1.2, 2 * effect)
 
 
 def auroc_unpaired(generator: np.random.Generator, runs: int, effect: float) -> tuple[list[Estimate], float]:
     """Two sets of images; a run moves the distance between them: C1 to C9."""
     inside = _score(generator, runs)
     outside = _score(generator, runs) + 1.2 + _run(generator, runs, 2 * effect)
-    return [inference.auroc(inside, outside, paired=False)], _auroc_truth(1.2, 2 * effect)
+    return [estimates.auroc(inside, outside, paired=False)], _auroc_truth(1.2, 2 * effect)
 
 
 def auroc_near_one(generator: np.random.Generator, runs: int, effect: float) -> tuple[list[Estimate], float]:
     """As the unpaired one, at 0.996 without a run effect."""
     inside = _score(generator, runs)
     outside = _score(generator, runs) + 3.75 + _run(generator, runs, 2 * effect)
-    return [inference.auroc(inside, outside, paired=False)], _auroc_truth(3.75, 2 * effect)
+    return [estimates.auroc(inside, outside, paired=False)], _auroc_truth(3.75, 2 * effect)
 
 
 def auroc_of_groups(generator: np.random.Generator, runs: int, effect: float) -> tuple[list[Estimate], float]:
     """A twentieth of the images is positive in each run, mostly the same ones: B5."""
     positive = _score(generator, runs) > norm.ppf(0.95)
     score = _score(generator, runs) + (1.2 + _run(generator, runs, 2 * effect)) * positive
-    return [inference.auroc_of_groups(score, positive)], _auroc_truth(1.2, 2 * effect)
+    return [estimates.auroc_of_groups(score, positive)], _auroc_truth(1.2, 2 * effect)
 
 
 def spearman_within(generator: np.random.Generator, runs: int, effect: float) -> tuple[list[Estimate], float]:
@@ -136,14 +136,14 @@ def spearman_within(generator: np.random.Generator, runs: int, effect: float) ->
     confidence = correlation * error + np.sqrt(1 - correlation**2) * _score(generator, runs)
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     truth = float((6 / np.pi * np.arcsin(np.tanh(-0.3 + scale * nodes) / 2)) @ weights / weights.sum())
-    return [inference.spearman_within(error + groups, confidence - 2 * groups, groups)], truth
+    return [estimates.spearman_within(error + groups, confidence - 2 * groups, groups)], truth
 
 
 def smallest_step(generator: np.random.Generator, runs: int, effect: float) -> tuple[list[Estimate], float]:
     """The smallest of three differences between shares that fall by 0.25, 0.15 and 0.1: A4."""
     score = _score(generator, runs) + _run(generator, runs, effect)
-    shares = [inference.mean(score < _threshold(share, effect)) for share in (0.7, 0.45, 0.3, 0.2)]
-    return [inference.difference(*pair) for pair in pairwise(shares)], 0.1
+    shares = [estimates.mean(score < _threshold(share, effect)) for share in (0.7, 0.45, 0.3, 0.2)]
+    return [estimates.difference(*pair) for pair in pairwise(shares)], 0.1
 
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -171,7 +171,7 @@ def simulate(
     for _ in range(replications):
         estimates, truth = scenario(generator, runs, RUN_EFFECTS[run_effect])
         for k, level in enumerate(levels):
-            found = inference.smallest(estimates, level)
+            found = intervals.smallest(estimates, level)
             counts[k] += found.high < truth, found.low <= truth <= found.high, found.low > truth
             half_width[k] += (found.high - found.low) / 2
     return [
@@ -191,9 +191,9 @@ def false_alarms(scenario: Scenario, *, runs: int, run_effect: str, replications
         before, after, both = (scenario(generator, number, effect)[0] for number in (runs, runs, 2 * runs))
         halves = [[_of_runs(estimate, rows) for estimate in both] for rows in (slice(runs), slice(runs, None))]
         for kind, pair in enumerate(((before, after), halves)):
-            one, other = (inference.smallest(estimates, 0.95).spreads for estimates in pair)
+            one, other = (intervals.smallest(estimates, 0.95).spreads for estimates in pair)
             for k, level in enumerate(LEVELS):
-                _, low, high = inference.change(one, other, level)
+                _, low, high = intervals.change(one, other, level)
                 counts[kind, k] += not low <= 0 <= high
     own, shared = (counts / replications).tolist()
     return Alarms(scenario.__name__, runs, run_effect, tuple(own), tuple(shared))
@@ -259,7 +259,7 @@ def table(rows: Sequence[Coverage], *, replications: int, command: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the tables to standard output."""
-    parser = argparse.ArgumentParser(prog="python -m claims.coverage", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m vaecore.suite.statistics.coverage", description=main.__doc__)
     parser.add_argument(
         "--replications", type=int, default=1200, metavar="N", help="for each row (default %(default)s)"
     )
@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             scenario, runs=runs, run_effect=run_effect, replications=chosen.replications, seed=chosen.seed
         )
     ]
-    command = f"python -m claims.coverage --replications {chosen.replications} --seed {chosen.seed}"
+    command = f"python -m vaecore.suite.statistics.coverage --replications {chosen.replications} --seed {chosen.seed}"
     sys.stdout.write(table(rows, replications=chosen.replications, command=command))
     alarms = [
         false_alarms(scenario, runs=runs, run_effect=effect, replications=chosen.replications, seed=chosen.seed)

@@ -73,7 +73,7 @@ def _of_shard(
 ) -> Tensors:
     rows = Shard(**{name: value.to(device) for name, value in shard.items()}, seed=seed)
     values = function(Run(seed, vae, classifier), rows, **settings)
-    if not isinstance(values, Tensor) or values.shape != rows.indices.shape:
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    if getattr(values, "shape", None) != rows.indices.shape:
+        got = tuple(values.shape) if hasattr(values, "shape") else type(values).__name__
         raise ValueError(f"each image must get one number, in a tensor ({len(rows.indices)},); got {got}")
     return {"values": values.detach().cpu()}

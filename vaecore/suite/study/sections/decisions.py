@@ -1,11 +1,10 @@
 """E5 to E7 and B6 to B8: how well each judge's confidence is calibrated, and what refusing buys."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from vaecore import brier_parts, ece, reliability
-from vaecore.suite.statistics.columns import Column
 from vaecore.suite.statistics.estimates import Estimate, aurc, mean, smooth
 from vaecore.suite.statistics.intervals import interval
 from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS, MIX, NOISY, ROTATED, Condition
@@ -32,14 +31,14 @@ FIGURES = (CLEAN, ROTATED(45), NOISY(0.3), FGSM(1), LBFGS, MIX)  # conditions in
 COVERAGES = tuple(round(0.05 * k, 2) for k in range(1, 21))
 # What images are refused by, and whose answer the rest get.
 REFUSED_BY = {"confidence": PLAIN, "disagreement": PLAIN, "mse": PLAIN, ALL: ALL, MEAN_SCALED: MEAN_SCALED}
-EQUAL = ("width", "mass")
+EQUAL: tuple[Literal["width", "mass"], ...] = ("width", "mass")
 
 
-def doubt_and_wrong(table: Table, by: str) -> tuple[Column, Column]:
+def doubt_and_wrong(table: Table, by: str) -> tuple[Any, Any]:
     """What images are refused by, and whether the answer is wrong; both (runs, images)."""
     wrong = ~table[f"{REFUSED_BY[by]}/right"]
     if by in ("disagreement", "mse"):
-        return Column(table[by].astype(np.float64), table.origin), wrong
+        return table[by].astype(np.float64), wrong
     return 1 - table[f"{REFUSED_BY[by]}/confidence"], wrong
 
 
