@@ -49,7 +49,7 @@ from .models._training import augment as augment
 from .models._training import default_device as default_device
 from .models._training import Progress as Progress
 from .models._training import seeded as seeded
-from .models._augment import distort as distort
+from .data._augment import distort as distort
 
 # Reconstruction and likelihood.
 from .reconstruction._decode import check_reconstructions as check_reconstructions

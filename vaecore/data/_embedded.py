@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from vaecore.models._augment import distort
+from vaecore.data._augment import distort
 
 # Text fonts that matplotlib ships; its symbol fonts (cmsy, cmex, cmmi, STIX sizes) have no alphabet.
 FONTS = (

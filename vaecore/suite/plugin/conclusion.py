@@ -7,7 +7,7 @@ import pytest
 from vaecore.suite.facts import Facts
 from vaecore.suite.judging.registry import Claim
 from vaecore.suite.judging.verdict import PILOT, REPORTED, SUPPORTED, Verdict, judge
-from vaecore.suite.plugin.options import VERDICT
+from vaecore.suite.plugin.items import VERDICT
 from vaecore.suite.statistics.estimates import Estimate
 
 REGISTRY_PROPERTY = "claims registry"  # of a test report: the file that the claim stands in

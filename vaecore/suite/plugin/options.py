@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vaecore.suite.judging.findings import FOLDER
+from vaecore.suite.plugin.items import VERDICT, asks_for_study
 from vaecore.suite.study.protocol import PROFILES
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from vaecore.suite.plugin.session import ClaimsSession
     from vaecore.suite.study.study import Study
 
-VERDICT = "claim verdict"  # property of a test report, by which verdicts travel from xdist's workers
 REGISTRY_FILE = "registry.toml"
 _SESSION = pytest.StashKey["ClaimsSession"]()
 _TAKEN = pytest.StashKey[list[str]]()
@@ -143,15 +143,6 @@ def session_of(config: pytest.Config) -> "ClaimsSession":
         session = config.stash[_SESSION] = ClaimsSession(config)
         config.pluginmanager.register(session, "claims-session")
     return config.stash[_SESSION]
-
-
-def asks_for_study(item: pytest.Item) -> bool:
-    """Whether a test uses the fixtures `study` or `claim` of this module; another project may have its own."""
-    info = getattr(item, "_fixtureinfo", None)  # the only way to tell whose fixture a name stands for
-    definitions = {} if info is None else info.name2fixturedefs
-    return any(
-        definitions[name][-1].func.__module__ == __name__ for name in ("study", "claim") if definitions.get(name)
-    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table as Grid
 
-from vaecore.suite.plugin.options import asks_for_study
+from vaecore.suite.plugin.items import asks_for_study
 from vaecore.suite.statistics.estimates import Estimate
 from vaecore.suite.study.plan import Cost, NotComputedError
 from vaecore.suite.study.study import Study

@@ -22,7 +22,7 @@ from vaecore.suite.judging.verdict import Verdict, not_run, tally
 from vaecore.suite.plugin import planning, reporting
 from vaecore.suite.plugin.conclusion import PASSED, REGISTRY_PROPERTY, Conclusion
 from vaecore.suite.plugin.figure_tasks import drawn
-from vaecore.suite.plugin.options import VERDICT, asks_for_study
+from vaecore.suite.plugin.items import VERDICT, asks_for_study
 from vaecore.suite.report import page, terminal, writing
 from vaecore.suite.study import collect
 from vaecore.suite.study.executors import Executor, Here, Processes, default_workers
