@@ -34,7 +34,7 @@ class Purifier(nn.Module):
         raise NotImplementedError
 
     def with_draws(self, draws: int) -> "Purifier":
-        """This purifier with so many views at most, which an attacker averages over in a step; itself by default."""
+        """This purifier with at most `draws` views, to limit what an attacker computes in each step."""
         del draws
         return self
 
@@ -158,7 +158,7 @@ class Chain(Purifier):
         self.draws = purifiers[-1].draws
 
     def with_draws(self, draws: int) -> "Purifier":
-        """The chain with fewer views of its last purifier."""
+        """The same chain with at most `draws` views of its last purifier."""
         *first, last = self.purifiers
         assert isinstance(last, Purifier)
         return self if self.draws <= draws else Chain([*first, last.with_draws(draws)])  # type: ignore[list-item]
