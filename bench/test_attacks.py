@@ -18,8 +18,8 @@ from bench.measure import DEVICES, Attack, Victims, l2_ratio, measure_attack
 from bench.reference import scipy_lbfgs
 from bench.table import OURS
 from vaecore import fgsm, lbfgs, pgd, square
-from vaecore.suite.study.draws import random_targets
-from vaecore.suite.study.study import Study
+from vaecore.suite import Study
+from vaecore.suite.study.perturbations import random_targets
 from vaecore.toolkit import Norm, Progress
 
 FOOLBOX, TORCHATTACKS = "foolbox", "torchattacks"
@@ -36,13 +36,13 @@ BUDGETS: dict[Norm, float] = {"linf": 0.1, "l2": 1.5}  # at which some images ho
 @pytest.fixture
 def victims(study: Study, device: str) -> Victims:
     """The first run's classifier and 500 images of the study on a device; targets are random."""
-    index = study.indices[:500]
+    index = study.setup.indices[:500]
     classifier = study.run(0).classifier
     assert isinstance(classifier, nn.Module)
-    assert study.test.labels is not None
-    labels = study.test.labels[index]
-    targets = random_targets(labels, index, classes=study.test.classes or 0, seed=0)
-    return Victims(classifier, study.test.pixels[index], labels, targets).to(device)
+    assert study.setup.test.labels is not None
+    labels = study.setup.test.labels[index]
+    targets = random_targets(labels, index, classes=study.setup.test.classes or 0, seed=0)
+    return Victims(classifier, study.setup.test.pixels[index], labels, targets).to(device)
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,7 @@ def test_lbfgs(benchmark: BenchmarkFixture, victims: Victims, way: str) -> None:
 def test_lbfgs_of_peers(benchmark: BenchmarkFixture, study: Study, victims: Victims, way: str) -> None:
     """In `extra_info` also each of vaecore's L2 norms over the peer's, image by image: median and 95% quantile."""
     victims = victims.first(PEERS_OF_LBFGS[way])
-    with study.meter(f"L-BFGS of {way}") as progress:
+    with study.plan.meter(f"L-BFGS of {way}") as progress:
         attack: Attack = (
             partial(scipy_one_by_one, progress=progress)
             if way == SCIPY

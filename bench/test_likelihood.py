@@ -22,7 +22,7 @@ from bench.measure import DEVICES, measure
 from bench.peers import as_pythae
 from bench.table import OURS
 from vaecore import VAE, likelihood_regret, load_images, log_likelihood
-from vaecore.suite.study.study import Study
+from vaecore.suite import Study
 from vaecore.toolkit import Precision
 
 DRAWS = 100
@@ -44,7 +44,7 @@ def vae(study: Study, device: str) -> VAE:
 @pytest.mark.parametrize("way", LIKELIHOOD)
 def test_log_likelihood(benchmark: BenchmarkFixture, study: Study, vae: VAE, device: str, way: str) -> None:
     """Importance-weighted log-likelihood of 100 draws; mean over images, in nats, in `extra_info`."""
-    images = study.test.pixels[study.indices[: LIKELIHOOD[way]]].to(device)
+    images = study.setup.test.pixels[study.setup.indices[: LIKELIHOOD[way]]].to(device)
     peer = as_pythae(vae, images.shape[1:], latents=vae.config.latent_size) if way == PYTHAE else None
 
     precision: Precision = "bfloat16" if way == HALF else "float32"
@@ -83,7 +83,9 @@ def _agree(peer: Any, vae: VAE, images: Tensor) -> float:
 def test_likelihood_regret(benchmark: BenchmarkFixture, study: Study, vae: VAE, device: str, way: str) -> None:
     """Regret of 50 test images and 50 letters; Spearman correlations with the published one in its `extra_info`."""
     half = REGRETTED // 2
-    images = torch.cat([study.test.pixels[study.indices[:half]], load_images("letters", "test").pixels[:half]])
+    images = torch.cat(
+        [study.setup.test.pixels[study.setup.indices[:half]], load_images("letters", "test").pixels[:half]]
+    )
     images = images.to(device)
     ways = {
         OURS: lambda seed: likelihood_regret(vae, images, seed=seed),

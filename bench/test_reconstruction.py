@@ -19,7 +19,7 @@ from bench.peers import as_pythae
 from bench.roofline import reconstruction
 from bench.table import OURS
 from vaecore import VAE, Autoencoder, Classifier, reconstruct, reconstruct_labels, squared_error
-from vaecore.suite.study.study import Study
+from vaecore.suite import Study
 
 NAIVE, COMPILED, PYTHAE = "forward passes", "forward passes, torch.compile", "pythae"
 
@@ -97,7 +97,7 @@ class ConvolutionalVAE(nn.Module):
 def vae(study: Study, device: str, model: str) -> nn.Module:
     """The first run's VAE, or the convolutional one, on a device."""
     if model == "convolutional":
-        if study.test.shape != (1, 28, 28):
+        if study.setup.test.shape != (1, 28, 28):
             pytest.skip("the convolutional VAE of this benchmark takes grey images of 28x28")
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -109,8 +109,8 @@ def vae(study: Study, device: str, model: str) -> nn.Module:
 
 def some_images(study: Study, count: int, device: str) -> Tensor:
     """Test images, over again where more are asked for than there are."""
-    repeats = -(-count // len(study.test))
-    return study.test.pixels.repeat(repeats, 1, 1, 1)[:count].to(device)
+    repeats = -(-count // len(study.setup.test))
+    return study.setup.test.pixels.repeat(repeats, 1, 1, 1)[:count].to(device)
 
 
 def forward(vae: Autoencoder, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bench.measure import DEVICES, measure
 from bench.table import OURS
 from vaecore import fit_scores, scores
-from vaecore.suite.study.study import Study
+from vaecore.suite import Study
 
 IMAGES, LEARNT = 500, 5_000
 ALL = "all together"
@@ -24,7 +24,10 @@ def test_score(benchmark: BenchmarkFixture, study: Study, device: str, name: str
     assert isinstance(run.vae, nn.Module)
     assert isinstance(run.classifier, nn.Module)
     vae, classifier = (copy.deepcopy(model).to(device) for model in (run.vae, run.classifier))
-    train, images = study.train.pixels[:LEARNT].to(device), study.test.pixels[study.indices[:IMAGES]].to(device)
+    train, images = (
+        study.setup.train.pixels[:LEARNT].to(device),
+        study.setup.test.pixels[study.setup.indices[:IMAGES]].to(device),
+    )
     judge = fit_scores(vae, classifier, train, seed=0, names=None if name == ALL else [name])  # type: ignore[arg-type]
 
     def run_all() -> Tensor:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from bench.measure import DEVICES, measure
 from bench.table import OURS
 from vaecore import VAE, Classifier, ClassifierConfig, Images, VAEConfig, fit_classifier, fit_vae
-from vaecore.suite.study.study import Study
+from vaecore.suite import Study
 
 IMAGES, TUTORIAL = 5_000, "DataLoader and Adam"
 KINDS = ("VAE", "classifier")
@@ -54,9 +54,9 @@ def tutorial_classifier(images: Images, config: ClassifierConfig, device: str) -
 @pytest.mark.parametrize("kind", KINDS)
 def test_epoch(benchmark: BenchmarkFixture, study: Study, device: str, kind: str, way: str) -> None:
     """MNIST's settings, on training images of the study, over again where there are fewer."""
-    repeats = -(-IMAGES // len(study.train))
-    rows = torch.arange(len(study.train)).repeat(repeats)[:IMAGES]
-    images = study.train.take(rows)
+    repeats = -(-IMAGES // len(study.setup.train))
+    rows = torch.arange(len(study.setup.train)).repeat(repeats)[:IMAGES]
+    images = study.setup.train.take(rows)
 
     def run() -> Tensor:
         with torch.random.fork_rng():

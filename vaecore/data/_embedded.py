@@ -93,7 +93,10 @@ def _all_digits() -> tuple[Tensor, Tensor]:
 @functools.cache
 def _glyph(face: str, letter: str) -> Tensor:
     """Draw a letter like MNIST's digits: longer side 20 pixels, centred by mass. Returns (1, 28, 28) float64."""
-    import matplotlib as mpl  # noqa: PLC0415  # slow to import; only its fonts are used
+    try:
+        import matplotlib as mpl  # noqa: PLC0415  # slow to import; only its fonts are used
+    except ImportError as error:
+        raise ImportError("letters are drawn with matplotlib's fonts: pip install 'vaecore[suite]'") from error
 
     font = ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf", size=120)
     large = Image.new("L", (240, 240))

@@ -12,7 +12,7 @@ import rich.progress
 import torch
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from vaecore import Store
+from vaecore import Store, keep_freed_memory
 from vaecore.suite.cache import cache_folder
 from vaecore.suite.judging.bounds import Bounds, read_bounds
 from vaecore.suite.judging.findings import REGISTRY, shown
@@ -80,6 +80,7 @@ class ClaimsSession:
             study = Study.of(setup, store, self._executor(device), self.meter)
             setup.check()
             _ = study.facts
+            keep_freed_memory()
         except (ValueError, OSError) as error:
             raise pytest.UsageError(str(error)) from None
         return study

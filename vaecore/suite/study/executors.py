@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from loky import get_reusable_executor
 
+from vaecore import keep_freed_memory
 from vaecore.suite.study.tasks import Results, Task, one_thread, run
 from vaecore.toolkit import Tensors
 
@@ -123,6 +124,7 @@ def _timed(task: Task, needs: Results) -> Outcome:
 def _start() -> None:
     """Set up a worker: one thread, and nothing for the garbage collector to look at after each task but what is new."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     gc.collect()
     gc.freeze()
 

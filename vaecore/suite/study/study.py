@@ -120,15 +120,15 @@ class Study:
     @cached_property
     def runs(self) -> list[Run]:
         """The models of all runs, trained where they are not yet."""
-        setup = self.setup
-        kinds = ("vae", "classifier")
-        numbers = range(len(setup.seeds))
-        weights = [setup.weights(kind, number) for kind in kinds for number in numbers]
+        numbers = range(len(self.setup.seeds))
+        weights = [self.setup.weights(kind, number) for kind in ("vae", "classifier") for number in numbers]
         self.plan.compute([task for task in weights if task is not None], "training")
-        return [
-            Run(seed, *(self.plan.make(setup.model(kind, number)) for kind in kinds))
-            for number, seed in enumerate(setup.seeds)
-        ]
+        return [self.run(number) for number in numbers]
+
+    def run(self, number: int) -> Run:
+        """The models of a run, counted from 0."""
+        vae, classifier = (self.plan.make(self.setup.model(kind, number)) for kind in ("vae", "classifier"))
+        return Run(self.setup.seeds[number], vae, classifier)
 
     @cached_property
     def digests(self) -> list[dict[str, str]]:

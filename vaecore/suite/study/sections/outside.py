@@ -97,7 +97,7 @@ def compare_scores(
     paired: bool,
     runs: int,
     inside: tuple[Tensors, ...],
-    outside: tuple[Tensors, ...],  # noqa: FBT001
+    outside: tuple[Tensors, ...],
 ) -> Tensors:
     """Measures "<score>/<measure>" of how each score tells a set from the test images, of all runs; a task."""
     low, high = (join(parts, len(parts) // runs) for parts in (inside, outside))
