@@ -33,6 +33,7 @@ from ._batch_sizes import answers as answers
 from ._batch_sizes import fit_at_once as fit_at_once
 
 # Data.
+from .data._augment import distort as distort
 from .data._images import data_root as data_root
 from .data._images import EMBEDDED as EMBEDDED
 from .data._images import is_available as is_available
@@ -49,7 +50,6 @@ from .models._training import augment as augment
 from .models._training import default_device as default_device
 from .models._training import Progress as Progress
 from .models._training import seeded as seeded
-from .data._augment import distort as distort
 
 # Reconstruction and likelihood.
 from .reconstruction._decode import check_reconstructions as check_reconstructions

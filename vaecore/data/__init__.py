@@ -1,1 +1,1 @@
-"""Image sets: loaded, embedded, made from others, or a user's own."""
+"""Image sets, loaded, embedded, made from others or a user's own, and random distortion of images."""

@@ -1,1 +1,1 @@
-"""Reference models, their training and augmentation."""
+"""Reference models and their training."""

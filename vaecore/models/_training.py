@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, pad
 
-from vaecore.data._images import Images
 from vaecore.data._augment import distort
+from vaecore.data._images import Images
 from vaecore.models._networks import VAE, Augmentation, Classifier, ClassifierConfig, VAEConfig
 
 Progress = Callable[[int, int], None]
