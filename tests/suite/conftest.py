@@ -4,23 +4,23 @@ import inspect
 import json
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch._dynamo  # a module that is first imported within pytester is forgotten; torch's fail twice
 from filelock import FileLock
-from sklearn.datasets import load_digits
 from torch import nn
-from torch.nn.functional import cross_entropy, interpolate
 
-from vaecore._store import Store
+from vaecore import Store
 from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.judging.verdict import judge
-from vaecore.suite.report import summary as report
-from vaecore.suite.statistics.intervals import mean
-from vaecore.suite.study.study import Dataset, Profile, Study
+from vaecore.suite.plugin import reporting
+from vaecore.suite.statistics.columns import Column, Origin
+from vaecore.suite.statistics.estimates import mean
+from vaecore.suite.study.protocol import Profile, Protocol
+from vaecore.suite.study.setup import Dataset, Setup
+from vaecore.suite.study.study import Study
 
 
 class TinyVAE(nn.Module):
@@ -52,14 +52,14 @@ def tiny(tmp_path_factory):
     np.savez(folder / "mine.npz", images=images, labels=np.arange(60) % 3)
     sys.modules[f"{__name__}.models"] = module = type(sys)("models")
     module.vae, module.classifier = TinyVAE, TinyClassifier
-    yield Study(
+    setup = Setup(
         Dataset(str(folder / "mine.npz"), "as asked"),
-        Profile("standard", 2, 12, 8, 10),
-        Store(folder / "cache"),
+        Protocol(Profile("standard", 2, 12, 8, 10)),
         device=torch.device("cpu"),
         vae=f"{__name__}.models:vae",
         classifier=f"{__name__}.models:classifier",
     )
+    yield Study.of(setup, Store(folder / "cache"))
     del sys.modules[f"{__name__}.models"]
 
 
@@ -98,35 +98,26 @@ def registry():
 
 
 @pytest.fixture(scope="session")
-def verdicts(registry):
+def verdicts(tiny, registry):
     """Give a supported, a refuted, an inconclusive and an undefined verdict."""
-    undefined = [[float("nan")]]
-    columns = {
+    values = {
         "A1": np.ones((2, 600)),
         "A2": np.zeros((2, 60)) - 1,
         "A5": np.tile([-1.0, 1.0], (2, 30)),
-        "B1": undefined,
+        "B1": [[np.nan]],
     }
-    return [
-        judge(
-            registry.claims[name],
-            [mean(values, limits=(-1, 1))],
-            decisive=True,
-            available=10**6,
-            pilot=False,
-            conditions=("clean", "lbfgs"),
-        )
-        for name, values in columns.items()
-    ]
+    origin = Origin(frozenset({"clean", "lbfgs"}))
+    estimates = {name: mean(Column(table, origin), limits=(-1, 1)) for name, table in values.items()}
+    return [judge(registry.claims[name], [estimate], tiny.facts) for name, estimate in estimates.items()]
 
 
 @pytest.fixture(scope="session")
 def results(tiny, registry, verdicts, tmp_path_factory):
     """Give the results of the tiny study, with these verdicts; the processes of xdist make them once."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        return report.gather(tiny, registry, verdicts, pilot=False)
+        return reporting.whole(tiny, registry, verdicts)
     file = tmp_path_factory.getbasetemp().parent / "results.json"
     with FileLock(f"{file}.lock"):
         if not file.exists():
-            file.write_text(json.dumps(report.gather(tiny, registry, verdicts, pilot=False)))
+            file.write_text(json.dumps(reporting.whole(tiny, registry, verdicts)))
         return json.loads(file.read_text())
