@@ -28,12 +28,10 @@ from torch import Tensor
 from vaecore._check import check_choice, check_images, check_labels, quoted
 from vaecore._import_by_name import is_named
 from vaecore.data import _embedded
+from vaecore.data._names import EMBEDDED, TORCHVISION
 from vaecore.data._user_data import load_user_data, user_data_name
 
-# Name: torchvision's class, which is also the folder that it keeps the files in.
-TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist-letters": "EMNIST"}
-EMBEDDED = ("digits", "letters")
-PREFIXES = {"train": "train", "test": "t10k"}
+SPLITS = ("train", "test")
 LETTERS = 1000
 
 
@@ -110,7 +108,7 @@ def load_images(
     Raises ValueError for an unknown name or split and for damaged or unsuitable files, FileNotFoundError for a missing
     file (or set, with `download=False`), and ConnectionError if a download fails.
     """
-    check_choice("split", split, [*PREFIXES])
+    check_choice("split", split, SPLITS)
     set_name = _set_name(name)
     if set_name == "digits":
         return Images(*_embedded.digits(split), set_name, split)
@@ -118,7 +116,7 @@ def load_images(
         return letters(LETTERS, seed=0, first_index=LETTERS * (split == "train"), split=split)
     if set_name is None:
         return Images(*load_user_data(name, split), split)
-    folder = data_root(root) / TORCHVISION[set_name] / "raw"
+    folder = data_root(root) / TORCHVISION[set_name].folder / "raw"
     if _missing(set_name, folder):
         _fetch(set_name, folder, download=download)
     return Images(*_read_raw(set_name, folder, split), set_name, split)
@@ -159,7 +157,7 @@ def is_available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
     set_name = _set_name(name)
     if set_name is None:
         return is_named(os.fspath(name)) or Path(name).expanduser().exists()
-    return set_name in EMBEDDED or not _missing(set_name, data_root(root) / TORCHVISION[set_name] / "raw")
+    return set_name in EMBEDDED or not _missing(set_name, data_root(root) / TORCHVISION[set_name].folder / "raw")
 
 
 def probe(name: str, *, timeout: float = 3.0) -> bool:
@@ -197,12 +195,12 @@ def _digest(pixels: Tensor, labels: Tensor | None) -> str:
 
 def _raw_files(name: str, split: str) -> tuple[str, str]:
     """Names of a split's image file and label file."""
-    prefix = f"emnist-letters-{split}" if name == "emnist-letters" else PREFIXES[split]
+    prefix = TORCHVISION[name].prefixes[split]
     return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
 
 
 def _missing(name: str, folder: Path) -> list[str]:
-    return [file for split in PREFIXES for file in _raw_files(name, split) if not (folder / file).is_file()]
+    return [file for split in SPLITS for file in _raw_files(name, split) if not (folder / file).is_file()]
 
 
 def _read_raw(name: str, folder: Path, split: str) -> tuple[Tensor, Tensor]:
@@ -216,15 +214,14 @@ def _read_raw(name: str, folder: Path, split: str) -> tuple[Tensor, Tensor]:
             f"{label_file} must hold one label for each of {len(images)} images; got {len(labels)}"
             " (do the two files come from different sets?)"
         )
-    first, last = (1, 26) if name == "emnist-letters" else (0, 9)
+    first, last = TORCHVISION[name].labels
     for label in (labels.min(), labels.max()):
         if not first <= label <= last:
             raise ValueError(
                 f"{label_file} must hold labels {first} to {last}; got {label} (damaged, or of another set?)"
             )
     labels -= first
-    if name == "emnist-letters":
-        # EMNIST's files and torchvision's images are transposed (torchvision issue 8783).
+    if TORCHVISION[name].transposed:
         images = np.ascontiguousarray(images.transpose(0, 2, 1))
     return torch.from_numpy(images).unsqueeze(1).float().div_(255), torch.from_numpy(labels).long()
 
@@ -248,8 +245,8 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 def _fetch(name: str, folder: Path, *, download: bool) -> None:
     """Download the files missing in `folder` (root/MNIST/raw), whole files only, in one process at a time."""
     remedy = (
-        f"Name a folder that holds {TORCHVISION[name]}/raw/ with --data-root, root=... or the environment variable"
-        " VAECORE_DATA, or choose 'digits' or 'letters', which need no network."
+        f"Name a folder that holds {TORCHVISION[name].folder}/raw/ with --data-root, root=... or the environment"
+        " variable VAECORE_DATA, or choose 'digits' or 'letters', which need no network."
     )
     lacking = f"{name} is not complete on disk: {folder} lacks {', '.join(_missing(name, folder))}"
     if not download:
@@ -261,10 +258,9 @@ def _fetch(name: str, folder: Path, *, download: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"), tempfile.TemporaryDirectory(dir=folder) as fresh, _socket_timeout(10.0):
             if _missing(name, folder):
-                part = {"split": "letters"} if name == "emnist-letters" else {}
-                _torchvision_class(name)(fresh, download=True, **part)
+                _torchvision_class(name)(fresh, download=True, **TORCHVISION[name].arguments)
             for file in _missing(name, folder):
-                (Path(fresh) / TORCHVISION[name] / "raw" / file).replace(folder / file)
+                (Path(fresh) / TORCHVISION[name].folder / "raw" / file).replace(folder / file)
     # torchvision raises RuntimeError (no mirror, wrong checksum) and passes on broken transfers and full disks.
     except (OSError, RuntimeError, HTTPException, EOFError, zlib.error) as error:
         raise ConnectionError(f"{lacking}; and the download failed ({error}). {remedy}") from error
@@ -273,7 +269,7 @@ def _fetch(name: str, folder: Path, *, download: bool) -> None:
 def _torchvision_class(name: str) -> Any:
     from torchvision import datasets  # noqa: PLC0415  # takes seconds to import
 
-    return getattr(datasets, TORCHVISION[name])
+    return getattr(datasets, TORCHVISION[name].folder)
 
 
 def _unreachable(name: str, timeout: float) -> str:

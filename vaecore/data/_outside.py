@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vaecore._check import describe_shape
 from vaecore._noise import image_indices, normal, seed_for, uniform, words
-from vaecore.data._images import EMBEDDED, TORCHVISION, Images, load_images, load_whole
+from vaecore.data._images import Images, load_images, load_whole
+from vaecore.data._names import EMBEDDED, TORCHVISION
 from vaecore.data._user_data import user_data_name
 
 OUTSIDE_MADE = (

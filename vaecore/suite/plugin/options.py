@@ -1,8 +1,8 @@
 """What pytest loads of this package wherever it is installed: options, the marker and fixtures. It imports no torch.
 
-What judges claims (`plugin/session.py`) starts with the first test that uses the fixtures `study` or `claim`. Options are
-added after those of all other plugins and of conftest.py, and names that others have taken are left to them: another
-project must not notice that this package is there.
+What judges claims (`plugin/session.py`) starts with the first test that uses the fixtures `study` or `claim`. Options
+are added after those of all other plugins and of conftest.py, and names that others have taken are left to them:
+another project must not notice that this package is there.
 """
 
 import tomllib
@@ -15,6 +15,7 @@ import pytest
 from vaecore.suite.judging.findings import FOLDER
 from vaecore.suite.plugin.items import VERDICT, asks_for_study
 from vaecore.suite.study.protocol import PROFILES
+from vaecore.toolkit import EMBEDDED, TORCHVISION
 
 if TYPE_CHECKING:
     from vaecore.suite.plugin.conclusion import Conclusion
@@ -30,7 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--dataset": {
         "default": "auto",
         "metavar": "NAME",
-        "help": "mnist, fashion-mnist, kmnist, emnist-letters, digits; or your own: path/to/file.npz with `images` and"
+        "help": f"{', '.join(TORCHVISION)}, digits; or your own: path/to/file.npz with `images` and"
         " `labels`, path/to/folder with a folder of image files for each class, or package.module:attribute, (images,"
         " labels) or a callable that gives them (default: auto, mnist where it is on disk or can be downloaded, else"
         " digits)",
@@ -79,7 +80,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": [],
         "metavar": "SET",
         "help": "a set outside to compare with, beside those at hand; may be repeated: rotated-D (degrees), dimmed-F"
-        " (factor), mnist, fashion-mnist, kmnist, emnist-letters, digits, letters, or your own, as for --dataset"
+        f" (factor), {', '.join((*TORCHVISION, *EMBEDDED))}, or your own, as for --dataset"
         " (those in `ood` of --data-root, .npz, need no asking)",
     },
     "--report-dir": {
