@@ -25,14 +25,16 @@ class Caption:
 class Figure:
     """A figure of the report: a row of FIGURES.
 
-    caption: gives it for results. draw: module and function in this folder, imported when it is drawn. claims: a pattern
-    of the ids of the claims that it belongs to. needs: the part of the results that it shows.
+    caption: gives it for results. draw: module and function in this folder. claims: a pattern of the ids of the claims
+    that it belongs to. needs: the part of the results that it shows. section: of the pages in Markdown
+    (`report/markdown`), where it stands.
     """
 
     caption: Callable[[Results], Caption]
     draw: str
     claims: str
     needs: str
+    section: str
 
 
 def shown(results: Results) -> list[str]:
@@ -143,8 +145,8 @@ def _accuracy_by_epsilon(results: Results) -> Caption:
     rows = [row for of_one in results["cleaning"]["attacked"].values() for row in of_one]
     return Caption(
         "Accuracy behind each purifier as the attack grows",
-        "Solid, circles: PGD that does not know the purifier. Dashed, squares: PGD through it. Triangles: Square, where the"
-        " purifier has no gradient of its own. Dotted, crosses: no purifier. Bands: 95% intervals over images.",
+        "Solid, circles: PGD that does not know the purifier. Dashed, squares: PGD through it. Triangles: Square, where"
+        " the purifier has no gradient of its own. Dotted, crosses: no purifier. Bands: 95% intervals over images.",
         f"{_range(row['images'] for row in rows)} images, run of seed {results['seeds'][0]}",
     )
 
@@ -187,18 +189,18 @@ def _range(counts: Iterable[int]) -> str:
 
 
 FIGURES = {  # in the order in which they are shown
-    "distinct-labels": Figure(_distinct_labels, "consistency.distinct_labels", r"A.*", "conditions"),
-    "contact-sheet": Figure(_contact_sheet, "consistency.contact_sheet", r"A.*", "contact_sheet"),
-    "convergence": Figure(_convergence, "consistency.convergence", r"A(13|14|16).*|D5.*", "trials"),
+    "distinct-labels": Figure(_distinct_labels, "consistency.distinct_labels", r"A.*", "conditions", "figures"),
+    "contact-sheet": Figure(_contact_sheet, "consistency.contact_sheet", r"A.*", "contact_sheet", "figures"),
+    "convergence": Figure(_convergence, "consistency.convergence", r"A(13|14|16).*|D5.*", "trials", "trials"),
     "error-by-confidence": Figure(
-        _error_by_confidence, "consistency.error_by_confidence", r"B[1-5]", "error_by_confidence"
+        _error_by_confidence, "consistency.error_by_confidence", r"B[1-5]", "error_by_confidence", "figures"
     ),
-    "detection-matrix": Figure(_detection_matrix, "outside.detection_matrix", r"C.*", "detection"),
-    "score-histograms": Figure(_score_histograms, "outside.score_histograms", r"C.*", "detection"),
-    "latent-space": Figure(_latent_space, "outside.latent_space", r"C[2-4].*|E[1-4].*", "detection"),
-    "extreme-images": Figure(_extreme_images, "outside.extreme_images", r"C.*", "detection"),
-    "accuracy-by-epsilon": Figure(_accuracy_by_epsilon, "cleaning.accuracy_by_epsilon", r"D.*", "cleaning"),
-    "cleaned-images": Figure(_cleaned_images, "cleaning.cleaned_images", r"D.*", "cleaning"),
-    "reliability": Figure(_reliability, "decisions.reliability_diagrams", r"B[6-8]|E[56].*", "decisions"),
-    "risk-coverage": Figure(_risk_coverage, "decisions.risk_coverage", r"E7.*", "decisions"),
+    "detection-matrix": Figure(_detection_matrix, "outside.detection_matrix", r"C.*", "detection", "detection"),
+    "score-histograms": Figure(_score_histograms, "outside.score_histograms", r"C.*", "detection", "scores"),
+    "latent-space": Figure(_latent_space, "outside.latent_space", r"C[2-4].*|E[1-4].*", "detection", "scores"),
+    "extreme-images": Figure(_extreme_images, "outside.extreme_images", r"C.*", "detection", "scores"),
+    "accuracy-by-epsilon": Figure(_accuracy_by_epsilon, "cleaning.accuracy_by_epsilon", r"D.*", "cleaning", "cleaning"),
+    "cleaned-images": Figure(_cleaned_images, "cleaning.cleaned_images", r"D.*", "cleaning", "cleaning"),
+    "reliability": Figure(_reliability, "decisions.reliability_diagrams", r"B[6-8]|E[56].*", "decisions", "decisions"),
+    "risk-coverage": Figure(_risk_coverage, "decisions.risk_coverage", r"E7.*", "decisions", "decisions"),
 }

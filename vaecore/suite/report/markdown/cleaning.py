@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vaecore.suite.report.markdown.parts import figure
+from vaecore.suite.report.markdown.parts import figures
 
 KNOWING = ("ignoring", "through", "queried", "worst")  # attacks, by what they know of the purifier; all of them
 
@@ -20,10 +20,8 @@ def section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
         shown = " | ".join(f"{row[name]['accuracy']:.3f}" if name in row else "-" for name in names)
         line(f"| {condition} | {found['images'][condition]} | {shown} |")
     line(f"\nOf {found['search']} the first {found['searched']} images.\n")
-    line(
-        "Accuracy on the first run under PGD that does not know the purifier / through it / under Square, where the purifier"
-    )
-    line("has no gradient of its own / right under all of these.\n")
+    line("Accuracy on the first run under PGD that does not know the purifier / through it / under Square, where the")
+    line("purifier has no gradient of its own / right under all of these.\n")
     sizes = [row["epsilon"] for row in next(iter(attacked.values()))]
     line(f"| purifier | images | {' | '.join(f'epsilon {size:g}' for size in sizes)} |")
     line(f"|---|---:|{'---:|' * len(sizes)}")
@@ -31,5 +29,4 @@ def section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
         kinds = [key for key in KNOWING if key in rows[0]]
         cells = [" / ".join(f"{row[key]['accuracy']:.2f}" for key in kinds) for row in rows]
         line(f"| {name} | {rows[0]['images']} | {' | '.join(cells)} |")
-    line(figure(results, "accuracy-by-epsilon"))
-    line(figure(results, "cleaned-images"))
+    line(figures(results, "cleaning"))

@@ -9,9 +9,10 @@ def page(results: Mapping[str, Any]) -> str:
     found = results["decisions"]
     about = (
         f"Means over {len(results['seeds'])} training runs with 95% intervals over runs and images; ECE with the least"
-        f" and the most of the runs, {found['bins']} bins. Temperatures and regressions are fitted on {found['held_out']}"
-        " training images held out. NLL, Brier, ECE and AURC are of being right; NLL and Brier of all classes stand"
-        f" behind. Half of {found['mix']} is from {', '.join(found['outsiders'])}, where every answer is wrong."
+        f" and the most of the runs, {found['bins']} bins. Temperatures and regressions are fitted on"
+        f" {found['held_out']} training images held out. NLL, Brier, ECE and AURC are of being right; NLL and Brier of"
+        f" all classes stand behind. Half of {found['mix']} is from {', '.join(found['outsiders'])}, where every answer"
+        " is wrong."
     )
     lines = [f"# Whose confidence can be believed? {results['dataset']['name']}", "", about]
     for condition, judges in found["measures"].items():

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vaecore.suite.report.markdown.parts import figure, share
+from vaecore.suite.report.markdown.parts import figures, share
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -28,5 +28,5 @@ def page(results: Mapping[str, Any]) -> str:
     table("AUPR-out: average precision, images outside as positives", lambda cell: share(cell["aupr_out"]))
     table("AUPR-in: average precision, images inside as positives", lambda cell: share(cell["aupr_in"]))
     table("FPR95: share outside that passes where 95% inside do", lambda cell: share(cell["fpr95"]))
-    lines += [figure(results, name) for name in ("score-histograms", "latent-space", "extreme-images")]
+    lines.append(figures(results, "scores"))
     return "\n".join(lines) + "\n"

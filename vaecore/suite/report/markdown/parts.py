@@ -4,13 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from vaecore.suite.report.figures.catalogue import caption
+from vaecore.suite.report.figures.catalogue import FIGURES, caption, shown
 
 
-def figure(results: Mapping[str, Any], name: str) -> str:
-    """A figure and, below it, its caption."""
-    said = caption(results, name)
-    return f"\n![{said.title}]({name}.png)\n\n{said}"
+def figures(results: Mapping[str, Any], section: str) -> str:
+    """The figures of a section, each with its caption below."""
+    names = [name for name in shown(results) if FIGURES[name].section == section]
+    return "\n".join(f"\n![{caption(results, name).title}]({name}.png)\n\n{caption(results, name)}" for name in names)
 
 
 def share(value: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from vaecore.suite.judging.registry import family_of
 from vaecore.suite.judging.verdict import tally
 from vaecore.suite.report.markdown import cleaning
-from vaecore.suite.report.markdown.parts import cell, figure
+from vaecore.suite.report.markdown.parts import cell, figures
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -69,20 +69,19 @@ def summary(results: Mapping[str, Any]) -> str:
     for weak, strong in results["weaker_attacks"]:
         shares = weak["success"], strong["success"]
         line(f"| {weak['name']} | {shares[0]:.2f} | {strong['name']} | {shares[1]:.2f} | {weak['images']} |")
-    line(figure(results, "convergence"))
+    line(figures(results, "trials"))
     line("\n## Which score detects which set?\n")
     line("AUROC with intervals, AUPR-in, AUPR-out and FPR95: [detection.md](detection.md).\n")
-    line(figure(results, "detection-matrix"))
+    line(figures(results, "detection"))
     cleaning.section(results, line)
     line("\n## Whose confidence can be believed?\n")
     if results["decisions"] is None:
         line("Without training images there is nothing to fit temperatures and regressions on.")
     else:
         line("NLL, Brier score and its parts, ECE and AURC of every judge: [decisions.md](decisions.md).\n")
-        line(figure(results, "reliability") + "\n" + figure(results, "risk-coverage"))
+        line(figures(results, "decisions"))
     line("\n## Figures")
-    for name in ("distinct-labels", "contact-sheet", "error-by-confidence"):
-        line(figure(results, name))
+    line(figures(results, "figures"))
     if results["not_concluded"]:
         line("\n## No verdict\n")
         for name, reason in results["not_concluded"].items():
