@@ -76,5 +76,6 @@ def _plain(value: Any) -> Any:
 
 def _with_origin(result: Any, origin: Origin) -> Any:
     if isinstance(result, tuple):
-        return tuple(_with_origin(value, origin) for value in result)
+        values = [_with_origin(value, origin) for value in result]
+        return type(result)(*values) if hasattr(result, "_fields") else tuple(values)
     return Column(result, origin) if isinstance(result, np.ndarray) else result

@@ -22,7 +22,7 @@ _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "safetens
 def tasks(study: Study) -> list[Task]:
     """All that `everything` asks for; what takes longest comes first, so that no process is left alone with it."""
     setup = study.setup
-    conditions = sorted(setup.protocol.conditions, key=lambda one: (one.share != "adaptive", one.attack is None))
+    conditions = sorted(setup.protocol.conditions, key=lambda one: ("vae" not in one.kind.knows, one.attack is None))
     return [
         *(task for condition in conditions for task in DRAWS.tasks(setup, condition)),
         *trial_tasks(setup).values(),

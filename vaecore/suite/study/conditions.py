@@ -20,8 +20,8 @@ class Kind:
     """A kind of condition; call it with a size, in its unit, for a `Condition`.
 
     name: the first part of its conditions' names. title: for figures; threat: the threat model in one sentence; both
-    may have `{size}` and `{label}`. attacker: False for noise, transforms and sets, which nobody aims. share, and
-    shares for single sizes: how many images it takes. settings: of the function that perturbs. twin_of: noise as large,
+    may have `{size}` and `{label}`. knows: models that its attacker differentiates through; none of noise, transforms and
+    sets, which nobody aims. share, and shares for single sizes: how many images it takes. settings: of the function that perturbs. twin_of: noise as large,
     image by image, as the change of that condition. minimal: an attack that may fail, whose failures are left out.
     kept: an expensive attack, whose images the store keeps.
     room: what comes before the name where it would not tell the family that looks at it.
@@ -30,7 +30,7 @@ class Kind:
     name: str
     title: str
     threat: str
-    attacker: bool = False
+    knows: tuple[Literal["classifier", "vae"], ...] = ()
     unit: Unit = ""
     share: Share = "all"
     shares: Mapping[float, Share] = field(default_factory=dict)
@@ -82,7 +82,7 @@ FGSM = Kind(
     "fgsm",
     "FGSM, $\\epsilon$ = {size}",
     f"FGSM, one step along the gradient's sign, {_OF_CLASSIFIER}; changes each pixel by {{size}} at most.",
-    attacker=True,
+    knows=("classifier",),
     unit="budgets",
 )
 UNIFORM = Kind(
@@ -101,12 +101,12 @@ SIGN = Kind(
     share="few",
     shares={0.5: "all", 1.0: "all"},
 )
-LBFGS = Kind("lbfgs", "L-BFGS", f"{_LBFGS}.", attacker=True, share="few", minimal=True, kept=True)()
+LBFGS = Kind("lbfgs", "L-BFGS", f"{_LBFGS}.", knows=("classifier",), share="few", minimal=True, kept=True)()
 CONFIDENT = Kind(
     f"lbfgs-{CONFIDENCE:g}",
     f"L-BFGS, confidence {CONFIDENCE:g}",
     f"{_LBFGS} with a confidence of {CONFIDENCE:g}.",
-    attacker=True,
+    knows=("classifier",),
     share="few",
     settings={"confidence": CONFIDENCE},
     minimal=True,
@@ -132,7 +132,7 @@ JOINT = Kind(
     "joint",
     "joint PGD on classifier\nand VAE, $\\epsilon$ = {size}",
     f"{_OF_BOTH} all draws to get its wrong label.",
-    attacker=True,
+    knows=("classifier", "vae"),
     unit="budgets",
     share="adaptive",
     settings={"steps": 40, "error_weight": 0.0},
@@ -142,7 +142,7 @@ JOINT_MSE = Kind(
     "joint-mse",
     "joint PGD that lowers\nthe error, $\\epsilon$ = {size}",
     f"{_OF_BOTH} all draws to get its wrong label and the reconstruction error to stay small.",
-    attacker=True,
+    knows=("classifier", "vae"),
     unit="budgets",
     share="adaptive",
     settings={"steps": 60, "error_weight": 0.01},
@@ -152,7 +152,7 @@ PGD = Kind(
     "pgd",
     "PGD, $\\epsilon$ = {size}",
     f"PGD {_OF_CLASSIFIER} or of any purifier; changes each pixel by {{size}} at most.",
-    attacker=True,
+    knows=("classifier",),
     unit="budgets",
     settings={"steps": 40},
     kept=True,
@@ -162,7 +162,7 @@ PURIFIED = Kind(
     "PGD through {label}, $\\epsilon$ = {size}",
     "White box: PGD knows the classifier and the purifier {label} with its parameters, all but the random numbers of its"
     " draws (EOT); changes each pixel by {size} at most.",
-    attacker=True,
+    knows=("classifier", "vae"),
     unit="budgets",
     share="adaptive",
     room="purified/{label}",
@@ -191,3 +191,11 @@ INSIDE = Kind("inside", "inside", "No attacker: test images as they are.", room=
 OUTSIDE = Kind(
     "", "{label}", "No attacker: images of {label}, which are not of the data set.", room="outside"
 )  # called with the label of a set
+
+# Conditions under which reconstructions are classified, in the order of tables.
+DRAWN: tuple[Condition, ...] = (
+    CLEAN,
+    *(kind(size) for kind in (FGSM, UNIFORM, SIGN) for size in SIZES),
+    *(LBFGS, CONFIDENT, GAUSSIAN, GAUSSIAN_CONFIDENT),
+    *(JOINT(1.5), JOINT_MSE(1.5)),
+)

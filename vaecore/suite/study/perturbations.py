@@ -13,6 +13,19 @@ from vaecore.toolkit import Classify, Tensors, answers, normal, outcome, seed_fo
 CHUNK = 50  # images attacked at once through draws: what is made of them should stay in the cache
 
 
+_PERTURB: dict[str, Callable[..., Attack]] = {}  # what each kind does to rows of images, given `perturb`'s settings
+
+
+def _kind(*names: str) -> Callable[[Callable[..., Attack]], Callable[..., Attack]]:
+    """Register a function as what kinds of conditions do."""
+
+    def register(function: Callable[..., Attack]) -> Callable[..., Attack]:
+        _PERTURB.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
 def perturb(
     kind: str,
     epsilon: float,
@@ -33,6 +46,7 @@ def perturb(
     rows = {name: value.to(device) for name, value in shard.items()}
     attack = _PERTURB[kind](
         rows,
+        kind=kind,
         epsilon=epsilon,
         settings=settings,
         seed=seed,
@@ -97,23 +111,28 @@ def at_distance(images: Tensor, direction: Tensor, l2: Tensor) -> Tensor:
     return (images + low.view(-1, 1, 1, 1) * direction).clamp(0, 1)
 
 
+@_kind("clean")
 def _clean(rows: Tensors, **_: Any) -> Attack:
     return _harmless(rows["pixels"], rows["pixels"])
 
 
+@_kind("fgsm")
 def _fgsm(rows: Tensors, *, classifier: Classify, epsilon: float, **_: Any) -> Attack:
     return fgsm(classifier, rows["pixels"], rows["labels"], epsilon=epsilon, keep_failed=True)
 
 
+@_kind("uniform")
 def _uniform(rows: Tensors, *, epsilon: float, seed: int, **_: Any) -> Attack:
     noise = 2 * _noise(uniform, "uniform", seed, rows) - 1
     return _harmless(rows["pixels"], (rows["pixels"] + epsilon * noise).clamp(0, 1))
 
 
+@_kind("sign")
 def _sign(rows: Tensors, *, epsilon: float, seed: int, **_: Any) -> Attack:
     return _harmless(rows["pixels"], (rows["pixels"] + epsilon * _noise(signs, "sign", seed, rows)).clamp(0, 1))
 
 
+@_kind("lbfgs", "lbfgs-0.98")
 def _lbfgs(rows: Tensors, *, classifier: Classify, settings: Mapping[str, float], seed: int, **_: Any) -> Attack:
     with torch.no_grad():
         logits = answers(classifier, rows["pixels"])
@@ -122,34 +141,32 @@ def _lbfgs(rows: Tensors, *, classifier: Classify, settings: Mapping[str, float]
     return lbfgs(classifier, rows["pixels"], targets, confidence=settings.get("confidence"))
 
 
-def _twin(name: str) -> Callable[..., Attack]:
-    def noise(rows: Tensors, *, seed: int, l2: Tensor, **_: Any) -> Attack:
-        images = rows["pixels"]
-        return _harmless(images, at_distance(images, _noise(normal, name, seed, rows), l2))
-
-    return noise
+@_kind("gaussian-lbfgs", "gaussian-lbfgs-0.98")
+def _twin(rows: Tensors, *, kind: str, seed: int, l2: Tensor, **_: Any) -> Attack:
+    images = rows["pixels"]
+    return _harmless(images, at_distance(images, _noise(normal, kind.rpartition("-")[0], seed, rows), l2))
 
 
-def _joint(name: str) -> Callable[..., Attack]:
-    def attack(
-        rows: Tensors,
-        *,
-        vae: Autoencoder,
-        classifier: Classify,
-        epsilon: float,
-        settings: Mapping[str, float],
-        seed: int,
-        eot_draws: int,
-        **_: Any,
-    ) -> Attack:
-        detector = VAEDetector(vae, classifier, draws=eot_draws, error_weight=settings["error_weight"])
-        # The attacker's draws are not the detector's: another purpose, another seed.
-        own_seed = seed_for(f"attack/{name}-{epsilon:g}", seed)
-        return joint_pgd(detector, rows, epsilon=epsilon, steps=int(settings["steps"]), seed=own_seed)
+@_kind("joint", "joint-mse")
+def _joint(
+    rows: Tensors,
+    *,
+    kind: str,
+    vae: Autoencoder,
+    classifier: Classify,
+    epsilon: float,
+    settings: Mapping[str, float],
+    seed: int,
+    eot_draws: int,
+    **_: Any,
+) -> Attack:
+    detector = VAEDetector(vae, classifier, draws=eot_draws, error_weight=settings["error_weight"])
+    # The attacker's draws are not the detector's: another purpose, another seed.
+    own_seed = seed_for(f"attack/{kind}-{epsilon:g}", seed)
+    return joint_pgd(detector, rows, epsilon=epsilon, steps=int(settings["steps"]), seed=own_seed)
 
-    return attack
 
-
+@_kind("pgd")
 def _pgd(
     rows: Tensors, *, classifier: Classify, epsilon: float, settings: Mapping[str, float], seed: int, **_: Any
 ) -> Attack:
@@ -165,32 +182,17 @@ def _pgd(
     )
 
 
+@_kind("rotated")
 def _rotated(rows: Tensors, *, epsilon: float, **_: Any) -> Attack:
     clean = ImageSet(rows["pixels"], rows["labels"], "test images", "test")
     return _harmless(clean.pixels, outside(f"rotated-{epsilon:g}", clean, seed=0, indices=rows["indices"]).pixels)
 
 
+@_kind("gaussian")
 def _gaussian(rows: Tensors, *, epsilon: float, **_: Any) -> Attack:
     images = rows["pixels"]
     noise = normal(seed_for(f"gaussian-{epsilon:g}", 0), rows["indices"], draws=1, size=images[0].numel())
     return _harmless(images, (images + epsilon * noise.view_as(images)).clamp(0, 1))
-
-
-_PERTURB: Mapping[str, Callable[..., Attack]] = {
-    "clean": _clean,
-    "fgsm": _fgsm,
-    "uniform": _uniform,
-    "sign": _sign,
-    "lbfgs": _lbfgs,
-    "lbfgs-0.98": _lbfgs,
-    "gaussian-lbfgs": _twin("gaussian"),
-    "gaussian-lbfgs-0.98": _twin("gaussian-lbfgs"),
-    "joint": _joint("joint"),
-    "joint-mse": _joint("joint-mse"),
-    "pgd": _pgd,
-    "rotated": _rotated,
-    "gaussian": _gaussian,
-}
 
 
 def _noise(generate: Callable[..., Tensor], name: str, seed: int, rows: Tensors) -> Tensor:

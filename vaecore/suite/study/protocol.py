@@ -2,20 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from vaecore.suite.study.conditions import (
-    CLEAN,
-    CONFIDENT,
-    FGSM,
-    GAUSSIAN,
-    GAUSSIAN_CONFIDENT,
-    JOINT,
-    JOINT_MSE,
-    LBFGS,
-    SIGN,
-    SIZES,
-    UNIFORM,
-    Condition,
-)
+from vaecore.suite.study.conditions import CLEAN, DRAWN, FGSM, LBFGS, UNIFORM, Condition
 
 PILOT_SEED = 1000  # seeds from here on set bounds and are never used by the claims
 
@@ -57,7 +44,7 @@ class Protocol:
 
     budget: L-infinity size of an attack, in pixel intensity; all sizes of attacks and their noise are multiples of it.
     draws: reconstructions of an image. many_draws: of an image under a condition of `with_many_draws`. eot_draws: draws
-    that an adaptive attacker averages over in a step. shard, scored: images whose evidence, or scores, are one task.
+    that an adaptive attacker averages over in a step. conditions: under which reconstructions are classified. shard, scored: images whose evidence, or scores, are one task.
     """
 
     profile: Profile = PROFILES["standard"]
@@ -67,12 +54,7 @@ class Protocol:
     eot_draws: int = 5
     shard: int = 500
     scored: int = 2_000
-
-    @property
-    def conditions(self) -> tuple[Condition, ...]:
-        """The conditions under which reconstructions are classified, in the order of tables."""
-        sized = tuple(kind(size) for kind in (FGSM, UNIFORM, SIGN) for size in SIZES)
-        return (CLEAN, *sized, LBFGS, CONFIDENT, GAUSSIAN, GAUSSIAN_CONFIDENT, JOINT(1.5), JOINT_MSE(1.5))
+    conditions: tuple[Condition, ...] = DRAWN
 
     @property
     def with_many_draws(self) -> tuple[Condition, ...]:

@@ -242,7 +242,7 @@ class Setup:
         """The training of a model ("vae", "classifier", "autoencoder") of a run, counted from 0; None where it is not
         trained here."""
         seed = self.seeds[number]
-        text = dict((kind, text) for text, kind in self.options).get(kind)
+        text = {kind: text for text, kind in self.options}.get(kind)
         title = f"training the {kind}"
         if text is None:
             assert self.training is not None
@@ -263,7 +263,7 @@ class Setup:
         return self._models[kind, number]
 
     def _model(self, kind: str, number: int) -> Task:
-        text = dict((kind, text) for text, kind in self.options).get(kind)
+        text = {kind: text for text, kind in self.options}.get(kind)
         weights, device = self.weights(kind, number), str(self.device)
         if text is None:
             config = reference_configs(self.train)[kind == "classifier"]
@@ -327,10 +327,7 @@ class Setup:
             "device": str(self.device),
         }
         inputs: dict[str, Any] = {"shard": self.shard(rows)}
-        if kind.attacker:
-            inputs["classifier"] = self.model("classifier", number)
-        if kind.share == "adaptive":
-            inputs["vae"] = self.model("vae", number)
+        inputs |= {model: self.model(model, number) for model in kind.knows}
         if kind.twin_of is not None:
             inputs["twin"] = self.attack(kind.twin_of, number, rows)
         return Task(perturb, arguments, inputs, "attacks" if kind.kept else "", f"attack, {protocol.name(condition)}")

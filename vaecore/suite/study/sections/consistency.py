@@ -37,7 +37,7 @@ def _of_condition(study: Study, condition: Condition) -> dict[str, Any]:
     protocol = study.setup.protocol
     return {
         "title": protocol.title(condition),
-        "noise": not condition.kind.attacker and condition != CLEAN,
+        "noise": not condition.kind.knows and condition != CLEAN,
         "images": distinct.shape[1],
         "accuracy": float(1 - table.wrong.mean()),
         "success": float(success.mean()),

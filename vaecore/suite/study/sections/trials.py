@@ -40,7 +40,7 @@ def flags(study: Study, conditions: Sequence[Condition]) -> list[str]:
     lines = [f"{protocol.name(one)}: {line}" for one in conditions for line in _of_condition(study, one)]
     sizes = [FGSM(size) for size in SIZES if FGSM(size) in conditions]
     lines += _falls([protocol.name(one) for one in sizes], [_success(study, one) for one in sizes])
-    if not any(condition.share == "adaptive" for condition in conditions):
+    if not any("vae" in condition.kind.knows for condition in conditions):
         return lines
     wins = won(study)
     for name, row in sweeps(protocol).items():
