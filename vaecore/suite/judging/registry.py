@@ -14,11 +14,11 @@ from vaecore.suite.judging.bound import Bound, Standing, problems_of, read_toml,
 from vaecore.suite.judging.bounds import Bounds
 from vaecore.suite.judging.findings import REGISTRY, shown
 from vaecore.suite.statistics.intervals import family_level
-from vaecore.toolkit import digest
+from vaecore.toolkit import EMBEDDED, TORCHVISION, digest
 
 KINDS = ("finding", "control", "baseline", "limit")
 _TEXTS = {"kind", "sentence", "estimand", "source", "no_effect", "untested", "reported", "outside"}
-_DATASETS = {"mnist", "digits"}  # of this package's registry; a user's may name any
+_DATASETS = {*TORCHVISION, *EMBEDDED}  # of this package's registry; a user's may name any
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 
 
