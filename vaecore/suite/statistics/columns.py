@@ -1,4 +1,4 @@
-"""Columns of numbers that know their origin: which conditions they look at, and which share of the images was kept."""
+"""Arrays that carry their origin: the conditions that they look at, and the share of the images that was kept."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from numpy.typing import ArrayLike
 class Origin:
     """Where numbers come from; `|` joins two.
 
-    conditions: names of the conditions looked at. kept: smallest share of a condition's images that was kept, where
-    those on which an attack failed were left out.
+    conditions: names of the conditions looked at. kept: share of the images that was kept where those on which an
+    attack failed are left out; the smallest, of several conditions.
     """
 
     conditions: frozenset[str] = frozenset()
     kept: float = 1.0
 
     def __or__(self, other: "Origin") -> "Origin":
-        """The origin of what two are made into."""
+        """The origin of a result of both."""
         return Origin(self.conditions | other.conditions, min(self.kept, other.kept))
 
 
@@ -28,7 +28,7 @@ NOWHERE = Origin()
 
 
 class Column(np.ndarray[Any, np.dtype[Any]]):
-    """An array with an `origin`. What is computed from columns has the origin of all of them."""
+    """An array with an `origin`. Arrays computed from columns have the origin of all of them."""
 
     origin: Origin
 
@@ -49,7 +49,7 @@ class Column(np.ndarray[Any, np.dtype[Any]]):
         return _with_origin(result, origin_of(inputs))
 
     def __array_function__(self, function: Any, types: Any, inputs: Any, settings: Any) -> Any:
-        """As do results of numpy's functions."""
+        """Results of numpy's other functions have them, too."""
         result = super().__array_function__(function, types, inputs, settings)
         return _with_origin(result, origin_of((inputs, settings)))
 

@@ -1,9 +1,9 @@
 """How often the intervals of `statistics/intervals.py` cover the truth, simulated for every kind of estimand in use.
 
-`python -m vaecore.suite.statistics.coverage` prints the tables that stand in `reports/coverage.md`; a test runs a short
-form. The second table is of `intervals.change`: how often two studies of one truth seem to differ. Each scenario draws
-normal scores z = a * run + sqrt(1/2) * image + sqrt(1/2) * residual, with a new run and image effect for each
-replication, and its estimand has a closed form.
+`python -m vaecore.suite.statistics.coverage` prints the tables of `reports/coverage.md`; a test runs a short form. The
+second table is of `intervals.change`: how often two studies of one truth seem to differ. Each scenario draws normal
+scores z = a * run + sqrt(1/2) * image + sqrt(1/2) * residual, with a new run and image effect for each replication, and
+its estimand has a closed form.
 """
 
 import argparse
@@ -171,9 +171,9 @@ def simulate(
     for _ in range(replications):
         estimates, truth = scenario(generator, runs, RUN_EFFECTS[run_effect])
         for k, level in enumerate(levels):
-            found = intervals.smallest(estimates, level)
-            counts[k] += found.high < truth, found.low <= truth <= found.high, found.low > truth
-            half_width[k] += (found.high - found.low) / 2
+            interval = intervals.smallest(estimates, level)
+            counts[k] += interval.high < truth, interval.low <= truth <= interval.high, interval.low > truth
+            half_width[k] += (interval.high - interval.low) / 2
     return [
         Coverage(scenario.__name__, runs, run_effect, level, below, covered, above, float(width))
         for level, (below, covered, above), width in zip(
@@ -191,9 +191,9 @@ def false_alarms(scenario: Scenario, *, runs: int, run_effect: str, replications
         before, after, both = (scenario(generator, number, effect)[0] for number in (runs, runs, 2 * runs))
         halves = [[_of_runs(estimate, rows) for estimate in both] for rows in (slice(runs), slice(runs, None))]
         for kind, pair in enumerate(((before, after), halves)):
-            one, other = (intervals.smallest(estimates, 0.95).spreads for estimates in pair)
+            first, second = (intervals.smallest(estimates, 0.95).spreads for estimates in pair)
             for k, level in enumerate(LEVELS):
-                _, low, high = intervals.change(one, other, level)
+                _, low, high = intervals.change(first, second, level)
                 counts[kind, k] += not low <= 0 <= high
     own, shared = (counts / replications).tolist()
     return Alarms(scenario.__name__, runs, run_effect, tuple(own), tuple(shared))

@@ -217,8 +217,8 @@ def spearman_within(first: ArrayLike, second: ArrayLike, groups: ArrayLike) -> E
 
     first, second: (runs, images). groups: (runs, images) integers, for instance predicted classes, which may differ
     between runs. Groups of fewer than 10 images in a run are left out of that run. NaN with a reason where no group is
-    left, or a value is NaN or constant within a group. Influence function: Croux & Dehon (2010), section 2, here of
-    the empirical distribution with its ties.
+    left, or a value is NaN or constant within a group. Influence function: Croux & Dehon (2010), section 2, of the
+    empirical distribution with its ties.
     """
     return _spearman(first, second, groups, fewest=SMALLEST_CLASS)
 
@@ -261,10 +261,13 @@ def absolute(estimate: Estimate) -> Estimate:
     )
 
 
-def beats(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
-    """Whether an attack wins more images than another by more than chance: McNemar's test at two standard errors."""
-    more, less = int((one & ~other).sum()), int((other & ~one).sum())
-    return bool(more - less > 2 * (more + less) ** 0.5)
+def beats(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> bool:
+    """Whether an attack wins more images than another by more than chance: McNemar's test at two standard errors.
+
+    first, second: which of the same images each attack wins.
+    """
+    first_alone, second_alone = int((first & ~second).sum()), int((second & ~first).sum())
+    return bool(first_alone - second_alone > 2 * (first_alone + second_alone) ** 0.5)
 
 
 def _spearman(first: ArrayLike, second: ArrayLike, groups: ArrayLike, *, fewest: int) -> Estimate:

@@ -1,10 +1,10 @@
-"""Estimates over training runs and test images, and intervals that cover both.
+"""Intervals of estimates, which cover training runs and test images.
 
 Runs and images are crossed: every run sees the same images, so both are sampled. An estimand is given as an `Estimate`:
 its value and, per run and image, influence values phi (runs, images) whose mean is the value. A two-way analysis of
 variance of phi gives Var = (MS_runs + MS_images - MS_residual) / (runs * images), Satterthwaite's (1946) degrees of
-freedom the t interval (Cornfield & Tukey 1956, section 5, for the crossed mean squares). `claims/coverage.py` measures
-how often these intervals cover.
+freedom the t interval (Cornfield & Tukey 1956, section 5, for the crossed mean squares). `statistics/coverage.py`
+measures how often these intervals cover.
 
 Three rules keep an interval from promising more than the data allow:
 
@@ -28,7 +28,7 @@ no bound.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit, logit, stdtrit
@@ -109,7 +109,7 @@ class Interval:
 
     @property
     def spreads(self) -> tuple[Spread, ...]:
-        """What it is made of: one, or one for each part; none where there is no interval."""
+        """What it is made of: one spread, or one for each part; none where there is no interval."""
         if np.isnan(self.low):
             return ()
         if self.parts:
@@ -126,12 +126,12 @@ class Interval:
     def required(self, bound: float) -> "Required":
         """How many images (at these runs) or runs (at these images) bring the end on the bound's side clear of it.
 
-        Extrapolates from the estimate and the variance components found; an interval that is clear already needs what
+        Extrapolates from the estimate and its variance components; an interval that is clear already needs what
         it has. For the smallest or largest of several, every part must be clear.
         """
         if self.parts:
-            each = [part.required(bound) for part in self.parts]
-            return Required(_most([one.images for one in each]), _most([one.runs for one in each]))
+            needs = [part.required(bound) for part in self.parts]
+            return Required(_most([need.images for need in needs]), _most([need.runs for need in needs]))
         gap = abs(self.estimate - bound)
 
         def clear(images: int, runs: int) -> bool:
@@ -172,7 +172,7 @@ def interval(estimate: Estimate, level: float) -> Interval:
         run, image, residual = _variance_components(estimate.influence)
         error, freedom = _standard_error(run, image, residual, runs=runs, images=images, count=estimate.count)
         spread = Spread(estimate.value, error, freedom, images, estimate.count, estimate.limits)
-        found = Interval(
+        return Interval(
             estimate.value,
             *spread.ends(level),
             level,
@@ -183,13 +183,24 @@ def interval(estimate: Estimate, level: float) -> Interval:
             residual,
             estimate.limits,
             estimate.count,
+            outside=estimate.outside,
         )
-        return replace(found, outside=estimate.outside)
     nan = float("nan")
-    found = Interval(
-        estimate.value, nan, nan, level, runs, images, nan, nan, nan, estimate.limits, estimate.count, reason
+    return Interval(
+        estimate.value,
+        nan,
+        nan,
+        level,
+        runs,
+        images,
+        nan,
+        nan,
+        nan,
+        estimate.limits,
+        estimate.count,
+        reason,
+        outside=estimate.outside,
     )
-    return replace(found, outside=estimate.outside)
 
 
 def smallest(estimates: Sequence[Estimate], level: float) -> Interval:
@@ -232,15 +243,16 @@ def of_smallest(spreads: Sequence[Spread], level: float, freedom: float | None =
 
 
 def change(before: Sequence[Spread], after: Sequence[Spread], level: float) -> tuple[float, float, float]:
-    """What an estimand of one study is more than in another, independent one: estimate and ends.
+    """Change of an estimand from one study to another, independent one: estimate and ends.
 
     before, after: `Interval.spreads`. The ends follow from those of the two intervals (MOVER, Zou & Donner 2008), each
     with its own shape, at Welch's (1947) degrees of freedom for the two together. Where the studies share test images
     their estimates rise and fall together, and the interval is wider than need be.
     """
-    pairs = [(one.standard_error**2, one.freedom) for one in (_widest(before), _widest(after))]
-    spread = sum(variance**2 / freedom for variance, freedom in pairs)
-    freedom = sum(variance for variance, _ in pairs) ** 2 / spread if spread > 0 else 1.0
+    widest = [max(spreads, key=lambda spread: spread.standard_error) for spreads in (before, after)]
+    variances = [(spread.standard_error**2, spread.freedom) for spread in widest]
+    divisor = sum(variance**2 / freedom for variance, freedom in variances)
+    freedom = sum(variance for variance, _ in variances) ** 2 / divisor if divisor > 0 else 1.0
     first, first_low, first_high = of_smallest(before, level, freedom)
     second, second_low, second_high = of_smallest(after, level, freedom)
     moved = second - first
@@ -249,10 +261,6 @@ def change(before: Sequence[Spread], after: Sequence[Spread], level: float) -> t
         moved - float(np.hypot(second - second_low, first_high - first)),
         moved + float(np.hypot(second_high - second, first - first_low)),
     )
-
-
-def _widest(spreads: Sequence[Spread]) -> Spread:
-    return max(spreads, key=lambda spread: spread.standard_error)
 
 
 def _variance_components(influence: Array) -> tuple[float, float, float]:
@@ -308,8 +316,9 @@ def _first(clear: Callable[[int], bool], start: int, most: int) -> int | None:
 
 
 def _most(numbers: Sequence[int | None]) -> int | None:
-    known = [number for number in numbers if number is not None]
-    return max(known) if len(known) == len(numbers) else None
+    """The largest; None where one is out of reach."""
+    reached = [number for number in numbers if number is not None]
+    return max(reached) if len(reached) == len(numbers) else None
 
 
 def _check_level(level: float) -> None:

@@ -1,4 +1,4 @@
-"""Ranks within groups, by sorting: what AUROC and Spearman's correlation are made of, in n log n steps."""
+"""Rank statistics within groups, by sorting in n log n steps: placement values for AUROC, Spearman's correlation."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -13,7 +13,7 @@ def rank_correlation(x: Array, y: Array, block: NDArray[np.int64]) -> tuple[Arra
     """Spearman's correlation of each block (blocks,), and each value's influence on that of its block (values,).
 
     x, y, block: (values,). Correlation is NaN in blocks where x or y is constant. With U, V the midrank distribution
-    functions, the correlation is Pearson's of (U, V). An image enters there with its own (U, V) and by moving the
+    functions, the correlation is Pearson's of (U, V). An image counts with its own (U, V) and by moving the
     ranks of all images above it; the second part is a sum over these, from sorted cumulative sums.
     """
     blocks = int(block.max()) + 1
@@ -23,10 +23,10 @@ def rank_correlation(x: Array, y: Array, block: NDArray[np.int64]) -> tuple[Arra
     u = 1 - above_x(ones) / size[block]
     v = 1 - above_y(ones) / size[block]
 
-    def moment(one: Array, other: Array, moved_one: Array, moved_other: Array) -> tuple[Array, Array]:
-        """Block means of one * other, less 1/4 (midranks have mean 1/2), and the influence values on them."""
-        average = sums_by(one * other, block, blocks) / size
-        return average - 0.25, one * other + (moved_one + moved_other) / size[block] - 3 * average[block]
+    def moment(a: Array, b: Array, moved_a: Array, moved_b: Array) -> tuple[Array, Array]:
+        """Block means of a * b, less 1/4 (midranks have mean 1/2), and the influence values on them."""
+        average = sums_by(a * b, block, blocks) / size
+        return average - 0.25, a * b + (moved_a + moved_b) / size[block] - 3 * average[block]
 
     x_by_x, y_by_y = above_x(u), above_y(v)
     covariance, on_covariance = moment(u, v, above_x(v), above_y(u))

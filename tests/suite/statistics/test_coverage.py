@@ -1,4 +1,4 @@
-"""Do the intervals cover? A short form of `python -m claims.coverage`, whose long form stands in the reports."""
+"""How often intervals cover, in a short form of `python -m vaecore.suite.statistics.coverage`."""
 
 import pytest
 
@@ -29,13 +29,6 @@ def test_intervals_are_not_so_wide_that_they_say_nothing():
     assert 0.018 < row.half_width < 0.035
 
 
-def test_table_has_one_row_for_each_simulation_and_names_its_command():
-    rows = coverage.simulate(coverage.proportion, runs=3, run_effect="none", replications=2, seed=0)
-    text = coverage.table(rows, replications=2, command="the command")
-    assert "`the command`" in text
-    assert sum(line.startswith("| proportion | 3 | none |") for line in text.splitlines()) == 1
-
-
 @pytest.mark.parametrize("run_effect", list(coverage.RUN_EFFECTS))
 @pytest.mark.parametrize("scenario", [coverage.proportion, coverage.smallest_step], ids=lambda one: one.__name__)
 def test_two_studies_of_one_truth_seldom_seem_to_differ(scenario, run_effect):
@@ -46,6 +39,11 @@ def test_two_studies_of_one_truth_seldom_seem_to_differ(scenario, run_effect):
         assert row.shared[0] < 0.05
 
 
-def test_table_of_false_alarms_has_one_row_for_each_simulation():
-    row = coverage.false_alarms(coverage.proportion, runs=3, run_effect="none", replications=2, seed=0)
-    assert coverage.alarms_table([row], replications=2).count("| proportion | 3 | none |") == 1
+def test_the_command_writes_a_row_for_each_simulation(capsys):
+    coverage.main(["--replications", "2", "--seed", "1"])
+    intervals, alarms = capsys.readouterr().out.split("# False alarms of a comparison")
+    assert "`python -m vaecore.suite.statistics.coverage --replications 2 --seed 1`" in intervals
+    for text in (intervals, alarms):
+        rows = [line for line in text.splitlines() if line.startswith("|")][2:]
+        assert len(rows) == len({tuple(row.split("|")[1:4]) for row in rows}) == 11 * 3 * 3
+        assert len({row.count("|") for row in rows}) == 1
