@@ -124,13 +124,18 @@ def names(setup: Setup) -> list[str]:
 
 
 def purifiers(
-    seed: int, draws: int, eot_draws: int, vae: Autoencoder, autoencoder: Autoencoder | None, classifier: Classify
+    names: Sequence[str],
+    seed: int,
+    draws: int,
+    eot_draws: int,
+    vae: Autoencoder,
+    autoencoder: Autoencoder | None,
+    classifier: Classify,
 ) -> dict[str, Purified]:
-    """The classifier behind each purifier, with the defender's noise of a run's seed; a task."""
+    """The classifier behind each of some purifiers, with the defender's noise of a run's seed; a task."""
     parts, made, models = Parts(vae, autoencoder, draws), dict[Any, Purifier](), {}
-    for name, row in PURIFIERS.items():
-        if row.autoencoder and autoencoder is None:
-            continue
+    for name in names:
+        row = PURIFIERS[name]
         purifier = made[row.make] = made.get(row.make) or row.make(parts)
         models[name] = Purified(
             purifier,
@@ -162,7 +167,7 @@ class Cleaning:
                     "shard": setup.shard(rows),
                     "attack": setup.attack(condition, number, rows),
                     "classifier": setup.model("classifier", number),
-                    "models": purified_models(setup, number),
+                    "models": purified_models(setup, number, names(setup)),
                 },
                 "cleaning",
                 f"cleaning, {setup.protocol.name(condition)}",
@@ -205,16 +210,17 @@ class AttackedPurifiers:
 ATTACKED = AttackedPurifiers()
 
 
-def purified_models(setup: Setup, number: int) -> Task:
-    """The classifier of a run, counted from 0, behind each purifier, as an input."""
+def purified_models(setup: Setup, number: int, chosen: Sequence[str]) -> Task:
+    """The classifier of a run, counted from 0, behind each of some purifiers, as an input."""
     protocol = setup.protocol
     arguments = {"seed": setup.seeds[number], "draws": protocol.draws, "eot_draws": protocol.eot_draws}
+    plain = any(PURIFIERS[name].autoencoder for name in chosen)
     inputs = {
         "vae": setup.model("vae", number),
-        "autoencoder": None if setup.training is None else setup.model("autoencoder", number),
+        "autoencoder": setup.model("autoencoder", number) if plain else None,
         "classifier": setup.model("classifier", number),
     }
-    return Task(purifiers, arguments, inputs)
+    return Task(purifiers, {"names": list(chosen), **arguments}, inputs)
 
 
 def curve_tasks(setup: Setup) -> dict[tuple[str, float], Task]:
@@ -230,27 +236,36 @@ def curve_tasks(setup: Setup) -> dict[tuple[str, float], Task]:
 
 def judged_attacks(setup: Setup, condition: Condition, number: int, count: int) -> Task:
     """What a purifier makes of the attacks on it, by a run, counted from 0, and on the first so many images."""
-    name, rows = condition.label, (0, count)
-    shared = {"epsilon": setup.protocol.size(condition), "seed": setup.seeds[number], "device": str(setup.device)}
+    name, shard, device = condition.label, setup.shard((0, count)), str(setup.device)
+    shared = {"epsilon": setup.protocol.size(condition), "seed": setup.seeds[number], "device": device}
     # The decisions by labels and by softmax of the same views have one loss, and so one attack.
     victim = "vae-mean-softmax" if name == MAJORITY else name
-    inputs: dict[str, Any] = {
-        "shard": setup.shard(rows),
-        "classifier": setup.model("classifier", number),
-        "models": purified_models(setup, number),
-    }
+    classifier = setup.model("classifier", number)
+    queries = SEARCH_QUERIES if name == SEARCH else QUERIES
 
     def attack(kind: str, name: str, queries: int) -> Task:
-        arguments = shared | {"kind": kind, "name": name, "eot_draws": setup.protocol.eot_draws, "queries": queries}
+        arguments = shared | {"kind": kind, "name": name, "queries": queries, "eot_draws": setup.protocol.eot_draws}
+        inputs = {"shard": shard, "models": purified_models(setup, number, [name])}
         return Task(attack_purifier, arguments, inputs, "attacks", f"attack through {name}")
 
-    attacks = {
+    inputs = {
+        "shard": shard,
+        "classifier": classifier,
+        "models": purified_models(setup, number, [name]),
         "through": attack("through", victim, 0),
-        "ignoring": attack("ignoring", "", 0),
-        "queried": attack("queried", name, SEARCH_QUERIES if name == SEARCH else QUERIES),
+        "ignoring": Task(
+            attack_classifier, shared, {"shard": shard, "classifier": classifier}, "attacks", "attack, no purifier"
+        ),
+        "queried": attack("queried", name, queries),
     }
-    arguments = {"name": name, "device": str(setup.device)}
-    return Task(judge_attacks, arguments, inputs | attacks, "cleaning", f"judging attacks on {name}")
+    return Task(judge_attacks, {"name": name, "device": device}, inputs, "cleaning", f"judging attacks, {name}")
+
+
+def attack_classifier(epsilon: float, seed: int, device: str, shard: Tensors, classifier: Classify) -> Tensors:
+    """Images (n, c, h, w) of PGD that does not know any purifier; a task."""
+    pixels, labels = shard["pixels"].to(device), shard["labels"].to(device)
+    attack = pgd(classifier, pixels, labels, epsilon=epsilon, steps=STEPS, **_common(seed, shard, device))
+    return {"images": attack.images.cpu()}
 
 
 def attack_purifier(
@@ -262,27 +277,18 @@ def attack_purifier(
     queries: int,
     device: str,
     shard: Tensors,
-    classifier: Classify,
     models: Mapping[str, Purified],
 ) -> Tensors:
-    """Images (n, c, h, w) of an attack on a purifier by its name, which "through" and "queried" know; a task.
+    """Images (n, c, h, w) of an attack on a purifier: kind "through", PGD on the whole, or "queried", Square; a task.
 
     A purifier with a gradient of its own is not queried: then there are none.
     """
-    pixels, labels, indices = (shard[column].to(device) for column in ("pixels", "labels", "indices"))
-    common: dict[str, Any] = {
-        "epsilon": epsilon,
-        "seed": seed_for("attack/purified", seed),
-        "indices": indices,
-        "keep_failed": True,
-    }
-    if kind == "queried" and models[name].purifier.differentiable:
-        return {}
+    pixels, labels = shard["pixels"].to(device), shard["labels"].to(device)
+    common, model = {"epsilon": epsilon, **_common(seed, shard, device)}, models[name]
     if kind == "queried":
-        return {"images": square(models[name], pixels, labels, queries=queries, **common).images.cpu()}
-    if kind == "ignoring":
-        return {"images": pgd(classifier, pixels, labels, steps=STEPS, **common).images.cpu()}
-    model = models[name]
+        if model.purifier.differentiable:
+            return {}
+        return {"images": square(model, pixels, labels, queries=queries, **common).images.cpu()}
     victim = Purified(
         model.purifier.with_draws(eot_draws),
         model.classifier,
@@ -295,6 +301,11 @@ def attack_purifier(
     # The adapted step size takes the luck of a step's draws for progress.
     effort: dict[str, Any] = {"step_size": 4 * epsilon / STEPS, "chunk": CHUNK} if random else {}
     return {"images": pgd(victim, pixels, labels, steps=STEPS, **effort, **common).images.cpu()}
+
+
+def _common(seed: int, shard: Tensors, device: str) -> dict[str, Any]:
+    """What the attacks of this family share."""
+    return {"seed": seed_for("attack/purified", seed), "indices": shard["indices"].to(device), "keep_failed": True}
 
 
 def judge_attacks(

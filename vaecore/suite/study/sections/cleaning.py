@@ -116,7 +116,7 @@ def _strip_tasks(setup: Setup) -> list[Task]:
                 "shard": setup.shard(rows),
                 "attack": setup.attack(condition, 0, rows),
                 "classifier": setup.model("classifier", 0),
-                "models": purified_models(setup, 0),
+                "models": purified_models(setup, 0, SHOWN),
             },
             "cleaning",
             "strip of cleaned images",
