@@ -41,6 +41,7 @@ from vaecore.suite.study.conditions import (
     SIZES,
     Condition,
 )
+from vaecore.suite.study.evidence import Evidence
 from vaecore.suite.study.perturbations import CHUNK
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tables import Columns, join, stack
@@ -148,7 +149,7 @@ def purifiers(
     return models
 
 
-class Cleaning:
+class Cleaning(Evidence):
     """Evidence from purifiers under a condition that does not know them: is the label behind each right?"""
 
     def count(self, setup: Setup, condition: Condition) -> int:
@@ -157,7 +158,7 @@ class Cleaning:
         few = profile.lbfgs_images if condition.attack is not None else profile.lbfgs_images // 2
         return min(profile.images if condition in JUDGED else few, len(setup.test))
 
-    def tasks(self, setup: Setup, condition: Condition) -> list[Task]:
+    def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
         """One task for each run and shard of images."""
         return [
             Task(
@@ -184,7 +185,7 @@ class Cleaning:
 CLEANING = Cleaning()
 
 
-class AttackedPurifiers:
+class AttackedPurifiers(Evidence):
     """Evidence from attacks on a purifier (`PURIFIED(size, label=name)`).
 
     Columns say whether the label behind it is right. through: under PGD on the whole; ignoring: on the classifier
@@ -197,7 +198,7 @@ class AttackedPurifiers:
         count = setup.count(condition)
         return min(count, SEARCHED) if condition.label == SEARCH else count
 
-    def tasks(self, setup: Setup, condition: Condition) -> list[Task]:
+    def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
         """One task for each run."""
         count = self.count(setup, condition)
         return [judged_attacks(setup, condition, number, count) for number in range(len(setup.seeds))]

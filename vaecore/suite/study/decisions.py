@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vaecore import Autoencoder, fit_temperature, scores
 from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS, MIX, NOISY, OUTSIDE, PGD, ROTATED, Condition
+from vaecore.suite.study.evidence import Evidence
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tables import Columns, stack
 from vaecore.suite.study.tasks import Given, Task
@@ -39,14 +40,14 @@ CHUNK = 250
 _EDGE = 1e-12
 
 
-class Decisions:
+class Decisions(Evidence):
     """Evidence from each judge of JUDGES under a condition of ASKED."""
 
     def count(self, setup: Setup, condition: Condition) -> int:
         """As the condition says."""
         return setup.count(condition)
 
-    def tasks(self, setup: Setup, condition: Condition) -> list[Task]:
+    def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
         """One task for each run."""
         count = self.count(setup, condition)
         labels, mix = _labels(setup, condition, count), _mix(setup, count) if condition == MIX else None

@@ -12,20 +12,21 @@ from torch import Tensor
 
 from vaecore import Autoencoder, elbo, reconstruct, squared_error
 from vaecore.suite.study.conditions import Condition
+from vaecore.suite.study.evidence import Evidence
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tables import Columns, join
 from vaecore.suite.study.tasks import Task
 from vaecore.toolkit import Classify, Precision, Tensors, answers, kl_of_posterior, posterior, seed_for
 
 
-class Draws:
+class Draws(Evidence):
     """Evidence from reconstructions under a condition of the protocol."""
 
     def count(self, setup: Setup, condition: Condition) -> int:
         """As the condition says."""
         return setup.count(condition)
 
-    def tasks(self, setup: Setup, condition: Condition) -> list[Task]:
+    def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
         """One task for each run and shard of images."""
         protocol = setup.protocol
         arguments = {

@@ -1,7 +1,7 @@
 """What a family of claims looks at: a kind of evidence under a condition, computed by tasks, read as a table."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.setup import Setup
@@ -10,17 +10,24 @@ from vaecore.suite.study.tasks import Task
 from vaecore.toolkit import Tensors
 
 
-class Evidence(Protocol):
+class Evidence(ABC):
     """A kind of evidence. Families are alike in this: their files hold conditions, tasks and columns."""
 
+    def tasks(self, setup: Setup, condition: Condition) -> list[Task]:
+        """The tasks that compute it, run after run, each run's images in order; made once."""
+        key = type(self).__name__, condition
+        if key not in setup.evidence:
+            setup.evidence[key] = self.make_tasks(setup, condition)
+        return setup.evidence[key]
+
+    @abstractmethod
     def count(self, setup: Setup, condition: Condition) -> int:
         """Test images that this evidence takes of a condition."""
-        ...
 
-    def tasks(self, setup: Setup, condition: Condition) -> list[Task]:
-        """The tasks that compute it, run after run, each run's images in order."""
-        ...
+    @abstractmethod
+    def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
+        """See `tasks`."""
 
+    @abstractmethod
     def columns(self, setup: Setup, condition: Condition, results: Sequence[Tensors]) -> Columns:
         """Columns (runs, images, ...) of the tasks' results."""
-        ...

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from vaecore import Autoencoder, FittedScores, fit_scores
 from vaecore import scores as all_scores
 from vaecore.suite.study.conditions import INSIDE, Condition
+from vaecore.suite.study.evidence import Evidence
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tables import Columns, join
 from vaecore.suite.study.tasks import Task
@@ -19,14 +20,14 @@ def paired_with_inside(condition: Condition) -> bool:
     return condition == INSIDE or is_made(condition.label)
 
 
-class Scores:
+class Scores(Evidence):
     """Evidence from anomaly scores of a set's images; higher is more anomalous."""
 
     def count(self, setup: Setup, condition: Condition) -> int:
         """All images of the set that the study looks at."""
         return len(setup.sets.images(condition)[0])
 
-    def tasks(self, setup: Setup, condition: Condition) -> list[Task]:
+    def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
         """One task for each run and `Protocol.scored` images."""
         shards = setup.shards(self.count(setup, condition), setup.protocol.scored)
         return [

@@ -41,6 +41,7 @@ class Sets:
     left_out: dict[str, str] = field(default_factory=dict)
     _kinds: dict[str, str | None] = field(default_factory=dict)
     _images: dict[str, tuple[Images, torch.Tensor]] = field(default_factory=dict)
+    _shards: dict[tuple[Condition, int, int], Given] = field(default_factory=dict)
 
     @cached_property
     def sources(self) -> dict[str, str]:
@@ -165,8 +166,11 @@ class Sets:
 
     def shard(self, condition: Condition, start: int, stop: int) -> Given:
         """Some of a set's images as an input: pixels and indices."""
-        images, indices = self.images(condition)
-        return Given({"pixels": images.pixels[start:stop], "indices": indices[start:stop]})
+        key = condition, start, stop
+        if key not in self._shards:
+            images, indices = self.images(condition)
+            self._shards[key] = Given({"pixels": images.pixels[start:stop], "indices": indices[start:stop]})
+        return self._shards[key]
 
 
 def in_random_order(purpose: str, count: int, seed: int = 0) -> torch.Tensor:

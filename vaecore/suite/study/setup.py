@@ -317,6 +317,21 @@ class Setup:
 
     def attack(self, condition: Condition, number: int, rows: Rows) -> Task:
         """Test images under a condition, as a run (counted from 0) sees them, as an input; see `perturb`."""
+        key = condition, number, rows
+        if key not in self._attacks:
+            self._attacks[key] = self._attack(*key)
+        return self._attacks[key]
+
+    @cached_property
+    def evidence(self) -> dict[tuple[str, Condition], list[Task]]:
+        """Tasks that `Evidence.tasks` has made."""
+        return {}
+
+    @cached_property
+    def _attacks(self) -> dict[tuple[Condition, int, Rows], Task]:
+        return {}
+
+    def _attack(self, condition: Condition, number: int, rows: Rows) -> Task:
         kind, protocol = condition.kind, self.protocol
         arguments: dict[str, Any] = {
             "kind": kind.name,
@@ -337,5 +352,6 @@ def given(images: Images, indices: torch.Tensor | None = None) -> Given:
     """Images as an input: pixels, labels where they have any, and the index of each where it matters."""
     tensors = {"pixels": images.pixels}
     tensors |= {} if images.labels is None else {"labels": images.labels}
-    tensors |= {} if indices is None else {"indices": indices}
-    return Given(tensors)
+    if indices is None:
+        return Given(tensors, images.digest)
+    return Given(tensors | {"indices": indices})

@@ -39,6 +39,7 @@ class Sources:
     libraries: tuple[str, ...]
 
 
+@lru_cache(maxsize=256)
 def code_digest(function: Callable[..., Any]) -> str:
     """Digest of all code that a function's result depends on; raises ValueError where its source can't be read."""
     file = inspect.getsourcefile(function)

@@ -17,13 +17,19 @@ _REMEMBERED = 32  # models and images that a process keeps for its next tasks
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """Tensors that are there from the start, such as images. A copy in another process has the key alone."""
+    """Tensors that are there from the start, such as images. A copy in another process has the key alone.
+
+    content: a digest of them, where there is one already.
+    """
 
     tensors: Tensors = field(repr=False)
+    content: str = ""
 
     @cached_property
     def key(self) -> str:
         """Digest of the content."""
+        if self.content:
+            return digest("given", self.content, sorted(self.tensors))
         return digest("given", *(part for name, value in sorted(self.tensors.items()) for part in (name, value)))
 
     def __reduce__(self) -> tuple[Any, ...]:
