@@ -1,0 +1,62 @@
+"""Models that answer image by image, a shard of digits, and what `perturb` makes of it."""
+
+import pytest
+import torch
+
+from vaecore import VAE, Classifier, ClassifierConfig, VAEConfig, load_images
+from vaecore.suite.study.perturbations import perturb
+from vaecore.suite.study.protocol import Protocol
+
+
+class OneByOne:
+    """Models asked about each image alone, so that rounding can't depend on the batch."""
+
+    def __init__(self, vae, classifier):
+        self.vae, self.classifier = vae, classifier
+
+    def encode(self, images):
+        mean, log_variance = zip(*(self.vae.encode(image) for image in images.split(1)), strict=True)
+        return torch.cat(mean), torch.cat(log_variance)
+
+    def decode(self, latents):
+        return torch.cat([self.vae.decode(latent) for latent in latents.split(1)])
+
+    def __call__(self, images):
+        return torch.cat([self.classifier(image) for image in images.split(1)])
+
+
+def with_random_weights(model):
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        fan_in = parameter[0].numel() if parameter.ndim > 1 else 16
+        parameter.data = torch.randn(parameter.shape, generator=generator) * (2 / fan_in) ** 0.5
+    return model.requires_grad_(requires_grad=False).eval()
+
+
+@pytest.fixture(scope="session")
+def models():
+    """A VAE and a classifier of digits, in one."""
+    vae = with_random_weights(VAE(VAEConfig(latent_size=4, hidden_size=16), (28, 28)))
+    config = ClassifierConfig(channels=(3, 4), hidden_size=16)
+    return OneByOne(vae, with_random_weights(Classifier(config, (28, 28), 10)))
+
+
+@pytest.fixture(scope="session")
+def shard():
+    """Twenty digits under scattered indices."""
+    digits = load_images("digits", "test").take(slice(20))
+    return {"pixels": digits.pixels, "labels": digits.labels, "indices": torch.arange(20) * 37 % 101 + 2**33}
+
+
+@pytest.fixture(scope="session")
+def perturbed(models):
+    """Give a function that perturbs images under a condition; adaptive attacks take two steps, or as told."""
+
+    def under(condition, shard, twin=None, *, seed=3, **settings):
+        kind = condition.kind
+        if "vae" in kind.knows:
+            settings = {"steps": 2} | settings
+        size = Protocol().size(condition)
+        return perturb(kind.name, size, {**kind.settings, **settings}, seed, 5, "cpu", shard, models, models, twin)
+
+    return under
