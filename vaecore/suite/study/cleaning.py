@@ -59,7 +59,6 @@ JUDGED = (
     PGD(1),
 )  # that claims take; others are shown, on fewer images
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.5)  # budgets of the attacks that accuracy is shown against
-THROUGH = tuple(PURIFIED(size, label=MAJORITY) for size in (0.5, 1.0))  # attacks that claims take
 STEPS, QUERIES = 40, 300
 KNOWING = ("ignoring", "through", "queried")  # attacks, by what they know of the purifier
 SEARCHED, SEARCH_QUERIES = 20, 30  # images and queries for the search in latent space, which is slow
