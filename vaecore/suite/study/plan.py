@@ -93,6 +93,9 @@ class Plan:
 
     def compute(self, tasks: Iterable[Task], title: str) -> None:
         """Have all tasks computed that the store lacks, and what they need; failures are kept for who asks."""
+        if self.planning:
+            self.note(tasks)
+            raise NotComputedError(title)
         waiting = self._missing(tasks)
         if not waiting:
             return
@@ -241,7 +244,7 @@ class Plan:
     def _read(self, task: Task) -> Tensors | None:
         if task.key in self._unstored:
             return self._unstored[task.key]
-        result = self.store.read(task.stage, task.key)
-        if result is None:
+        stored, result = self.store.has(task.stage, task.key), self.store.read(task.stage, task.key)
+        if stored and result is None:
             self._damaged.add(task.key)
         return result

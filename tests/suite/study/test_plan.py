@@ -1,0 +1,233 @@
+"""The plan: what is computed, once, in which order; failures, damage, full disks, interruptions and costs."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from vaecore import Store, StoreWarning
+from vaecore.suite.study.executors import Here
+from vaecore.suite.study.plan import Cost, NotComputedError, Plan
+from vaecore.suite.study.tasks import Given, Task, make
+
+CALLS = []  # what was computed, in order
+LOCK = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def _no_calls():
+    CALLS.clear()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+def number(of, **parts):
+    """A number and those of all parts; a task."""
+    CALLS.append(of)
+    return {"value": torch.tensor(float(of)) + sum(part["value"] for part in parts.values())}
+
+
+def fails(of, **_):
+    """A task that fails."""
+    CALLS.append(of)
+    raise ArithmeticError(f"at {of}")
+
+
+def interrupted(of, **_):
+    """A task within which Ctrl-C is pressed."""
+    CALLS.append(of)
+    raise KeyboardInterrupt
+
+
+def task(of, function=number, stage="draws", title="numbers", **parts):
+    return Task(function, {"of": of}, parts, stage, title)
+
+
+def values(results):
+    return [float(result["value"]) for result in results]
+
+
+class Refusing(Here):
+    """An executor that may not be asked."""
+
+    def submit(self, task, needs):
+        raise AssertionError(f"{task.title} must not be computed")
+
+
+def test_what_is_asked_for_and_what_it_needs_is_computed_once_and_kept(store):
+    steps = []
+
+    @contextmanager
+    def meter(title):
+        yield lambda done, of: steps.append((title, done, of))
+
+    plan = Plan(store, meter=meter)
+    shared = task(1, title="shared")
+    asked = [task(10, part=shared), task(20, part=shared, other=task(2)), task(10, part=shared)]
+    assert values(plan.results(asked, "all")) == [11, 23, 11]
+    assert sorted(CALLS) == [1, 2, 10, 20]
+    assert CALLS.index(1) < CALLS.index(10)
+    assert steps == [("all", done, 4) for done in range(1, 5)]
+    assert set(plan.seconds) == {"draws"}
+    again = Plan(store, Refusing())
+    assert values(again.results([*asked, shared])) == [11, 23, 11, 1]
+    assert again.seconds == {}
+
+
+def test_models_start_first_and_attacks_next(store):
+    early = [task(place, stage=stage) for place, stage in enumerate(("scores", "trials", "attacks", "models", "draws"))]
+    Plan(store).compute(early, "")
+    assert CALLS[:3] == [3, 2, 1]
+
+
+def test_what_has_no_stage_is_made_for_each_and_kept_by_nobody(store):
+    made = task(5, stage="", title="made", part=task(1))
+    plan = Plan(store)
+    assert values(plan.results([task(10, part=made)])) == [16]
+    assert float(plan.make(made)["value"]) == 6
+    assert CALLS == [1, 5, 10]  # made once in a process
+    assert [note["title"] for note in store.notes()] == ["numbers"] * 2
+
+
+def test_what_is_made_is_let_go_of_when_much_else_is_made():
+    made = [make(task(place, stage=""), {}) for place in range(100)]
+    CALLS.clear()
+    assert make(task(99, stage=""), {}) is made[99]
+    assert CALLS == []
+    make(task(0, stage=""), {})
+    assert CALLS == [0]
+
+
+def test_inputs_may_be_given_tensors_tuples_or_nothing(store):
+    def together(parts, nothing):
+        assert nothing is None
+        return {"value": sum(part["value"] for part in parts)}
+
+    given = Given({"value": torch.tensor(7.0)})
+    assert values(Plan(store).results([Task(together, {}, {"parts": (given, task(1)), "nothing": None}, "draws")])) == [
+        8
+    ]
+
+
+# Failures
+
+
+def test_a_failure_is_raised_to_whoever_asks_for_its_result_and_to_nobody_else(store):
+    plan = Plan(store)
+    broken = task(0, fails)
+    needing = task(1, part=broken)
+    plan.compute([broken, needing, task(2)], "")
+    assert values(plan.results([task(2)])) == [2]
+    for asked in ([broken], [task(2), needing], [broken]):
+        with pytest.raises(ArithmeticError, match="at 0"):
+            plan.results(asked)
+    assert CALLS.count(0) == 1
+    assert 1 not in CALLS
+    assert sorted(note["title"] for note in store.notes()) == ["numbers"]
+
+
+@pytest.mark.parametrize("as_need", [False, True])
+def test_a_damaged_entry_is_computed_again_with_one_warning(store, as_need):
+    inner = task(1)
+    Plan(store).results([inner])
+    (file,) = (store.folder / "draws").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    asked, value = ([task(10, part=inner)], 11) if as_need else ([inner], 1)
+    with pytest.warns(StoreWarning, match="a stored result is computed again") as warnings:
+        assert values(Plan(store).results(asked)) == [value]
+    assert len(warnings) == 1
+    assert CALLS == [1, 1, 10][: 3 if as_need else 2]
+    assert values(Plan(store, Refusing()).results([inner])) == [1]
+
+
+def test_a_full_disk_costs_the_time_only(tmp_path):
+    class Full(Store):
+        def write(self, *_, **__):
+            return False
+
+    plan = Plan(Full(tmp_path))
+    asked = [task(10, part=task(1)), task(20, part=task(1))]
+    assert values(plan.results(asked)) == [11, 21]
+    assert values(plan.results(asked)) == [11, 21]
+    assert sorted(CALLS) == [1, 10, 20]
+    assert [*tmp_path.rglob("*.safetensors")] == []
+
+
+# Interruptions and other processes
+
+
+def is_free(store, one):
+    with store.lock(one.key).acquire(blocking=False):
+        return True
+
+
+def test_an_interruption_leaves_no_lock_and_what_was_finished_is_kept(store):
+    tasks = [task(1), task(2, interrupted), task(3)]
+    with pytest.raises(KeyboardInterrupt):
+        Plan(store).compute(tasks, "")
+    assert CALLS == [1, 2]
+    assert all(is_free(store, one) for one in tasks)
+    assert values(Plan(store).results([tasks[0], tasks[2]])) == [1, 3]
+    assert CALLS == [1, 2, 3]
+
+
+def slow(of):
+    """A task during which another process comes by; a task."""
+    CALLS.append(of)
+    BOTH.wait(0.05)
+    return {"value": torch.tensor(float(of))}
+
+
+BOTH = threading.Event()  # which is never set
+
+
+def test_two_that_share_a_store_compute_each_task_once(tmp_path):
+    """As two processes would, whose locks are files."""
+    tasks = [task(place, slow) for place in range(8)]
+    with ThreadPoolExecutor(2) as threads:
+        results = [threads.submit(Plan(Store(tmp_path)).results, order) for order in (tasks, tasks)]
+        assert [values(result.result()) for result in results] == [[*map(float, range(8))]] * 2
+    assert sorted(CALLS) == [*range(8)]
+
+
+# Plans that are only made, and costs
+
+
+def test_planning_notes_what_is_asked_for_and_computes_nothing(store):
+    plan = Plan(store, Refusing(), planning=True)
+    first, second, third = task(1), task(2), task(3, stage="", part=task(4))
+    plan.note([first])
+    for ask in (lambda: plan.results([second]), lambda: plan.compute([task(5)], "five"), lambda: plan.make(third)):
+        with pytest.raises(NotComputedError):
+            ask()
+    assert [one.arguments["of"] for one in plan.asked.values()] == [1, 2, 5, 4]
+    assert CALLS == []
+
+
+def test_costs_count_tasks_and_take_the_seconds_of_the_past(tmp_path):
+    class Timed(Store):
+        def write(self, stage, key, tensors, *, seconds, notes=None):  # noqa: ARG002
+            return super().write(stage, key, tensors, seconds=next(clock), notes=notes)
+
+    clock = iter([2.0, 4.0, 100.0])
+    store = Timed(tmp_path)
+    training = [task(place, stage="models", title="training") for place in range(5)]
+    Plan(store).results(training[:3])
+    asked = [
+        task(10, part=training[0]),
+        *(task(10 + one, part=training[one]) for one in (1, 4)),
+        task(20, fails, title="x"),
+    ]
+    assert Plan(store).costs(asked) == [
+        Cost("training", 3, 2, 4.0),  # the median of 2, 4 and 100
+        Cost("numbers", 3, 0, None),
+        Cost("x", 1, 0, None),
+    ]
+    assert Plan(store).costs(training[:2]) == [Cost("training", 2, 2, 0.0)]
+    assert CALLS == [0, 1, 2]
