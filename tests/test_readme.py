@@ -1,33 +1,53 @@
-"""README's tables of claims say what the committed report says."""
+"""README and docs/speed.md say what the committed reports say; links and named files are there."""
 
 import json
 import re
 
+import pytest
+
 from bench.table import markdown, medians, tables
-from vaecore.suite.judging.registry import REGISTRY
+from vaecore.suite.judging.findings import REGISTRY
 
 ROOT = REGISTRY.parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| ([A-E]\d+[a-z]?) \| .* \| (\S+) \[(\S+), (\S+)\] \| (.+?) \| (\w+) \|$", re.MULTILINE)
 
 
-def test_the_tables_are_those_of_the_reference_run():
-    claims = json.loads((ROOT / "reports/mnist/results.json").read_text(encoding="utf-8"))["claims"]
+@pytest.fixture(scope="module")
+def claims():
+    """Give the claims of the reference run."""
+    return json.loads((ROOT / "reports/mnist/results.json").read_text(encoding="utf-8"))["claims"]
+
+
+@pytest.fixture(scope="module")
+def speed():
+    """Give the tables of the committed benchmark runs, by title."""
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "reports/bench").glob("*.json"))]
+    assert len(runs) == 3
+    return tables(medians([run["benchmarks"] for run in runs]))
+
+
+def test_the_table_is_that_of_the_reference_run(claims):
     reported = {
-        one["claim"]: (*(f"{one[key]:.3f}" for key in ("estimate", "low", "high")), one["bound"], one["verdict"])
-        for one in claims
+        claim["claim"]: (
+            *(f"{claim[key]:.3f}" for key in ("estimate", "low", "high")),
+            claim["bound"],
+            claim["verdict"],
+        )
+        for claim in claims
     }
-    shown = {name: tuple(rest) for name, *rest in ROW.findall((ROOT / "README.md").read_text(encoding="utf-8"))}
-    assert len(shown) > 30
+    shown = {name: tuple(rest) for name, *rest in ROW.findall(README)}
+    assert {name[0] for name in shown} == {*"ABCDE"}
+    assert len(shown) > 10
     assert shown == {name: reported[name] for name in shown}
 
 
-def test_the_tally_is_that_of_the_reference_run():
-    claims = json.loads((ROOT / "reports/mnist/results.json").read_text(encoding="utf-8"))["claims"]
-    verdicts = [one["verdict"] for one in claims if one["verdict"] != "reported"]
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    found = re.search(r"Of its (\d+) claims that have a bound, (\d+) are supported and (\d+) are inconclusive", text)
-    assert found is not None
-    assert [int(number) for number in found.groups()] == [
+def test_the_tally_is_that_of_the_reference_run(claims):
+    verdicts = [claim["verdict"] for claim in claims if claim["verdict"] != "reported"]
+    text = " ".join(README.split())
+    tally = re.search(r"Of its (\d+) claims that have a bound, (\d+) are supported and (\d+) are inconclusive", text)
+    assert tally is not None
+    assert [int(number) for number in tally.groups()] == [
         len(verdicts),
         verdicts.count("supported"),
         verdicts.count("inconclusive"),
@@ -35,16 +55,64 @@ def test_the_tally_is_that_of_the_reference_run():
     assert set(verdicts) == {"supported", "inconclusive"}
 
 
-def test_the_throughput_is_that_of_the_committed_runs():
-    folder = ROOT / "reports/bench"
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    assert len(runs) == 3
-    found = tables(medians([run["benchmarks"] for run in runs]))
-    whole = (folder / "table.md").read_text(encoding="utf-8")
-    assert all(markdown(grid) in whole for grid in found.values())
-    headings, _, *lines = markdown(found["speed and quality"]).splitlines()
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = readme[readme.index(headings) :].partition("\n\n")[0].splitlines()[2:]
+def test_the_level_is_that_of_family_a(claims):
+    family = [claim for claim in claims if claim["claim"].startswith("A")]
+    judged = sum(claim["verdict"] != "reported" for claim in family)
+    text = " ".join(README.split())
+    assert f"with {judged} claims in family A, each of its intervals is at level {family[0]['level']:.4f}" in text
+
+
+def test_the_throughput_is_that_of_the_committed_runs(speed):
+    whole = (ROOT / "reports/bench/table.md").read_text(encoding="utf-8")
+    assert all(markdown(grid) in whole for grid in speed.values())
+    headings, _, *lines = markdown(speed["speed and quality"]).splitlines()
+    page = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+    shown = page[page.index(headings) :].partition("\n\n")[0].splitlines()[2:]
     assert len(shown) > 20
     assert set(shown) <= set(lines)
-    assert (folder / "throughput.png").stat().st_size > 10_000
+    assert (ROOT / "reports/bench/throughput.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("task", "way", "words"),
+    [
+        ("L-BFGS, targeted, cpu", "vaecore", "targeted L-BFGS takes {} ms an image"),
+        ("L-BFGS, targeted, cpu", "scipy, one by one", "(scipy, one image at a time: {} ms)"),
+        (
+            "errors of reconstructions, MLP VAE, K = 10, 1,000 images, cpu",
+            "vaecore",
+            "errors of ten reconstructions take {} ms an image",
+        ),
+        (
+            "errors of reconstructions, MLP VAE, K = 10, 1,000 images, cpu",
+            "forward passes",
+            "(naive forward passes: {} ms)",
+        ),
+    ],
+)
+def test_the_speed_in_words_is_that_of_the_committed_runs(speed, task, way, words):
+    (took,) = [row[2] for row in speed["speed and quality"] if row[:2] == (task, way)]
+    assert words.format(took) in " ".join(README.split())
+
+
+PAGES = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "claims/README.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        file, _, heading = target.partition("#")
+        linked = page.parent / file if file else page
+        assert linked.exists(), target
+        headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
+        assert not heading or heading in [name.lower().replace(" ", "-") for name in headings], target
+
+
+def test_the_files_that_recipes_name_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = {name for name in re.findall(r"`([\w./]+\.(?:pyi?|toml|md))`", text) if "_name.py" not in name}
+    assert len(named) > 20
+    missing = [
+        name for name in named if not any((folder / name).is_file() for folder in (ROOT, ROOT / "vaecore/suite"))
+    ]
+    assert missing == []
