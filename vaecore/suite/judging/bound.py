@@ -1,4 +1,4 @@
-"""Bounds: where the whole interval of a claim must lie; and what is registered of a claim for a data set."""
+"""Bounds: where the whole interval of a claim must lie, and how they are registered."""
 
 import math
 import tomllib
@@ -15,7 +15,7 @@ _BOUND_KEYS = {"above", "below", "pilot", "date", "unregistered", "power"}
 
 @dataclass(frozen=True)
 class Bound:
-    """Where the whole interval must lie: above `low` and below `high` (infinite where there is no such side)."""
+    """The whole interval must lie above `low` and below `high`; a side that is infinite asks for nothing."""
 
     low: float = float("-inf")
     high: float = float("inf")
@@ -30,7 +30,7 @@ class Bound:
         return f"< {high}" if self.low == float("-inf") else f"in ({low}, {high})"
 
     def verdict(self, interval: Interval) -> str:
-        """ "supported", "refuted" or "inconclusive"; NaN is inconclusive."""
+        """Give "supported", "refuted" or "inconclusive"; NaN is inconclusive."""
         if interval.low > self.low and interval.high < self.high:
             return "supported"
         if interval.high < self.low or interval.low > self.high:
@@ -38,13 +38,13 @@ class Bound:
         return "inconclusive"
 
     def nearest(self, estimate: float) -> float:
-        """The side that is nearest to an estimate: the one to clear."""
+        """The side nearest to an estimate, which it has to clear."""
         return self.low if abs(estimate - self.low) <= abs(estimate - self.high) else self.high
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What is registered of a claim for a data set: as the fields of `Claim` that have these names."""
+    """What is registered for a claim and a data set; fields as those of `Claim` that have their names."""
 
     bound: Bound | None
     registered: str = ""
@@ -53,7 +53,7 @@ class Standing:
 
 
 def standing(entry: Mapping[str, Any] | None, missing: str) -> Standing:
-    """What a checked entry of a registry or a file of bounds says; missing: why there is none, where it is None."""
+    """What a checked entry of a registry or a file of bounds says; missing: the reason where there is no entry."""
     if entry is None:
         return Standing(None, unregistered=missing)
     dated = str(entry.get("date", "")), str(entry.get("pilot", ""))
@@ -63,7 +63,7 @@ def standing(entry: Mapping[str, Any] | None, missing: str) -> Standing:
 
 
 def problems_of(entry: Any, where: str) -> list[str]:
-    """What is wrong with what is registered for a data set, in words; empty where nothing is."""
+    """Mistakes in what is registered for a data set, in words; where: its name in messages."""
     if not isinstance(entry, dict):
         return [f"{where} must be a table; got {entry!r}"]
     problems = [f"unknown key {where}.{key}" for key in sorted(set(entry) - _BOUND_KEYS)]
@@ -85,7 +85,7 @@ def problems_of(entry: Any, where: str) -> list[str]:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """What a TOML file holds; raises ValueError, with its name, where that can't be read."""
+    """The content of a TOML file; raises ValueError, with the file's name, where it can't be read."""
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -27,7 +27,7 @@ _PILOT = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """A file of bounds: what its pilot was, and what it says of each claim.
+    """A file of bounds: its pilot, and an entry for each claim that it concluded.
 
     pilot: data set and digests, profile, precision, seeds, models, registry, date. entries: as in a registry, for each
     claim.
@@ -40,40 +40,40 @@ class Bounds:
 
     def standing(self, claim: str, no_effect: Bound) -> Standing:
         """What is registered of a claim; raises ValueError where the bound is not on the side that no effect has."""
-        found = standing(self.entries.get(claim), f"the pilot of {self.file} did not conclude it")
-        bound = found.bound
+        registered = standing(self.entries.get(claim), f"the pilot of {self.file} did not conclude it")
+        bound = registered.bound
         if bound is not None and (
             math.isfinite(bound.low) != math.isfinite(no_effect.low)
             or math.isfinite(bound.high) != math.isfinite(no_effect.high)
         ):
             raise ValueError(f"{self.file}, claim {claim}: its bound must be like {no_effect}; got {bound}")
-        return found
+        return registered
 
     def notes(self, facts: Facts, registry: str, claims: Collection[str]) -> list[str]:
-        """What to mind where a study is judged by these bounds, in words; registry: its digest. claims: their ids."""
+        """What differs from the pilot's circumstances, in words; registry: its digest. claims: their ids."""
         pilot = self.pilot
-        found = []
+        notes = []
         for kind, name in (("vae", facts.vae), ("classifier", facts.classifier)):
             if pilot[kind] != name:
-                found.append(f"the bounds were set on another {kind}: {pilot[kind]}")
+                notes.append(f"the bounds were set on another {kind}: {pilot[kind]}")
         for what, value in (("profile", facts.profile), ("precision", facts.precision)):
             if pilot[what] != value:
-                found.append(f"the bounds were set in another {what}: {pilot[what]}")
+                notes.append(f"the bounds were set in another {what}: {pilot[what]}")
         if pilot["registry"] != registry:
-            found.append("the bounds were set under another registry: claims may have changed since")
+            notes.append("the bounds were set under another registry: claims may have changed since")
         unknown = sorted(set(self.entries) - set(claims))
         if unknown:
-            found.append(f"bounds of claims that are not looked at: {', '.join(unknown)}")
-        return found
+            notes.append(f"bounds of claims that are not looked at: {', '.join(unknown)}")
+        return notes
 
 
 def read_bounds(file: Path, facts: Facts) -> Bounds:
     """Read and check the bounds for a study's data; raises ValueError where they are malformed, or for other data."""
-    found = read_toml(file)
-    pilot, entries = found.get("pilot"), found.get("bounds")
-    if not isinstance(pilot, dict) or not isinstance(entries, dict) or set(found) != {"pilot", "bounds"}:
+    content = read_toml(file)
+    pilot, entries = content.get("pilot"), content.get("bounds")
+    if not isinstance(pilot, dict) or not isinstance(entries, dict) or set(content) != {"pilot", "bounds"}:
         raise ValueError(
-            f"{file} must hold the tables `pilot` and `bounds`; got {', '.join(found) or 'nothing'}"
+            f"{file} must hold the tables `pilot` and `bounds`; got {', '.join(content) or 'nothing'}"
             " (written by `--pilot --bounds`?)"
         )
     wrong = [key for key, kind in _PILOT.items() if not isinstance(pilot.get(key), kind)]
@@ -82,11 +82,11 @@ def read_bounds(file: Path, facts: Facts) -> Bounds:
     for name, entry in entries.items():
         if problems := problems_of(entry, name):
             raise ValueError(f"{file}: {'; '.join(problems)}")
-    for kind, seen in (("test", facts.test_digest), ("train", (facts.train_digest or ""))):
-        if pilot[f"{kind}_digest"] != seen and "" not in (pilot[f"{kind}_digest"], seen):
+    for kind, images_digest in (("test", facts.test_digest), ("train", facts.train_digest or "")):
+        if pilot[f"{kind}_digest"] != images_digest and "" not in (pilot[f"{kind}_digest"], images_digest):
             raise ValueError(
                 f"{file} must be for these {kind} images; it was set on {pilot['dataset']} of digest"
-                f" {pilot[f'{kind}_digest'][:12]}, these are {facts.dataset} of digest {seen[:12]} (other data need a"
-                " pilot of their own)"
+                f" {pilot[f'{kind}_digest'][:12]}, these are {facts.dataset} of digest {images_digest[:12]} (other data"
+                " need a pilot of their own)"
             )
     return Bounds(file, digest(file), pilot, entries)

@@ -1,4 +1,4 @@
-"""Where the findings are: the registry and the claims' tests of this package."""
+"""Paths of the findings: the folder of the claims' tests, and their registry."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ REGISTRY = FOLDER / "registry.toml"
 
 
 def shown(file: Path) -> str:
-    """A registry's name in messages."""
+    """The name of a registry's file in messages."""
     if file == REGISTRY:
         return f"claims/{file.name}"
     return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)

@@ -1,8 +1,8 @@
-"""What a pilot writes: bounds for a user's own data, once.
+"""Bounds that a pilot writes for a user's own data, once.
 
 The rule is that for `digits`: half-way between no effect and the pilot's mean, rounded towards no effect; a claim whose
-power at that bound is below LEAST_POWER gets none. Only the training seeds of a pilot are its own: its test images are
-those of the runs that its bounds will judge, as with `digits`.
+power at that bound is below LEAST_POWER gets none. A pilot has training seeds of its own. Its test images are those of
+the runs that its bounds will judge, as with `digits`.
 """
 
 import math
@@ -28,7 +28,7 @@ _HEAD = """\
 
 
 def check_new(file: Path, facts: Facts) -> None:
-    """Raise ValueError where a pilot must not, or can't, set bounds in this file."""
+    """Raise ValueError where a pilot must not set bounds in this file, or can't."""
     if file.exists():
         raise ValueError(
             f"{file} must be a new file; it is there already (bounds are registered once; to judge by it, leave out"
@@ -56,7 +56,7 @@ def write_bounds(file: Path, facts: Facts, registry: Registry, verdicts: Sequenc
     pilot = {
         "dataset": facts.dataset,
         "test_digest": facts.test_digest,
-        "train_digest": (facts.train_digest or ""),
+        "train_digest": facts.train_digest or "",
         "profile": facts.profile,
         "precision": facts.precision,
         "seeds": list(facts.seeds),
@@ -80,5 +80,5 @@ def _entry(claim: Claim, verdict: Verdict, today: date) -> dict[str, Any]:
     if not verdict.power >= LEAST_POWER:
         return {"unregistered": f"power {verdict.power:.2f} at bound {bound}", "pilot": pilot, "date": today}
     ends = {"above": bound.low, "below": bound.high}
-    known = {key: value for key, value in ends.items() if math.isfinite(value)}
-    return {**known, "pilot": pilot, "power": round(verdict.power, 3), "date": today}
+    finite = {key: value for key, value in ends.items() if math.isfinite(value)}
+    return {**finite, "pilot": pilot, "power": round(verdict.power, 3), "date": today}

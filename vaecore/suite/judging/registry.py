@@ -1,6 +1,6 @@
 """Registries of claims: every sentence, estimand and bound, read from `registry.toml` and checked.
 
-This package has one; a user's claims have one of their own, beside their tests.
+This package has a registry, and so have a user's claims, beside their tests.
 """
 
 import math
@@ -30,8 +30,8 @@ class Claim:
     level: of its interval, shared out within its family. registered: date of the bound, empty for no effect.
     untested: why no test concludes it yet, else empty. reported: why it is measured and not judged, else empty; then
     its bound is none, on any data set, and it takes no share of its family's error rate.
-    outside: the set outside that it takes, for instance "kmnist"; empty where it takes none, or one that is made.
-    file: the registry that it stands in. settable: that has no bounds for the data set, so that a pilot may set them.
+    outside: the set outside that it takes, for instance "kmnist"; empty where it takes none or a made one. file: of its
+    registry. settable: its registry has no bounds for the data set, so that a pilot may set them.
     """
 
     id: str
@@ -74,9 +74,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Registry:
-    """Claims for one data set, by id, the digest of the files that they stand in, and the title of each family.
+    """Claims for one data set, by id.
 
-    bounds: the file that bounds of the user's own data come from, None where there is none.
+    digest: of the files that they stand in. families: their titles, by letters. bounds: of a user's own data, where a
+    file gives them.
     """
 
     claims: Mapping[str, Claim]
@@ -91,7 +92,7 @@ class Registry:
 
 
 def registry_of(test: Path) -> Path:
-    """The registry of a test's file: the one beside it, else that of this package."""
+    """The registry of a test's file: beside it, else that of this package."""
     beside = test.with_name(REGISTRY.name)
     return beside if beside.is_file() and not beside.samefile(REGISTRY) else REGISTRY
 
@@ -105,8 +106,8 @@ def load_registry(dataset: str, *files: Path, bounds: Bounds | None = None) -> R
     """Read the claims of one registry or several (by default this package's) as they stand for a data set.
 
     Claims of a file that has no bounds for the data set are judged against no effect or, where given, by `bounds`.
-    Raises ValueError where a file breaks its own rules, or has a family that another has: a family shares one error
-    rate, and that of this package's must not move.
+    Raises ValueError where a file is malformed, or has a family that another has: a family shares one error rate, and
+    that of this package's must not move.
     """
     order = sorted(set(files), key=lambda file: (file != REGISTRY, file)) or [REGISTRY]
     owners = dict.fromkeys(map(family_of, _read(REGISTRY)[0]), REGISTRY)
@@ -128,7 +129,7 @@ def load_registry(dataset: str, *files: Path, bounds: Bounds | None = None) -> R
 
 def _claims(file: Path, entries: Mapping[str, Any], dataset: str, bounds: Bounds | None) -> dict[str, Claim]:
     settable = not any(dataset in entry for entry in entries.values())
-    found = {}
+    claims = {}
     for name, entry in entries.items():
         no_effect = Bound() if "reported" in entry else _no_effect(entry["no_effect"])
         assert no_effect is not None
@@ -138,7 +139,7 @@ def _claims(file: Path, entries: Mapping[str, Any], dataset: str, bounds: Bounds
             stands = bounds.standing(name, no_effect)
         else:
             stands = standing(entry.get(dataset), f"no bound is registered for {dataset}")
-        found[name] = Claim(
+        claims[name] = Claim(
             name,
             entry["kind"],
             entry["sentence"],
@@ -156,9 +157,9 @@ def _claims(file: Path, entries: Mapping[str, Any], dataset: str, bounds: Bounds
             file,
             settable,
         )
-    judged = [claim.family for claim in found.values() if claim.bound is not None and not claim.reported]
+    judged = [claim.family for claim in claims.values() if claim.bound is not None and not claim.reported]
     return {
-        name: replace(claim, level=family_level(max(1, judged.count(claim.family)))) for name, claim in found.items()
+        name: replace(claim, level=family_level(max(1, judged.count(claim.family)))) for name, claim in claims.items()
     }
 
 
@@ -178,10 +179,10 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _no_effect(text: str) -> Bound | None:
     """The bound that a text such as "> 0.5" or "in 0.4 0.6" stands for; None where it stands for none."""
-    found = re.fullmatch(rf"([<>]) ({_NUMBER})|in ({_NUMBER}) ({_NUMBER})", text)
-    if found is None:
+    match = re.fullmatch(rf"([<>]) ({_NUMBER})|in ({_NUMBER}) ({_NUMBER})", text)
+    if match is None:
         return None
-    direction, value, low, high = found.groups()
+    direction, value, low, high = match.groups()
     if direction is None:
         return Bound(float(low), float(high)) if float(low) < float(high) else None
     return Bound(low=float(value)) if direction == ">" else Bound(high=float(value))

@@ -1,4 +1,4 @@
-"""From an estimate to a verdict: the interval against the registered bound, and a sentence that says what to do."""
+"""Verdicts: the interval of an estimate against the registered bound, and a sentence that says what to do."""
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass
@@ -9,24 +9,25 @@ from scipy.special import ndtr, ndtri
 from vaecore.suite.facts import Facts
 from vaecore.suite.judging.bound import Bound
 from vaecore.suite.judging.registry import Claim, Registry
+from vaecore.suite.statistics import intervals
 from vaecore.suite.statistics.columns import origin_of
 from vaecore.suite.statistics.estimates import Estimate
-from vaecore.suite.statistics.intervals import Interval, Required, Spread, interval, smallest
+from vaecore.suite.statistics.intervals import Interval, Required, Spread
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 PILOT, REPORTED = "pilot", "reported"  # measured, not judged: in a pilot, or for want of a bound
-FEWEST_KEPT = 0.95  # below it the images on which L-BFGS succeeds are no fair sample of the images
+FEWEST_KEPT = 0.95  # share of the images below which those on which L-BFGS succeeds are no fair sample
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a study says of a claim; plain values only, so that it travels between processes and into JSON.
+    """A study's verdict on a claim; plain values only, so that it travels between processes and into JSON.
 
     verdict: "supported", "refuted", "inconclusive"; "pilot" or "reported" where it only measures. message: the result
-    in a sentence. per_run: the estimate of each run. power: chance to clear the bound at the variances found, were the
+    in a sentence. per_run: the estimate of each run. power: chance to clear the bound at its variances, were the
     estimate the truth. needed_images, needed_runs: what would decide, None where that is not to be had. spreads: what
-    the interval is made of, so that one at another level follows; none where there is no interval. bound_low,
-    bound_high: `bound` as numbers, infinite where there is no such side.
+    the interval follows from at any level; none where there is no interval. bound_low, bound_high: `bound` as numbers,
+    infinite where there is no such side.
     """
 
     claim: str
@@ -64,61 +65,63 @@ def judge(claim: Claim, estimates: Sequence[Estimate], facts: Facts) -> Verdict:
     """Judge a claim by one estimate, or by the smallest of several, each with the conditions that it looked at."""
     if not estimates:
         raise ValueError(f"claim {claim.id} needs an estimate to conclude; got none")
-    found = interval(estimates[0], claim.level) if len(estimates) == 1 else smallest(estimates, claim.level)
+    alone = len(estimates) == 1
+    interval = intervals.interval(estimates[0], claim.level) if alone else intervals.smallest(estimates, claim.level)
     origin = origin_of(estimates)
     per_run = tuple(min(values) for values in zip(*(estimate.per_run.tolist() for estimate in estimates), strict=True))
     bound = claim.bound
     if bound is None or (facts.pilot and not claim.reported):
-        bound = claim.suggested(found.estimate)
+        bound = claim.suggested(interval.estimate)
     why = _indecision(decisive=facts.decisive, kept=origin.kept)
-    clears = bound.verdict(found)
+    clears = bound.verdict(interval)
     judged = INCONCLUSIVE if clears == SUPPORTED and why else clears
     verdict = REPORTED if claim.reported else PILOT if facts.pilot else judged
     needed = None
     if verdict == INCONCLUSIVE and not why:
-        reach = found.required(bound.nearest(found.estimate))
+        reach = interval.required(bound.nearest(interval.estimate))
         # Of the test images; those of a set outside grow with them.
-        images = None if reach.images is None else -(-reach.images * (found.images - found.outside) // found.images)
+        inside = interval.images - interval.outside
+        images = None if reach.images is None else -(-reach.images * inside // interval.images)
         needed = Required(images if images is not None and images <= facts.test_images else None, reach.runs)
-        why = _remedy(needed, facts.test_images, outside=found.outside > 0)
+        why = _remedy(needed, facts.test_images, outside=interval.outside > 0)
     return Verdict(
         claim.id,
         verdict,
-        _message(claim, found, str(bound), verdict, why, facts.finished),
-        found.estimate,
-        found.low,
-        found.high,
-        found.level,
+        _message(claim, interval, str(bound), verdict, why, facts.finished),
+        interval.estimate,
+        interval.low,
+        interval.high,
+        interval.level,
         str(bound),
-        found.runs,
-        found.images,
+        interval.runs,
+        interval.images,
         per_run,
-        _power(found, bound),
+        _power(interval, bound),
         needed.images if needed else None,
         needed.runs if needed else None,
         tuple(sorted(origin.conditions)),
-        found.spreads,
+        interval.spreads,
         bound.low,
         bound.high,
     )
 
 
-def _power(found: Interval, bound: Bound) -> float:
+def _power(interval: Interval, bound: Bound) -> float:
     """Normal approximation: chance that the interval's end on the bound's side clears it."""
     if bound == Bound():
         return float("nan")
-    if bound.nearest(found.estimate) == bound.low:
-        margin, gap = found.estimate - found.low, found.estimate - bound.low
+    if bound.nearest(interval.estimate) == bound.low:
+        margin, gap = interval.estimate - interval.low, interval.estimate - bound.low
     else:
-        margin, gap = found.high - found.estimate, bound.high - found.estimate
+        margin, gap = interval.high - interval.estimate, bound.high - interval.estimate
     if not margin > 0:
         return float("nan")
-    quantile = ndtri((1 + found.level) / 2)
+    quantile = ndtri((1 + interval.level) / 2)
     return float(ndtr((gap / margin - 1) * quantile))
 
 
 def _indecision(*, decisive: bool, kept: float) -> str:
-    """Why nothing can be supported, whatever the numbers; else empty."""
+    """Why the study can't support the claim, whatever the numbers; else empty."""
     if not decisive:
         return "one run or the smoke profile is too little to support a claim: use --profile standard"
     if kept < FEWEST_KEPT:
@@ -138,18 +141,18 @@ def _remedy(needed: Required, available: int, *, outside: bool) -> str:
     return f"the interval straddles the bound, and neither more runs nor the {available:,} test images would decide"
 
 
-def _message(claim: Claim, found: Interval, bound: str, verdict: str, why: str, finished: Sequence[str]) -> str:
-    images = f"{found.images - found.outside} + {found.outside}" if found.outside else str(found.images)
+def _message(claim: Claim, interval: Interval, bound: str, verdict: str, why: str, finished: Sequence[str]) -> str:
+    images = f"{interval.images - interval.outside} + {interval.outside}" if interval.outside else str(interval.images)
     text = (
-        f"{claim.id} {verdict}: {claim.estimand} = {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
-        f" (level {found.level:.4f}, {found.runs} runs x {images} images); bound {bound}"
+        f"{claim.id} {verdict}: {claim.estimand} = {interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+        f" (level {interval.level:.4f}, {interval.runs} runs x {images} images); bound {bound}"
     )
-    if found.runs == 1:
+    if interval.runs == 1:
         text += "; one run: the interval covers images only"
     elif finished:
         text += f"; one {' and '.join(finished)} in all runs: the interval does not cover its training"
-    if found.reason:
-        return f"{text}; no interval: {found.reason}"
+    if interval.reason:
+        return f"{text}; no interval: {interval.reason}"
     if verdict == REFUTED:
         return f"{text}; the whole interval lies beyond the bound, so the claim does not hold here"
     return f"{text}; {why}" if why else text
@@ -170,6 +173,6 @@ def no_verdict(registry: Registry, lacks: Callable[[str], str], concluded: Conta
 
 
 def tally(verdicts: Sequence[str]) -> str:
-    """How many there are of each verdict, in words."""
+    """The number of each verdict, in words."""
     order = (SUPPORTED, REFUTED, INCONCLUSIVE, PILOT, REPORTED)
     return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in order if verdict in verdicts)

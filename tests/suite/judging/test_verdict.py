@@ -1,0 +1,266 @@
+"""Does a verdict follow from its interval, bound and estimates alone, say what to do, and travel unharmed?"""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from vaecore.suite.judging.bound import Bound
+from vaecore.suite.judging.registry import Registry
+from vaecore.suite.judging.verdict import Verdict, judge, no_verdict, not_run, tally
+from vaecore.suite.statistics.columns import Column, Origin
+from vaecore.suite.statistics.estimates import auroc, difference, mean
+from vaecore.suite.statistics.intervals import interval
+from vaecore.suite.study.conditions import CLEAN, FGSM
+from vaecore.suite.study.tables import Table
+
+NAN = math.nan
+UNDEFINED = [[1.0, NAN, 1.0]] * 2
+BEYOND = "; the whole interval lies beyond the bound, so the claim does not hold here"
+
+
+def numbers(verdict):
+    return f"{verdict.estimate:.3f} [{verdict.low:.3f}, {verdict.high:.3f}]"
+
+
+def of(values, *conditions, kept=1.0):
+    """The mean of values that look at these conditions."""
+    return mean(Column(values, Origin(frozenset(conditions), kept)))
+
+
+@pytest.mark.parametrize(
+    ("bound", "word", "end"),
+    [
+        (Bound(low=0.4), "supported", "bound > 0.40"),
+        (Bound(low=0.6), "refuted", f"bound > 0.60{BEYOND}"),
+        (Bound(high=0.6), "supported", "bound < 0.60"),
+        (Bound(high=0.4), "refuted", f"bound < 0.40{BEYOND}"),
+        (Bound(0.4, 0.6), "supported", "bound in (0.40, 0.60)"),
+    ],
+)
+def test_supported_and_refuted_and_their_messages(claim, facts, values, bound, word, end):
+    verdict = judge(claim(bound), [values(0.5)], facts)
+    assert verdict.verdict == word
+    assert verdict.message == f"A1 {word}: share = {numbers(verdict)} (level 0.9500, 5 runs x 400 images); {end}"
+    assert numbers(verdict).startswith("0.500 [0.49")
+    assert (verdict.claim, verdict.runs, verdict.images, verdict.level) == ("A1", 5, 400, 0.95)
+    assert (verdict.bound, verdict.bound_low, verdict.bound_high) == (str(bound), bound.low, bound.high)
+    assert (verdict.needed_images, verdict.needed_runs) == (None, None)
+
+
+def test_inconclusive_says_how_many_images_or_runs_would_decide(claim, facts, values):
+    near = claim(Bound(low=0.498))
+    verdict = judge(near, [values(0.5)], facts)
+    assert verdict.verdict == "inconclusive"
+    assert 400 < verdict.needed_images < 5000
+    assert 5 < verdict.needed_runs < 50
+    assert verdict.message.endswith(
+        f"; the interval straddles the bound; about {verdict.needed_images:,} images (--profile full),"
+        f" or about {verdict.needed_runs:,} runs (--runs) would decide"
+    )
+    # As many images as asked for, with the same variances, do decide.
+    more = values(0.5, images=int(1.3 * verdict.needed_images), seed=1)
+    assert judge(near, [more], facts).verdict == "supported"
+    few = judge(near, [values(0.5)], replace(facts, test_images=verdict.needed_images - 1))
+    assert (few.needed_images, few.needed_runs) == (None, verdict.needed_runs)
+
+
+def test_inconclusive_where_no_number_decides(claim, facts):
+    verdict = judge(claim(Bound(low=0.5)), [mean(np.tile([0.0, 1.0], (2, 30)))], facts)
+    assert verdict.message.endswith(
+        "; the interval straddles the bound, and neither more runs nor the 1,000,000 test images would decide"
+    )
+    assert (verdict.needed_images, verdict.needed_runs) == (None, None)
+
+
+def test_images_of_a_set_outside_do_not_count_among_the_test_images_that_would_decide(claim, facts):
+    generator = np.random.default_rng(0)
+    estimate = auroc(generator.normal(size=(5, 400)), generator.normal(size=(5, 800)) + 0.03, paired=False)
+    verdict = judge(claim(Bound(low=0.5)), [estimate], facts)
+    assert verdict.verdict == "inconclusive"
+    assert verdict.needed_images == math.ceil(interval(estimate, 0.95).required(0.5).images / 3)
+    assert "5 runs x 400 + 800 images" in verdict.message
+    assert f"about {verdict.needed_images:,} test images, and more of the set outside (--profile" in verdict.message
+
+
+def test_nan_is_inconclusive_with_its_reason(claim, facts):
+    verdict = judge(claim(Bound(low=0.5)), [mean(UNDEFINED)], facts)
+    assert verdict.verdict == "inconclusive"
+    assert verdict.message == (
+        "A1 inconclusive: share = nan [nan, nan] (level 0.9500, 2 runs x 3 images); bound > 0.50;"
+        " no interval: 2 of 6 values are not finite"
+    )
+    assert math.isnan(verdict.power)
+
+
+@pytest.mark.parametrize(("bound", "word"), [(Bound(low=0.4), "inconclusive"), (Bound(low=0.6), "refuted")])
+def test_a_study_that_is_too_small_may_refute_and_never_supports(claim, facts, values, bound, word):
+    verdict = judge(claim(bound), [values(0.5)], replace(facts, decisive=False))
+    assert verdict.verdict == word
+    hint = "; one run or the smoke profile is too little to support a claim: use --profile standard"
+    assert verdict.message.endswith(hint) == (word == "inconclusive")
+    assert (verdict.needed_images, verdict.needed_runs) == (None, None)
+
+
+def test_the_message_says_what_the_interval_does_not_cover(claim, facts, values):
+    one_run = judge(claim(Bound(low=0.4)), [values(0.5, runs=1)], facts)
+    assert one_run.message.endswith("1 runs x 400 images); bound > 0.40; one run: the interval covers images only")
+    finished = judge(claim(Bound(low=0.4)), [values(0.5)], replace(facts, finished=("vae",)))
+    assert finished.message.endswith("; one vae in all runs: the interval does not cover its training")
+
+
+def test_smallest_of_several_is_judged(claim, facts, values):
+    steps = [values(0.3), values(0.1, seed=1), values(0.5, seed=2)]
+    verdict = judge(claim(Bound(low=0.05)), steps, facts)
+    assert verdict.verdict == "supported"
+    assert verdict.estimate == pytest.approx(0.1)
+    assert judge(claim(Bound(low=0.2)), steps, facts).verdict == "refuted"
+    each = judge(claim(Bound(low=0.0)), [mean([[0.1, 0.1], [0.4, 0.4]]), mean([[0.3, 0.3], [0.2, 0.2]])], facts)
+    assert each.per_run == pytest.approx((0.1, 0.2))  # the smallest of each run
+    with pytest.raises(ValueError, match=r"^claim A1 needs an estimate to conclude; got none$"):
+        judge(claim(Bound(low=0.4)), [], facts)
+
+
+def test_a_difference_is_judged_as_it_stands(claim, facts, values):
+    verdict = judge(claim(Bound(low=0.1)), [difference(values(0.9), values(0.2, seed=1))], facts)
+    assert verdict.estimate == pytest.approx(0.7)
+    assert verdict.verdict == "supported"
+
+
+# Conditions, and the share of images kept
+
+
+def test_a_verdict_has_the_conditions_of_its_estimates(claim, facts):
+    ones = np.ones((2, 400))
+    pair = difference(of(ones, "lbfgs"), of(0 * ones, "gaussian-lbfgs"))
+    verdict = judge(claim(Bound(low=0.5)), [pair, of(ones, "clean")], facts)
+    assert verdict.conditions == ("clean", "gaussian-lbfgs", "lbfgs")
+    assert judge(claim(Bound(low=0.5)), [mean(ones)], facts).conditions == ()
+
+
+@pytest.mark.parametrize(("kept", "word"), [(380, "supported"), (379, "inconclusive")])
+def test_below_a_share_of_0_95_of_images_kept_nothing_is_supported(claim, facts, kept, word):
+    """The share is the smallest of all that the claim looks at, through arithmetic and in any of several estimates."""
+    whole = Table.of({"l2": np.ones((2, 400))}, Origin(frozenset({"lbfgs"})))
+    left, clean = whole.take(np.arange(kept), of=400)["l2"], np.ones((2, kept))
+    for estimates in ([mean(left)], [mean((left + clean) > 1)], [mean(clean), mean(left[:, :200])]):
+        verdict = judge(claim(Bound(low=0.5)), estimates, facts)
+        assert verdict.verdict == word
+        hint = "L-BFGS succeeded in all runs on 95% of the images only, so that what is left is no fair sample"
+        assert verdict.message.endswith(hint) == (word == "inconclusive")
+        assert (verdict.needed_images, verdict.needed_runs) == (None, None)
+    assert judge(claim(Bound(high=0.5)), [mean(left)], facts).verdict == "refuted"
+
+
+def test_tables_that_a_test_only_looks_at_change_no_verdict(tiny, claim, facts):
+    """Neither before nor after: conditions and kept share are the estimate's own."""
+    estimate = mean(tiny.table(CLEAN)["confidence"] > 0)
+    before = judge(claim(Bound(low=0.5)), [estimate], facts)
+    table, _ = tiny.paired(FGSM(1), CLEAN)
+    table = table.take(np.arange(2), of=12)
+    assert (table["l2"].origin.kept, table.origin.conditions) == (2 / 12, {"fgsm-0.2"})
+    after = judge(claim(Bound(low=0.5)), [estimate], facts)
+    assert (before.verdict, before.conditions) == ("supported", ("clean",))
+    assert after == before
+
+
+# Pilots, and claims that are reported
+
+
+@pytest.mark.parametrize(
+    ("no_effect", "centre", "suggested"),
+    [(Bound(low=0.0), 0.347, "> 0.17"), (Bound(high=0.0), -0.347, "< -0.17"), (Bound(low=0.0), -0.3, "> 0.00")],
+)
+def test_pilot_suggests_a_bound_and_judges_nothing(claim, facts, values, no_effect, centre, suggested):
+    registered = claim(Bound(low=0.9), no_effect=no_effect)
+    verdict = judge(registered, [values(centre)], replace(facts, pilot=True))
+    assert (verdict.verdict, verdict.bound) == ("pilot", suggested)
+    assert verdict.message == (
+        f"A1 pilot: share = {numbers(verdict)} (level 0.9500, 5 runs x 400 images); bound {suggested}"
+    )
+    assert (verdict.power > 0.99) == (centre != -0.3)
+
+
+def test_pilot_of_nan_suggests_no_effect(claim, facts):
+    verdict = judge(claim(None), [mean(UNDEFINED)], replace(facts, pilot=True))
+    assert (verdict.verdict, verdict.bound) == ("pilot", "> 0.00")
+
+
+@pytest.mark.parametrize("pilot", [False, True])
+@pytest.mark.parametrize("centre", [-0.5, 0.5])
+def test_what_is_reported_is_measured_and_not_judged(claim, facts, values, pilot, centre):
+    """Whatever the value, in a pilot or not; NaN stays visible."""
+    reported, facts = claim(Bound(), no_effect=Bound(), reported="no pilot"), replace(facts, pilot=pilot)
+    verdict = judge(reported, [values(centre)], facts)
+    assert (verdict.verdict, verdict.bound) == ("reported", "none")
+    assert verdict.estimate == pytest.approx(centre)
+    assert verdict.low < centre < verdict.high
+    assert math.isnan(verdict.power)
+    assert numbers(verdict) in verdict.message
+    undefined = judge(reported, [mean(UNDEFINED)], facts)
+    assert undefined.verdict == "reported"
+    assert "no interval" in undefined.message
+
+
+# Power
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    ("margins", "expected"), [(1, 0.5), (2, norm.cdf(1.96)), (0, norm.cdf(-1.96)), (20, 1), (-2, 0)]
+)
+def test_power_is_the_chance_to_clear(claim, facts, values, margins, expected, sign):
+    """One margin from the bound the interval's end lies on it, so half of all studies clear it."""
+    estimate = values(0.5 * sign)
+    first = judge(claim(Bound(low=-9.0)), [estimate], facts)
+    margin = first.estimate - first.low
+    bound = Bound(low=0.5 - margins * margin) if sign > 0 else Bound(high=-0.5 + margins * margin)
+    assert judge(claim(bound), [estimate], facts).power == pytest.approx(expected, abs=1e-3)
+
+
+def test_power_follows_the_level(claim, facts, values):
+    wide, narrow = (judge(claim(Bound(low=0.49), level=level), [values(0.5)], facts) for level in (0.999, 0.9))
+    assert 0 < wide.power < narrow.power < 1
+
+
+# Many verdicts
+
+
+@pytest.mark.parametrize("estimate", [[[0.0, 1.0, 1.0]] * 2, UNDEFINED], ids=["numbers", "nan"])
+def test_a_verdict_travels_through_json(claim, facts, estimate):
+    verdict = judge(claim(Bound(low=0.499)), [of(estimate, "clean"), of(estimate, "lbfgs")], facts)
+    back = Verdict.from_json(json.loads(json.dumps(verdict.to_json())))
+    assert repr(back) == repr(verdict)  # NaN is not equal to itself
+
+
+def test_what_was_not_run_is_listed_with_the_reason(claim):
+    bound = Bound(low=0.0)
+    claims = [
+        claim(bound, name="A1"),
+        claim(bound, name="A2"),
+        claim(None, name="A3", unregistered="no power"),
+        claim(bound, name="A4", untested="not built yet"),
+        claim(bound, name="C1", outside="kmnist"),
+        claim(bound, name="C2", outside="notmnist"),
+    ]
+    registry = Registry({one.id: one for one in claims}, "0")
+
+    def lacks(kind):
+        return "not at hand" if kind == "kmnist" else ""
+
+    assert [one.id for one in not_run(registry, lacks, {"A1"})] == ["A2", "C2"]
+    assert not_run(registry, lacks, {"A1", "A2", "C2"}) == []
+    assert no_verdict(registry, lacks, {"A1"}) == {
+        "A2": "not run",
+        "A3": "no power",
+        "A4": "not built yet",
+        "C1": "not at hand",
+        "C2": "not run",
+    }
+
+
+def test_verdicts_are_counted_in_words():
+    assert tally(["refuted", "supported", "refuted"]) == "1 supported, 2 refuted"
