@@ -68,7 +68,7 @@ import torch
 from torch import nn
 {inspect.getsource(TinyVAE)}
 {inspect.getsource(TinyClassifier)}
-finished_vae, finished_classifier = TinyVAE(0), TinyClassifier(0)
+finished_vae, finished_classifier, number = TinyVAE(0), TinyClassifier(0), 3
 """
 
 

@@ -1,73 +1,29 @@
 """Does `pytest claims` judge, report and refuse as it promises? Tiny models and images, synthetic estimates."""
 
-import json
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rich.progress
 import torch
-import torchvision  # noqa: F401  # here: what it imports aborts if runs within this one import it twice
 
-from vaecore.suite.judging.registry import REGISTRY, load_registry
-from vaecore.suite.plugin.session import NOT_ALL_SUPPORTED, ClaimsSession
-from vaecore.suite.study import study as study_module
+from vaecore import ClassifierConfig, VAEConfig
+from vaecore.suite.judging.findings import REGISTRY
+from vaecore.suite.judging.registry import load_registry
+from vaecore.suite.plugin import session
+from vaecore.suite.plugin.options import session_of
+from vaecore.suite.results import load
+from vaecore.suite.study import setup
 
-MODELS = """
-import torch
-from torch import nn
-
-
-def weights(seed, columns):
-    return nn.Parameter(torch.randn(64, columns, generator=torch.Generator().manual_seed(seed)))
-
-
-class VAE(nn.Module):
-    def __init__(self, seed):
-        super().__init__()
-        self.weight = weights(seed, 4)
-
-    def encode(self, images):
-        return images.flatten(1) @ self.weight / 8, images.new_zeros(len(images), 4)
-
-    def decode(self, latents):
-        return (latents @ self.weight.T).sigmoid().view(-1, 1, 8, 8)
-
-
-class Classifier(nn.Module):
-    def __init__(self, seed):
-        super().__init__()
-        self.weight = weights(100 + seed, 3)
-
-    def forward(self, images):
-        return images.flatten(1) @ self.weight
-
-
-def vae(seed):
-    return VAE(seed)
-
-
-def classifier(seed):
-    return Classifier(seed)
-
-
-finished_vae, finished_classifier = VAE(0), Classifier(0)
-number = 3
-"""
-HEAD = "import numpy as np\nimport pytest\nfrom vaecore.suite.statistics.intervals import mean\n"
 CLAIMS = load_registry("mine.npz").claims
 LEVEL = f"{CLAIMS['A1'].level:.4f}"
 ONES, ZEROS = "np.ones((2, 600))", "np.zeros((2, 600))"
+CLEAN = f"Column({ONES}, Origin(frozenset({{'clean'}})))"  # as if of what clean images show
 HALF, NAN = "np.tile([0.0, 1.0], (2, 30))", "np.full((2, 30), np.nan)"
-OK, FAILED, INTERRUPTED, USAGE = (
-    pytest.ExitCode.OK,
-    pytest.ExitCode.TESTS_FAILED,
-    pytest.ExitCode.INTERRUPTED,
-    pytest.ExitCode.USAGE_ERROR,
-)
+OK, FAILED, INTERRUPTED, NOT_ALL_SUPPORTED = 0, 1, 2, 8
+USAGE = pytest.ExitCode.USAGE_ERROR
 
 
 def source(name, values, *, sentence=None, body=None, suffix=""):
@@ -79,28 +35,6 @@ def source(name, values, *, sentence=None, body=None, suffix=""):
         f'    """{sentence or registered}"""\n'
         f"    {body or f'claim.conclude(mean({values}))'}\n"
     )
-
-
-@pytest.fixture
-def run(pytester, monkeypatch):
-    """Give a function that runs pytest in this process on a module's source, with tiny models and images."""
-    for variable in ("VAECORE_DATA", "VAECORE_CACHE", "XDG_CACHE_HOME", "PYTEST_ADDOPTS", "COLUMNS", "PY_COLORS"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(REGISTRY.parents[1]))  # for subprocesses, installed or not
-    pytester.makepyfile(models=MODELS)
-    save(pytester.path / "mine.npz")
-
-    def start(text, *options, models=True, inprocess=True):
-        pytester.makepyfile(test_it=HEAD + text)
-        given = ["--dataset=mine.npz", "--runs=2", "--cache-dir=cache", "--device=cpu", "-pno:cacheprovider"]
-        given += ["--workers=1"]  # others would outlive the test, and keep its models
-        given += ["-pno:hypothesispytest"]  # it takes a second a run for its summary
-        given += ["--vae=models:vae", "--classifier=models:classifier"] * models
-        make = pytester.runpytest_inprocess if inprocess else pytester.runpytest_subprocess
-        return make(*given, *options)
-
-    start.path = pytester.path
-    return start
 
 
 def save(path, **arrays):
@@ -162,10 +96,9 @@ def test_verdict_decides_outcome_message_and_status(run, name, values, status, t
     result = run(source(name, values))
     assert result.ret == status
     result.assert_outcomes(passed=int(message is None), failed=int(message is not None))
-    lines = [tally, "No report was written: it takes all claims, on the reference study, or --report-dir."]
-    if message is not None:
-        lines.insert(0, message.replace("[", "[[]").replace("[[]0.*, 0.*]", "[[]0.*, 0.*]"))
-    result.stdout.fnmatch_lines(lines)
+    said = [] if message is None else [message.replace("[", "[[]")]
+    said += [tally, "No report was written: it takes all claims, on the reference study, or --report-dir."]
+    result.stdout.fnmatch_lines(said)
 
 
 def test_a_failure_that_is_no_verdict_gives_status_1(run):
@@ -243,7 +176,7 @@ def test_docstring_may_go_on_after_the_sentence(run):
     ("body", "message"),
     [
         (
-            "study.test",
+            "study.facts",
             "test_it.py::test_a1: claim A1 was not concluded; its test must call claim.conclude(estimate)",
         ),
         (
@@ -299,49 +232,46 @@ def verdicts(result):
 def test_parts_of_a_study(run, options, tally, missing):
     result = run(THREE.replace(HALF, "np.tile([-1.0, 1.0], (2, 30))"), *options)
     assert verdicts(result) == (tally, missing, True)
-    assert untouched(run.path)
+    assert not (run.path / "reports").exists()
 
 
-def test_workers_of_xdist_give_the_same_verdicts(run):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--workers=2",), ["device: cpu (2 workers); *", "clean  *"]),
+        (
+            ("-n2", "--report-dir=out"),
+            ["dataset: mine.npz (as asked), *", "clean  *", "Report: out/mine.npz/index.html"],
+        ),
+    ],
+)
+def test_processes_give_the_same_verdicts(run, whole, options, said):
     pytest.importorskip("xdist")
-    text = THREE.replace(f"claim.conclude(mean({ONES}))", f"study.table('clean'); claim.conclude(mean({ONES}))")
-    result = run(text, "-n2", "--report-dir=out", inprocess=False)
+    result = run(THREE.replace(ONES, CLEAN), *options, f"--cache-dir={whole}", inprocess=False)
     assert result.ret == NOT_ALL_SUPPORTED
     assert verdicts(result) == ("2 supported, 1 inconclusive", [], True)
-    result.stdout.fnmatch_lines(["dataset: mine.npz (as asked), *", "clean  *", "Report: out/mine.npz/index.html"])
-    assert [one["claim"] for one in json.loads((run.path / "out/mine.npz/results.json").read_text())["claims"]] == [
-        "A1",
-        "A2",
-        "A3",
-    ]
-
-
-def test_workers_give_the_same_verdicts(run):
-    text = THREE.replace(f"claim.conclude(mean({ONES}))", f"study.table('clean'); claim.conclude(mean({ONES}))")
-    result = run(text, "--workers=2", inprocess=False)
-    assert result.ret == NOT_ALL_SUPPORTED
-    assert verdicts(result) == ("2 supported, 1 inconclusive", [], True)
-    result.stdout.fnmatch_lines(["device: cpu (2 workers); *", "clean  *"])
+    result.stdout.fnmatch_lines(said)
+    if "-n2" in options:
+        assert [one["claim"] for one in load(run.path / "out/mine.npz")["claims"]] == ["A1", "A2", "A3"]
 
 
 def test_after_an_interruption_nothing_is_computed(run):
-    looked = source("A1", None, body=f"study.looked_at.add('clean'); claim.conclude(mean({ONES}))")
-    result = run(looked + "\n\ndef test_it():\n    raise KeyboardInterrupt\n", inprocess=False)
+    result = run(source("A1", CLEAN) + "\n\ndef test_it():\n    raise KeyboardInterrupt\n", inprocess=False)
     assert result.ret == INTERRUPTED
     result.stdout.fnmatch_lines(["1 supported", "Stopped. What was finished is kept in cache; the same command *"])
     assert untouched(run.path)
 
 
 @pytest.mark.parametrize(
-    ("options", "count"), [((), 2), (("--profile=smoke",), 1), (("-n2",), 1), (("-n2", "--workers=3"), 3)]
+    ("options", "count"), [((), 2), (("--profile=smoke",), 1), (("xdist",), 1), (("xdist", "--workers=3"), 3)]
 )
-def test_how_many_workers_unless_told(monkeypatch, options, count):
-    given = {"--workers": None, "--profile": "standard"}
-    config = SimpleNamespace(getoption=given.get, **{"workerinput": {}} if "-n2" in options else {})
-    given |= dict(option.split("=") for option in options if "=" in option)
-    given["--workers"] = given["--workers"] and int(given["--workers"])
+def test_how_many_workers_by_default(pytester, monkeypatch, options, count):
+    config = pytester.parseconfig("--device=cpu", "--dataset=digits", *(one for one in options if one != "xdist"))
+    if "xdist" in options:
+        config.workerinput = {}  # as in its workers
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert ClaimsSession._workers(SimpleNamespace(config=config), torch.device("cpu")) == count
+    assert session_of(config).study.facts.workers == count
 
 
 # What is said
@@ -355,7 +285,7 @@ def test_header_says_what_is_studied(run):
             "dataset: mine.npz (as asked), 12 test images, digest ????????????",
             (
                 "profile: standard, 2 runs (seeds 0 to 1), 12 images (12 for L-BFGS);"
-                " vae models:vae, classifier models:classifier"
+                " attack budget 0.2; vae models:TinyVAE, classifier models:TinyClassifier"
             ),
             "intervals cover training runs and test images",
             f"device: cpu ({torch.get_num_threads()} threads); cache: cache",
@@ -373,18 +303,17 @@ def test_finished_models_give_one_run(run):
     result.stdout.fnmatch_lines(["profile: standard, 1 run (seed 0), *; vae models:finished_vae, *"])
 
 
-def test_progress_is_shown_on_a_terminal_only(run, monkeypatch, capsys):
+def test_progress_is_shown_on_a_terminal_only(run, pytester, monkeypatch):
     def refuse(*_columns, **_settings):
         raise AssertionError("no progress where output is no terminal")
 
     monkeypatch.setattr(rich.progress, "Progress", refuse)
-    result = run(source("A1", None, body=f"study.table('clean'); claim.conclude(mean({ONES}))"))
+    result = run(source("A1", None, body=f"study.table('clean').mse; claim.conclude(mean({ONES}))"))
     assert result.ret == OK
     assert "\x1b" not in result.stdout.str() + result.stderr.str()
-    terminal = SimpleNamespace(isatty=True, ensure_newline=lambda: None)
-    plugins = {"terminalreporter": terminal, "capturemanager": None}
-    config = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin=plugins.get), getoption=lambda _: False)
-    with pytest.raises(AssertionError, match="no progress"), ClaimsSession(config).meter("training"):
+    config = pytester.parseconfigure()
+    config.pluginmanager.get_plugin("terminalreporter").isatty = True
+    with pytest.raises(AssertionError, match="no progress"), session_of(config).meter("training"):
         pass
 
 
@@ -394,7 +323,7 @@ def test_pilot_takes_seeds_of_its_own_and_never_fails(run):
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["profile: standard, 2 runs (seeds 1000 to 1001), *", "2 pilot"])
     result.stdout.no_fnmatch_line("*refuted*")
-    assert untouched(run.path)
+    assert not (run.path / "reports").exists()
 
 
 def test_tests_without_claims_load_no_data(run):
@@ -418,15 +347,14 @@ def test_auto_takes_mnist_where_it_is_to_be_had(monkeypatch, on_disk, answers, d
         if download is not None:
             raise download
 
-    monkeypatch.setattr(study_module, "is_available", lambda _name, _root: on_disk)
-    monkeypatch.setattr(study_module, "probe", lambda _name: answers)
-    monkeypatch.setattr(study_module, "load_images", load)
-    found = study_module.choose_dataset("auto", None)
-    assert (found.name, found.why) == expected
+    monkeypatch.setattr(setup, "is_available", lambda _name, _root: on_disk)
+    monkeypatch.setattr(setup, "probe", lambda _name: answers)
+    monkeypatch.setattr(setup, "load_images", load)
+    assert setup.choose_dataset("auto", None) == setup.Dataset(*expected)
 
 
 def test_auto_falls_to_digits_and_says_why(run, monkeypatch):
-    monkeypatch.setattr(study_module, "probe", lambda _name: False)
+    monkeypatch.setattr(setup, "probe", lambda _name: False)
     result = run(source("A1", ONES), "--dataset=auto", "--data-root=empty", models=False)
     assert result.ret == OK
     result.stdout.fnmatch_lines(
@@ -442,19 +370,39 @@ def test_auto_falls_to_digits_and_says_why(run, monkeypatch):
 # The report
 
 
-def every_claim():
-    return "".join(source(claim.id, ONES) for claim in CLAIMS.values() if not claim.untested)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A cache for the tests that write a whole report."""
+    return tmp_path_factory.mktemp("whole")
 
 
-def test_report_is_written_where_asked_for(run):
-    result = run(source("A1", ONES), "--report-dir=out")
+@pytest.mark.slow
+def test_report_is_written_where_asked_for(run, whole):
+    result = run(source("A1", ONES), "--report-dir=out", f"--cache-dir={whole}")
     assert result.ret == OK
     result.stdout.fnmatch_lines(["Report: out/mine.npz/index.html"])
-    results = json.loads((run.path / "out/mine.npz/results.json").read_text())
+    results = load(run.path / "out/mine.npz")
     assert [one["claim"] for one in results["claims"]] == ["A1"]
     assert results["not_concluded"]["A2"] == "not run"
     assert results["seeds"] == [0, 1]
     assert not (run.path / "reports").exists()
+
+
+@pytest.fixture
+def folders(monkeypatch):
+    """Folders that reports would be written to; the reference models train for an epoch."""
+    small = VAEConfig(latent_size=2, hidden_size=4, epochs=1), ClassifierConfig((2, 2), 4, epochs=1)
+    monkeypatch.setattr(setup, "reference_configs", lambda _: small)
+    written = []
+    monkeypatch.setattr(session.collect, "tasks", lambda _: [])
+    monkeypatch.setattr(session.reporting, "whole", lambda *_: {"conditions": {}})
+    monkeypatch.setattr(session, "drawn", lambda *_: {})
+    monkeypatch.setattr(session.terminal, "summary", lambda *_, **__: "")
+    monkeypatch.setattr(session.writing, "write", lambda folder, *_: written.append(str(folder)))
+    return written
+
+
+EVERY = "".join(source(claim.id, ONES) for claim in CLAIMS.values() if not claim.untested)
 
 
 @pytest.mark.parametrize(
@@ -468,31 +416,17 @@ def test_report_is_written_where_asked_for(run):
     ],
     ids=["whole", "fewer runs", "smoke", "pilot", "part"],
 )
-def test_report_is_written_unasked_only_when_whole(run, monkeypatch, options, written):
-    # Reference models take minutes to train: the tiny ones pose as them.
-    monkeypatch.setattr(study_module.Study, "reference_model", lambda self, kind, seed, _: pose(kind, seed))
-    folders = []
-    monkeypatch.setattr("claims.report.gather", lambda *_, **__: {})
-    monkeypatch.setattr("claims.report.write", lambda folder, *_: folders.append(str(folder)))
-    run(every_claim(), *options, models=False)
+def test_report_is_written_unasked_only_when_whole(run, folders, options, written):
+    run(EVERY, *options, models=False)
     assert folders == ([str(run.path / "reports/mine.npz")] if written else [])
 
 
-def pose(kind, seed):
-    space = {}
-    exec(MODELS, space)  # noqa: S102  # the text above
-    return space[kind](seed)
-
-
 def test_report_of_a_users_models_is_written_only_when_asked_for(run):
-    assert run(every_claim()).ret == NOT_ALL_SUPPORTED
+    assert run(EVERY).ret == NOT_ALL_SUPPORTED
     assert not (run.path / "reports").exists()
 
 
-def test_pilot_report_has_a_folder_of_its_own(run, monkeypatch):
-    folders = []
-    monkeypatch.setattr("claims.report.gather", lambda *_, **__: {})
-    monkeypatch.setattr("claims.report.write", lambda folder, *_: folders.append(str(folder)))
+def test_pilot_report_has_a_folder_of_its_own(run, folders):
     run(source("A1", ONES), "--pilot", "--report-dir=out")
     assert folders == ["out/mine.npz-pilot"]
 
@@ -563,7 +497,7 @@ def test_bad_input_is_a_usage_error(run, case):
     make, options, message = BAD[case]
     if make is not None:
         make(run.path)
-    result = run(source("A1", None, body=f"study.table('clean'); claim.conclude(mean({ONES}))"), *options)
+    result = run(source("A1", None, body=f"study.table('clean').mse; claim.conclude(mean({ONES}))"), *options)
     assert result.ret == USAGE
     assert len(result.errlines) == 2  # the line and the end of it
     result.stderr.fnmatch_lines([f"ERROR: {message}"])
@@ -571,10 +505,10 @@ def test_bad_input_is_a_usage_error(run, case):
 
 
 def test_a_made_model_is_checked_before_anything_is_computed(run):
-    result = run(source("A1", None, body="study.table('clean')"), "--vae=models:classifier")
+    result = run(source("A1", None, body="study.table('clean').mse"), "--vae=models:TinyClassifier")
     assert result.ret == USAGE
     result.stderr.fnmatch_lines(
-        ["ERROR: --vae models:classifier must give a model with encode and decode; it lacks encode, decode"]
+        ["ERROR: --vae models:TinyClassifier must give a model with encode and decode; it lacks encode, decode"]
     )
     assert untouched(run.path)
 
@@ -595,14 +529,14 @@ def test_values_out_of_a_list_are_refused_by_pytest(run, option):
     result.stderr.fnmatch_lines([f"*error: argument {option.partition('=')[0]}: invalid *"])
 
 
-# What a review found
+# The cache, precision, and too little evidence
 
 
 def test_a_damaged_cache_is_mended_with_a_warning_under_the_repository_s_own_settings(run):
     shutil.copy(REGISTRY.parents[1] / "pyproject.toml", run.path / "pyproject.toml")
     text = source("A1", "study.table('clean').consistent")
     first = run(text)
-    entries = sorted((run.path / "cache/evidence").glob("*.safetensors"))
+    entries = sorted((run.path / "cache/draws").glob("*.safetensors"))
     assert entries
     for entry in entries:
         entry.write_bytes(entry.read_bytes()[:-7])
@@ -615,13 +549,13 @@ def test_a_damaged_cache_is_mended_with_a_warning_under_the_repository_s_own_set
 
 
 def test_reconstructions_are_made_in_the_precision_that_is_asked_for_and_kept_apart(run):
-    text = source("A1", ONES).replace("    claim.conclude", "    study.table('clean')\n    claim.conclude")
+    text = source("A1", "study.table('clean').consistent")
     entries = []
     for precision in ("float32", "bfloat16"):
         result = run(text, f"--precision={precision}")
         header = "device: cpu (* threads)" + ("" if precision == "float32" else "; reconstructions in bfloat16")
         result.stdout.fnmatch_lines([f"{header}; cache: cache"])
-        entries.append(len([*(run.path / "cache/evidence").rglob("*.safetensors")]))
+        entries.append(len([*(run.path / "cache/draws").rglob("*.safetensors")]))
     assert entries[1] > entries[0]  # what is of another precision is another thing
     refused = run(text, "--precision=tf32")
     assert refused.ret == pytest.ExitCode.USAGE_ERROR
@@ -639,8 +573,7 @@ def test_a_first_failure_that_stops_the_run_is_no_whole_result(run):
 
 
 def test_few_successes_of_lbfgs_support_nothing(run):
-    text = source("A3", ONES).replace("    claim.conclude", "    study.kept = 0.9\n    claim.conclude")
-    result = run(text)
+    result = run(source("A3", f"Column({ONES}, Origin(frozenset({{'lbfgs'}}), 0.9))"))
     assert result.ret == NOT_ALL_SUPPORTED
     result.stdout.fnmatch_lines(["A3 inconclusive: *; L-BFGS succeeded in all runs on 90% of the images only*"])
 
