@@ -119,6 +119,9 @@ def test_every_purifier_maps_images_to_images_whatever_their_batch(vae, classifi
     assert views.max() <= 1
     alone = [purifier.views(images[[row]], INDICES[[row]], 3) for row in range(4)]
     assert_close(views, torch.cat(alone), atol=1e-4, rtol=1e-4)
+    few = purifier.with_draws(2)
+    assert few.draws == min(purifier.draws, 2)
+    assert_close(few.views(images, INDICES, 3), views[:, :2], atol=1e-4, rtol=1e-4)
     assert purifier(images).shape == images.shape
     nn.Sequential(purifier, classifier)(images)
     with pytest.raises(ValueError, match="must lie in"):

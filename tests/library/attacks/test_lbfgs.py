@@ -468,14 +468,6 @@ def test_the_host_waits_for_nothing_in_a_round(rough, monkeypatch):
 # What callers pass in
 
 
-def nan(ahead):
-    return torch.where(ahead < 0.2, torch.nan, ahead)
-
-
-def infinite(ahead):
-    return torch.where(ahead < 0.2, torch.inf, ahead)
-
-
 def steep(ahead):
     """Itself, but for a gradient without end."""
     if ahead.requires_grad:
@@ -486,7 +478,11 @@ def steep(ahead):
 
 @pytest.mark.parametrize(
     ("strange", "message"),
-    [(nan, "logits must be finite"), (infinite, "logits must be finite"), (steep, "gradient of")],
+    [
+        (lambda ahead: torch.where(ahead < 0.2, torch.nan, ahead), "logits must be finite"),
+        (lambda ahead: torch.where(ahead < 0.2, torch.inf, ahead), "logits must be finite"),
+        (steep, "gradient of"),
+    ],
 )
 def test_what_is_not_finite_is_noticed_though_it_comes_late(two_classes, strange, message):
     """Not at the image itself, but on the way."""

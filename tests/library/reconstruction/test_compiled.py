@@ -164,8 +164,9 @@ class Other(VAE):
     pass
 
 
+@pytest.mark.usefixtures("capable")
 @pytest.mark.parametrize(
-    ("change", "there"),
+    ("use", "there"),
     [
         ({}, True),
         ({"precision": "tf32"}, True),
@@ -176,24 +177,21 @@ class Other(VAE):
         ({"kind": Other}, False),
     ],
 )
-@pytest.mark.usefixtures("capable")
-def test_the_kernel_is_for_errors_of_the_reference_vae_on_gpus(tiny_vae, change, there):
-    use = {"precision": "bfloat16", "reduce": squared_error, "device": CUDA, "kind": VAE} | change
+def test_the_kernel_is_for_errors_of_the_reference_vae_on_gpus(tiny_vae, use, there):
+    use = {"precision": "bfloat16", "reduce": squared_error, "device": CUDA, "kind": VAE} | use
     assert has_kernel(tiny_vae(kind=use["kind"]), use["reduce"], use["precision"], use["device"]) is there
 
 
 @pytest.mark.usefixtures("capable")
-@pytest.mark.parametrize(
-    ("where", "what", "value"),
-    [
+def test_the_kernel_takes_triton_and_a_gpu_of_nvidia_s_with_tensor_cores(monkeypatch, tiny_vae):
+    for where, what, value in (
         (importlib.util, "find_spec", lambda _: None),
         (torch.cuda, "get_device_capability", lambda _: (7, 5)),
         (torch.version, "hip", "6.4"),
-    ],
-)
-def test_the_kernel_takes_triton_and_a_gpu_of_nvidia_s_with_tensor_cores(monkeypatch, tiny_vae, where, what, value):
-    monkeypatch.setattr(where, what, value)
-    assert not has_kernel(tiny_vae(), squared_error, "bfloat16", CUDA)
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, what, value)
+            assert not has_kernel(tiny_vae(), squared_error, "bfloat16", CUDA)
 
 
 @pytest.mark.parametrize(("took", "best"), [([3, 1, 2], 1), ([1, 2], 0), ([5], 0)])
@@ -318,7 +316,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from vaecore.reconstruction._fused import TILES, squared_error_kernel
 
-names = ("hidden", "weight", "bias", "images", "found", "rows", "pixels", "inner", "draws")
+names = ("hidden", "weight", "bias", "images", "errors", "rows", "pixels", "inner", "draws")
 sizes = ("PRODUCTS", "ROWS", "PIXELS", "INNER")
 for kind, products, architecture, tiles in (
     *(("bf16", "ieee", 90, tiles) for tiles in TILES), ("bf16", "ieee", 80, TILES[3]),
@@ -353,8 +351,19 @@ def test_the_kernel_is_right_in_triton_s_interpreter_and_takes_tensor_cores(scri
 # On a GPU
 
 
-def on_gpu(precision, compiled, count=301, draws=10):
-    """Errors in double precision on the CPU, and a function that computes them on the GPU."""
+@needs_gpu
+@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("tf32", 1e-3), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize(
+    ("way", "count", "draws"),
+    [
+        *(("plain", 301, 10), ("fastest", 301, 10)),
+        *((way, *size) for way in ("torch", "kernel") for size in ((301, 10), (7, 1), (3, 33))),
+    ],
+)
+def test_on_a_gpu_errors_are_those_of_double_precision(monkeypatch, way, precision, error, count, draws):
+    if way in ("torch", "kernel"):  # whichever is faster
+        monkeypatch.setattr(_compiled, "_chosen", {})
+        monkeypatch.setattr(_compiled, "fastest", lambda _: int(way == "kernel"))
     generator = torch.Generator().manual_seed(0)
     vae = VAE(VAEConfig(), (28, 28)).eval().requires_grad_(requires_grad=False)
     for parameter in vae.parameters():
@@ -365,28 +374,8 @@ def on_gpu(precision, compiled, count=301, draws=10):
         mean, log_variance = exact.encode(images.double())
         decoded = exact.decode((mean[:, None] + (log_variance / 2).exp()[:, None] * noise).flatten(0, 1))
         expected = squared_error(images.double(), decoded.view(count, draws, 1, 28, 28))
-    setting = {"draws": draws, "seed": 4, "reduce": squared_error, "precision": precision, "compiled": compiled}
-    return expected, lambda: reconstruct(vae.to(CUDA), images.to(CUDA), **setting)
-
-
-@needs_gpu
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("tf32", 1e-3), ("bfloat16", 1e-2)])
-def test_on_a_gpu_errors_are_those_of_double_precision(precision, error, compiled):
-    expected, call = on_gpu(precision, compiled)
-    assert (call().cpu() - expected).abs().max() < error
-
-
-@needs_gpu
-@pytest.mark.parametrize("place", [0, 1])
-@pytest.mark.parametrize(("precision", "error"), [("tf32", 1e-3), ("bfloat16", 1e-2)])
-@pytest.mark.parametrize(("count", "draws"), [(301, 10), (7, 1), (3, 33)])
-def test_on_a_gpu_both_ways_are_right(monkeypatch, place, precision, error, count, draws):
-    """Whichever is faster: the choice is taken out of the GPU's hands."""
-    monkeypatch.setattr(_compiled, "_chosen", {})
-    monkeypatch.setattr(_compiled, "fastest", lambda _: place)
-    expected, call = on_gpu(precision, True, count, draws)
-    assert (call().cpu() - expected).abs().max() < error
+    setting = {"draws": draws, "seed": 4, "reduce": squared_error, "precision": precision, "compiled": way != "plain"}
+    assert (reconstruct(vae.to(CUDA), images.to(CUDA), **setting).cpu() - expected).abs().max() < error
 
 
 @needs_gpu

@@ -33,6 +33,13 @@ class Plain:
         return self.vae.decode(latents)
 
 
+class Half(Plain):
+    """Decodes in half precision."""
+
+    def decode_logits(self, latents):
+        return self.vae.decode_logits(latents).bfloat16()
+
+
 class LinearGaussian:
     """x = W z + noise, of which log p(x) and the true posterior are known.
 
@@ -114,9 +121,6 @@ def test_it_is_the_logarithm_of_the_mean_importance_weight(tiny_vae, some_images
     expected = torch.stack([logarithms.exp().mean().log() for logarithms in each])
     bound = log_likelihood(vae, images, draws=6, seed=4, first_index=2)
     assert_close(bound.double(), expected, rtol=1e-5, atol=1e-4)
-    assert not bound.requires_grad
-    assert torch.equal(log_likelihood(vae, images, draws=6, seed=4, indices=indices), bound)
-    assert (log_likelihood(vae, images, draws=6, seed=5, first_index=2) - bound).abs().min() > 1e-4
 
 
 # The ELBO
@@ -135,9 +139,6 @@ def test_elbo_is_its_definition(tiny_vae, some_images, wrapper):
     expected = likelihood.mean(dim=1) - kl_divergence(posterior, Normal(0.0, 1.0)).sum(dim=1)
     bound = elbo(wrapper(vae), images, draws=draws, seed=3, first_index=4)
     assert_close(bound, expected, rtol=1e-5, atol=1e-4)
-    assert torch.equal(elbo(wrapper(vae), images, draws=draws, seed=3, indices=torch.arange(4, 12)), bound)
-    assert (elbo(vae, images, draws=draws, seed=4, first_index=4) != bound).all()
-    assert not bound.requires_grad
 
 
 class Fixed:
@@ -162,7 +163,7 @@ INK = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0]).repeat(4).view(1, 1, *SIDES)
 
 
 @pytest.mark.parametrize("steepness", [1, 20, 1000])
-@pytest.mark.parametrize("wrapper", [lambda vae: vae, Plain])
+@pytest.mark.parametrize("wrapper", [lambda vae: vae, Plain, Half])
 def test_elbo_is_the_score_of_that_name_with_its_sign(tiny_vae, some_images, steepness, wrapper):
     """Bit for bit, also where nearly all probabilities are 0 or 1 to float32: one function gives both."""
     vae, images = tiny_vae(), some_images(300).round()
@@ -216,25 +217,6 @@ def test_draws_of_the_likelihood_are_those_of_the_elbo(tiny_vae, some_images):
 
 
 # However it is computed
-
-
-@pytest.mark.parametrize(("function", "setting"), [(log_likelihood, {}), (elbo, {}), (likelihood_regret, {"steps": 3})])
-@settings(max_examples=20, deadline=None)
-@given(data=st.data(), seed=st.integers(0, 2**64 - 1))
-def test_chunks_portions_order_and_splits_change_nothing(tiny_vae, some_images, function, setting, data, seed):
-    """500 latents are decoded at once."""
-    count, draws = data.draw(st.integers(1, 7)), data.draw(st.sampled_from([1, 9, 120, 250, 501, 1100]))
-    vae, images = tiny_vae(), some_images(count)
-    indices = torch.tensor(data.draw(st.lists(st.integers(0, 2**34), min_size=count, max_size=count)))
-    order, cut = torch.tensor(data.draw(st.permutations(range(count)))), data.draw(st.integers(0, count - 1))
-
-    def joined(splits, **more):
-        same = {"draws": draws, "seed": seed, **setting, **more}
-        return torch.cat([function(vae, images[rows], indices=indices[rows], **same) for rows in splits if len(rows)])
-
-    one_by_one = joined(torch.arange(count).split(1))
-    in_parts = joined((order[:cut], order[cut:]), chunk=data.draw(st.integers(1, 7)))
-    assert_close(in_parts, one_by_one[order], atol=2e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("function", [log_likelihood, elbo])
@@ -396,21 +378,6 @@ def test_a_posterior_without_end_is_regretted_and_spoils_no_other_image(tiny_vae
 # What callers pass in
 
 
-def test_neither_weights_nor_gradients_nor_random_state_are_touched(tiny_vae, some_images):
-    vae, images = tiny_vae(), some_images(3)
-    before = nn.utils.parameters_to_vector(vae.parameters()).clone()
-    kept, state = images.clone(), torch.get_rng_state()
-    log_likelihood(vae, images, draws=2, seed=0)
-    for how in ("posterior", "encoder"):
-        regret = likelihood_regret(vae, images, seed=0, how=how, steps=2)
-        assert not regret.requires_grad
-        assert likelihood_regret(vae, images, seed=0, how=how, steps=2).equal(regret)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(nn.utils.parameters_to_vector(vae.parameters()), before)
-    assert all(weight.grad is None and weight.requires_grad for weight in vae.parameters())
-    assert torch.equal(images, kept)
-
-
 def test_reconstructions_of_a_density_of_ones_own_need_not_be_images(some_images):
     vae, images = LinearGaussian(), some_images(3)
     assert vae.decode(vae.encode(images)[0]).min() < 0
@@ -419,33 +386,17 @@ def test_reconstructions_of_a_density_of_ones_own_need_not_be_images(some_images
         log_likelihood(vae, images, draws=2, seed=0)
 
 
-EACH = pytest.mark.parametrize("function", [log_likelihood, elbo, likelihood_regret])
-
-
-@EACH
+@pytest.mark.parametrize("function", [log_likelihood, elbo, likelihood_regret])
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("odds", "message"),
     [
-        ({"draws": 0}, "draws must be 1 or more; got 0"),
-        ({"chunk": 0}, "chunk must be 1 or more; got 0"),
-        ({"first_index": -1}, "first_index must be 0 or more; got -1"),
-        ({"indices": torch.arange(3)}, r"indices must be int64 of shape \(2,\)"),
+        (torch.full((PIXELS,), torch.nan), "decoder must give finite log-odds; got NaN"),
+        (torch.zeros(PIXELS - 1), r"decode_logits must give .* \(\d+, 20\), .* got \(\d+, 19\)"),
     ],
 )
-def test_unfit_settings(tiny_vae, some_images, function, setting, message):
+def test_unfit_models(some_images, function, odds, message):
     with pytest.raises(ValueError, match=message):
-        function(tiny_vae(), some_images(2), **{"draws": 2, "seed": 0} | setting)
-
-
-@EACH
-def test_unfit_models_and_images(tiny_vae, some_images, function):
-    for vae, images, message in (
-        (Fixed(torch.full((PIXELS,), torch.nan)), some_images(2), "decoder must give finite log-odds; got NaN"),
-        (Fixed(torch.zeros(PIXELS - 1)), some_images(2), r"decode_logits must give .* \(\d+, 20\), .* got \(\d+, 19\)"),
-        (tiny_vae(), torch.full((2, 1, *SIDES), 255.0), r"images must lie in \[0, 1\]; got \[255, 255\]"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            function(vae, images, draws=2, seed=0)
+        function(Fixed(odds), some_images(2), draws=2, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -22,20 +22,9 @@ def mapped(some_images, tmp_path):
     return images, np.load(tmp_path / "images.npy", mmap_mode="r")
 
 
-def test_a_mapped_file_and_batches_give_what_a_tensor_gives(tiny_vae, mapped):
-    images, array = mapped
-    vae = tiny_vae()
-    settings = {"draws": 1_000, "seed": 3, "first_index": 11, "reduce": squared_error}  # 10,000 draws are encoded for
-    expected = reconstruct(vae, images, **settings)
-    loader = DataLoader(TensorDataset(images, torch.arange(60)), batch_size=17)
-    for stream in (array, images.split(7), (rows.numpy() for rows in images.split(25)), (rows for rows, _ in loader)):
-        assert_close(reconstruct(vae, stream, **settings), expected, atol=1e-6, rtol=0)
-    whole = {"draws": 4, "seed": 3, "first_index": 11}
-    assert_close(reconstruct(vae, array, **whole), reconstruct(vae, images, **whole))
-
-
 @pytest.mark.parametrize("draws", [1, 400, 1_429])
-def test_portions_hold_at_most_ten_thousand_draws_and_are_in_order(tiny_vae, mapped, draws):
+def test_a_mapped_file_and_batches_give_what_a_tensor_gives(tiny_vae, mapped, draws):
+    """In portions of 10,000 draws at most."""
     images, array = mapped
     vae, encoded = tiny_vae(), []
 
@@ -46,10 +35,23 @@ def test_portions_hold_at_most_ten_thousand_draws_and_are_in_order(tiny_vae, map
             encoded.append(len(rows))
             return vae.encode(rows)
 
-    for stream in (images, array, images.split(13), iter([array[:40], images[40:]])):
-        rows = reconstruct(Watched(), stream, draws=draws, seed=0, reduce=lambda rows, _: rows)
-        assert torch.equal(rows, images)
-        assert max(encoded) <= 10_000 // draws
+    def reduce(rows, reconstructions):
+        return torch.cat([squared_error(rows, reconstructions), rows.flatten(1)], dim=1)
+
+    def result(stream):
+        return reconstruct(Watched(), stream, draws=draws, seed=3, first_index=11, reduce=reduce)
+
+    expected = result(images)
+    assert torch.equal(expected[:, draws:], images.flatten(1))
+    loader = DataLoader(TensorDataset(images, torch.arange(60)), batch_size=17)
+    for stream in (
+        *(array, images.split(7), iter([array[:40], images[40:]])),
+        *((rows.numpy() for rows in images.split(25)), (rows for rows, _ in loader)),
+    ):
+        assert_close(result(stream), expected, atol=1e-6, rtol=0)
+    assert max(encoded) <= 10_000 // draws
+    whole = {"draws": 4, "seed": 3, "first_index": 11}
+    assert_close(reconstruct(vae, array, **whole), reconstruct(vae, images, **whole))
 
 
 def test_indices_of_a_stream(tiny_vae, mapped):

@@ -351,40 +351,7 @@ def test_training_images_teach_in_any_order_of_the_scores_asked_for(fitted, blot
         assert_close(alone[name], every[name])
 
 
-# In one pass, however it is split
-
-
-@pytest.fixture(scope="module")
-def of_many_draws(fitted):
-    """Scores by 200 draws: of 500 latents that are decoded at once, those of two images."""
-    return fitted(draws=200)
-
-
-@settings(max_examples=25, deadline=None)
-@given(data=st.data())
-def test_chunks_order_splits_and_company_change_nothing(of_many_draws, blotted, data):
-    count = data.draw(st.integers(1, 6))
-    images = blotted(count, 2)
-    indices = torch.tensor(data.draw(st.lists(st.integers(0, 2**34), min_size=count, max_size=count)))
-    order, cut = torch.tensor(data.draw(st.permutations(range(count)))), data.draw(st.integers(0, count - 1))
-    whole = of_many_draws(images, indices=indices, chunk=1)
-    parts = [
-        of_many_draws(images[rows], indices=indices[rows], chunk=data.draw(st.integers(1, 6)))
-        for rows in (order[:cut], order[cut:])
-        if len(rows)
-    ]
-    for name in NAMES:
-        joined = torch.cat([part[name] for part in parts])
-        assert_close(joined, whole[name][order], rtol=1e-4, atol=1e-4, msg=name)
-
-
-def test_first_index_and_seed_choose_the_draws(fitted, blotted):
-    ready, images = fitted(), blotted(5, 2)
-    whole = ready(images)
-    for name in ("mse", "log-likelihood", "likelihood-regret", "disagreement"):
-        assert_close(ready(images[2:], first_index=2)[name], whole[name][2:])
-        assert (ready(images, first_index=1)[name] != whole[name]).any()
-        assert (dataclasses.replace(ready, seed=12)(images)[name] != whole[name]).any()
+# In one pass
 
 
 class Counting:
@@ -472,17 +439,6 @@ def test_fitted_scores_can_be_sent_to_another_process(fitted, blotted):
         assert torch.equal(sent[name], column)
 
 
-def test_neither_weights_nor_random_state_are_touched(tiny_vae, tiny_classifier, blotted):
-    vae, classifier, images = tiny_vae(), tiny_classifier(), blotted(3)
-    weights, state = [*vae.parameters(), *classifier.parameters()], torch.get_rng_state()
-    kept = [weight.clone() for weight in weights]
-    fit_scores(vae, classifier, blotted(150, 9), seed=SEED, **SETTINGS)(images)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(*pair) for pair in zip(kept, weights, strict=True))
-    assert all(weight.grad is None for weight in weights)
-    assert torch.equal(images, blotted(3))
-
-
 # What callers pass in
 
 
@@ -512,20 +468,9 @@ def test_unfit_preparation(tiny_vae, tiny_classifier, blotted, change, message):
         fit_scores(given.pop("vae"), given.pop("classifier"), given.pop("train"), seed=0, **given)
 
 
-@pytest.mark.parametrize(
-    ("images", "setting", "message"),
-    [
-        (torch.zeros(2, 1, 4, 5), {}, r"images must be shaped as the training images, \(1, 5, 4\); got \(1, 4, 5\)"),
-        (torch.zeros(2, 5, 4), {}, r"images must have shape \(n, channels, height, width\)"),
-        (torch.full((2, 1, *SIDES), torch.nan), {}, "images must be finite"),
-        (torch.zeros(2, 1, *SIDES), {"chunk": 0}, "chunk must be 1 or more; got 0"),
-        (torch.zeros(2, 1, *SIDES), {"first_index": -1}, "first_index must be 0 or more; got -1"),
-        (torch.zeros(2, 1, *SIDES), {"indices": torch.arange(3)}, r"indices must be int64 of shape \(2,\)"),
-    ],
-)
-def test_unfit_images(fitted, images, setting, message):
-    with pytest.raises(ValueError, match=message):
-        fitted()(images, **setting)
+def test_images_of_another_shape_than_the_training_images(fitted):
+    with pytest.raises(ValueError, match=r"must be shaped as the training images, \(1, 5, 4\); got \(1, 4, 5\)"):
+        fitted()(torch.zeros(2, 1, 4, 5))
 
 
 def test_scores_without_models_ask_for_nothing(blotted):
