@@ -3,7 +3,9 @@
 import pytest
 import torchvision  # noqa: F401  # as torch._dynamo in the conftest of the suite: what it imports aborts the second time
 
-import vaecore.suite.plugin.session  # noqa: F401  # imported anew within each run it would take a second
+from vaecore import ClassifierConfig, VAEConfig
+from vaecore.suite.plugin import session
+from vaecore.suite.study import setup
 
 HEAD = """
 import numpy as np
@@ -23,3 +25,18 @@ def run(project):
 
     start.path = project.path
     return start
+
+
+@pytest.fixture
+def folders(monkeypatch):
+    """Folders that reports would be written to, in order; reference models are small ones that train for an epoch."""
+    configs = VAEConfig(latent_size=2, hidden_size=4, epochs=1), ClassifierConfig((2, 2), 4, epochs=1)
+    monkeypatch.setattr(setup, "reference_configs", lambda _: configs)
+    written = []
+    monkeypatch.setattr(session.collect, "tasks", lambda _: [])
+    monkeypatch.setattr(session.reporting, "whole", lambda *_: {"conditions": {}})
+    monkeypatch.setattr(session, "drawn", lambda *_: {})
+    monkeypatch.setattr(session.terminal, "summary", lambda *_, **__: "")
+    for writer in ("write", "write_verdicts"):
+        monkeypatch.setattr(session.writing, writer, lambda folder, *_: written.append(folder))
+    return written

@@ -5,23 +5,17 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from vaecore._precision import Precision
-from vaecore._store import digest
-from vaecore.data._outside import OUTSIDE_LOADED
 from vaecore.suite.cli import main
-from vaecore.suite.judging.registry import REGISTRY, load_registry
-from vaecore.suite.plugin import options
+from vaecore.suite.judging.findings import REGISTRY
+from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.report.compare import compare
 from vaecore.suite.results import load
-from vaecore.suite.study.study import PILOT_SEED, PROFILES, Study
-from vaecore.suite.study.user_models import user_model
-from vaecore.suite.study.workers import MOST
+from vaecore.toolkit import digest
 
 OK, USAGE, NOT_ALL_SUPPORTED = 0, pytest.ExitCode.USAGE_ERROR, 8
 ENTRY = """
@@ -36,7 +30,7 @@ TITLE = '[families]\nX = "Things of mine"\n'
 TEST = """
 import numpy as np
 import pytest
-from vaecore.suite.statistics.intervals import mean
+from vaecore.suite import mean
 
 
 @pytest.mark.claim("X1")
@@ -110,35 +104,26 @@ BUILT_IN = TEST.partition("@pytest")[0] + "".join(
         (("mine",), []),
     ],
 )
-def test_a_whole_run_is_recognised(own, monkeypatch, options, written):
+def test_a_whole_run_is_recognised(own, folders, options, written):
     own()
     own("", BUILT_IN, "ours")
     (own.project.path / "ours/registry.toml").unlink()
-    folders = []
-    monkeypatch.setattr("claims.report.gather", lambda *_, **__: {})
-    for writer in ("write", "write_verdicts"):
-        monkeypatch.setattr(f"claims.report.{writer}", lambda folder, *_: folders.append(folder.name))
-    names = {"vae": "models:TinyVAE", "classifier": "models:TinyClassifier"}
-    # Reference models take minutes to train: the tiny ones pose as them.
-    monkeypatch.setattr(
-        Study, "reference_model", lambda _, kind, seed, __: user_model(names[kind], kind, seed, torch.device("cpu"))
-    )
     own.project("--runs=5", *options, models=False)
-    assert folders == written
+    assert [folder.name for folder in folders] == written
 
 
 def test_results_of_own_claims_alone_are_kept_where_that_is_asked_for(own):
-    own(test=TEST.replace("    claim.conclude", "    study.table('clean')\n    claim.conclude"))
+    own(test=TEST.replace("np.ones((2, 600))", "study.table('clean').doubt * 0 + 1"))
     result = own.project("mine", "--report-dir=out")
     assert result.ret == OK
     result.stdout.fnmatch_lines(["Report: out/mine.npz-own/index.html"])
-    found = load(own.project.path / "out/mine.npz-own")
-    names = {path.name for path in (own.project.path / "out/mine.npz-own").iterdir()}
-    assert names == {"results.json", "index.html"}
-    assert "Things of mine" in (own.project.path / "out/mine.npz-own/index.html").read_text(encoding="utf-8")
-    assert list(found["conditions"]) == ["clean"]
-    assert found["families"] == {"X": "Things of mine"}
-    assert [one.claim for one in compare(found, found).changes] == ["X1"]
+    folder = own.project.path / "out/mine.npz-own"
+    assert {path.name for path in folder.iterdir()} == {"results.json", "index.html"}
+    assert "Things of mine" in (folder / "index.html").read_text(encoding="utf-8")
+    results = load(folder)
+    assert list(results["conditions"]) == ["clean"]
+    assert results["families"] == {"X": "Things of mine"}
+    assert [one.claim for one in compare(results, results).changes] == ["X1"]
 
 
 def test_bounds_for_data_of_any_name_may_stand_in_the_registry(own):
@@ -209,23 +194,23 @@ def test_a_test_beside_a_registry_cannot_conclude_a_claim_of_ours(own):
     )
 
 
+@pytest.mark.slow
 def test_a_worker_of_xdist_tells_of_its_registry_and_a_pilot_sets_its_bounds(own):
-    pytest.importorskip("xdist")
     own()
     result = own.project("mine", "-n1", "--pilot", "--bounds=bounds.toml", inprocess=False)
     assert result.ret == OK
     result.stdout.fnmatch_lines(["X. Things of mine", "Bounds: bounds.toml, 1 claims with a bound, 0 without *"])
 
 
-def test_the_controller_of_xdist_computes_nothing(own, monkeypatch):
+@pytest.mark.slow
+def test_the_controller_of_xdist_computes_no_report_of_ours(own):
     """It has no tests, so it knows no registry but ours, and would take a report that is asked for as one of ours."""
     own()
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # else there would be one worker anyway
     (own.project.path / "conftest.py").write_text(
-        "import claims.everything\nclaims.everything.compute = lambda study: 1 / 0\n", encoding="utf-8"
+        "import vaecore.suite.study.collect\nvaecore.suite.study.collect.tasks = lambda study: 1 / 0\n",
+        encoding="utf-8",
     )
-    options = ("-n1", "--runs=1", "--workers=2", "--dataset=digits", "--report-dir=out")
-    result = own.project("mine", *options, models=False, inprocess=False)
+    result = own.project("mine", "-n1", "--report-dir=out", inprocess=False)
     result.stdout.fnmatch_lines(["X. Things of mine"])
     assert "ZeroDivisionError" not in result.stdout.str() + result.stderr.str()
 
@@ -247,26 +232,26 @@ CALLS = []
 
 def test_each_image_gives_a_row_for_each_run_in_the_order_of_tables(tiny):
     CALLS.clear()
-    found = tiny.each_image(brightest)
-    pixels = tiny.test.pixels[torch.from_numpy(tiny.table("clean")["index"][0])]
-    assert found.shape == (2, 12)
-    assert np.allclose(found, pixels.amax(dim=(1, 2, 3)).numpy() + np.array([[0], [1]]))
+    values = tiny.each_image(brightest)
+    pixels = tiny.setup.test.pixels[torch.from_numpy(np.array(tiny.table("clean")["index"][0]))]
+    assert values.shape == (2, 12)
+    assert np.allclose(values, pixels.amax(dim=(1, 2, 3)).numpy() + np.array([[0], [1]]))
     assert CALLS == [(0, 12), (1, 12)]
-    assert np.array_equal(tiny.each_image(brightest), found)
+    assert np.array_equal(tiny.each_image(brightest), values)
     assert len(CALLS) == 2  # it was kept
     assert np.allclose(tiny.each_image(brightest, 5, power=2), pixels[:5].amax(dim=(1, 2, 3)).numpy() ** 2 + [[0], [1]])
     assert CALLS[2:] == [(0, 5), (1, 5)]
 
 
 def test_each_image_is_computed_again_where_its_file_changed(tiny, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # which goes by size and second, and both files are alike
     for value in (1.0, 2.0):
-        (tmp_path / "of_mine.py").write_text(
+        folder = tmp_path / str(value)
+        folder.mkdir()
+        (folder / "of_mine.py").write_text(
             f"def score(run, shard):\n    return shard.pixels[:, 0, 0, 0] * 0 + {value}\n"
         )
-        importlib.invalidate_caches()
-        sys.modules.pop("of_mine", None)
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.delitem(sys.modules, "of_mine", raising=False)
         assert (tiny.each_image(importlib.import_module("of_mine").score) == value).all()
 
 
@@ -280,86 +265,10 @@ def test_each_image_refuses_what_it_could_not_know_again_or_use(tiny):
             tiny.each_image(brightest, images)
 
 
-# Other projects
-
-
-FOREIGN = """
-import sys
-import pytest
-
-
-@pytest.mark.claim(5)
-def test_it(study, claim, request):
-    assert (study, claim, request.config.getoption("--device")) == (42, 43, "theirs")
-    assert request.config.option.runs == 7
-    assert "torch" not in sys.modules
-"""
-CONFTEST = """
-import pytest
-
-
-def pytest_addoption(parser):
-    parser.addoption("--device", default="theirs")
-    parser.addoption("--dataset")
-    parser.addoption("--of-mine", dest="runs", default=7)
-
-
-@pytest.fixture
-def study():
-    return 42
-
-
-@pytest.fixture
-def claim():
-    return 43
-"""
-
-
-def test_another_project_does_not_notice(pytester):
-    pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(FOREIGN)
-    (pytester.path / "registry.toml").write_text('name = "of another tool"\n', encoding="utf-8")
-    pytester.makepyprojecttoml(
-        '[tool.pytest.ini_options]\naddopts = ["--strict-markers"]\nfilterwarnings = ["error"]\n'
-    )
-    result = pytester.runpytest_subprocess("-pno:cacheprovider")
-    result.assert_outcomes(passed=1)
-    result.stdout.no_fnmatch_line("dataset: *")
-
-
-def test_options_that_another_has_taken_are_said_when_claims_need_them(own, pytester):
-    own()
-    taken = 'def pytest_addoption(parser):\n    parser.addoption("--device")\n    parser.addoption("--dataset")\n'
-    pytester.makeconftest(taken)
-    result = own.project("mine")
-    assert result.ret == USAGE
-    result.stderr.fnmatch_lines(["ERROR: --dataset, --device must be options of the claims; another plugin or *"])
-
-
-def test_the_module_that_every_project_loads_is_light(pytester):
-    code = (
-        "import sys, claims.options; print(sorted({'torch', 'numpy', 'scipy', 'rich', 'vaecore'} & set(sys.modules)))"
-    )
-    result = pytester.run(sys.executable, "-c", code)
-    result.stdout.fnmatch_lines(["[[]]"])
-
-
-def test_help_says_the_numbers_that_hold():
-    told = options.OPTIONS
-    assert set(told["--profile"]["choices"]) == set(PROFILES)
-    assert told["--precision"]["choices"] == get_args(Precision)
-    for one in PROFILES.values():
-        text = f"{one.name}: {one.runs} runs, {one.images} images, {one.lbfgs_images} for L-BFGS"
-        assert text in told["--profile"]["help"]
-    assert f"at most {MOST};" in told["--workers"]["help"]
-    assert f"seeds from {PILOT_SEED} " in told["--pilot"]["help"]
-    assert f"{', '.join(OUTSIDE_LOADED)}, or your own" in told["--ood"]["help"]
-
-
 # The worked example
 
 
-EXAMPLE = (REGISTRY.parents[1] / "docs/own-claims.md").read_text(encoding="utf-8")
+EXAMPLE = (Path(__file__).parents[3] / "docs/own-claims.md").read_text(encoding="utf-8")
 LINEAR = """
 import torch
 from sklearn.datasets import load_digits
@@ -388,6 +297,7 @@ def classifier(seed):
 """
 
 
+@pytest.mark.slow
 def test_the_worked_example_works(pytester, monkeypatch, capsys):
     """Its files, then its commands in order; with linear models, as the reference models take a minute to train."""
     monkeypatch.chdir(pytester.path)
@@ -398,7 +308,7 @@ def test_the_worked_example_works(pytester, monkeypatch, capsys):
     quick = ["--vae=linear:VAE", "--classifier=linear:classifier", "--cache-dir=cache", "--workers=1", "--device=cpu"]
     quick += ["-pno:cacheprovider", "-pno:hypothesispytest"]
     lines = [line for block in re.findall(r"```console\n(.*?)```", EXAMPLE, re.DOTALL) for line in block.splitlines()]
-    assert [line.split()[0] for line in lines] == ["python", "python", "pytest", "pytest", "pytest", "python"]
+    assert [line.split()[0] for line in lines] == ["python", "python", "pytest", "pytest", "pytest", "vaecore"]
     assert lines[0].startswith("python -m pip install ")
     exec(compile(Path(shlex.split(lines[1])[1]).read_text(encoding="utf-8"), "make_images.py", "exec"), {})  # noqa: S102
     pilot, judged, more = (pytester.runpytest_inprocess(*shlex.split(line)[1:], *quick) for line in lines[2:5])
@@ -408,6 +318,5 @@ def test_the_worked_example_works(pytester, monkeypatch, capsys):
     judged.stdout.fnmatch_lines(["bounds: bounds.toml, digest *", "2 supported", "Report: reports/my-images.npz-own/*"])
     more.stdout.fnmatch_lines(["profile: standard, 6 runs *", "Report: others/my-images.npz-own/*"])
     capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", shlex.split(lines[5])[2:])
-    assert main() == OK
+    assert main(shlex.split(lines[5])[1:]) == OK
     assert "No movement seen: 2 of 2 claims" in capsys.readouterr().out

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from vaecore.suite.study.user_models import untrained_digest
 
 from vaecore import VAE, Images, Store, VAEConfig, load_images
 from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.judging.verdict import judge
 from vaecore.suite.plugin.session import NOT_ALL_SUPPORTED
 from vaecore.suite.study.study import Dataset, Profile, Study
-from vaecore.suite.study.user_models import untrained_digest
 
 MODELS = """
 import torch

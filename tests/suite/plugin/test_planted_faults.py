@@ -17,10 +17,10 @@ import torch
 
 from claims import test_calibration, test_cleaning, test_consistency, test_decisions, test_latent, test_outside
 from vaecore import Store, pgd, scores
-from vaecore.suite import ATTACKED, CLEAN, CLEANING, DECISIONS, LBFGS, SIGN, Study, Table
+from vaecore.suite import ATTACKED, CLEAN, CLEANING, DECISIONS, LBFGS, PURIFIED, SIGN, Study, Table
 from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.judging.verdict import SUPPORTED, judge
-from vaecore.suite.study.cleaning import JUDGED, MAJORITY, NONE, THRESHOLD, THROUGH
+from vaecore.suite.study.cleaning import JUDGED, MAJORITY, NONE, THRESHOLD
 from vaecore.suite.study.conditions import FGSM, OUTSIDE
 from vaecore.suite.study.decisions import ASKED, MEAN_SCALED, SCALED
 from vaecore.suite.study.protocol import PROFILES, Profile, Protocol
@@ -343,7 +343,8 @@ class MadeUp:
         self.outside = SimpleNamespace(condition=lambda kind: OUTSIDE(label=kind))
 
     def table(self, condition, *, draws=10, of=None):
-        looked_at = {CLEANING: (*JUDGED, LBFGS), ATTACKED: THROUGH, DECISIONS: ASKED}
+        attacked = [PURIFIED(size, label=MAJORITY) for size in (0.5, 1)]
+        looked_at = {CLEANING: (*JUDGED, LBFGS), ATTACKED: attacked, DECISIONS: ASKED}
         assert of not in looked_at or condition in looked_at[of]  # of others a study has fewer images, or none
         name = Protocol().name(condition)
         table = Table.of(self.columns(name, np.random.default_rng(len(name))))

@@ -3,16 +3,15 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rich.progress
 import torch
 
-from vaecore import ClassifierConfig, VAEConfig
 from vaecore.suite.judging.findings import REGISTRY
 from vaecore.suite.judging.registry import load_registry
-from vaecore.suite.plugin import session
 from vaecore.suite.plugin.options import session_of
 from vaecore.suite.results import load
 from vaecore.suite.study import setup
@@ -388,20 +387,6 @@ def test_report_is_written_where_asked_for(run, whole):
     assert not (run.path / "reports").exists()
 
 
-@pytest.fixture
-def folders(monkeypatch):
-    """Folders that reports would be written to; the reference models train for an epoch."""
-    small = VAEConfig(latent_size=2, hidden_size=4, epochs=1), ClassifierConfig((2, 2), 4, epochs=1)
-    monkeypatch.setattr(setup, "reference_configs", lambda _: small)
-    written = []
-    monkeypatch.setattr(session.collect, "tasks", lambda _: [])
-    monkeypatch.setattr(session.reporting, "whole", lambda *_: {"conditions": {}})
-    monkeypatch.setattr(session, "drawn", lambda *_: {})
-    monkeypatch.setattr(session.terminal, "summary", lambda *_, **__: "")
-    monkeypatch.setattr(session.writing, "write", lambda folder, *_: written.append(str(folder)))
-    return written
-
-
 EVERY = "".join(source(claim.id, ONES) for claim in CLAIMS.values() if not claim.untested)
 
 
@@ -418,7 +403,7 @@ EVERY = "".join(source(claim.id, ONES) for claim in CLAIMS.values() if not claim
 )
 def test_report_is_written_unasked_only_when_whole(run, folders, options, written):
     run(EVERY, *options, models=False)
-    assert folders == ([str(run.path / "reports/mine.npz")] if written else [])
+    assert folders == ([run.path / "reports/mine.npz"] if written else [])
 
 
 def test_report_of_a_users_models_is_written_only_when_asked_for(run):
@@ -428,7 +413,7 @@ def test_report_of_a_users_models_is_written_only_when_asked_for(run):
 
 def test_pilot_report_has_a_folder_of_its_own(run, folders):
     run(source("A1", ONES), "--pilot", "--report-dir=out")
-    assert folders == ["out/mine.npz-pilot"]
+    assert folders == [Path("out/mine.npz-pilot")]
 
 
 # Bad input: one line, status 4, nothing half-written
