@@ -142,7 +142,7 @@ def test_a_damaged_entry_is_computed_again_with_one_warning(store, as_need):
     with pytest.warns(StoreWarning, match="a stored result is computed again") as warnings:
         assert values(Plan(store).results(asked)) == [value]
     assert len(warnings) == 1
-    assert CALLS == [1, 1, 10][: 3 if as_need else 2]
+    assert CALLS[1:] == ([1, 10] if as_need else [1])
     assert values(Plan(store, Refusing()).results([inner])) == [1]
 
 
@@ -212,7 +212,7 @@ def test_planning_notes_what_is_asked_for_and_computes_nothing(store):
 
 def test_costs_count_tasks_and_take_the_seconds_of_the_past(tmp_path):
     class Timed(Store):
-        def write(self, stage, key, tensors, *, seconds, notes=None):  # noqa: ARG002
+        def write(self, stage, key, tensors, *, seconds, notes=None):
             return super().write(stage, key, tensors, seconds=next(clock), notes=notes)
 
     clock = iter([2.0, 4.0, 100.0])

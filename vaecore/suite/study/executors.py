@@ -5,8 +5,10 @@ values go to and fro, so an executor needs no folder that is shared.
 """
 
 import gc
+import shutil
 import tempfile
 import time
+import weakref
 from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -72,27 +74,29 @@ class Processes:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.slots = workers + 1  # so that no worker waits for its next task
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._pool: Any = None
+        self._folder: Path | None = None  # of large inputs
         self._sent: dict[str, Path] = {}
 
     def submit(self, task: Task, needs: Results) -> "Future[Outcome]":
         """Have a worker run a task; large inputs are written to a file once, which all workers read."""
-        pool = get_reusable_executor(
+        sent = {key: self._send(key, tensors) for key, tensors in needs.items()}
+        self._pool = get_reusable_executor(
             max_workers=self.workers,
             timeout=60,
             initializer=_start,
             env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         )
-        sent = {key: self._send(key, tensors) for key, tensors in needs.items()}
-        future: Future[Outcome] = pool.submit(_work, task, sent)
+        future: Future[Outcome] = self._pool.submit(_work, task, sent)
         return future
 
     def cancel(self) -> None:
         """End the workers, and remove the files."""
-        get_reusable_executor(max_workers=self.workers).shutdown(wait=True, kill_workers=True)
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, kill_workers=True)
         if self._folder is not None:
-            self._folder.cleanup()
-        self._folder, self._sent = None, {}
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._pool, self._folder, self._sent = None, None, {}
 
     def _send(self, key: str, tensors: Tensors) -> Any:
         if key in self._sent:
@@ -101,8 +105,9 @@ class Processes:
         if sum(array.nbytes for array in arrays.values()) < _LARGE:
             return arrays
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="vaecore-", ignore_cleanup_errors=True)
-        self._sent[key] = folder = Path(self._folder.name) / key
+            self._folder = Path(tempfile.mkdtemp(prefix="vaecore-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._sent[key] = folder = self._folder / key
         folder.mkdir()
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array, allow_pickle=False)

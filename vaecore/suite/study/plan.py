@@ -119,9 +119,17 @@ class Plan:
                             time.sleep(_WAIT)  # another process computes what is left
                         continue
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        self._end(*running.pop(future), future)
+                        self._end(*running[future], future)
+                        del running[future]
                         done += 1
                     advance(done, of)
+        except BrokenProcessPool as error:
+            self.executor.cancel()
+            titles = dict.fromkeys(task.title for task, _ in running.values())
+            raise WorkerDiedError(
+                f"a process ended without a result, as when memory runs out, while it computed {' or '.join(titles)};"
+                " what was finished is kept, and the same command goes on (--workers 1 takes the least memory)"
+            ) from error
         except BaseException:
             self.executor.cancel()
             raise
@@ -217,21 +225,14 @@ class Plan:
             del self._memory[next(iter(self._memory))]
 
     def _end(self, task: Task, lock: BaseFileLock, future: "Future[Outcome]") -> None:
-        try:
-            error = future.exception()
-            if error is None:
-                self._keep(task, future.result())
-            elif isinstance(error, BrokenProcessPool):
-                raise WorkerDiedError(
-                    f"a process that computed {task.title} ended without a result, as when memory runs out; what was"
-                    " finished is kept, and the same command goes on (--workers 1 takes the least memory)"
-                ) from error
-            elif isinstance(error, Exception):
-                self.failures[task.key] = error
-            else:
-                raise error
-        finally:
-            lock.release()
+        error = future.exception()
+        if error is None:
+            self._keep(task, future.result())
+        elif isinstance(error, Exception) and not isinstance(error, BrokenProcessPool):
+            self.failures[task.key] = error
+        else:
+            raise error
+        lock.release()
 
     def _keep(self, task: Task, outcome: Outcome) -> Tensors:
         result, stage = outcome.result, task.stage

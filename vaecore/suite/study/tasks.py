@@ -8,10 +8,12 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from vaecore.suite.study.sources import code_digest
 from vaecore.toolkit import Tensors, digest
 
+_ALIGNMENT = 64  # bytes
 _REMEMBERED = 32  # models and images that a process keeps for its next tasks
 
 
@@ -131,13 +133,19 @@ def _value(of: Any, results: Results) -> Any:
     if isinstance(of, tuple):
         return tuple(_value(part, results) for part in of)
     if not isinstance(of, Task) or of.stage:
-        return results[of.key]
+        return {name: _aligned(value) for name, value in results[of.key].items()}
     if of.key not in _made:
         _made[of.key] = run(of, results)
         if len(_made) > _REMEMBERED:
             _made.popitem(last=False)
     _made.move_to_end(of.key)
     return _made[of.key]
+
+
+def _aligned(value: Tensor) -> Tensor:
+    """The tensor as torch itself lays it out: how a product is rounded depends on where its factors start in memory."""
+    value = value.contiguous()
+    return value if value.data_ptr() % _ALIGNMENT == 0 else value.clone()
 
 
 def _keys(value: Any) -> Any:

@@ -1,0 +1,194 @@
+"""Processes: the same results as in this process, bit for bit; errors, killed workers and interruptions."""
+
+import gc
+import os
+import signal
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import cloudpickle
+import pytest
+import torch
+
+from vaecore import ClassifierConfig, Store, VAEConfig
+from vaecore.suite.study import executors
+from vaecore.suite.study.cleaning import ATTACKED, MAJORITY
+from vaecore.suite.study.conditions import CLEAN, FGSM, GAUSSIAN, JOINT, PURIFIED
+from vaecore.suite.study.draws import DRAWS
+from vaecore.suite.study.executors import Here, Processes, default_workers
+from vaecore.suite.study.plan import Plan, WorkerDiedError
+from vaecore.suite.study.protocol import Profile, Protocol
+from vaecore.suite.study.setup import Dataset, Setup
+from vaecore.suite.study.study import Study
+from vaecore.suite.study.tasks import Given, OwnFunction, Task
+from vaecore.toolkit import read_tensors
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _functions_go_to_the_workers():
+    """As no worker can import this module."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "cache")
+
+
+@pytest.fixture
+def workers():
+    """Two processes, of which a later test may take over the workers."""
+    return Processes(2)
+
+
+def process(of, **parts):
+    """The process that computes, its threads, and what its garbage collector leaves alone; a task."""
+    total = of + sum(float(part["of"].sum()) for part in parts.values())
+    facts = {"of": total, "process": os.getpid(), "threads": torch.get_num_threads(), "frozen": gc.get_freeze_count()}
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in facts.items()}
+
+
+def stumbles(of):
+    raise ArithmeticError(f"at {of}")
+
+
+def dies(of):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleeps(of, folder):
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def tasks(function, places, **inputs):
+    return [Task(function, {"of": place}, inputs, "draws", "numbers") for place in places]
+
+
+def test_workers_compute_and_this_process_keeps(store, workers):
+    results = Plan(store, workers).results(tasks(process, range(6)))
+    assert [float(result["of"]) for result in results] == [*range(6)]
+    assert os.getpid() not in {int(result["process"]) for result in results}
+    assert {int(result["threads"]) for result in results} == {1}
+    assert min(int(result["frozen"]) for result in results) > 0
+    kept = Plan(store, Here()).results(tasks(process, range(6)))
+    assert [result["process"] for result in kept] == [result["process"] for result in results]
+
+
+def test_here_is_this_process_with_one_thread_for_the_time_of_a_task(store):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        (result,) = Plan(store, Here()).results(tasks(process, [0]))
+        assert (int(result["process"]), int(result["threads"]), torch.get_num_threads()) == (os.getpid(), 1, 2)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def own(images):
+    return images
+
+
+def test_what_takes_a_user_s_function_runs_in_this_process(store, workers):
+    def called(function, **_):
+        return process(0)
+
+    (result,) = Plan(store, workers).results([Task(called, {}, {"function": OwnFunction(own)}, "own", "own")])
+    assert int(result["process"]) == os.getpid()
+
+
+def test_an_error_in_a_worker_is_raised_to_whoever_asks(store, workers):
+    plan = Plan(store, workers)
+    bad = tasks(stumbles, [1])
+    plan.compute(bad + tasks(process, [7, 8]), "numbers")
+    with pytest.raises(ArithmeticError, match="at 1"):
+        plan.results(bad)
+    assert [float(result["of"]) for result in plan.results(tasks(process, [7, 8, 9]))] == [7, 8, 9]
+
+
+PROFILE = Profile("test", runs=2, images=24, lbfgs_images=8, adaptive_images=4)
+CONFIGS = VAEConfig(latent_size=3, hidden_size=8, epochs=1), ClassifierConfig(channels=(3, 4), hidden_size=8, epochs=1)
+
+
+def test_results_are_those_of_one_process_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr("vaecore.suite.study.setup.reference_configs", lambda _: CONFIGS)
+    monkeypatch.delenv("VAECORE_DATA", raising=False)
+    protocol = Protocol(PROFILE, shard=5)
+    studies = [
+        Study.of(Setup(Dataset("digits", ""), protocol, device=torch.device("cpu")), Store(tmp_path / name), executor)
+        for name, executor in (("alone", Here()), ("together", Processes(2)))
+    ]
+    asked = {DRAWS: (CLEAN, FGSM(1), GAUSSIAN, JOINT(1.5)), ATTACKED: (PURIFIED(0.5, label=MAJORITY),)}
+    for study in studies:
+        each = [task for of, conditions in asked.items() for one in conditions for task in of.tasks(study.setup, one)]
+        study.plan.results(each)
+    alone, together = (
+        {path.name: read_tensors(path)[1] for path in study.plan.store.folder.glob("*/*.safetensors")}
+        for study in studies
+    )
+    assert set(alone) == set(together)
+    assert len(alone) > 40
+    for key, tensors in alone.items():
+        assert set(tensors) == set(together[key])
+        for name, tensor in tensors.items():
+            assert tensor.numpy().tobytes() == together[key][name].numpy().tobytes(), name
+
+
+def test_large_inputs_go_by_a_file_that_is_removed(store, workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    large = Given({"of": torch.ones(1 << 19)})
+    results = Plan(store, workers).results(tasks(process, range(3), large=large, small=Given({"of": torch.ones(2)})))
+    assert [float(result["of"]) for result in results] == [(1 << 19) + 2 + place for place in range(3)]
+    (folder,) = tmp_path.glob("vaecore-*")
+    assert [path.name for path in folder.iterdir()] == [large.key]  # once for all
+    workers.cancel()
+    assert not folder.exists()
+
+
+def test_a_worker_that_is_killed_is_an_error_and_not_a_wait(store, workers):
+    with pytest.raises(WorkerDiedError, match="ended without a result, as when memory runs out, while it computed n"):
+        Plan(store, workers).compute(tasks(dies, [0]) + tasks(process, range(3)), "numbers")
+    results = Plan(store, workers).results(tasks(process, range(3)))
+    assert [float(result["of"]) for result in results] == [0, 1, 2]
+
+
+def test_an_interruption_ends_the_workers_at_once_and_keeps_what_was_finished(store, workers, tmp_path):
+    @contextmanager
+    def meter(_):
+        def advance(done, _of):
+            if done:
+                while not [*tmp_path.glob("[0-9]*")]:  # until a worker is in the task that sleeps
+                    time.sleep(0.05)
+                raise KeyboardInterrupt
+
+        yield advance
+
+    quick = tasks(process, [1])
+    slow = [Task(sleeps, {"of": 2, "folder": str(tmp_path)}, {}, "draws", "sleeps")]
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Plan(store, workers, meter).compute(quick + slow, "numbers")
+    assert time.monotonic() - start < 30
+    (process_id,) = (int(path.name) for path in tmp_path.glob("[0-9]*"))
+    with pytest.raises(ProcessLookupError):
+        os.kill(process_id, 0)
+    for one in quick + slow:
+        with store.lock(one.key).acquire(blocking=False):
+            pass
+    assert len([*store.folder.glob("*/*.safetensors")]) == 1
+    assert float(Plan(store, Here()).results(quick)[0]["process"]) != os.getpid()
+
+
+def test_as_many_workers_as_threads_unless_there_are_many_or_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    assert default_workers(torch.device("cpu")) == executors.MOST_WORKERS
+    assert default_workers(torch.device("cuda")) == 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert default_workers(torch.device("cpu")) == 2
