@@ -26,8 +26,10 @@ _STUBS = {
     f"{_OURS}.toolkit": Path(__file__).parents[2] / "toolkit.pyi",
     f"{_OURS}.suite": Path(__file__).parents[1] / "__init__.pyi",
 }
-# Libraries that we use for files and figures, whose versions change no number.
-_NOT_COMPUTING = {"PIL", "filelock", "jinja2", "lazy_loader", "matplotlib", "platformdirs", "rich", "safetensors"}
+# Libraries for files, processes and figures, whose versions change no number.
+_NOT_COMPUTING = {
+    *("PIL", "cycler", "filelock", "jinja2", "lazy_loader", "loky", "matplotlib", "platformdirs", "rich", "safetensors")
+}
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow"}
 
 
@@ -57,7 +59,8 @@ def digest_of(sources: Sources) -> str:
 @lru_cache(maxsize=256)
 def sources_of(file: Path, package: str) -> Sources:
     """All that a file can reach; package: the one that its relative imports start from, empty for none."""
-    files, libraries, left = set[Path](), set[str](), [(file, package)]
+    around = () if package in _STUBS else _find(package) or ()
+    files, libraries, left = set[Path](), set[str](), [(file, package), *around]
     while left:
         file, package = left.pop()
         if file in files:
