@@ -1,7 +1,6 @@
 """A study of two tiny runs, a user's project and results, which the tests of the suite share."""
 
 import inspect
-import json
 import os
 import sys
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo  # a module that is first imported within pytester is forgotten; torch's fail twice
-from filelock import FileLock
 from torch import nn
 
 from vaecore import Store
@@ -46,8 +44,9 @@ class TinyClassifier(nn.Module):
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """Give a study of two tiny runs on 12 images."""
+    """Give a study of two tiny runs on 12 images; the processes of xdist share what they compute."""
     folder = tmp_path_factory.mktemp("study")
+    shared = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
     np.savez(folder / "mine.npz", images=images, labels=np.arange(60) % 3)
     sys.modules[f"{__name__}.models"] = module = type(sys)("models")
@@ -59,7 +58,7 @@ def tiny(tmp_path_factory):
         vae=f"{__name__}.models:vae",
         classifier=f"{__name__}.models:classifier",
     )
-    yield Study.of(setup, Store(folder / "cache"))
+    yield Study.of(setup, Store(shared / "cache"))
     del sys.modules[f"{__name__}.models"]
 
 
@@ -112,12 +111,6 @@ def verdicts(tiny, registry):
 
 
 @pytest.fixture(scope="session")
-def results(tiny, registry, verdicts, tmp_path_factory):
-    """Give the results of the tiny study, with these verdicts; the processes of xdist make them once."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return reporting.whole(tiny, registry, verdicts)
-    file = tmp_path_factory.getbasetemp().parent / "results.json"
-    with FileLock(f"{file}.lock"):
-        if not file.exists():
-            file.write_text(json.dumps(reporting.whole(tiny, registry, verdicts)))
-        return json.loads(file.read_text())
+def results(tiny, registry, verdicts):
+    """Give the results of the tiny study, with these verdicts."""
+    return reporting.whole(tiny, registry, verdicts)

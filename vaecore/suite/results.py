@@ -24,6 +24,11 @@ def to_json(results: Mapping[str, Any]) -> bytes:
     return (json.dumps(plain(results), indent=1, allow_nan=False) + "\n").encode()
 
 
+def number(value: float | None) -> float:
+    """A number of results, which JSON may have turned into null, as it does NaN."""
+    return math.nan if value is None else float(value)
+
+
 def load(path: Path, *, oldest: int = SCHEMA) -> dict[str, Any]:
     """Read the results that a report's folder, or the file in it, holds; oldest: the first schema that will do.
 

@@ -24,7 +24,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from vaecore.suite.report.terminal import ASCII
-from vaecore.suite.results import plain
+from vaecore.suite.results import number, plain
 from vaecore.suite.statistics.intervals import Spread, change, family_level
 from vaecore.toolkit import digest
 
@@ -104,7 +104,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] =
             )
         )
     conditions = {
-        name: {key: (_number(one[key]), _number(b["conditions"][name][key])) for key in _MEASURES}
+        name: {key: (number(one[key]), number(b["conditions"][name][key])) for key in _MEASURES}
         for name, one in a["conditions"].items()
         if name in b["conditions"]
     }
@@ -248,11 +248,7 @@ def _spreads(claim: Mapping[str, Any]) -> list[Spread]:
 
 
 def _interval(claim: Mapping[str, Any]) -> tuple[float, float, float]:
-    return _number(claim["estimate"]), _number(claim["low"]), _number(claim["high"])
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+    return number(claim["estimate"]), number(claim["low"]), number(claim["high"])
 
 
 def text(found: Comparison, *, width: int, color: bool, unicode: bool) -> str:

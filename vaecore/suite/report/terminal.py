@@ -12,6 +12,7 @@ from rich.text import Text
 
 from vaecore.suite.facts import Facts
 from vaecore.suite.judging.registry import Registry, family_of
+from vaecore.suite.results import number
 
 Results = Mapping[str, Any]
 STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "pilot": "cyan", "reported": "cyan"}
@@ -118,10 +119,11 @@ def _verdicts(claims: Sequence[Results], lines: box.Box) -> RenderableType:
     grid.add_column("bound", no_wrap=True)
     grid.add_column("verdict", no_wrap=True)
     for claim in claims:
-        interval = f"{claim['estimate']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]"
+        estimate, low, high = (number(claim[key]) for key in ("estimate", "low", "high"))
+        interval = f"{estimate:.3f} [{low:.3f}, {high:.3f}]"
         sentence = claim["sentence"] if claim["kind"] == "finding" else f"({claim['kind']}) {claim['sentence']}"
         verdict = claim["verdict"]
-        outcome = verdict if verdict != "pilot" else f"power {claim['power']:.2f}"
+        outcome = verdict if verdict != "pilot" else f"power {number(claim['power']):.2f}"
         cells = (claim["claim"], sentence, interval, claim["bound"])
         grid.add_row(*(Text(cell) for cell in cells), Text(outcome, style=STYLES[verdict]))
     return grid
@@ -135,7 +137,8 @@ def _detection(cells: Results) -> RenderableType:
         grid.add_column(name, justify="right", no_wrap=True)
     grid.add_column("best of all", no_wrap=True)
     for one in next(iter(cells.values())):
-        areas = {name: row[one]["auroc"] for name, row in cells.items() if math.isfinite(row[one]["auroc"])}
+        areas = {name: number(row[one]["auroc"]) for name, row in cells.items()}
+        areas = {name: area for name, area in areas.items() if math.isfinite(area)}
         best = max(areas, key=lambda name: areas[name], default=None)
         shown = [f"{areas[name]:.2f}" if name in areas else "-" for name in _SCORES]
         grid.add_row(one, *shown, "-" if best is None else f"{areas[best]:.2f} {best}")

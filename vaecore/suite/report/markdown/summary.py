@@ -8,6 +8,7 @@ from vaecore.suite.judging.registry import family_of
 from vaecore.suite.judging.verdict import tally
 from vaecore.suite.report.markdown import cleaning
 from vaecore.suite.report.markdown.parts import cell, figures
+from vaecore.suite.results import number
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -44,8 +45,8 @@ def summary(results: Mapping[str, Any]) -> str:
             if family_of(one["claim"]) == family:
                 line(
                     f"| {one['claim']} | {one['kind']} | {cell(one['sentence'])} | {cell(one['estimand'])}"
-                    f" | {one['estimate']:.3f}"
-                    f" | {one['low']:.3f} to {one['high']:.3f} | {one['bound']} | **{one['verdict']}**"
+                    f" | {number(one['estimate']):.3f}"
+                    f" | {number(one['low']):.3f} to {number(one['high']):.3f} | {one['bound']} | **{one['verdict']}**"
                     f" | {one['runs']} x {one['images']} |"
                 )
     line("\n## Conditions\n")
@@ -87,7 +88,7 @@ def summary(results: Mapping[str, Any]) -> str:
         for name, reason in results["not_concluded"].items():
             line(f"- {name}: {reason}")
     made = results["environment"]
-    packages = ", ".join(f"{name} {number}" for name, number in made["packages"].items())
+    packages = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
     line(f"\n## Provenance\n\n{results['made']}, git {results['git_revision'] or 'unknown'}; Python {made['python']},")
     line(f"{packages}; {made['processor']}, {made['threads']} threads, GPU: {made['gpu'] or 'none'}.")
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in results["wall_seconds"].items())

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from vaecore.suite.report import figure_files as drawings
 from vaecore.suite.report import page
-from vaecore.suite.report.captions import FIGURES
+from vaecore.suite.report.figures.catalogue import FIGURES
+from vaecore.suite.report.figures.files import draw
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the group `browser`: playwright drives the browser")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -26,7 +26,7 @@ def browser():
 @pytest.fixture(scope="module")
 def address(results, tmp_path_factory):
     """Give where a page with a real picture of each kind lies, and claims enough to search among."""
-    files = drawings.draw(results, "convergence")
+    files = draw(results, "convergence")
     pictures = {f"{name}.png": files["png"] for name in [*FIGURES][:2]} | {"convergence.svg": files["svg"]}
     more = [
         one | {"claim": f"E{number}", "sentence": f"Sentence {number} about zebras.", "kind": "limit"}
