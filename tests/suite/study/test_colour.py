@@ -9,14 +9,17 @@ import torch
 from torch.testing import assert_close
 
 import vaecore as vc
-from vaecore.suite.packing import pack, unpack
-from vaecore.suite.study import cleaning
-from vaecore.suite.study.draws import CLEAN, DRAWS, Shard, collect
-from vaecore.suite.study.study import Dataset, Profile, Study
+from vaecore.suite import CLEAN, CLEANING, JOINT_MSE, LBFGS, SCORES, Study
+from vaecore.suite.images import pack, unpack
+from vaecore.suite.study.draws import look
+from vaecore.suite.study.perturbations import perturb
+from vaecore.suite.study.protocol import Profile, Protocol
+from vaecore.suite.study.sections import cleaning
+from vaecore.suite.study.setup import Dataset, Setup
 from vaecore.toolkit import seed_for
 
 IMAGES = torch.rand(6, 3, 17, 23, generator=torch.Generator().manual_seed(0))
-LABELS = torch.arange(6) % 4
+SHARD = {"pixels": IMAGES, "labels": torch.arange(6) % 4, "indices": torch.arange(6)}
 
 
 def models(shape):
@@ -31,18 +34,16 @@ VAE, CLASSIFIER = models((3, 17, 23))
 
 
 def test_the_squared_error_of_a_draw_is_the_mean_over_channels():
-    table = collect(VAE, CLASSIFIER, Shard(IMAGES, LABELS, torch.arange(6), 0), CLEAN)
-    from_table = table["draw_mse"][:, :DRAWS].double()
-    seed = seed_for("reconstructions", 0)
-    again = vc.reconstruct(VAE, IMAGES, draws=DRAWS, seed=seed).double()
-    assert_close(
-        from_table, (again - IMAGES.double().unsqueeze(1)).square().flatten(2).mean(dim=2), atol=1e-6, rtol=1e-4
-    )
+    clean = perturb("clean", 0.0, {}, 0, 5, "cpu", SHARD)
+    columns = look(10, 0, "float32", "cpu", 0, SHARD, clean, VAE, CLASSIFIER)
+    again = vc.reconstruct(VAE, IMAGES, draws=10, seed=seed_for("reconstructions", 0)).double()
+    squares = (again - IMAGES.double().unsqueeze(1)).square().flatten(2).mean(dim=2)
+    assert_close(columns["draw_mse"].double(), squares, atol=1e-6, rtol=1e-4)
 
 
 def test_images_are_packed_as_figures_take_them():
     rounded = (IMAGES * 255).round() / 255
-    assert np.array_equal(unpack(pack(rounded)), (rounded * 255).round().byte().permute(0, 2, 3, 1).numpy())
+    assert np.array_equal(unpack(pack(rounded.numpy())), (rounded * 255).round().byte().permute(0, 2, 3, 1).numpy())
 
 
 @pytest.fixture
@@ -53,31 +54,31 @@ def study(tmp_path, monkeypatch):
     made.data = (pixels, np.arange(60) % 4)
     made.vae, made.classifier = models((3, 6, 9))
     monkeypatch.setitem(sys.modules, made.__name__, made)
-    return Study(
+    setup = Setup(
         Dataset("a_users_colours:data", "as asked"),
-        Profile("standard", 1, 8, 3, 3),
-        vc.Store(tmp_path / "cache"),
+        Protocol(Profile("standard", 1, 8, 3, 3)),
         root=str(tmp_path),  # no data folder, whatever the environment says
         device=torch.device("cpu"),
         vae="a_users_colours:vae",
         classifier="a_users_colours:classifier",
     )
+    return Study.of(setup, vc.Store(tmp_path / "cache"))
 
 
 def test_a_study_of_small_colour_images_has_all_its_evidence(study):
-    study.check()
-    assert study.outside.left_out == {
+    study.setup.check()
+    assert study.facts.left_out == {
         "letters": "28x28 in grey, where a_users_colours.data is 6x9 in colour",
         "shuffled-patches": "4 does not divide 6x9",
     }
     assert study.outside.lacks("kmnist").startswith("takes images of kmnist, which are not at hand as 6x9 in colour (")
-    assert study.table("lbfgs")["l2"].shape == (1, 3)
-    assert study.table("joint-mse-0.3")["l2"].shape == (1, 3)
-    scores = study.outside.scores("rotated-90")
-    assert set(scores.columns) == set(vc.scores)
-    assert all(np.isfinite(column).all() for column in scores.columns.values())
-    cleaned = study.cleaning.table("clean")
+    assert study.table(LBFGS)["l2"].shape == (1, 3)
+    assert study.table(JOINT_MSE(1.5))["l2"].shape == (1, 3)
+    scores = study.table(study.outside.condition("rotated-90"), of=SCORES).columns
+    assert set(scores) == set(vc.scores)
+    assert all(np.isfinite(column).all() for column in scores.values())
+    cleaned = study.table(CLEAN, of=CLEANING).columns
     assert cleaned["blur"].shape == cleaned["vae-majority"].shape == (1, 8)
-    strip = cleaning._strip(study)  # of three images, which cannot have all four classes
+    strip = cleaning.section(study)["strip"]  # of three images, which cannot have all four classes
     assert strip["labels"] == sorted(set(strip["labels"]))
     assert unpack(strip["rows"][0]["pixels"]).shape == (len(strip["labels"]), 6, 9, 3)

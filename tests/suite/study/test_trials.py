@@ -1,32 +1,41 @@
-"""The adaptive attacker's trials and the flags on a study's attacks, on a study whose models and wins are made up."""
+"""The adaptive attacker's trials, and the flags on a study's attacks, on a study whose wins are made up."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from vaecore import Sanity
-from vaecore._store import digest
-from vaecore.suite.statistics.intervals import beats
-from vaecore.suite.study import trials as sanity
-from vaecore.suite.study.draws import DRAWS, Shard, Table
-from vaecore.suite.study.study import Run
-from vaecore.suite.study.trials import CLASSIFIER, DETECTOR, SWEEPS, WEAKER, flags
+from vaecore.suite import CLEAN, FGSM, LBFGS
+from vaecore.suite.statistics.estimates import beats
+from vaecore.suite.study import trials
+from vaecore.suite.study.protocol import Protocol
+from vaecore.suite.study.sections import trials as section
+from vaecore.suite.study.tables import Table
+from vaecore.suite.study.trials import Trial, attack_and_judge, sweeps, weaker
 
-IMAGES = 40
+IMAGES, PROTOCOL = 40, Protocol()
+SWEEPS, WEAKER = sweeps(PROTOCOL), weaker(PROTOCOL)
 EVERY = list(dict.fromkeys([*(trial for row in SWEEPS.values() for trial in row), *(t for p in WEAKER for t in p)]))
 
 
-class Claimed:
+class Study:
     """A study whose conditions say what a test wants of them."""
 
-    def __init__(self, **changes):
-        self.changes = changes
+    setup = SimpleNamespace(protocol=PROTOCOL)
+
+    def __init__(self, changes=None):
+        self.changes = changes or {}
 
     def table(self, condition):
         columns = {"flags": np.zeros((2, IMAGES), dtype=np.int64), "success": np.ones((2, IMAGES), dtype=bool)}
-        return Table({**columns, **self.changes.get(condition.replace("-", "_").replace(".", "_"), {})})
+        return Table.of({**columns, **self.changes.get(condition, {})})
+
+
+def flags(study=None, conditions=PROTOCOL.conditions):
+    return section.flags(study or Study(), conditions)
 
 
 def share(part):
@@ -37,12 +46,12 @@ def share(part):
 def wins(monkeypatch):
     """All trials win all images, but Square and BPDA; a test may change it."""
     made = {trial: share(1.0 if trial.attack == "pgd" else 0.3) for trial in EVERY}
-    monkeypatch.setattr(sanity, "trials", lambda _study: made)
+    monkeypatch.setattr(section, "won", lambda _study: made)
     return made
 
 
 def test_sound_attacks_raise_no_flag(wins):
-    assert flags(Claimed()) == []
+    assert flags() == []
 
 
 def test_sweeps_vary_one_thing_upwards_and_weaker_attacks_stand_beside_their_equals():
@@ -56,18 +65,25 @@ def test_sweeps_vary_one_thing_upwards_and_weaker_attacks_stand_beside_their_equ
     assert {weak.victim for weak, _ in WEAKER if weak.attack == "square"} == {"classifier", "detector"}
 
 
+def test_sizes_of_trials_follow_the_budget():
+    sizes = [trial.epsilon for trial in SWEEPS["epsilon"]]
+    assert sizes == [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5]
+    halved = [trial.epsilon for trial in sweeps(replace(PROTOCOL, budget=0.1))["epsilon"]]
+    assert halved == [size / 2 for size in sizes]
+
+
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_success_that_falls_with_more_effort_is_flagged(wins, sweep):
     row = SWEEPS[sweep]
     wins[row[1]] = share(0.6)
-    found = [flag for flag in flags(Claimed()) if "falls" in flag]
-    assert f"success falls from 100% to 60% with more effort: {row[0]}, then {row[1]}" in found
+    falls = [flag for flag in flags() if "falls" in flag]
+    assert f"success falls from 100% to 60% with more effort: {row[0]}, then {row[1]}" in falls
 
 
 def test_success_that_does_not_become_complete_is_flagged(wins):
     last = SWEEPS["epsilon"][-1]
     wins[last] = share(0.975)
-    assert flags(Claimed()) == [f"{last} wins 98% only: with so much room it must win every image"]
+    assert flags() == [f"{last} wins 98% only: with so much room it must win every image"]
 
 
 @pytest.mark.parametrize("number", range(len(WEAKER)))
@@ -76,18 +92,17 @@ def test_an_attack_that_knows_less_and_wins_more_is_flagged(wins, number):
     for trial in EVERY:  # all equal, so that no sweep falls
         wins[trial] = share(0.5 if trial.attack == "pgd" else 0.1)
     wins[weak] = share(0.9)
-    found = [flag for flag in flags(Claimed()) if "knows less" in flag]
-    assert len(found) == 1
-    assert found[0].startswith(f"{weak} wins 90%, {strong} 50%: ")
-    assert "16 images only it wins" in found[0]
+    (flag,) = [flag for flag in flags() if "knows less" in flag]
+    assert flag.startswith(f"{weak} wins 90%, {strong} 50%: ")
+    assert "16 images only it wins" in flag
 
 
-def test_trials_are_asked_for_only_where_the_adaptive_attack_is(monkeypatch):
+def test_trials_are_asked_for_only_where_an_attacker_knows_the_vae(monkeypatch):
     def refuse(_study):
         raise AssertionError("no trials here")
 
-    monkeypatch.setattr(sanity, "trials", refuse)
-    assert flags(Claimed(), ["clean", "fgsm-0.1"]) == []
+    monkeypatch.setattr(section, "won", refuse)
+    assert flags(conditions=[CLEAN, FGSM(0.5)]) == []
 
 
 def test_flags_of_images_and_failures_of_minimal_attacks_are_counted():
@@ -96,9 +111,9 @@ def test_flags_of_images_and_failures_of_minimal_attacks_are_counted():
     zero[:, :] |= int(Sanity.PROBABILITIES)
     failed = np.ones((2, IMAGES), dtype=bool)
     failed[1, :2] = False
-    study = Claimed(fgsm_0_1={"flags": zero}, lbfgs={"success": failed}, fgsm_0_2={"success": failed})
-    found = flags(study, ["clean", "fgsm-0.1", "fgsm-0.2", "lbfgs"])
-    assert [flag.partition(": the ")[0] for flag in found] == [
+    study = Study({FGSM(0.5): {"flags": zero}, LBFGS: {"success": failed}, FGSM(1): {"success": failed}})
+    lines = flags(study, [CLEAN, FGSM(0.5), FGSM(1), LBFGS])
+    assert [line.partition(": the ")[0] for line in lines] == [
         "fgsm-0.1: 3 of 80 images",
         "fgsm-0.1: 80 of 80 images",
         "lbfgs: 2 of 80 images",
@@ -106,8 +121,8 @@ def test_flags_of_images_and_failures_of_minimal_attacks_are_counted():
 
 
 def test_fgsm_that_weakens_as_epsilon_grows_is_flagged():
-    study = Claimed(fgsm_0_2={"success": np.stack([share(0.5), share(0.5)])})
-    (flag,) = flags(study, ["fgsm-0.1", "fgsm-0.2", "fgsm-0.3"])
+    study = Study({FGSM(1): {"success": np.stack([share(0.5), share(0.5)])}})
+    (flag,) = flags(study, [FGSM(0.5), FGSM(1), FGSM(1.5)])
     assert flag == "success falls from 100% to 50% with more effort: fgsm-0.1, then fgsm-0.2"
 
 
@@ -135,27 +150,32 @@ class Models:
         return torch.stack([-level, level - 1, -2 * (level - 0.5).abs() - 2], dim=1) * 10
 
 
-@pytest.mark.parametrize("trial", [CLASSIFIER, DETECTOR, *(replace(weak, steps=60) for weak, _ in WEAKER[:3])], ids=str)
-def test_a_trial_wins_what_it_can_and_no_more(trial):
-    """Images 0.1 from the boundary of the two classes fall to epsilon 0.3, and not to 0.05."""
+def won(trial):
+    """Which of six images, 0.1 from the boundary of the two classes, a trial wins."""
+    shard = {"pixels": torch.full((6, 1, 4, 4), 0.4), "labels": torch.zeros(6, dtype=int), "indices": torch.arange(6)}
     models = Models()
-    shard = Shard(torch.full((6, 1, 4, 4), 0.4), torch.zeros(6, dtype=torch.int64), torch.arange(6), 0)
-    run = Run(0, models, models, digest("vae"), digest("classifier"))
-    assert sanity._judge(run, replace(trial, epsilon=0.3), shard).all()
-    assert not sanity._judge(run, replace(trial, epsilon=0.05), shard).any()
+    return attack_and_judge(
+        **asdict(trial), seed=0, judging_draws=10, device="cpu", shard=shard, vae=models, classifier=models
+    )["won"]
+
+
+BEST = [Trial("classifier", 0.3, 5), Trial("detector", 0.3, 5)]
+
+
+@pytest.mark.parametrize("trial", [*BEST, *(replace(weak, steps=60) for weak, _ in WEAKER[:3])], ids=str)
+def test_a_trial_wins_what_it_can_and_no_more(trial):
+    assert won(replace(trial, epsilon=0.3)).all()
+    assert not won(replace(trial, epsilon=0.05)).any()
 
 
 def test_a_detectors_trial_is_judged_by_new_draws(monkeypatch):
     """A win that new draws do not confirm is none."""
-    models = Models()
-    shard = Shard(torch.full((6, 1, 4, 4), 0.4), torch.zeros(6, dtype=torch.int64), torch.arange(6), 0)
-    run = Run(0, models, models, digest("vae"), digest("classifier"))
 
     def alarm(*_arguments, draws, **_settings):
-        assert draws == DRAWS
+        assert draws == 10
         labels = torch.ones(6, draws, dtype=torch.int64)
         labels[:3, -1] = 0
         return labels
 
-    monkeypatch.setattr(sanity, "reconstruct_labels", alarm)
-    assert sanity._judge(run, DETECTOR, shard).tolist() == [False] * 3 + [True] * 3
+    monkeypatch.setattr(trials, "reconstruct_labels", alarm)
+    assert won(BEST[1]).tolist() == [False] * 3 + [True] * 3

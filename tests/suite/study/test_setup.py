@@ -1,0 +1,74 @@
+"""What a study looks at: test images nested in one order, training images held out from every model."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vaecore import load_images
+from vaecore.suite.study.conditions import CLEAN, CONFIDENT, FGSM, GAUSSIAN, JOINT, JOINT_MSE, LBFGS
+from vaecore.suite.study.protocol import PROFILES, Profile, Protocol
+from vaecore.suite.study.setup import Dataset, Setup
+
+
+@pytest.fixture
+def setup():
+    protocol = Protocol(Profile("test", 2, 6, 4, 3))
+    return Setup(Dataset("digits", "for tests"), protocol, device=torch.device("cpu"))
+
+
+def test_test_images_are_nested_and_the_same_for_all_studies(setup):
+    small, large = (replace(setup, protocol=Protocol(PROFILES[name])) for name in ("smoke", "standard"))
+    assert torch.equal(small.indices, large.indices[:200])
+    assert sorted(large.indices.tolist()) == list(range(797))
+    given = small.shard((3, 7)).tensors
+    assert torch.equal(given["indices"], large.indices[3:7])
+    assert torch.equal(given["pixels"], small.test.pixels[large.indices[3:7]])
+    assert torch.equal(given["labels"], small.test.labels[large.indices[3:7]])
+
+
+def test_expensive_attacks_get_fewer_images_and_none_more_than_there_are(setup):
+    conditions = (CLEAN, FGSM(0.5), LBFGS, CONFIDENT, GAUSSIAN, JOINT(1.5), JOINT_MSE(1.5))
+    assert [setup.count(condition) for condition in conditions] == [6, 6, 4, 4, 4, 3, 3]
+    assert replace(setup, protocol=Protocol(PROFILES["standard"])).count(CLEAN) == 797
+
+
+def test_shards_follow_one_another(setup):
+    assert setup.shards(7, 3) == [(0, 3), (3, 6), (6, 7)]
+    assert setup.shards(1000) == [(0, 500), (500, 1000)]
+
+
+def test_some_training_images_are_held_out_from_every_model(setup):
+    whole, (held, places) = load_images("digits", "train"), setup.held_out
+    assert len(held) == len(places) == int(0.1 * len(whole))
+    assert torch.equal(held.pixels, whole.pixels[places])
+    kept = sorted(set(range(len(whole))) - set(places.tolist()))
+    for kind in ("vae", "classifier", "autoencoder"):
+        for number in range(2):
+            train = setup.weights(kind, number).inputs["train"].tensors
+            assert torch.equal(train["pixels"], whole.pixels[kept])
+            assert torch.equal(train["labels"], whole.labels[kept])
+    assert torch.equal(setup.train.pixels, whole.pixels[kept])
+
+
+def test_each_run_has_models_and_attacks_of_its_own(setup):
+    for kind in ("vae", "classifier", "autoencoder"):
+        assert [setup.weights(kind, number).arguments["seed"] for number in range(2)] == [0, 1]
+        assert setup.model(kind, 0).key != setup.model(kind, 1).key
+        assert setup.model(kind, 0) is setup.model(kind, 0)  # so that its key is computed once
+    assert setup.attack(LBFGS, 0, (0, 4)).key != setup.attack(LBFGS, 1, (0, 4)).key
+    pilot = replace(setup, first_seed=1000)
+    assert pilot.seeds == [1000, 1001]
+    assert pilot.pilot
+    assert not setup.pilot
+
+
+def test_attacks_depend_on_the_models_that_their_attacker_knows_and_on_no_other(setup):
+    def inputs(condition):
+        return {*setup.attack(condition, 0, (0, 3)).inputs}
+
+    assert inputs(CLEAN) == {"shard"}
+    assert inputs(FGSM(1)) == inputs(LBFGS) == {"shard", "classifier"}
+    assert inputs(JOINT(1.5)) == {"shard", "classifier", "vae"}
+    assert inputs(GAUSSIAN) == {"shard", "twin"}
+    assert setup.attack(GAUSSIAN, 1, (0, 3)).inputs["twin"].key == setup.attack(LBFGS, 1, (0, 3)).key
