@@ -319,6 +319,7 @@ def test_noise_leads_off_a_plateau():
     assert attack.flags.tolist() == [int(Sanity.ZERO_GRADIENT)]
 
 
+@pytest.mark.slow
 # Here an image that needs no attack kept moving, by so little that the reciprocal of its curvature overflowed.
 @example(seed=0, sharpness=100.0, share=1.0, confidence=None)
 @settings(max_examples=25, deadline=None, derandomize=True)
