@@ -29,8 +29,8 @@ SEED = 0  # of the sets that are made: the same images for all runs and studies
 class Sets:
     """The sets outside that a study looks at. A set goes by the name that `vaecore.outside` gives it.
 
-    test, indices: the test images, and the indices of those looked at. most: images of a set that are looked at. asked: what `--ood` names. left_out: sets at
-    hand that can't be compared, and why.
+    test, indices: the test images, and the indices of those looked at. most: images of a set that are looked at. asked:
+    what `--ood` names.
     """
 
     test: Images
@@ -38,10 +38,16 @@ class Sets:
     most: int
     root: str | None = None
     asked: tuple[str, ...] = ()
-    left_out: dict[str, str] = field(default_factory=dict)
+    _left_out: dict[str, str] = field(default_factory=dict)
     _kinds: dict[str, str | None] = field(default_factory=dict)
     _images: dict[str, tuple[Images, torch.Tensor]] = field(default_factory=dict)
     _shards: dict[tuple[Condition, int, int], Given] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Sets at hand that can't be compared, and why."""
+        _ = self.sources
+        return self._left_out
 
     @cached_property
     def sources(self) -> dict[str, str]:
@@ -55,13 +61,13 @@ class Sets:
         made, shape = [*OUTSIDE_MADE], test.shape
         if any(side % PATCHES_ALONG_A_SIDE for side in shape[1:]):
             made.remove("shuffled-patches")
-            self.left_out["shuffled-patches"] = f"{PATCHES_ALONG_A_SIDE} does not divide {shape[1]}x{shape[2]}"
+            self._left_out["shuffled-patches"] = f"{PATCHES_ALONG_A_SIDE} does not divide {shape[1]}x{shape[2]}"
         at_hand = sorted(map(str, (data_root(root) / "ood").glob("*.npz")))
         loaded = [*(name for name in TORCHVISION if is_available(name, root)), "letters"]
         if self._fits_loaded:
             at_hand = [*loaded, *at_hand]
         else:
-            self.left_out[", ".join(loaded)] = (
+            self._left_out[", ".join(loaded)] = (
                 f"{describe_shape(LOADED_SHAPE)}, where {test.name} is {describe_shape(shape)}"
             )
         fitting = dict(zip(made, made, strict=True))
@@ -72,7 +78,7 @@ class Sets:
             try:
                 self._load(source)
             except (ValueError, OSError) as error:
-                self.left_out[name] = str(error)
+                self._left_out[name] = str(error)
             else:
                 fitting[name] = source
         asked: dict[str, str] = {}
@@ -83,7 +89,7 @@ class Sets:
             # What is made is made of one image here, to see whether it can be.
             some = test.take(slice(1)) if is_made(name) else test
             outside(source, some, seed=SEED, root=root)
-            self.left_out.pop(name, None)
+            self._left_out.pop(name, None)
         return fitting | asked
 
     def find(self, kind: str) -> str | None:
@@ -106,7 +112,7 @@ class Sets:
         try:
             self._load(kind)
         except OSError as error:
-            self.left_out[kind] = str(error)
+            self._left_out[kind] = str(error)
             return None
         self.sources[kind] = kind
         return kind

@@ -78,6 +78,7 @@ class Setup:
         """Raise now what would otherwise be raised late: unusable data, models that are not there."""
         check_precision(self.precision, self.device)
         assert self.test.labels is not None
+        _ = self.sets.sources
         if self.test.labels.min() == self.test.labels.max():
             raise ValueError(f"the images of {self.test.name} must have two labels or more; the test images have one")
         if "classifier" in self.trained:
