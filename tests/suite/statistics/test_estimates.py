@@ -16,7 +16,6 @@ from vaecore.suite.statistics.estimates import (
     aurc,
     auroc,
     auroc_of_groups,
-    beats,
     difference,
     group_mean_ratio,
     group_mean_step,
@@ -94,14 +93,6 @@ def test_difference_cancels_what_conditions_share(generator, crossed):
     assert paired.per_run == pytest.approx((noise[0] + 1 - noise[1]).mean(1))
     with pytest.raises(ValueError, match=r"same runs and images; got \(4, 300\) and \(4, 299\)"):
         difference(mean(shared), mean(shared[:, 1:]))
-
-
-def test_an_attack_beats_another_by_more_than_chance():
-    """McNemar: of 25 images that one of two attacks wins, 17 to 8 is within two standard errors, 18 to 7 is not."""
-    images = np.arange(100)
-    assert not beats(images < 17, (images >= 17) & (images < 25))
-    assert beats(images < 18, (images >= 18) & (images < 25))
-    assert not beats(images >= 0, images >= 0)
 
 
 # Areas under ROC curves
