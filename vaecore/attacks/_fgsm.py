@@ -59,4 +59,4 @@ def fgsm(
             success, _ = objective(moved, rows, 1)
             chunk_flags = zero_gradient(gradient) | flags
             parts.append(outcome(clean, moved, success, torch.ones_like(rows), chunk_flags, keep_failed=keep_failed))
-    return join(parts)
+        return join(parts)

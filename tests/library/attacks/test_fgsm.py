@@ -34,3 +34,10 @@ def test_fgsm_fools_some_images_of_a_convolutional_classifier(digits):
     assert torch.equal(attack.success, model(attack.images).argmax(1) != labels)
     assert 0 < attack.success.sum() < len(labels)
     assert bool((attack.linf > 0.09).all())
+
+
+def test_results_of_a_call_in_inference_mode_are_ordinary_tensors(digits):
+    model, images, labels, _ = digits
+    with torch.inference_mode():
+        attack = fgsm(model, images[:2], labels[:2], epsilon=0.1)
+    assert not any(value.is_inference() for value in (attack.images, attack.success, attack.l2, attack.flags))
