@@ -1,11 +1,16 @@
-"""Models that answer image by image, a shard of digits, and what `perturb` makes of it."""
+"""Models that answer image by image, a shard of digits, what `perturb` makes of it, and a setup without training."""
 
+import sys
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from vaecore import VAE, Classifier, ClassifierConfig, VAEConfig, load_images
 from vaecore.suite.study.perturbations import perturb
 from vaecore.suite.study.protocol import Protocol
+from vaecore.suite.study.setup import Dataset
 
 
 class OneByOne:
@@ -60,3 +65,19 @@ def perturbed(models):
         return perturb(kind.name, size, {**kind.settings, **settings}, seed, 5, "cpu", shard, models, models, twin)
 
     return under
+
+
+@pytest.fixture
+def untrained(tiny, tmp_path, monkeypatch):
+    """The setup of a study whose finished models came without training images."""
+    images = np.random.default_rng(0).random((30, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "tests.npz", test_images=images, test_labels=np.arange(30) % 3)
+    module = sys.modules[tiny.setup.vae.partition(":")[0]]
+    monkeypatch.setattr(module, "finished_vae", module.vae(0).eval(), raising=False)
+    monkeypatch.setattr(module, "finished_classifier", module.classifier(0).eval(), raising=False)
+    return replace(
+        tiny.setup,
+        dataset=Dataset(str(tmp_path / "tests.npz"), "as asked"),
+        vae=tiny.setup.vae.replace(":vae", ":finished_vae"),
+        classifier=tiny.setup.classifier.replace(":classifier", ":finished_classifier"),
+    )
