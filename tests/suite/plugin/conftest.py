@@ -3,7 +3,6 @@
 import pytest
 import torchvision  # noqa: F401  # as torch._dynamo in the conftest of the suite: what it imports aborts the second time
 
-from vaecore import ClassifierConfig, VAEConfig
 from vaecore.suite.plugin import session
 from vaecore.suite.study import setup
 
@@ -27,11 +26,25 @@ def run(project):
     return start
 
 
+SMALL = """
+from vaecore import ClassifierConfig, VAEConfig
+from vaecore.suite.study import setup
+
+small = VAEConfig(latent_size=2, hidden_size=4, epochs=1), ClassifierConfig((2, 2), 4, epochs=1)
+setup.reference_configs = lambda _: small
+"""
+
+
 @pytest.fixture
-def folders(monkeypatch):
-    """Folders that reports would be written to, in order; reference models are small ones that train for an epoch."""
-    configs = VAEConfig(latent_size=2, hidden_size=4, epochs=1), ClassifierConfig((2, 2), 4, epochs=1)
-    monkeypatch.setattr(setup, "reference_configs", lambda _: configs)
+def small(project, monkeypatch):
+    """Reference models of a project, and its plain autoencoder, are small and train for one epoch."""
+    monkeypatch.setattr(setup, "reference_configs", None)  # so that it is put back
+    (project.path / "conftest.py").write_text(SMALL, encoding="utf-8")
+
+
+@pytest.fixture
+def folders(small, monkeypatch):
+    """Folders that reports would be written to, in order."""
     written = []
     monkeypatch.setattr(session.collect, "tasks", lambda _: [])
     monkeypatch.setattr(session.reporting, "whole", lambda *_: {"conditions": {}})

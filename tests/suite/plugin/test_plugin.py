@@ -245,7 +245,7 @@ def test_parts_of_a_study(run, options, tally, missing):
         ),
     ],
 )
-def test_processes_give_the_same_verdicts(run, whole, options, said):
+def test_processes_give_the_same_verdicts(run, small, whole, options, said):
     pytest.importorskip("xdist")
     result = run(THREE.replace(ONES, CLEAN), *options, f"--cache-dir={whole}", inprocess=False)
     assert result.ret == NOT_ALL_SUPPORTED
@@ -255,11 +255,12 @@ def test_processes_give_the_same_verdicts(run, whole, options, said):
         assert [one["claim"] for one in load(run.path / "out/mine.npz")["claims"]] == ["A1", "A2", "A3"]
 
 
+@pytest.mark.slow
 def test_after_an_interruption_nothing_is_computed(run):
     result = run(source("A1", CLEAN) + "\n\ndef test_it():\n    raise KeyboardInterrupt\n", inprocess=False)
     assert result.ret == INTERRUPTED
     result.stdout.fnmatch_lines(["1 supported", "Stopped. What was finished is kept in cache; the same command *"])
-    assert untouched(run.path)
+    assert not (run.path / "cache/draws").exists()
 
 
 @pytest.mark.parametrize(
@@ -352,7 +353,7 @@ def test_auto_takes_mnist_where_it_is_to_be_had(monkeypatch, on_disk, answers, d
     assert setup.choose_dataset("auto", None) == setup.Dataset(*expected)
 
 
-def test_auto_falls_to_digits_and_says_why(run, monkeypatch):
+def test_auto_falls_to_digits_and_says_why(run, small, monkeypatch):
     monkeypatch.setattr(setup, "probe", lambda _name: False)
     result = run(source("A1", ONES), "--dataset=auto", "--data-root=empty", models=False)
     assert result.ret == OK
@@ -376,7 +377,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_report_is_written_where_asked_for(run, whole):
+def test_report_is_written_where_asked_for(run, small, whole):
     result = run(source("A1", ONES), "--report-dir=out", f"--cache-dir={whole}")
     assert result.ret == OK
     result.stdout.fnmatch_lines(["Report: out/mine.npz/index.html"])
@@ -563,6 +564,7 @@ def test_few_successes_of_lbfgs_support_nothing(run):
     result.stdout.fnmatch_lines(["A3 inconclusive: *; L-BFGS succeeded in all runs on 90% of the images only*"])
 
 
+@pytest.mark.slow
 def test_a_bad_option_is_one_line_under_xdist_too(tmp_path):
     command = [sys.executable, "-m", "pytest", "claims", "-n1", "--dataset=no-such.npz", f"--cache-dir={tmp_path}"]
     found = subprocess.run(  # noqa: S603

@@ -152,6 +152,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
     if config.getoption("dist", "no") == "no" or hasattr(config, "workerinput"):
         return
+    if config.getoption("claims_plan", default=False):
+        raise pytest.UsageError("--plan must run in one process, not in those of pytest-xdist (leave out -n)")
     config.pluginmanager.register(_Controller(config), "claims-controller")
     if any(_names_claims(argument.partition("::")[0], config) for argument in config.args):
         session_of(config).check_options()

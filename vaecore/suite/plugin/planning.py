@@ -1,13 +1,15 @@
-"""The plan of a run: what tests of claims ask for, found by calling them on a study that only notes it."""
+"""The plan of a run: what tests of claims ask for, noted while they are called on a study that computes nothing."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pytest
+from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
 
 from vaecore.suite.plugin.items import asks_for_study
+from vaecore.suite.report import terminal
 from vaecore.suite.statistics.estimates import Estimate
 from vaecore.suite.study.plan import Cost, NotComputedError
 from vaecore.suite.study.study import Study
@@ -21,17 +23,17 @@ class _NoClaim:
         """Nothing: the estimates would have to be computed."""
 
 
-def tasks(items: Sequence[pytest.Item], study: Study) -> list[Task]:
-    """The tasks that tests ask for before they first look at a number; later ones are computed when they run."""
-    asked: dict[str, Task] = {}
-    for item in items:
-        if asks_for_study(item) and item.get_closest_marker("skip") is None:
-            asked |= _asked_by(item, study)
-    return list(asked.values())
+def asked(items: Sequence[pytest.Item], study: Study) -> tuple[list[Task], set[str]]:
+    """The tasks that tests ask for, and the full names of the conditions that they look at.
+
+    That is what they ask for before they first look at a number; the rest is computed when they run.
+    """
+    studies = [_called(item, study.planning()) for item in items if asks_for_study(item)]
+    tasks = [task for one in studies for task in one.plan.asked.values()]
+    return tasks, {name for one in studies for name in one.conditions}
 
 
-def _asked_by(item: pytest.Item, study: Study) -> dict[str, Task]:
-    planning = study.planning()
+def _called(item: pytest.Item, planning: Study) -> Study:
     given = {"study": planning, "claim": _NoClaim(), **getattr(getattr(item, "callspec", None), "params", {})}
     names = item._fixtureinfo.argnames  # type: ignore[attr-defined]  # noqa: SLF001  # what the test takes
     if set(names) <= set(given):
@@ -41,26 +43,37 @@ def _asked_by(item: pytest.Item, study: Study) -> dict[str, Task]:
             pass
         except Exception:  # noqa: BLE001, S110  # a mistake in the test shows when it runs
             pass
-    return planning.plan.asked
+    return planning
 
 
-def table(costs: Iterable[Cost], workers: int) -> str:
-    """What a run would compute, as a table for the terminal."""
-    grid = Grid("tasks", "needed", "in the cache", "to compute", "seconds, by past runs")
-    costs = [*costs]
+def table(costs: Sequence[Cost], workers: int, *, width: int, unicode: bool) -> str:
+    """What a run would compute and how long it may take, as text for the terminal."""
+    grid = Grid(box=box.SIMPLE if unicode else terminal.ASCII, show_edge=False)
+    for title in ("tasks", "needed", "cached", "to compute", "seconds"):
+        grid.add_column(title, justify="left" if title == "tasks" else "right", no_wrap=True)
     for cost in costs:
         left = cost.tasks - cost.stored
-        seconds = "-" if not left else "unknown" if cost.seconds is None else f"{cost.seconds:,.0f}"
+        seconds = "-" if not left else "unknown" if cost.seconds is None else _rounded(cost.seconds)
         grid.add_row(cost.title, f"{cost.tasks:,}", f"{cost.stored:,}", f"{left:,}", seconds)
-    console = Console(file=io.StringIO(), width=100, highlight=False, markup=False)
+    output = io.StringIO()
+    console = Console(file=output, width=max(width, 60), highlight=False, markup=False)
     console.print(grid)
+    console.print(f"\n{_estimate(costs, workers)} Nothing was computed.", soft_wrap=True)
+    return "\n" + output.getvalue()
+
+
+def _estimate(costs: Sequence[Cost], workers: int) -> str:
     left = sum(cost.tasks - cost.stored for cost in costs)
     unknown = sum(cost.tasks - cost.stored for cost in costs if cost.seconds is None)
-    wall = sum(cost.seconds or 0.0 for cost in costs) / workers
-    notes = f" and {unknown:,} tasks that have not run on this machine yet" if unknown else ""
-    console.print(
-        f"{left:,} tasks to compute: about {wall:,.0f} s with {workers} workers{notes}. Nothing was computed."
-    )
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return "\n" + output.getvalue()
+    if not left:
+        return "The cache has all that is needed."
+    if left == unknown:
+        return f"{left:,} tasks to compute; as none of their kind has run on this machine yet, there is no estimate."
+    seconds = _rounded(sum(cost.seconds or 0.0 for cost in costs) / workers)
+    processes = "one process" if workers == 1 else f"{workers} workers"
+    besides = f", and {unknown:,} tasks of kinds that have not run on this machine yet" if unknown else ""
+    return f"{left:,} tasks to compute: about {seconds} s with {processes}{besides}."
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 1 else "1"

@@ -226,10 +226,14 @@ class ClaimsSession:
     # The run.
 
     def tasks(self, items: Sequence[pytest.Item]) -> list[Task]:
-        """The plan of a run: all that its claims and its report ask for."""
-        tasks = planning.tasks(items, self.study)
-        if not self.own_alone and self.report_folder({claim_id(item) or "" for item in items}) is not None:
+        """The plan of a run: all that its claims, its summary and its report ask for."""
+        running = [item for item in items if item.get_closest_marker("skip") is None]
+        tasks, conditions = planning.asked(running, self.study)
+        claims = {name for item in running if (name := claim_id(item)) is not None}
+        if claims and not self.own_alone and self.report_folder(claims) is not None:
             tasks += collect.tasks(self.study)
+        elif claims:
+            tasks += collect.summary_tasks(self.study, conditions)
         return list({task.key: task for task in tasks}.values())
 
     @pytest.hookimpl(tryfirst=True)
@@ -241,9 +245,10 @@ class ClaimsSession:
         if self.config.getoption("--plan"):
             reporter = self.config.pluginmanager.get_plugin("terminalreporter")
             if reporter is not None:
-                reporter.write(
-                    planning.table(self.study.plan.costs(self.tasks(session.items)), self.study.facts.workers)
-                )
+                style = _style(reporter)
+                width, unicode = style["width"], style["unicode"]
+                costs = self.study.plan.costs(self.tasks(session.items))
+                reporter.write(planning.table(costs, self.study.facts.workers, width=width, unicode=unicode))
             return True
         if not (option.maxfail or hasattr(self.config, "workerinput")):
             with self._worker_died():
@@ -352,18 +357,23 @@ class ClaimsSession:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the verdicts, and say where the report is."""
         if self.verdicts:
-            writer = terminalreporter._tw  # noqa: SLF001  # the only way to pytest's width and colour
             terminalreporter.section("claims")
             for line in self.header():
                 terminalreporter.line(line)
             if self.results and not self.interrupted:
-                unicode = "utf" in (getattr(writer._file, "encoding", None) or "").lower()  # noqa: SLF001
                 names = {name for verdict in self.ordered for name in verdict.conditions}
-                style: dict[str, Any] = {"width": writer.fullwidth, "color": writer.hasmarkup, "unicode": unicode}
-                terminalreporter.write(terminal.summary(terminal.only(self.results, names), **style))
+                shown = terminal.only(self.results, names)
+                terminalreporter.write(terminal.summary(shown, **_style(terminalreporter)))
             terminalreporter.line(tally([verdict.verdict for verdict in self.ordered]))
         for line in self.endings:
             terminalreporter.line(line)
+
+
+def _style(reporter: pytest.TerminalReporter) -> dict[str, Any]:
+    """Width and colour of pytest's terminal, and whether it shows more than ASCII."""
+    writer = reporter._tw  # noqa: SLF001  # the only way to them
+    unicode = "utf" in (getattr(writer._file, "encoding", None) or "").lower()  # noqa: SLF001
+    return {"width": writer.fullwidth, "color": writer.hasmarkup, "unicode": unicode}
 
 
 def _device(name: str) -> torch.device:

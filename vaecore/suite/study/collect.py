@@ -1,7 +1,7 @@
 """All that a report says of a study, as plain values: facts, what was measured, and sections of the families."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,16 +34,34 @@ def tasks(study: Study) -> list[Task]:
     ]
 
 
-def looked_at(study: Study, names: Sequence[str]) -> dict[str, Any]:
+def summary_tasks(study: Study, names: Collection[str]) -> list[Task]:
+    """All that `looked_at` asks for, and the accuracy of the classifiers."""
+    setup = study.setup
+    chosen, sets = _named(study, names)
+    return [
+        *(task for condition in chosen for task in DRAWS.tasks(setup, condition)),
+        *trials.flag_tasks(setup, chosen).values(),
+        *outside.matrix_tasks(setup, sets),
+        *accuracy_tasks(setup),
+    ]
+
+
+def looked_at(study: Study, names: Collection[str]) -> dict[str, Any]:
     """What there is to say of some conditions, by their full names: measures, flags, and the sets among them."""
-    protocol = study.setup.protocol
-    chosen = [one for one in protocol.conditions if protocol.full_name(one) in names]
-    sets = [one for one in study.setup.sets.conditions if protocol.full_name(one) in names]
+    chosen, sets = _named(study, names)
     return {
         "conditions": consistency.conditions(study, chosen),
         "sanity_flags": trials.flags(study, chosen),
         "detection": {"cells": outside.matrix(study, sets)} if sets else None,
     }
+
+
+def _named(study: Study, names: Collection[str]) -> tuple[list[Condition], list[Condition]]:
+    """The protocol's conditions and the sets of some full names."""
+    protocol = study.setup.protocol
+    every = protocol.conditions, study.setup.sets.conditions
+    chosen, sets = ([one for one in some if protocol.full_name(one) in names] for some in every)
+    return chosen, sets
 
 
 def everything(study: Study) -> dict[str, Any]:

@@ -50,6 +50,11 @@ class Study:
         """The same study, which only notes the tasks that its tables would ask for; see `Plan.planning`."""
         return Study(self.setup, replace(self.plan, planning=True, asked={}))
 
+    @property
+    def conditions(self) -> set[str]:
+        """The full names of the conditions whose tables were asked for."""
+        return {self.setup.protocol.full_name(condition) for _, condition in self._tables}
+
     def table(
         self, condition: Condition | str, images: int | None = None, *, draws: int | None = None, of: Evidence = DRAWS
     ) -> Table:

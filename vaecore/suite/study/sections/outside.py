@@ -39,7 +39,7 @@ def tasks(study: Study) -> list[Task]:
     every = [INSIDE, *setup.sets.conditions]
     return [
         *(task for condition in every for task in SCORES.tasks(setup, condition)),
-        *(_cells(setup, condition) for condition in setup.sets.conditions),
+        *matrix_tasks(setup, setup.sets.conditions),
         _means(setup),
     ]
 
@@ -71,7 +71,7 @@ def matrix(study: Study, sets: Iterable[Condition]) -> dict[str, dict[str, dict[
     """
     sets = [*sets]
     inside = study.table(INSIDE, of=SCORES)
-    columns = study.plan.results([_cells(study.setup, one) for one in sets], "intervals of the detection matrix")
+    columns = study.plan.results(matrix_tasks(study.setup, sets), "intervals of the detection matrix")
     names = [name for name in scores if name in inside]
     return {
         name: {
@@ -82,8 +82,12 @@ def matrix(study: Study, sets: Iterable[Condition]) -> dict[str, dict[str, dict[
     }
 
 
-def _cells(setup: Setup, condition: Condition) -> Task:
-    """The column of the matrix that a set makes."""
+def matrix_tasks(setup: Setup, sets: Iterable[Condition]) -> list[Task]:
+    """The columns of the matrix, each made by a set."""
+    return [_column(setup, condition) for condition in sets]
+
+
+def _column(setup: Setup, condition: Condition) -> Task:
     arguments = {"level": LEVEL, "paired": paired_with_inside(condition), "runs": len(setup.seeds)}
     inputs = {
         "inside": tuple(SCORES.tasks(setup, INSIDE)),

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from vaecore.suite.statistics.estimates import beats
 from vaecore.suite.study.conditions import FGSM, SIZES, Condition
+from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.study import Study
+from vaecore.suite.study.tasks import Task
 from vaecore.suite.study.trials import Trial, sweeps, trial_tasks, weaker
 from vaecore.toolkit import flag_warnings
 
@@ -20,16 +22,20 @@ Wins = NDArray[np.bool_]
 
 def section(study: Study) -> dict[str, Any]:
     """Success of each trial, sweep by sweep, and of the attacks that know less beside those that know more."""
-    wins, protocol = won(study), study.setup.protocol
+    wins, protocol = won(study, trial_tasks(study.setup)), study.setup.protocol
     return {
         "trials": {name: [_shown(trial, wins) for trial in row] for name, row in sweeps(protocol).items()},
         "weaker_attacks": [[_shown(trial, wins) for trial in pair] for pair in weaker(protocol)],
     }
 
 
-def won(study: Study) -> dict[Trial, Wins]:
+def flag_tasks(setup: Setup, conditions: Sequence[Condition]) -> dict[Trial, Task]:
+    """The trials that flags of these conditions are raised by: none where no attack knows the VAE."""
+    return trial_tasks(setup) if any("vae" in condition.kind.knows for condition in conditions) else {}
+
+
+def won(study: Study, tasks: Mapping[Trial, Task]) -> dict[Trial, Wins]:
     """Which images each trial wins."""
-    tasks = trial_tasks(study.setup)
     results = study.plan.results([*tasks.values()], "trials of the attacks")
     return {trial: np.asarray(result["won"].numpy()) for trial, result in zip(tasks, results, strict=True)}
 
@@ -40,9 +46,10 @@ def flags(study: Study, conditions: Sequence[Condition]) -> list[str]:
     lines = [f"{protocol.name(one)}: {line}" for one in conditions for line in _of_condition(study, one)]
     sizes = [FGSM(size) for size in SIZES if FGSM(size) in conditions]
     lines += _falls([protocol.name(one) for one in sizes], [_success(study, one) for one in sizes])
-    if not any("vae" in condition.kind.knows for condition in conditions):
+    trials = flag_tasks(study.setup, conditions)
+    if not trials:
         return lines
-    wins = won(study)
+    wins = won(study, trials)
     for name, row in sweeps(protocol).items():
         lines += _falls(row, [wins[trial] for trial in row])
         if name.startswith("epsilon") and not wins[row[-1]].all():

@@ -1,0 +1,86 @@
+"""Does `--plan` list what a run would compute, and compute nothing?"""
+
+import re
+
+import pytest
+
+from vaecore.suite.judging.findings import FOLDER
+
+OK, USAGE = 0, pytest.ExitCode.USAGE_ERROR
+ROW = re.compile(r"(\S.*?\S) +([\d,]+) +([\d,]+) +([\d,]+) +(-|unknown|[\d,]+)")
+
+
+@pytest.fixture
+def plan(project):
+    """Give a function that gives the rows of a plan of tests, and the line beneath: what it comes to."""
+
+    def start(*options):
+        result = project(*options, "--plan")
+        assert result.ret == OK
+        rows = {row[1]: row.groups()[1:] for line in result.outlines if (row := ROW.fullmatch(line.strip()))}
+        (summary,) = (line for line in result.outlines if line.endswith("Nothing was computed."))
+        return rows, summary.removesuffix(" Nothing was computed.")
+
+    start.project = project
+    return start
+
+
+def entries(project):
+    return len([*(project.path / "cache").glob("*/*.safetensors")])
+
+
+def test_a_plan_has_costs_by_past_runs(plan):
+    calibration = str(FOLDER / "test_calibration.py")
+    rows, summary = plan(calibration)
+    assert rows == {"draws, clean": ("2", "0", "2", "unknown"), "accuracy": ("2", "0", "2", "unknown")}
+    assert summary == "4 tasks to compute; as none of their kind has run on this machine yet, there is no estimate."
+    assert entries(plan.project) == 0
+    plan.project(calibration, "--runs=3")
+    assert entries(plan.project) == 6
+    rows, summary = plan(calibration, "--runs=5", "--workers=2")
+    assert rows == {"draws, clean": ("5", "3", "2", "1"), "accuracy": ("5", "3", "2", "1")}
+    assert summary == "4 tasks to compute: about 1 s with 2 workers."
+    rows, summary = plan(calibration, str(FOLDER / "test_latent.py"), "-k", "E1 or B4", "--runs=4")
+    assert rows == {
+        "draws, clean": ("4", "3", "1", "1"),
+        "accuracy": ("4", "3", "1", "1"),
+        "draws, fgsm-0.1": ("4", "0", "4", "unknown"),
+        "draws, sign-0.1": ("4", "0", "4", "unknown"),
+    }
+    assert summary == (
+        "10 tasks to compute: about 1 s with one process, and 8 tasks of kinds that have not run on this machine yet."
+    )
+    assert plan(calibration, "--runs=3") == (
+        dict.fromkeys(("draws, clean", "accuracy"), ("3", "3", "0", "-")),
+        "The cache has all that is needed.",
+    )
+    assert entries(plan.project) == 6
+
+
+def test_a_plan_is_what_a_run_computes(plan):
+    files = [str(FOLDER / f"test_{name}.py") for name in ("consistency", "decisions", "latent", "outside")]
+    rows, _ = plan(*files)
+    plan.project(*files)
+    assert sum(int(needed) for needed, *_ in rows.values()) == entries(plan.project)
+
+
+def test_a_plan_of_a_whole_report_has_its_tasks(plan):
+    rows, _ = plan(str(FOLDER), "--report-dir=out")
+    assert {"contact sheet", "scores, permuted", "cleaning, fgsm-0.25"} <= set(rows), rows
+
+
+def test_a_plan_trains_nothing(plan):
+    models = plan.project.path / "models.py"
+    fit = "\n\ndef fit(self, images):\n    open('trained', 'w').close()\n\n\nTinyVAE.fit = fit\n"
+    models.write_text(models.read_text(encoding="utf-8") + fit, encoding="utf-8")
+    (plan.project.path / "test_it.py").write_text("def test_it(study):\n    assert study.runs\n", encoding="utf-8")
+    rows, _ = plan()
+    assert rows == {"training the vae": ("2", "0", "2", "unknown")}
+    assert not (plan.project.path / "trained").exists()
+
+
+@pytest.mark.slow
+def test_a_plan_under_xdist_is_refused(run):
+    result = run("\n\ndef test_it(study):\n    pass\n", "--plan", "-n1", inprocess=False)
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines(["ERROR: --plan must run in one process, not in those of pytest-xdist (leave out -n)"])
