@@ -37,8 +37,9 @@ class Outcome:
 
 
 class Executor(Protocol):
-    """Runs tasks. slots: how many it takes at once."""
+    """Runs tasks. workers: how many run at once. slots: how many it takes at once."""
 
+    workers: int
     slots: int
 
     def submit(self, task: Task, needs: Results) -> "Future[Outcome]":
@@ -53,13 +54,13 @@ class Executor(Protocol):
 class Here:
     """This process, one task at a time; submit waits until the task is done."""
 
-    slots = 1
+    workers = slots = 1
 
     def submit(self, task: Task, needs: Results) -> "Future[Outcome]":
         """Run a task at once."""
         future: Future[Outcome] = Future()
         try:
-            future.set_result(_timed(task, needs))
+            future.set_result(timed(task, needs))
         except Exception as error:  # noqa: BLE001  # whoever asks for the result gets it
             future.set_exception(error)
         return future
@@ -119,7 +120,8 @@ def default_workers(device: torch.device) -> int:
     return min(torch.get_num_threads(), MOST_WORKERS) if device.type == "cpu" else 1
 
 
-def _timed(task: Task, needs: Results) -> Outcome:
+def timed(task: Task, needs: Results) -> Outcome:
+    """Run a task here, with one thread."""
     start = time.perf_counter()
     with one_thread():
         result = run(task, needs)
@@ -136,7 +138,7 @@ def _start() -> None:
 
 def _work(task: Task, sent: dict[str, Any]) -> Outcome:
     """Run a task in a worker."""
-    return _timed(task, {key: _received(key, value) for key, value in sent.items()})
+    return timed(task, {key: _received(key, value) for key, value in sent.items()})
 
 
 _inputs: OrderedDict[str, Tensors] = OrderedDict()

@@ -183,7 +183,7 @@ class Study:
             decisive=profile.name != "smoke" and (len(setup.seeds) > 1 or setup.fixed),
             device=setup.device.type,
             gpu=torch.cuda.get_device_name(setup.device) if setup.device.type == "cuda" else None,
-            workers=getattr(executor, "workers", 1),
+            workers=executor.workers,
             threads=torch.get_num_threads(),
             left_out=self.outside.left_out,
         )
