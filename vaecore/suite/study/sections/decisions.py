@@ -127,7 +127,7 @@ def _diagram(table: Table, judge: str) -> list[dict[str, float]]:
             count=max(1, one.count // len(right)),
         )
         counts = {"count": one.count, "images": one.count / len(right)}
-        rows.append({"low": one.low, "high": one.high, "confidence": one.confidence, **counts} | _shown(accuracy))
+        rows.append({"confidence": one.confidence, **counts, **_shown(accuracy)})
     return rows
 
 
