@@ -35,9 +35,9 @@ _MEASURES = {"accuracy": 3, "consistent": 3, "l2": 2, "mse": 4}  # of a conditio
 
 @dataclass(frozen=True)
 class Change:
-    """A claim in two reports: its values in each, the change from A to B with its interval, and what to call it.
+    """A claim in two reports: estimate and interval in each, and the change from A to B with its interval.
 
-    why: it cannot be told whether it moved; else empty.
+    word: MOVED, UNSEEN or UNKNOWN. why: it is UNKNOWN; else empty.
     """
 
     claim: str
@@ -54,12 +54,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is said of two reports; plain values only.
+    """A comparison of two reports, A and B; plain values only.
 
-    names: of A and B. differs: what their studies differ in, each with both values. notes: what to mind in reading.
-    level: of every interval of a change. only: claims concluded in A only, then in B only, and why not in the other.
-    conditions: for each condition and measure both values. wall_seconds: for each stage both values, None where it was
-    not timed.
+    differs: facts in which the studies differ, with both values. notes: cautions for the reader. level: of every
+    interval of a change. only: claims concluded in A only, then in B only, and why not in the other. conditions: for
+    each condition and measure both values. wall_seconds: for each stage both values, None where it was not timed.
     """
 
     names: tuple[str, str]
@@ -72,25 +71,25 @@ class Comparison:
     wall_seconds: dict[str, tuple[float | None, float | None]]
 
     def of(self, word: str) -> list[Change]:
-        """The changes that are called so."""
-        return [one for one in self.changes if one.word == word]
+        """The changes of this word: MOVED, UNSEEN or UNKNOWN."""
+        return [change for change in self.changes if change.word == word]
 
     def to_json(self) -> dict[str, Any]:
         """As a dict of plain values, without NaN and infinity."""
-        found: dict[str, Any] = plain(asdict(self))
-        return found
+        values: dict[str, Any] = plain(asdict(self))
+        return values
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> Comparison:
-    """Two results side by side, as `results.load` gives them; names: what to call them."""
-    claims = [{one["claim"]: one for one in results["claims"]} for results in (a, b)]
+    """Two results side by side, as `results.load` gives them; names: of the two, in what is shown."""
+    claims = [{claim["claim"]: claim for claim in results["claims"]} for results in (a, b)]
     both = [name for name in claims[0] if name in claims[1]]
     reasons = {name: _unknown(claims[0][name], claims[1][name], (a, b)) for name in both}
     spreads = {name: (_spreads(claims[0][name]), _spreads(claims[1][name])) for name in both if not reasons[name]}
-    level, found = _step_down(spreads)
+    level, intervals = _step_down(spreads)
     changes = []
     for name in both:
-        moved = found.get(name, (math.nan, math.nan, math.nan))
+        interval = intervals.get(name, (math.nan, math.nan, math.nan))
         changes.append(
             Change(
                 name,
@@ -98,14 +97,14 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] =
                 _interval(claims[0][name]),
                 _interval(claims[1][name]),
                 (claims[0][name]["verdict"], claims[1][name]["verdict"]),
-                *moved,
-                UNKNOWN if reasons[name] else MOVED if _leaves_out_0(moved) else UNSEEN,
+                *interval,
+                UNKNOWN if reasons[name] else MOVED if _leaves_out_0(interval) else UNSEEN,
                 reasons[name],
             )
         )
     conditions = {
-        name: {key: (number(one[key]), number(b["conditions"][name][key])) for key in _MEASURES}
-        for name, one in a["conditions"].items()
+        name: {key: (number(measures[key]), number(b["conditions"][name][key])) for key in _MEASURES}
+        for name, measures in a["conditions"].items()
         if name in b["conditions"]
     }
     stages = dict.fromkeys((*a["wall_seconds"], *b["wall_seconds"]))
@@ -121,10 +120,10 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] =
     )
 
 
-def _missing(there: Mapping[str, Any], concluded: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
-    """Claims of one report that another did not conclude, and why."""
+def _missing(claims: Mapping[str, Any], concluded: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
+    """Claims that another report did not conclude, and why; concluded, results: of that report."""
     reasons = results["not_concluded"]
-    return {name: reasons.get(name, "not registered") for name in there if name not in concluded}
+    return {name: reasons.get(name, "not registered") for name in claims if name not in concluded}
 
 
 def _step_down(
@@ -134,22 +133,22 @@ def _step_down(
     moved: set[str] = set()
     while True:
         level = family_level(max(1, len(spreads) - len(moved)))
-        found = {name: change(*pair, level) for name, pair in spreads.items()}
-        now = {name for name, interval in found.items() if _leaves_out_0(interval)}
-        if now == moved:
-            return level, found
-        moved = now
+        intervals = {name: change(*pair, level) for name, pair in spreads.items()}
+        beyond = {name for name, interval in intervals.items() if _leaves_out_0(interval)}
+        if beyond == moved:
+            return level, intervals
+        moved = beyond
 
 
 def _leaves_out_0(interval: tuple[float, float, float]) -> bool:
     return interval[1] > 0 or interval[2] < 0
 
 
-def _unknown(one: Mapping[str, Any], other: Mapping[str, Any], results: tuple[Any, Any]) -> str:
+def _unknown(before: Mapping[str, Any], after: Mapping[str, Any], results: tuple[Any, Any]) -> str:
     """Why it can't be told whether a claim moved; else empty."""
-    if one["estimand"] != other["estimand"]:
-        return f"another estimand: {one['estimand']!r} in A, {other['estimand']!r} in B"
-    for name, claim, study in zip("AB", (one, other), results, strict=True):
+    if before["estimand"] != after["estimand"]:
+        return f"another estimand: {before['estimand']!r} in A, {after['estimand']!r} in B"
+    for name, claim, study in zip("AB", (before, after), results, strict=True):
         if not claim["spreads"]:
             return f"no interval in {name}: {claim['message'].rpartition('no interval: ')[2]}"
         if claim["runs"] == 1 and not study["models"]["fixed"]:
@@ -160,7 +159,7 @@ def _unknown(one: Mapping[str, Any], other: Mapping[str, Any], results: tuple[An
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """What two studies differ in, of all that could move a result."""
+    """All that could move a result and differs between two studies."""
 
     def facts(results: Mapping[str, Any]) -> dict[str, str]:
         dataset, models, made = results["dataset"], results["models"], results["environment"]
@@ -190,9 +189,9 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
             **made["packages"],
         }
 
-    one, other = facts(a), facts(b)
-    keys = dict.fromkeys((*one, *other))
-    return {key: (one.get(key, "-"), other.get(key, "-")) for key in keys if one.get(key) != other.get(key)}
+    in_a, in_b = facts(a), facts(b)
+    keys = dict.fromkeys((*in_a, *in_b))
+    return {key: (in_a.get(key, "-"), in_b.get(key, "-")) for key in keys if in_a.get(key) != in_b.get(key)}
 
 
 def _few(images: Mapping[str, int]) -> Iterator[tuple[str, int]]:
@@ -214,7 +213,7 @@ def _notes(a: Mapping[str, Any], b: Mapping[str, Any], changes: Sequence[Change]
     elif all(a[key] == b[key] for key in ("seeds", "images", "draws")) and (
         a["models"]["digests"] == b["models"]["digests"]
     ):
-        apart = [abs(one.after[0] - one.before[0]) for one in changes if one.after[0] != one.before[0]]
+        apart = [abs(pair.after[0] - pair.before[0]) for pair in changes if pair.after[0] != pair.before[0]]
         largest = f", the largest by {max(apart):.2g}" if apart else ""
         yield (
             f"the same weights on the same images: {len(apart)} of {len(changes)} estimates differ{largest}, which is"
@@ -232,26 +231,20 @@ def _notes(a: Mapping[str, Any], b: Mapping[str, Any], changes: Sequence[Change]
 
 
 def _spreads(claim: Mapping[str, Any]) -> list[Spread]:
-    """As JSON has them, where infinity is null."""
-    ends = (-math.inf, math.inf)
-    return [
-        Spread(
-            **{
-                **spread,
-                "limits": tuple(
-                    end if given is None else given for given, end in zip(spread["limits"], ends, strict=True)
-                ),
-            }
-        )
-        for spread in claim["spreads"]
-    ]
+    """The spreads of a claim, of which JSON turned infinite limits into null."""
+    spreads = []
+    for values in claim["spreads"]:
+        low, high = values["limits"]
+        limits = -math.inf if low is None else low, math.inf if high is None else high
+        spreads.append(Spread(**{**values, "limits": limits}))
+    return spreads
 
 
 def _interval(claim: Mapping[str, Any]) -> tuple[float, float, float]:
     return number(claim["estimate"]), number(claim["low"]), number(claim["high"])
 
 
-def text(found: Comparison, *, width: int, color: bool, unicode: bool) -> str:
+def text(comparison: Comparison, *, width: int, color: bool, unicode: bool) -> str:
     """The comparison for a terminal, of 80 columns or more."""
     console = Console(
         file=io.StringIO(),
@@ -264,31 +257,37 @@ def text(found: Comparison, *, width: int, color: bool, unicode: bool) -> str:
         legacy_windows=False,
     )
     lines = box.SIMPLE if unicode else ASCII
-    console.print(f"A: {found.names[0]}\nB: {found.names[1]}", soft_wrap=True)
-    for note in found.notes:
+    console.print(f"A: {comparison.names[0]}\nB: {comparison.names[1]}", soft_wrap=True)
+    for note in comparison.notes:
         console.print(f"Note: {note}.", style="yellow")
-    if found.differs:
-        console.print(_grid(["", "A", "B"], [(key, *pair) for key, pair in found.differs.items()], lines, fold=True))
+    if comparison.differs:
+        console.print(
+            _grid(["", "A", "B"], [(key, *pair) for key, pair in comparison.differs.items()], lines, fold=True)
+        )
     else:
         console.print("\nThe two studies differ in nothing.")
     for word, style in ((MOVED, "bold yellow"), (UNSEEN, "bold")):
-        members = found.of(word)
+        members = comparison.of(word)
         if members:
-            console.print(Text(f"\n{word.capitalize()}: {len(members)} of {len(found.changes)} claims", style=style))
-            rows = [_cells(one, "\n") for one in members]
+            console.print(
+                Text(f"\n{word.capitalize()}: {len(members)} of {len(comparison.changes)} claims", style=style)
+            )
+            rows = [_cells(change, "\n") for change in members]
             console.print(_grid(["claim", "A", "B", "B - A", "verdict"], rows, lines))
-    if found.of(UNKNOWN):
-        console.print(Text(f"\nCannot tell: {len(found.of(UNKNOWN))} of {len(found.changes)} claims", style="bold"))
-        for one in found.of(UNKNOWN):
-            console.print(f"  {one.claim}: {one.why}")
-    console.print(f"\n{_method(found)}")
-    for name, claims in zip("AB", found.only, strict=True):
+    if comparison.of(UNKNOWN):
+        console.print(
+            Text(f"\nCannot tell: {len(comparison.of(UNKNOWN))} of {len(comparison.changes)} claims", style="bold")
+        )
+        for unknown in comparison.of(UNKNOWN):
+            console.print(f"  {unknown.claim}: {unknown.why}")
+    console.print(f"\n{_method(comparison)}")
+    for name, claims in zip("AB", comparison.only, strict=True):
         if claims:
             console.print(f"Concluded in {name} only: {_reasons(claims)}.")
-    if found.conditions:
+    if comparison.conditions:
         console.print(Text("\nConditions, A and B", style="bold"))
-        console.print(_grid(["condition", *_MEASURES], [*_conditions(found)], lines))
-    times = ", ".join(_times(found))
+        console.print(_grid(["condition", *_MEASURES], [*_conditions(comparison)], lines))
+    times = ", ".join(_times(comparison))
     if times:
         console.print(f"\nWall time, with what the caches held, A and B: {times}.")
     output = console.file
@@ -296,32 +295,43 @@ def text(found: Comparison, *, width: int, color: bool, unicode: bool) -> str:
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
 
 
-def markdown(found: Comparison) -> str:
+def markdown(comparison: Comparison) -> str:
     """The comparison as Markdown, for a pull request."""
-    out = [f"# {found.names[0]} and {found.names[1]}", "", f"A: `{found.names[0]}`, B: `{found.names[1]}`.", ""]
-    out += [f"> {note[0].upper()}{note[1:]}." for note in found.notes]
+    out = [
+        f"# {comparison.names[0]} and {comparison.names[1]}",
+        "",
+        f"A: `{comparison.names[0]}`, B: `{comparison.names[1]}`.",
+        "",
+    ]
+    out += [f"> {note[0].upper()}{note[1:]}." for note in comparison.notes]
     out += [
         "",
-        *(_table(["", "A", "B"], [(key, *pair) for key, pair in found.differs.items()]) if found.differs else []),
+        *(
+            _table(["", "A", "B"], [(key, *pair) for key, pair in comparison.differs.items()])
+            if comparison.differs
+            else []
+        ),
     ]
-    counts = ", ".join(f"{len(found.of(word))} {word}" for word in (MOVED, UNSEEN, UNKNOWN))
-    out += ["", f"## Claims: {counts}", "", _method(found), ""]
-    told = [one for word in (MOVED, UNSEEN) for one in found.of(word)]
-    rows = [(f"**{one.word}**" if one.word == MOVED else one.word, *_cells(one, " "), one.estimand) for one in told]
+    counts = ", ".join(f"{len(comparison.of(word))} {word}" for word in (MOVED, UNSEEN, UNKNOWN))
+    out += ["", f"## Claims: {counts}", "", _method(comparison), ""]
+    rows = [(f"**{MOVED}**", *_cells(moved, " "), moved.estimand) for moved in comparison.of(MOVED)]
+    rows += [(UNSEEN, *_cells(unseen, " "), unseen.estimand) for unseen in comparison.of(UNSEEN)]
     out += _table(["", "claim", "A", "B", "B - A", "verdict", "estimand"], rows) if rows else []
-    out += ["", *(f"- {one.claim}: cannot tell; {one.why}" for one in found.of(UNKNOWN))]
-    out += [f"- concluded in {name} only: {_reasons(ids)}" for name, ids in zip("AB", found.only, strict=True) if ids]
-    if found.conditions:
-        out += ["", "## Conditions, A and B", "", *_table(["condition", *_MEASURES], [*_conditions(found)])]
-    times = ", ".join(_times(found))
+    out += ["", *(f"- {unknown.claim}: cannot tell; {unknown.why}" for unknown in comparison.of(UNKNOWN))]
+    out += [
+        f"- concluded in {name} only: {_reasons(ids)}" for name, ids in zip("AB", comparison.only, strict=True) if ids
+    ]
+    if comparison.conditions:
+        out += ["", "## Conditions, A and B", "", *_table(["condition", *_MEASURES], [*_conditions(comparison)])]
+    times = ", ".join(_times(comparison))
     out += ["", f"Wall time, with what the caches held, A and B: {times}."] if times else []
     return "\n".join(out) + "\n"
 
 
-def _method(found: Comparison) -> str:
+def _method(comparison: Comparison) -> str:
     return (
-        f"Intervals of B - A at level {found.level:.4f} each; a claim moved where 0 is outside. 0.05 for all claims"
-        " together, runs taken as independent. No movement seen is not equality: see how wide the interval is."
+        f"Intervals of B - A at level {comparison.level:.4f} each; a claim moved where 0 is outside. 0.05 for all"
+        " claims together, runs taken as independent. No movement seen is not equality: see how wide the interval is."
     )
 
 
@@ -329,25 +339,25 @@ def _reasons(claims: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({why})" for name, why in claims.items())
 
 
-def _cells(one: Change, between: str) -> tuple[str, str, str, str, str]:
+def _cells(change: Change, between: str) -> tuple[str, str, str, str, str]:
     def show(estimate: float, low: float, high: float, sign: str = "") -> str:
         return f"{estimate:{sign}.3f}{between}[{low:{sign}.3f}, {high:{sign}.3f}]"
 
-    verdict = (
-        one.verdicts[0] if one.verdicts[0] == one.verdicts[1] else f"{one.verdicts[0]} ->{between}{one.verdicts[1]}"
-    )
-    return one.claim, show(*one.before), show(*one.after), show(one.change, one.low, one.high, "+"), verdict
+    before, after = change.verdicts
+    verdict = before if before == after else f"{before} ->{between}{after}"
+    ends = change.change, change.low, change.high
+    return change.claim, show(*change.before), show(*change.after), show(*ends, "+"), verdict
 
 
-def _conditions(found: Comparison) -> Iterator[tuple[str, ...]]:
-    for name, row in found.conditions.items():
+def _conditions(comparison: Comparison) -> Iterator[tuple[str, ...]]:
+    for name, row in comparison.conditions.items():
         yield name, *(f"{row[key][0]:.{places}f} {row[key][1]:.{places}f}" for key, places in _MEASURES.items())
 
 
-def _times(found: Comparison) -> Iterator[str]:
-    for stage, pair in found.wall_seconds.items():
-        one, other = ("-" if seconds is None else f"{seconds:.0f}" for seconds in pair)
-        yield f"{stage} {one} and {other} s"
+def _times(comparison: Comparison) -> Iterator[str]:
+    for stage, pair in comparison.wall_seconds.items():
+        before, after = ("-" if seconds is None else f"{seconds:.0f}" for seconds in pair)
+        yield f"{stage} {before} and {after} s"
 
 
 def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], lines: box.Box, *, fold: bool = False) -> Grid:

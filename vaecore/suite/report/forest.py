@@ -1,4 +1,4 @@
-"""Forest plots of the page: where the marks of a claim lie, in percent of the plot's width; the template draws them."""
+"""Forest plots of the page: the places of a claim's marks, in percent of the plot's width; the template draws them."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ FEWEST, MOST = -4.0, 8.0  # half-widths, of the axis that all claims share
 class Forest:
     """A claim's interval on an axis of its own.
 
-    Places are in percent from the left. low, high: the interval's ends, None where it has none there. bounds: the
+    Places are in percent from the left. low, high: the interval's ends, None where they are not finite. bounds: the
     finite sides of the bound. shaded: start and width of what supports the claim, None without a bound. no_effect: its
     finite sides, empty where they lie too far off. ticks: place and number. text: the same in words.
     """
@@ -133,10 +133,10 @@ def measured(claim: Mapping[str, Any]) -> str:
 
 
 def _range(values: Iterable[float]) -> tuple[float, float]:
-    """The values' ends with some room, or a range around the only one."""
-    found = sorted(values)
-    room = 0.06 * (found[-1] - found[0]) or 0.1 * max(abs(found[0]), 0.1)
-    return found[0] - room, found[-1] + room
+    """The range of the values, with some room; around a single value, too."""
+    ordered = sorted(values)
+    room = 0.06 * (ordered[-1] - ordered[0]) or 0.1 * max(abs(ordered[0]), 0.1)
+    return ordered[0] - room, ordered[-1] + room
 
 
 def _finite(value: float | None) -> float | None:

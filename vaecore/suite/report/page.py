@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing but itself, drawn from the results and the figures alone."""
+"""The report as one self-contained HTML page, drawn from the results and the figures alone."""
 
 import base64
 import re
@@ -10,16 +10,16 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from vaecore.suite import results
 from vaecore.suite.judging.registry import KINDS, family_of
 from vaecore.suite.report import forest
 from vaecore.suite.report.figures.catalogue import FIGURES, Caption, caption, figures_of, shown
 from vaecore.suite.report.forest import Forest, Margin
+from vaecore.suite.results import load, plain
 from vaecore.toolkit import write_atomically
 
 FILE = "index.html"
 VERDICTS = ("supported", "refuted", "inconclusive", "pilot", "reported")
-_EVERYWHERE = ("clean", "outside/inside")  # conditions that others are compared with, which tell no claims apart
+_EVERYWHERE = ("clean", "outside/inside")  # conditions that most claims of a family share
 _KINDS_BESIDE = KINDS[1:]
 
 
@@ -35,10 +35,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Entry:
-    """A claim in the page. facts: what the results say of it. anchor: its id in the page.
+    """A claim in the page. facts: its part of the results. anchor: its id in the page.
 
-    runs: the estimate of each run, with its seed where it is known. threats: each condition with its threat model.
-    beside: anchor and facts of the controls, baselines and limits beside it.
+    runs: the estimate of each run, by its seed where there is one for each. threats: each condition with its threat
+    model. beside: anchor and facts of the controls, baselines and limits beside it.
     """
 
     facts: Mapping[str, Any]
@@ -61,62 +61,62 @@ class Family:
     counts: list[int]
 
 
-def render(found: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
-    """The page of what `results.json` holds; parts that results lack, such as sanity flags, are left out.
+def render(results: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
+    """The page of results; parts that they lack, such as sanity flags, are left out.
 
-    figures: files by name; where one is there as PNG and as SVG, the smaller is shown.
+    figures: the content of files by name; of a figure's PNG and SVG the smaller is shown.
     """
-    found = results.plain(found)
-    claims, pictures = found["claims"], _pictures(found, figures)
+    results = plain(results)
+    claims, pictures = results["claims"], _pictures(results, figures)
     named = {condition for claim in claims for condition in claim["conditions"]}
-    conditions = [*found["conditions"], *sorted(named - set(found["conditions"]))]
+    conditions = [*results["conditions"], *sorted(named - set(results["conditions"]))]
     missing: dict[str, list[str]] = {}
-    for name, reason in found["not_concluded"].items():
+    for name, reason in results["not_concluded"].items():
         missing.setdefault(reason, []).append(name)
     template = _environment().get_template("page.html.j2")
     return template.render(
-        found=found,
-        families=_families(found, pictures),
+        results=results,
+        families=_families(results, pictures),
         pictures=pictures,
         verdicts=[name for name in VERDICTS if any(claim["verdict"] == name for claim in claims)],
         all_verdicts=VERDICTS,
         kinds=[kind for kind in KINDS if any(claim["kind"] == kind for claim in claims)],
-        conditions=[(name, found["threats"][name], found["conditions"].get(name)) for name in conditions],
+        conditions=[(name, results["threats"][name], results["conditions"].get(name)) for name in conditions],
         missing=missing,
         shared_ticks=[(forest.shared(value), value) for value in range(-4, 9, 4)],
     )
 
 
 def write(folder: Path) -> Path:
-    """Draw the page of a report's folder again, from its results and figures; returns where it is.
+    """Draw the page of a report's folder again, from its results and figures; returns its path.
 
     Raises ValueError where the folder holds no results of this version.
     """
-    found = results.load(folder)
+    results = load(folder)
     files = [folder / f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")]
-    page = render(found, {path.name: path.read_bytes() for path in files if path.is_file()})
+    page = render(results, {path.name: path.read_bytes() for path in files if path.is_file()})
     write_atomically(folder / FILE, page.encode())
     return folder / FILE
 
 
-def _pictures(found: Mapping[str, Any], figures: Mapping[str, bytes]) -> dict[str, Picture]:
+def _pictures(results: Mapping[str, Any], figures: Mapping[str, bytes]) -> dict[str, Picture]:
     pictures: dict[str, Picture] = {}
-    for name in shown(found):
+    for name in shown(results):
         types = (("png", "image/png"), ("svg", "image/svg+xml"))
         files = [(figures[f"{name}.{suffix}"], media) for suffix, media in types if f"{name}.{suffix}" in figures]
         if files:
             content, media = min(files, key=lambda file: len(file[0]))
             source = f"data:{media};base64,{base64.b64encode(content).decode()}"
-            pictures[name] = Picture(name, len(pictures) + 1, caption(found, name), source)
+            pictures[name] = Picture(name, len(pictures) + 1, caption(results, name), source)
     return pictures
 
 
-def _families(found: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[Family]:
-    titles, families = found["families"], []
-    for letters in dict.fromkeys(family_of(claim["claim"]) for claim in found["claims"]):
-        members = [claim for claim in found["claims"] if family_of(claim["claim"]) == letters]
+def _families(results: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[Family]:
+    titles, families = results["families"], []
+    for letters in dict.fromkeys(family_of(claim["claim"]) for claim in results["claims"]):
+        members = [claim for claim in results["claims"] if family_of(claim["claim"]) == letters]
         counts = [sum(claim["verdict"] == verdict for claim in members) for verdict in VERDICTS]
-        entries = [_entry(claim, members, found, pictures) for claim in members]
+        entries = [_entry(claim, members, results, pictures) for claim in members]
         families.append(Family(letters, titles.get(letters, letters), entries, counts))
     return families
 
@@ -124,10 +124,10 @@ def _families(found: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list
 def _entry(
     claim: Mapping[str, Any],
     family: Sequence[Mapping[str, Any]],
-    found: Mapping[str, Any],
+    results: Mapping[str, Any],
     pictures: Mapping[str, Picture],
 ) -> Entry:
-    per_run, seeds = claim["per_run"], found["seeds"]
+    per_run, seeds = claim["per_run"], results["seeds"]
     names = (
         [f"seed {seed}" for seed in seeds]
         if len(seeds) == len(per_run)
@@ -146,7 +146,7 @@ def _entry(
         forest.forest(claim),
         forest.margin(claim),
         list(zip(names, per_run, strict=True)),
-        [(condition, found["threats"][condition]) for condition in claim["conditions"]],
+        [(condition, results["threats"][condition]) for condition in claim["conditions"]],
         beside,
         [pictures[name] for name in figures_of(claim["claim"], pictures)],
     )
@@ -158,7 +158,7 @@ def _anchor(claim: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    """Everything that comes from results is escaped; a name that is not given is an error."""
+    """The environment of the templates: texts are escaped, and a name that is not given is an error."""
     environment = Environment(
         loader=PackageLoader("vaecore.suite.report"),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Results on the terminal: the header, the table of verdicts, and what stands beside it."""
+"""Results on the terminal: header, verdicts by family, distinct labels, AUROC, flags, claims without a verdict."""
 
 import io
 import math
@@ -17,12 +17,12 @@ from vaecore.suite.results import number
 Results = Mapping[str, Any]
 STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "pilot": "cyan", "reported": "cyan"}
 ASCII = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)  # box.SIMPLE in ASCII
-_SCORES = ("mse", "latent-knn", "max-softmax", "mean-pixel")  # shown of all
-_SHOWN = 5  # distinct labels shown one by one; more are pooled
+_SCORES = ("mse", "latent-knn", "max-softmax", "mean-pixel")  # those shown
+_COLUMNS = 5  # of distinct labels; the last one pools the rest
 
 
 def header(facts: Facts, registry: Registry, cache: str) -> list[str]:
-    """What is studied, and why: data set, device, profile, runs, images, cache and registry."""
+    """Data set, profile, models, intervals, device, cache, registry and bounds of a study, a line each."""
     device = facts.gpu or (f"{facts.workers} workers" if facts.workers > 1 else f"{facts.threads} threads")
     first, last = facts.seeds[0], facts.seeds[-1]
     runs = f"{facts.runs} runs (seeds {first} to {last})" if last > first else f"1 run (seed {first})"
@@ -42,7 +42,7 @@ def header(facts: Facts, registry: Registry, cache: str) -> list[str]:
 
 
 def _bounds(facts: Facts, registry: Registry) -> list[str]:
-    """Where the bounds of data come from that no registry has any for, and what would set them."""
+    """For data without registered bounds: the file that gives them, or how to set them."""
     bounds = registry.bounds
     if bounds is not None:
         pilot, seeds = bounds.pilot, bounds.pilot["seeds"]
@@ -56,7 +56,7 @@ def _bounds(facts: Facts, registry: Registry) -> list[str]:
 
 
 def summary(results: Results, *, width: int, color: bool, unicode: bool) -> str:
-    """Verdicts grouped by family, how many labels the reconstructions got, sanity flags, and what did not run."""
+    """Verdicts by family, distinct labels, AUROC, sanity flags, and claims without a verdict, of 60 columns or more."""
     console = Console(
         file=io.StringIO(),
         width=max(width, 60),
@@ -99,12 +99,12 @@ def summary(results: Results, *, width: int, color: bool, unicode: bool) -> str:
 
 
 def only(results: Results, names: Collection[str]) -> Results:
-    """Results with only those conditions and sets that are named, by their full names."""
-    conditions = {name: one for name, one in results["conditions"].items() if name in names}
+    """The results of the named conditions and sets alone; names: full ones."""
+    conditions = {name: condition for name, condition in results["conditions"].items() if name in names}
     detection = results.get("detection")
     if detection:
         cells = {
-            score: {one: cell for one, cell in row.items() if f"outside/{one}" in names}
+            score: {name: cell for name, cell in row.items() if f"outside/{name}" in names}
             for score, row in detection["cells"].items()
         }
         detection = {"cells": cells} if any(cells.values()) else None
@@ -130,30 +130,30 @@ def _verdicts(claims: Sequence[Results], lines: box.Box) -> RenderableType:
 
 
 def _detection(cells: Results) -> RenderableType:
-    """A row for each set: the AUROC of a few scores, and which of all scores is best."""
+    """A row for each set: the AUROC of a few scores, and the best of all scores."""
     grid = Grid(box=None, padding=(0, 1), pad_edge=False)
     grid.add_column("set", no_wrap=True)
     for name in _SCORES:
         grid.add_column(name, justify="right", no_wrap=True)
     grid.add_column("best of all", no_wrap=True)
-    for one in next(iter(cells.values())):
-        areas = {name: number(row[one]["auroc"]) for name, row in cells.items()}
+    for outside in next(iter(cells.values())):
+        areas = {name: number(row[outside]["auroc"]) for name, row in cells.items()}
         areas = {name: area for name, area in areas.items() if math.isfinite(area)}
         best = max(areas, key=lambda name: areas[name], default=None)
         shown = [f"{areas[name]:.2f}" if name in areas else "-" for name in _SCORES]
-        grid.add_row(one, *shown, "-" if best is None else f"{areas[best]:.2f} {best}")
+        grid.add_row(outside, *shown, "-" if best is None else f"{areas[best]:.2f} {best}")
     return grid
 
 
 def _histogram(conditions: Results, *, bar: str) -> RenderableType:
     grid = Grid(box=None, padding=(0, 1), pad_edge=False)
     grid.add_column("condition", no_wrap=True)
-    for count in range(1, _SHOWN):
+    for count in range(1, _COLUMNS):
         grid.add_column(str(count), justify="right", no_wrap=True)
-    grid.add_column(f"{_SHOWN}+", justify="right", no_wrap=True)
+    grid.add_column(f"{_COLUMNS}+", justify="right", no_wrap=True)
     grid.add_column("one label", no_wrap=True)
     for name, condition in conditions.items():
         shares = [entry["share"] for entry in condition["distinct_labels"]]
-        shares = [*shares[: _SHOWN - 1], sum(shares[_SHOWN - 1 :])]
+        shares = [*shares[: _COLUMNS - 1], sum(shares[_COLUMNS - 1 :])]
         grid.add_row(name, *(f"{share:.2f}" for share in shares), bar * round(30 * shares[0]))
     return grid

@@ -1,4 +1,4 @@
-"""A report's files, drawn from results and the figures alone."""
+"""The files of a report, from results and figures alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +14,15 @@ from vaecore.toolkit import write_atomically
 def write(folder: Path, results: Mapping[str, Any], figures: Mapping[str, bytes]) -> None:
     """Write results.json, pages and figures, each file whole or not at all; results.json comes last.
 
-    figures: content by file name. What an earlier study had to show and this one has not is removed.
+    figures: content by file name. Figures and pages of an earlier study that this one does not have are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    whole = page.render(results, figures)
+    index = page.render(results, figures)
     for name, content in figures.items():
         write_atomically(folder / name, content)
-    write_atomically(folder / page.FILE, whole.encode())
-    for left in {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")} - set(figures):
-        (folder / left).unlink(missing_ok=True)
+    write_atomically(folder / page.FILE, index.encode())
+    for old in {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")} - set(figures):
+        (folder / old).unlink(missing_ok=True)
     if results["decisions"] is None:
         (folder / "decisions.md").unlink(missing_ok=True)
     else:

@@ -1,4 +1,4 @@
-"""The figures of a report: a row for each, with its caption, how it is drawn, and the claims it belongs to."""
+"""The figures of a report, a row each: caption, function that draws it, claims it belongs to, section it stands in."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -10,14 +10,14 @@ Results = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Caption:
-    """What is said of a figure. title: what it shows, without a stop. text: how to read it. count: of how many."""
+    """A figure's caption. title: what it shows, without a stop. text: how to read it. count: of how many."""
 
     title: str
     text: str
     count: str
 
     def __str__(self) -> str:
-        """Everything, as sentences."""
+        """The whole, as sentences."""
         return f"{self.title}. {self.text} n: {self.count}."
 
 
@@ -53,7 +53,7 @@ def figures_of(claim: str, names: Iterable[str]) -> list[str]:
 
 
 def _distinct_labels(results: Results) -> Caption:
-    counts = [one["images"] for name, one in results["conditions"].items() if name in results["panels"]]
+    counts = [results["conditions"][name]["images"] for name in results["panels"] if name in results["conditions"]]
     return Caption(
         "Distinct labels over the reconstructions of an image",
         f"Bars: share of images whose {results['draws']} reconstructions got so many distinct labels; one label means"
@@ -98,23 +98,23 @@ def _contact_sheet(results: Results) -> Caption:
 
 
 def _detection_matrix(results: Results) -> Caption:
-    found = results["detection"]
-    sets = next(iter(found["cells"].values()))
+    detection = results["detection"]
+    sets = next(iter(detection["cells"].values()))
     return Caption(
         "Which score detects which set outside",
         "AUROC of every score (rows) on every set (columns): purple above 0.5, orange below, where the score points"
         " backwards; 0.5 is no better than chance. Means over runs.",
-        f"{_runs(results)} x {_range(found['images'][one] for one in sets)} images outside against"
-        f" {found['images'][found['inside']]:,} inside",
+        f"{_runs(results)} x {_range(detection['images'][name] for name in sets)} images outside against"
+        f" {detection['images'][detection['inside']]:,} inside",
     )
 
 
 def _score_histograms(results: Results) -> Caption:
     return Caption(
         "Scores inside and outside",
-        "Each score's distribution over the images inside (grey, filled), over the set that it tells best (blue, solid)"
-        " and over the one that it tells worst (orange, dashed), with their AUROC. Higher is more anomalous; the"
-        " outermost bins hold what lies beyond.",
+        "Each score's distribution over the images inside (grey, filled), over the set that it detects best (blue,"
+        " solid) and over the one that it detects worst (orange, dashed), with their AUROC. Higher is more anomalous;"
+        " the outermost bins hold what lies beyond.",
         f"{_range(results['detection']['images'].values())} images of each set, run of seed {results['seeds'][0]}",
     )
 
@@ -130,19 +130,19 @@ def _latent_space(results: Results) -> Caption:
 
 
 def _extreme_images(results: Results) -> Caption:
-    found = results["detection"]
-    shown = next(iter(next(iter(found["extremes"].values())).values()))["least"]["pixels"]["shape"][0]
+    detection = results["detection"]
+    count = next(iter(next(iter(detection["extremes"].values())).values()))["least"]["pixels"]["shape"][0]
     return Caption(
         "The least and the most anomalous images of each set",
-        f"The {shown} images with the lowest and the {shown} with the highest score of each set, by two scores; scores"
+        f"The {count} images with the lowest and the {count} with the highest score of each set, by two scores; scores"
         " rise from left to right, and their range stands below.",
-        f"{_range(found['images'][name] for name in found['extremes'])} images of each set, run of seed"
+        f"{_range(detection['images'][name] for name in detection['extremes'])} images of each set, run of seed"
         f" {results['seeds'][0]}",
     )
 
 
 def _accuracy_by_epsilon(results: Results) -> Caption:
-    rows = [row for of_one in results["cleaning"]["attacked"].values() for row in of_one]
+    rows = [row for rows in results["cleaning"]["attacked"].values() for row in rows]
     return Caption(
         "Accuracy behind each purifier as the attack grows",
         "Solid, circles: PGD that does not know the purifier. Dashed, squares: PGD through it. Triangles: Square, where"
@@ -163,8 +163,9 @@ def _cleaned_images(results: Results) -> Caption:
 def _reliability(results: Results) -> Caption:
     return Caption(
         "Reliability: accuracy against confidence",
-        "Share of answers that are right in 15 bins of equal width, by judge, with 95% intervals over runs and images;"
-        " on the diagonal confidence is what it says. Below each: images in each bin, where it has any.",
+        f"Share of answers that are right in {results['decisions']['bins']} bins of equal width, by judge, with 95%"
+        " intervals over runs and images; on the diagonal confidence is what it says. Below each: images in each bin,"
+        " where it has any.",
         f"{_runs(results)} x {_range(results['decisions']['images'].values())} images",
     )
 
@@ -184,8 +185,8 @@ def _runs(results: Results) -> str:
 
 
 def _range(counts: Iterable[int]) -> str:
-    found = sorted(set(counts))
-    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+    ordered = sorted(set(counts))
+    return f"{ordered[0]:,}" if len(ordered) == 1 else f"{ordered[0]:,} to {ordered[-1]:,}"
 
 
 FIGURES = {  # in the order in which they are shown

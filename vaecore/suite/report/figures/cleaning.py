@@ -10,7 +10,7 @@ from vaecore.suite.images import unpack
 from vaecore.suite.report.figures.style import BLUE, GREEN, GREY, ORANGE, SMALL, mark_label, show
 
 _COLUMNS = 4
-# What is said of an attack, its colour and line: told apart without colour, too.
+# An attack's key in the results, its label, colour and line, which differ without colour, too.
 _CURVES = (
     ("ignoring", "PGD that does not know the purifier", BLUE, "o-"),
     ("through", "PGD through the purifier", ORANGE, "s--"),
@@ -20,18 +20,18 @@ _CURVES = (
 
 
 def accuracy_by_epsilon(results: Mapping[str, Any]) -> Figure:
-    """Accuracy behind each purifier as the attack grows; solid: it ignores the purifier, dashed: it does not."""
+    """Accuracy behind each purifier as the attack grows, a line for each kind of attacker."""
     attacked = results["cleaning"]["attacked"]
     rows = -(-len(attacked) // _COLUMNS)
     figure = Figure(figsize=(2.6 * _COLUMNS, 2.1 * rows + 0.6), layout="constrained")
     panels = figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False)
     for (name, row), panel in zip(attacked.items(), panels.flat, strict=False):
-        epsilon = [one["epsilon"] for one in row]
+        epsilon = [attack["epsilon"] for attack in row]
         for key, label, colour, style in _CURVES:
             if key not in row[0]:
                 continue
-            accuracy = np.array([one[key]["accuracy"] for one in row])
-            ends = np.array([[one[key]["low"], one[key]["high"]] for one in row], dtype=float)
+            accuracy = np.array([attack[key]["accuracy"] for attack in row])
+            ends = np.array([[attack[key]["low"], attack[key]["high"]] for attack in row], dtype=float)
             panel.plot(epsilon, accuracy, style, color=colour, label=label)
             panel.fill_between(epsilon, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
         panel.set_title(f"{name} ({row[0]['images']} images)")
@@ -39,9 +39,9 @@ def accuracy_by_epsilon(results: Mapping[str, Any]) -> Figure:
     for panel in panels.flat[len(attacked) :]:
         panel.set_visible(False)
     panels[0, 0].set_ylim(-0.03, 1.03)
-    lines = [panel.get_legend_handles_labels() for panel in panels.flat]
-    known = {label: line for one in lines for line, label in zip(*one, strict=True)}
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=4)
+    legends = [panel.get_legend_handles_labels() for panel in panels.flat]
+    lines = {label: line for legend in legends for line, label in zip(*legend, strict=True)}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4)
     for panel in panels[-1]:
         panel.set_xlabel("$\\epsilon$ (L-infinity, intensity)")
     figure.supylabel("accuracy (share of images)")
@@ -55,8 +55,8 @@ def cleaned_images(results: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(0.85 * len(labels) + 1.8, 0.98 * len(rows) + 0.5), layout="constrained")
     panels = figure.subplots(len(rows), len(labels), squeeze=False)
     for line, row in zip(panels, rows, strict=True):
-        found = zip(unpack(row["pixels"]), row["label"], row["confidence"], labels, strict=True)
-        for panel, (image, label, confidence, right) in zip(line, found, strict=True):
+        columns = zip(line, unpack(row["pixels"]), row["label"], row["confidence"], labels, strict=True)
+        for panel, image, label, confidence, right in columns:
             show(panel, image)
             mark_label(panel, label, right, after=f" ({confidence:.2f})")
         what = f"{row['condition']},\n{row['purifier']}" if row["purifier"] else row["condition"]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from vaecore.suite.images import unpack
 from vaecore.suite.report.figures.style import BLUE, GREY, HATCH, ORANGE, SMALL, mark_label, show
 
-_CLEAN, _ATTACK, _NOISE = BLUE, ORANGE, GREY  # told apart by lightness as well
+_CLEAN, _ATTACK, _NOISE = BLUE, ORANGE, GREY  # which differ in lightness, too
 
 
 def distinct_labels(results: Mapping[str, Any]) -> Figure:
@@ -40,7 +40,7 @@ def distinct_labels(results: Mapping[str, Any]) -> Figure:
 
 
 def error_by_confidence(results: Mapping[str, Any]) -> Figure:
-    """Bars of the mean reconstruction error in 20 bins of confidence, with intervals and the count of each bin."""
+    """Bars of the mean reconstruction error in bins of confidence, with intervals and the count of each bin."""
     rows = results["error_by_confidence"]
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     counts, errors = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2.4])
@@ -69,35 +69,35 @@ def error_by_confidence(results: Mapping[str, Any]) -> Figure:
 
 
 def convergence(results: Mapping[str, Any]) -> Figure:
-    """Success of the adaptive attack as it may do more: epsilon, steps, draws; weaker attacks as points beside."""
+    """Success of the adaptive attack as its effort grows (epsilon, steps, draws), with weaker attacks as points."""
     trials = results["trials"]
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
-    things = {
+    efforts = {
         "epsilon": "$\\epsilon$ (L-infinity, pixel intensity)",
         "steps": "steps (count)",
         "draws": "EOT draws a step (count)",
     }
-    for panel, (thing, label) in zip(panels, things.items(), strict=True):
-        rows = [("detector", _ATTACK, "o-", trials[thing])]
-        if thing == "epsilon":
+    for panel, (effort, label) in zip(panels, efforts.items(), strict=True):
+        rows = [("detector", _ATTACK, "o-", trials[effort])]
+        if effort == "epsilon":
             rows.append(("classifier", _CLEAN, "s--", trials["epsilon, classifier alone"]))
         for victim, colour, style, row in rows:
-            x, y = [trial[thing] for trial in row], [trial["success"] for trial in row]
+            x, y = [trial[effort] for trial in row], [trial["success"] for trial in row]
             panel.plot(x, y, style, color=colour, label=f"PGD on the {victim}")
         panel.set_xlabel(label)
         panel.grid()
     panels[1].set_xscale("log")
     panels[2].set_xscale("log")
-    for panel, thing in ((panels[1], "steps"), (panels[2], "draws")):
-        panel.set_xticks([trial[thing] for trial in trials[thing]], [str(trial[thing]) for trial in trials[thing]])
+    for panel, effort in ((panels[1], "steps"), (panels[2], "draws")):
+        panel.set_xticks([trial[effort] for trial in trials[effort]], [str(trial[effort]) for trial in trials[effort]])
         panel.minorticks_off()
     weaker = [weak for weak, _ in results["weaker_attacks"]]
     for victim, colour in (("detector", _ATTACK), ("classifier", _CLEAN)):
         for attack, name, marker in (("square", "Square", "^"), ("bpda", "BPDA", "x")):
-            found = [trial for trial in weaker if (trial["victim"], trial["attack"]) == (victim, attack)]
-            if found:
-                x, y = [trial["epsilon"] for trial in found], [trial["success"] for trial in found]
+            shown = [trial for trial in weaker if (trial["victim"], trial["attack"]) == (victim, attack)]
+            if shown:
+                x, y = [trial["epsilon"] for trial in shown], [trial["success"] for trial in shown]
                 label = f"{name} on the {victim}"
                 panels[0].plot(x, y, marker, color=colour, markerfacecolor="none", markersize=7, label=label)
     panels[0].set_ylim(-0.03, 1.03)
@@ -108,7 +108,7 @@ def convergence(results: Mapping[str, Any]) -> Figure:
 
 
 def contact_sheet(results: Mapping[str, Any]) -> Figure:
-    """Some test images under several conditions and, beside each, its reconstructions with the label given above."""
+    """Some test images under several conditions, each beside its reconstructions; above, the label given."""
     sheet = results["contact_sheet"]
     labels, rows = sheet["labels"], sheet["rows"]
     draws = len(rows[0]["draw_label"][0])

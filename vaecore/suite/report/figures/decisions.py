@@ -11,14 +11,14 @@ from vaecore.suite.report.figures.style import COLOURS, GREY, LINES
 
 def reliability_diagrams(results: Mapping[str, Any]) -> Figure:
     """Accuracy against confidence for some judges and conditions; under each, how many images each bin holds."""
-    found = results["decisions"]["reliability"]
+    diagrams = results["decisions"]["reliability"]
     figure = Figure(figsize=(10.5, 7.6), layout="constrained")
     panels = figure.subplots(4, 3, sharex=True, sharey="row", height_ratios=(3, 1, 3, 1))
     for number, condition in enumerate(results["decisions"]["figures"]):
         column, pair = number % 3, 2 * (number // 3)
         top, bottom = panels[pair, column], panels[pair + 1, column]
         top.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
-        for (judge, rows), colour, style in zip(found[condition].items(), COLOURS, LINES, strict=False):
+        for (judge, rows), colour, style in zip(diagrams[condition].items(), COLOURS, LINES, strict=False):
             confidence, accuracy = (np.array([row[key] for row in rows]) for key in ("confidence", "estimate"))
             ends = np.array([[row["low"], row["high"]] for row in rows], dtype=float)
             margins = np.abs(np.nan_to_num(ends, nan=0.0) - accuracy[:, None]) * ~np.isnan(ends)
@@ -40,16 +40,16 @@ def reliability_diagrams(results: Mapping[str, Any]) -> Figure:
 
 def risk_coverage(results: Mapping[str, Any]) -> Figure:
     """Share of wrong answers against the share of images answered, the most doubtful refused, by kind of doubt."""
-    found = results["decisions"]["refusing"]
+    curves = results["decisions"]["refusing"]
     figure = Figure(figsize=(10.5, 6.6), layout="constrained")
     panels = figure.subplots(2, 3, sharex=True)
     for condition, panel in zip(results["decisions"]["figures"], panels.flat, strict=True):
-        for (by, one), colour, style in zip(found[condition].items(), COLOURS, LINES, strict=False):
-            coverage, risk = (np.array([row[key] for row in one["curve"]]) for key in ("coverage", "estimate"))
-            ends = np.array([[row["low"], row["high"]] for row in one["curve"]], dtype=float)
+        for (by, doubt), colour, style in zip(curves[condition].items(), COLOURS, LINES, strict=False):
+            coverage, risk = (np.array([row[key] for row in doubt["curve"]]) for key in ("coverage", "estimate"))
+            ends = np.array([[row["low"], row["high"]] for row in doubt["curve"]], dtype=float)
             panel.plot(coverage, risk, style, color=colour, markersize=2.5, label=by)
             panel.fill_between(coverage, ends[:, 0], ends[:, 1], color=colour, alpha=0.1, linewidth=0)
-        areas = ", ".join(f"{one['area']['estimate']:.3f}" for one in found[condition].values())
+        areas = ", ".join(f"{doubt['area']['estimate']:.3f}" for doubt in curves[condition].values())
         panel.set_title(f"{condition}\nareas {areas}")
         panel.set_ylim(bottom=0)
         panel.grid()

@@ -9,17 +9,12 @@ from vaecore.suite.report.figures.catalogue import FIGURES, Results, caption
 
 _MODULES = {module.__name__.rpartition(".")[2]: module for module in (cleaning, consistency, decisions, outside)}
 SUFFIXES = ("png", "svg")
-NOT_SHOWN = {
-    "made",
-    "git_revision",
-    "command",
-    "environment",
-    "wall_seconds",
-}  # parts of the results that no figure shows
+# Parts of the results that no figure shows.
+NOT_SHOWN = {"made", "git_revision", "command", "environment", "wall_seconds"}
 
 
 def draw(results: Results, name: str) -> dict[str, bytes]:
-    """A figure under its title: the content of each of its files, by suffix."""
+    """Draw a figure under its title; returns the content of each of its files, by suffix."""
     module, function = FIGURES[name].draw.split(".")
     drawing: Any = getattr(_MODULES[module], function)
     with mpl.rc_context(style.LOOK):
@@ -29,5 +24,5 @@ def draw(results: Results, name: str) -> dict[str, bytes]:
         files = {}
         for suffix in SUFFIXES:
             files[suffix] = style.render(figure, suffix)
-            figure.set_layout_engine("none")  # what was laid out stays where it is, as laying out takes half the time
+            figure.set_layout_engine("none")  # the layout is kept, as it takes half the time
         return files

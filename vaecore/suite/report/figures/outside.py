@@ -13,14 +13,14 @@ from vaecore.suite.report.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE
 
 _INSIDE, _BEST, _WORST = GREY, BLUE, ORANGE
 _GROUPS = ((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"), (PURPLE, "v"), (YELLOW, "D"), (SKY, "P"))
-_A_PANEL = 5  # groups in a panel of the latent space; more than that can't be told apart
+_A_PANEL = 5  # groups in a panel of the latent space; more would look alike
 
 
 def detection_matrix(results: Mapping[str, Any]) -> Figure:
     """AUROC of every score (rows) on every set outside (columns); purple above 0.5, orange below: backwards."""
     cells = results["detection"]["cells"]
     names, sets = [*cells], [*next(iter(cells.values()))]
-    values = np.array([[cells[name][one]["auroc"] for one in sets] for name in names], dtype=float)
+    values = np.array([[cells[name][outside]["auroc"] for outside in sets] for name in names], dtype=float)
     figure = Figure(figsize=(2.2 + 0.52 * len(sets), 1.6 + 0.27 * len(names)), layout="constrained")
     axes = figure.subplots()
     shown = axes.imshow(values, cmap="PuOr", norm=TwoSlopeNorm(0.5, 0, 1), aspect="auto")
@@ -35,23 +35,23 @@ def detection_matrix(results: Mapping[str, Any]) -> Figure:
 
 
 def score_histograms(results: Mapping[str, Any]) -> Figure:
-    """Each score's distribution inside, on the set that it tells best and on the one that it tells worst."""
+    """Each score's distribution inside, on the set that it detects best and on the one that it detects worst."""
     histograms, cells = results["detection"]["histograms"], results["detection"]["cells"]
     inside, columns = results["detection"]["inside"], 4
     rows = -(-len(histograms) // columns)
     figure = Figure(figsize=(2.7 * columns, 1.75 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
-    for (name, one), panel in zip(histograms.items(), panels, strict=False):  # which leaves the panels left over
-        edges = np.array(one["edges"])
-        panel.stairs(one["shares"][inside], edges, fill=True, color=_INSIDE, alpha=0.6)
+    for (name, histogram), panel in zip(histograms.items(), panels, strict=False):  # which leaves the panels left over
+        edges = np.array(histogram["edges"])
+        panel.stairs(histogram["shares"][inside], edges, fill=True, color=_INSIDE, alpha=0.6)
         for role, colour, style in (("best", _BEST, "-"), ("worst", _WORST, "--")):
-            label = f"{one[role]} ({cells[name][one[role]]['auroc']:.2f})"
-            panel.stairs(one["shares"][one[role]], edges, color=colour, linestyle=style, label=label)
+            label = f"{histogram[role]} ({cells[name][histogram[role]]['auroc']:.2f})"
+            panel.stairs(histogram["shares"][histogram[role]], edges, color=colour, linestyle=style, label=label)
         panel.set_title(name)
         panel.tick_params(labelsize=SMALL)
         panel.set_yticks([])
-        # A set that is told apart wholly piles up in one bin: its bar may leave the frame.
-        panel.set_ylim(0, 2 * max(*one["shares"][inside], *one["shares"][one["worst"]]))
+        # A set that is detected wholly piles up in one bin: its bar may leave the frame.
+        panel.set_ylim(0, 2 * max(*histogram["shares"][inside], *histogram["shares"][histogram["worst"]]))
         panel.ticklabel_format(axis="x", scilimits=(-3, 4))
         panel.xaxis.offsetText.set_fontsize(SMALL)
         panel.legend(
@@ -111,13 +111,13 @@ def extreme_images(results: Mapping[str, Any]) -> Figure:
     grid = figure.subplots(len(sets), len(blocks), squeeze=False)
     for row, (name, of_set) in zip(grid, sets.items(), strict=True):
         for panel, (score, end) in zip(row, blocks, strict=True):
-            found = of_set[score][end]
-            images = unpack(found["pixels"])
+            extreme = of_set[score][end]
+            images = unpack(extreme["pixels"])
             images = images if end == "least" else images[::-1]  # so that scores rise from left to right
             gap = ((0, 0), (1, 1), *[(0, 0)] * (images.ndim - 3))  # grey lines between the images
             strip = np.concatenate([np.pad(image, gap, constant_values=128) for image in images], axis=1)
             show(panel, strip)
-            lowest, highest = sorted((found["score"][0], found["score"][-1]))
+            lowest, highest = sorted((extreme["score"][0], extreme["score"][-1]))
             panel.set_xlabel(f"{lowest:.3g} to {highest:.3g}", fontsize=SMALL - 0.5, labelpad=1)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
     for panel, (score, end) in zip(grid[0], blocks, strict=True):

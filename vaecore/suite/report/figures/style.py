@@ -1,4 +1,4 @@
-"""How figures look: Okabe and Ito's colours, beside each a marker, a line or a hatch that says the same without it."""
+"""The look of figures: Okabe and Ito's colours, each with a marker, a line or a hatch for those who see no colours."""
 
 import io
 from typing import Any
@@ -15,8 +15,8 @@ BLUE, ORANGE, GREEN, PURPLE, BLACK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC
 RED = "#B84A00"  # ORANGE, darkened until small letters can be read on white
 YELLOW, SKY = "#E69F00", "#56B4E9"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, BLACK)
-LINES = ("o-", "s--", "^-.", "D:", "v-")  # beside COLOURS, in their order
-HATCH = "////"  # of what has no attacker
+LINES = ("o-", "s--", "^-.", "D:", "v-")  # one for each of COLOURS
+HATCH = "////"  # of noise
 SMALL = 6.5  # points, of numbers within a figure
 
 LOOK: Any = {  # matplotlib's parameters
@@ -47,7 +47,7 @@ LOOK: Any = {  # matplotlib's parameters
 
 
 def show(panel: Axes, image: NDArray[np.uint8]) -> None:
-    """An image (h, w), or (h, w, 3) in colour, as it is: without smoothing, scaling or ticks."""
+    """Show an image, (h, w) or (h, w, 3) in colour, without smoothing, scaling or ticks."""
     panel.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
     panel.set_xticks([])
     panel.set_yticks([])
@@ -55,7 +55,7 @@ def show(panel: Axes, image: NDArray[np.uint8]) -> None:
 
 
 def mark_label(panel: Axes, label: int, right: int, after: str = "") -> None:
-    """Write the label that an image was given above it; a wrong one in orange, bold and marked x."""
+    """Write the label given above an image; a wrong label is orange, bold and marked x."""
     wrong = label != right
     panel.set_title(
         f"{label}{' x' if wrong else ''}{after}",
@@ -67,7 +67,7 @@ def mark_label(panel: Axes, label: int, right: int, after: str = "") -> None:
 
 
 def render(figure: Figure, suffix: str) -> bytes:
-    """The figure as the bytes of a PNG or SVG file, the same for the same figure."""
+    """The bytes of a PNG or SVG file of the figure, always the same."""
     file = io.BytesIO()
     with mpl.rc_context(LOOK):
         figure.savefig(file, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
@@ -75,7 +75,7 @@ def render(figure: Figure, suffix: str) -> bytes:
 
 
 def _in_few_colours(png: io.BytesIO) -> bytes:
-    """The same picture in 256 colours, which is a third of the size and looks alike."""
+    """The same picture in 256 colours: a third of the size, and it looks alike."""
     file = io.BytesIO()
     with Image.open(png) as image:
         image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)

@@ -1,32 +1,32 @@
-"""Family D: accuracy behind each purifier, under attackers that do not know it and under one that does."""
+"""Family D: accuracy behind each purifier, under attackers that do not know it and under those that do."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from vaecore.suite.report.markdown.parts import figures
 
-KNOWING = ("ignoring", "through", "queried", "worst")  # attacks, by what they know of the purifier; all of them
+ATTACKS = ("ignoring", "through", "queried", "worst")  # by what they know of the purifier; the worst of them
 
 
 def section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
-    """The section of the summary; line: takes its lines."""
-    found = results["cleaning"]
-    accuracy, attacked = found["accuracy"], found["attacked"]
+    """Write the section of the summary; line: called with each line."""
+    cleaning = results["cleaning"]
+    accuracy, attacked = cleaning["accuracy"], cleaning["attacked"]
     line("\n## What does cleaning buy?\n")
     line("Accuracy, all runs; attackers do not know the purifier.\n")
     names = list(dict.fromkeys(name for row in accuracy.values() for name in row))
     line(f"| condition | images | {' | '.join(names)} |\n|---|---:|{'---:|' * len(names)}")
     for condition, row in accuracy.items():
         shown = " | ".join(f"{row[name]['accuracy']:.3f}" if name in row else "-" for name in names)
-        line(f"| {condition} | {found['images'][condition]} | {shown} |")
-    line(f"\nOf {found['search']} the first {found['searched']} images.\n")
+        line(f"| {condition} | {cleaning['images'][condition]} | {shown} |")
+    line(f"\nOf {cleaning['search']} the first {cleaning['searched']} images.\n")
     line("Accuracy on the first run under PGD that does not know the purifier / through it / under Square, where the")
     line("purifier has no gradient of its own / right under all of these.\n")
     sizes = [row["epsilon"] for row in next(iter(attacked.values()))]
     line(f"| purifier | images | {' | '.join(f'epsilon {size:g}' for size in sizes)} |")
     line(f"|---|---:|{'---:|' * len(sizes)}")
     for name, rows in attacked.items():
-        kinds = [key for key in KNOWING if key in rows[0]]
+        kinds = [key for key in ATTACKS if key in rows[0]]
         cells = [" / ".join(f"{row[key]['accuracy']:.2f}" for key in kinds) for row in rows]
         line(f"| {name} | {rows[0]['images']} | {' | '.join(cells)} |")
     line(figures(results, "cleaning"))

@@ -6,19 +6,19 @@ from typing import Any
 
 def page(results: Mapping[str, Any]) -> str:
     """All measures as a Markdown page, one table for each condition."""
-    found = results["decisions"]
+    decisions = results["decisions"]
     about = (
         f"Means over {len(results['seeds'])} training runs with 95% intervals over runs and images; ECE with the least"
-        f" and the most of the runs, {found['bins']} bins. Temperatures and regressions are fitted on"
-        f" {found['held_out']} training images held out. NLL, Brier, ECE and AURC are of being right; NLL and Brier of"
-        f" all classes stand behind. Half of {found['mix']} is from {', '.join(found['outsiders'])}, where every answer"
-        " is wrong."
+        f" and the most of the runs, {decisions['bins']} bins. Temperatures and regressions are fitted on"
+        f" {decisions['held_out']} training images held out. NLL, Brier, ECE and AURC are of being right; NLL and Brier"
+        f" of all classes stand behind. Half of {decisions['mix']} is from {', '.join(decisions['outsiders'])}, where"
+        " every answer is wrong."
     )
     lines = [f"# Whose confidence can be believed? {results['dataset']['name']}", "", about]
-    for condition, judges in found["measures"].items():
-        lines += [f"\n## {condition}, {found['images'][condition]} images\n", f"| judge | {' | '.join(_HEAD)} |"]
+    for condition, judges in decisions["measures"].items():
+        lines += [f"\n## {condition}, {decisions['images'][condition]} images\n", f"| judge | {' | '.join(_HEAD)} |"]
         lines.append("|---|" + "---:|" * len(_HEAD))
-        lines += [f"| {judge} | {' | '.join(_cells(one))} |" for judge, one in judges.items()]
+        lines += [f"| {judge} | {' | '.join(_cells(measures))} |" for judge, measures in judges.items()]
     lines.append("\n![Accuracy against confidence](reliability.png)")
     lines.append("\n![Risk against coverage](risk-coverage.png)")
     return "\n".join(lines) + "\n"
@@ -38,19 +38,19 @@ _HEAD = (
 )
 
 
-def _cells(one: Mapping[str, Any]) -> list[str]:
+def _cells(measures: Mapping[str, Any]) -> list[str]:
     def shown(name: str) -> str:
-        if name not in one:
+        if name not in measures:
             return "-"
-        number = one[name]
+        number = measures[name]
         if number["low"] is None:
             return f"{number['estimate']:.4f}"
         return f"{number['estimate']:.4f} [{number['low']:.4f}, {number['high']:.4f}]"
 
     def spread(name: str) -> str:
-        return "{mean:.4f} ({least:.4f} to {most:.4f})".format(**one[name])
+        return "{mean:.4f} ({least:.4f} to {most:.4f})".format(**measures[name])
 
-    parts = "{reliability:.4f} - {resolution:.4f} + {uncertainty:.4f} + {within:.4f}".format(**one["brier_parts"])
+    parts = "{reliability:.4f} - {resolution:.4f} + {uncertainty:.4f} + {within:.4f}".format(**measures["brier_parts"])
     errors = [spread("ece_width"), spread("ece_mass")]
     last = [shown(name) for name in ("aurc", "class_nll", "class_brier", "nll_added")]
     return [shown("accuracy"), shown("nll"), shown("brier"), parts, *errors, *last]

@@ -8,21 +8,23 @@ from vaecore.suite.report.markdown.parts import figures, share
 
 def page(results: Mapping[str, Any]) -> str:
     """The matrix of scores and sets, one table for each measure, as a Markdown page."""
-    found = results["detection"]
-    cells, counts = found["cells"], found["images"]
+    detection = results["detection"]
+    cells, counts = detection["cells"], detection["images"]
     sets = [*next(iter(cells.values()))]
     lines = [f"# Which score detects which set? {results['dataset']['name']} inside", ""]
     lines += [f"Means over {len(results['seeds'])} training runs; higher scores are more anomalous.", ""]
     lines += [f"Images: {', '.join(f'{name} {count:,}' for name, count in counts.items())}.", ""]
-    lines += [f"- **{name}**: {text}" for name, text in found["about"].items()]
+    lines += [f"- **{name}**: {text}" for name, text in detection["about"].items()]
 
     def table(title: str, show: Callable[[Mapping[str, float]], str]) -> None:
         head = [f"\n## {title}\n", f"| score | {' | '.join(sets)} |", "|---|" + "---:|" * len(sets)]
         lines.extend(head)
-        lines.extend(f"| {name} | {' | '.join(show(row[one]) for one in sets)} |" for name, row in cells.items())
+        lines.extend(
+            f"| {name} | {' | '.join(show(row[outside]) for outside in sets)} |" for name, row in cells.items()
+        )
 
     table(
-        f"AUROC, with {found['level']:.0%} intervals over runs and images (0.5: no better than chance)",
+        f"AUROC, with {detection['level']:.0%} intervals over runs and images (0.5: no better than chance)",
         lambda cell: f"{share(cell['auroc'])} [{share(cell['low'])}, {share(cell['high'])}]",
     )
     table("AUPR-out: average precision, images outside as positives", lambda cell: share(cell["aupr_out"]))

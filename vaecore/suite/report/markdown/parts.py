@@ -1,4 +1,4 @@
-"""What pages in Markdown share."""
+"""Parts of pages in Markdown: figures, numbers and texts of tables."""
 
 import math
 from collections.abc import Mapping
@@ -19,5 +19,5 @@ def share(value: float | None) -> str:
 
 
 def cell(text: str) -> str:
-    """A text that may stand in a table."""
+    """A text as a cell of a table."""
     return text.replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""The summary: verdicts, conditions, what casts doubt on the attacks, and where everything comes from."""
+"""The summary: verdicts, conditions, flags and trials of the attacks, figures, provenance."""
 
 import io
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ def summary(results: Mapping[str, Any]) -> str:
 
     line(f"# Claims on {dataset['name']}, {'pilot' if results['pilot'] else 'profile ' + results['profile']}")
     line()
-    seeds, counts = results["seeds"], [one["verdict"] for one in verdicts]
+    seeds, words = results["seeds"], [verdict["verdict"] for verdict in verdicts]
     runs = f"{len(seeds)} training runs (seeds {seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else "1 training run"
-    line(f"{tally(counts)}. {runs},")
+    line(f"{tally(words)}. {runs},")
     images = ", ".join(f"{count:,} {name}" for name, count in results["images"].items() if name in ("clean", "lbfgs"))
     line(f"test images: {images}; {results['draws']} draws an image. Registry {results['registry_digest'][:12]}.")
     if results["bounds"] is not None:
@@ -41,13 +41,13 @@ def summary(results: Mapping[str, Any]) -> str:
         line(f"Intervals at level {level:.4f} each, 0.95 for the family.\n")
         line("| claim | kind | sentence | estimand | estimate | interval | bound | verdict | runs x images |")
         line("|---|---|---|---|---|---|---|---|---|")
-        for one in verdicts:
-            if family_of(one["claim"]) == family:
+        for row in verdicts:
+            if family_of(row["claim"]) == family:
                 line(
-                    f"| {one['claim']} | {one['kind']} | {cell(one['sentence'])} | {cell(one['estimand'])}"
-                    f" | {number(one['estimate']):.3f}"
-                    f" | {number(one['low']):.3f} to {number(one['high']):.3f} | {one['bound']} | **{one['verdict']}**"
-                    f" | {one['runs']} x {one['images']} |"
+                    f"| {row['claim']} | {row['kind']} | {cell(row['sentence'])} | {cell(row['estimand'])}"
+                    f" | {number(row['estimate']):.3f}"
+                    f" | {number(row['low']):.3f} to {number(row['high']):.3f} | {row['bound']} | **{row['verdict']}**"
+                    f" | {row['runs']} x {row['images']} |"
                 )
     line("\n## Conditions\n")
     line("Accuracy of the classifier, success of the attack, mean size of the change, share with one label.")
@@ -56,11 +56,11 @@ def summary(results: Mapping[str, Any]) -> str:
         "| condition | images | accuracy | success | unsuccessful | mean L2 | consistent | mean MSE | mean KL (nats) |"
     )
     line("|---|---|---|---|---|---|---|---|---|")
-    for name, one in results["conditions"].items():
+    for name, row in results["conditions"].items():
         line(
-            f"| {name} | {one['images']} | {one['accuracy']:.3f} | {one['success']:.3f} | {one['unsuccessful']}"
-            f" | {one['l2']:.2f}"
-            f" | {one['consistent']:.3f} | {one['mse']:.4f} | {one['kl']:.1f} |"
+            f"| {name} | {row['images']} | {row['accuracy']:.3f} | {row['success']:.3f} | {row['unsuccessful']}"
+            f" | {row['l2']:.2f}"
+            f" | {row['consistent']:.3f} | {row['mse']:.4f} | {row['kl']:.1f} |"
         )
     line("\n## Can the attacks be believed?\n")
     for flag in results["sanity_flags"] or ["No sanity flag was raised."]:
