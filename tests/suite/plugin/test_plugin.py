@@ -236,23 +236,13 @@ def test_parts_of_a_study(run, options, tally, missing):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--workers=2",), ["device: cpu (2 workers); *", "clean  *"]),
-        (
-            ("-n2", "--report-dir=out"),
-            ["dataset: mine.npz (as asked), *", "clean  *", "Report: out/mine.npz/index.html"],
-        ),
-    ],
+    ("option", "said"), [("--workers=2", "device: cpu (2 workers); *"), ("-n2", "dataset: mine.npz (as asked), *")]
 )
-def test_processes_give_the_same_verdicts(run, small, whole, options, said):
-    pytest.importorskip("xdist")
-    result = run(THREE.replace(ONES, CLEAN), *options, f"--cache-dir={whole}", inprocess=False)
+def test_processes_give_the_same_verdicts(run, option, said):
+    result = run(THREE.replace(ONES, CLEAN), option, inprocess=False)
     assert result.ret == NOT_ALL_SUPPORTED
     assert verdicts(result) == ("2 supported, 1 inconclusive", [], True)
-    result.stdout.fnmatch_lines(said)
-    if "-n2" in options:
-        assert [one["claim"] for one in load(run.path / "out/mine.npz")["claims"]] == ["A1", "A2", "A3"]
+    result.stdout.fnmatch_lines([said, "clean  *"])
 
 
 @pytest.mark.slow
@@ -370,15 +360,9 @@ def test_auto_falls_to_digits_and_says_why(run, small, monkeypatch):
 # The report
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A cache for the tests that write a whole report."""
-    return tmp_path_factory.mktemp("whole")
-
-
 @pytest.mark.slow
-def test_report_is_written_where_asked_for(run, small, whole):
-    result = run(source("A1", ONES), "--report-dir=out", f"--cache-dir={whole}")
+def test_report_is_written_where_asked_for(run, small):
+    result = run(source("A1", ONES), "--report-dir=out")
     assert result.ret == OK
     result.stdout.fnmatch_lines(["Report: out/mine.npz/index.html"])
     results = load(run.path / "out/mine.npz")
