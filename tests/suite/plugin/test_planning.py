@@ -84,3 +84,16 @@ def test_a_plan_under_xdist_is_refused(run):
     result = run("\n\ndef test_it(study):\n    pass\n", "--plan", "-n1", inprocess=False)
     assert result.ret == USAGE
     result.stderr.fnmatch_lines(["ERROR: --plan must run in one process, not in those of pytest-xdist (leave out -n)"])
+
+
+def test_a_test_that_cannot_be_planned_is_named_with_what_it_raises(project):
+    project.path.joinpath("registry.toml").write_text(
+        '[X1]\nkind = "finding"\nsentence = "A sentence."\nestimand = "a number"\nsource = "here"\nno_effect = "> 0"\n'
+    )
+    project.path.joinpath("test_mine.py").write_text(
+        "import pytest\n\n\n"
+        '@pytest.mark.claim("X1")\ndef test_mine(study, claim):\n    """A sentence."""\n    study.table("fgsm-0.22")\n'
+    )
+    lines = project("test_mine.py", "--plan").outlines
+    (line,) = [line for line in lines if line.startswith("Not planned: ")]
+    assert line.startswith("Not planned: test_mine.py::test_mine raises ValueError: condition must be one of clean,")

@@ -1,7 +1,8 @@
 """The plan of a run: what tests of claims ask for, noted while they are called on a study that computes nothing."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pytest
 from rich import box
@@ -23,17 +24,29 @@ class _NoClaim:
         """Nothing: the estimates would have to be computed."""
 
 
-def asked(items: Sequence[pytest.Item], study: Study) -> tuple[list[Task], set[str]]:
-    """The tasks that tests ask for, and the full names of the conditions that they look at.
+@dataclass(frozen=True)
+class Asked:
+    """What tests ask for. conditions: full names of those that they look at. mistakes: by test, what it raised."""
 
-    That is what they ask for before they first look at a number; the rest is computed when they run.
-    """
-    studies = [_called(item, study.planning()) for item in items if asks_for_study(item)]
+    tasks: list[Task]
+    conditions: set[str]
+    mistakes: dict[str, str]
+
+
+def asked(items: Sequence[pytest.Item], study: Study) -> Asked:
+    """What tests ask for before they first look at a number; the rest is computed when they run."""
+    studies, mistakes = [], {}
+    for item in items:
+        if asks_for_study(item):
+            studies.append(planning := study.planning())
+            if mistake := _call(item, planning):
+                mistakes[item.nodeid] = mistake
     tasks = [task for one in studies for task in one.plan.asked.values()]
-    return tasks, {name for one in studies for name in one.conditions}
+    return Asked(tasks, {name for one in studies for name in one.conditions}, mistakes)
 
 
-def _called(item: pytest.Item, planning: Study) -> Study:
+def _call(item: pytest.Item, planning: Study) -> str:
+    """Call a test on a study that is only planned; what it raised, in words, where that is a mistake."""
     given = {"study": planning, "claim": _NoClaim(), **getattr(getattr(item, "callspec", None), "params", {})}
     names = item._fixtureinfo.argnames  # type: ignore[attr-defined]  # noqa: SLF001  # what the test takes
     if set(names) <= set(given):
@@ -41,12 +54,12 @@ def _called(item: pytest.Item, planning: Study) -> Study:
             item.obj(**{name: given[name] for name in names})  # type: ignore[attr-defined]
         except (NotComputedError, pytest.skip.Exception, pytest.fail.Exception):
             pass
-        except Exception:  # noqa: BLE001, S110  # a mistake in the test shows when it runs
-            pass
-    return planning
+        except Exception as error:  # noqa: BLE001  # it will be raised again, and be shown, when the test runs
+            return f"{type(error).__name__}: {error}"
+    return ""
 
 
-def table(costs: Sequence[Cost], workers: int, *, width: int, unicode: bool) -> str:
+def table(costs: Sequence[Cost], mistakes: Mapping[str, str], workers: int, *, width: int, unicode: bool) -> str:
     """What a run would compute and how long it may take, as text for the terminal."""
     grid = Grid(box=box.SIMPLE if unicode else terminal.ASCII, show_edge=False)
     for title in ("tasks", "needed", "cached", "to compute", "seconds"):
@@ -59,6 +72,8 @@ def table(costs: Sequence[Cost], workers: int, *, width: int, unicode: bool) -> 
     console = Console(file=output, width=max(width, 60), highlight=False, markup=False)
     console.print(grid)
     console.print(f"\n{_estimate(costs, workers)} Nothing was computed.", soft_wrap=True)
+    for test, mistake in mistakes.items():
+        console.print(f"Not planned: {test} raises {mistake}", soft_wrap=True)
     return "\n" + output.getvalue()
 
 

@@ -225,16 +225,17 @@ class ClaimsSession:
 
     # The run.
 
-    def tasks(self, items: Sequence[pytest.Item]) -> list[Task]:
-        """The plan of a run: all that its claims, its summary and its report ask for."""
+    def plan(self, items: Sequence[pytest.Item]) -> tuple[list[Task], dict[str, str]]:
+        """All that a run's claims, summary and report ask for; and what tests raise that can't be planned."""
         running = [item for item in items if item.get_closest_marker("skip") is None]
-        tasks, conditions = planning.asked(running, self.study)
+        asked = planning.asked(running, self.study)
+        tasks = asked.tasks
         claims = {name for item in running if (name := claim_id(item)) is not None}
         if claims and not self.own_alone and self.report_folder(claims) is not None:
             tasks += collect.tasks(self.study)
         elif claims:
-            tasks += collect.summary_tasks(self.study, conditions)
-        return list({task.key: task for task in tasks}.values())
+            tasks += collect.summary_tasks(self.study, asked.conditions)
+        return list({task.key: task for task in tasks}.values()), asked.mistakes
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
@@ -247,12 +248,13 @@ class ClaimsSession:
             if reporter is not None:
                 style = _style(reporter)
                 width, unicode = style["width"], style["unicode"]
-                costs = self.study.plan.costs(self.tasks(session.items))
-                reporter.write(planning.table(costs, self.study.facts.workers, width=width, unicode=unicode))
+                tasks, mistakes = self.plan(session.items)
+                costs, workers = self.study.plan.costs(tasks), self.study.facts.workers
+                reporter.write(planning.table(costs, mistakes, workers, width=width, unicode=unicode))
             return True
         if not (option.maxfail or hasattr(self.config, "workerinput")):
             with self._worker_died():
-                self.study.plan.compute(self.tasks(session.items), "evidence")
+                self.study.plan.compute(self.plan(session.items)[0], "evidence")
         return None
 
     @contextmanager

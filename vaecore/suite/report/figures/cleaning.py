@@ -36,14 +36,16 @@ def accuracy_by_epsilon(results: Mapping[str, Any]) -> Figure:
             panel.fill_between(epsilon, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
         panel.set_title(f"{name} ({row[0]['images']} images)")
         panel.grid()
-    for panel in panels.flat[len(attacked) :]:
-        panel.set_visible(False)
+    for number, panel in enumerate(panels.flat):
+        if number >= len(attacked):
+            panel.set_visible(False)
+        elif number + _COLUMNS >= len(attacked):  # nothing is shown below it
+            panel.tick_params(labelbottom=True)
+            panel.set_xlabel("$\\epsilon$ (L-infinity, intensity)")
     panels[0, 0].set_ylim(-0.03, 1.03)
     legends = [panel.get_legend_handles_labels() for panel in panels.flat]
     lines = {label: line for legend in legends for line, label in zip(*legend, strict=True)}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4)
-    for panel in panels[-1]:
-        panel.set_xlabel("$\\epsilon$ (L-infinity, intensity)")
     figure.supylabel("accuracy (share of images)")
     return figure
 
