@@ -19,6 +19,7 @@ from vaecore.suite.study.tables import Table
 from vaecore.suite.study.trials import Trial, attack_and_judge, sweeps, trial_tasks, weaker
 
 PROTOCOL = Protocol()
+SETUP = Setup(Dataset("digits", ""), PROTOCOL, device=torch.device("cpu"))
 SWEEPS, WEAKER = sweeps(PROTOCOL), weaker(PROTOCOL)
 EVERY = [trial for row in (*SWEEPS.values(), *WEAKER) for trial in row]
 IMAGES = 40
@@ -32,7 +33,7 @@ def study(**changes):
         sound = {"flags": ZERO, "success": np.ones((2, IMAGES), dtype=bool)}
         return Table.of(sound | changes.get(PROTOCOL.name(condition).replace("-", "_").replace(".", "_"), {}))
 
-    return SimpleNamespace(setup=SimpleNamespace(protocol=PROTOCOL), table=table)
+    return SimpleNamespace(setup=SETUP, table=table)
 
 
 def share(part):
@@ -43,7 +44,7 @@ def share(part):
 def wins(monkeypatch):
     """All trials win all images, but Square and BPDA; a test may change it."""
     won = {trial: share(1.0 if trial.attack == "pgd" else 0.3) for trial in EVERY}
-    monkeypatch.setattr(section, "won", lambda _study: won)
+    monkeypatch.setattr(section, "won", lambda _study, _tasks: won)
     return won
 
 
