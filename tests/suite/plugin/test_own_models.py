@@ -8,35 +8,33 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from vaecore.suite.study.user_models import untrained_digest
 
 from vaecore import VAE, Images, Store, VAEConfig, load_images
+from vaecore.suite import Study, mean
 from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.judging.verdict import judge
-from vaecore.suite.plugin.session import NOT_ALL_SUPPORTED
-from vaecore.suite.study.study import Dataset, Profile, Study
+from vaecore.suite.study import sources
+from vaecore.suite.study.models import untrained_digest
+from vaecore.suite.study.protocol import Profile, Protocol
+from vaecore.suite.study.setup import Dataset, Setup
+from vaecore.suite.study.tasks import make
 
+NOT_ALL_SUPPORTED = 8
 MODELS = """
 import torch
 from torch import nn
+from models import TinyClassifier, TinyVAE
 
 
-class VAE(nn.Module):
-    pixels = 64
-
+class VAE(TinyVAE):
     def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.linspace(-1, 1, 4 * self.pixels).view(-1, 4))
-
-    def encode(self, images):
-        return images.flatten(1) @ self.weight, images.new_zeros(len(images), 4)
-
-    def decode(self, latents):
-        return (latents @ self.weight.T).sigmoid().view(-1, 1, 8, 8)
+        super().__init__(0)
 
 
 class Large(VAE):
-    pixels = 784
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(784, 4))
 
 
 class Flat(VAE):
@@ -62,7 +60,7 @@ class Draws(VAE):
 
 class Logits(VAE):
     def decode(self, latents):
-        return 3 * (latents @ self.weight.T).view(-1, 1, 8, 8)
+        return super().decode(latents).logit()
 
 
 class Double(VAE):
@@ -92,19 +90,14 @@ class Elsewhere(VAE):
         return tuple(value.to("meta") for value in super().encode(images))
 
 
-class Classifier(nn.Module):
-    classes = 3
-
+class Classifier(TinyClassifier):
     def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.linspace(-1, 1, 64 * self.classes).view(64, -1))
-
-    def forward(self, images):
-        return images.flatten(1) @ self.weight
+        super().__init__(0)
 
 
 class Few(Classifier):
-    classes = 2
+    def forward(self, images):
+        return super().forward(images)[:, :2]
 
 
 class Sure(Classifier):
@@ -127,12 +120,8 @@ class Grey(nn.Sequential):
         super().__init__(nn.Conv2d(1, 3, 8), nn.Flatten())
 
 
-def finished(kind):
-    return kind().train()
-
-
 for kind in [*VAE.__subclasses__(), *Classifier.__subclasses__(), Grey, VAE, Classifier]:
-    globals()[kind.__name__.lower()] = finished(kind)
+    globals()[kind.__name__.lower()] = kind().train()
 without = VAE().to("meta")
 
 
@@ -154,29 +143,22 @@ def made(seed):
 
 
 @pytest.fixture
-def run(pytester, monkeypatch):
-    """Give a function that runs one claim's test in this process, on 60 grey images of 8x8 in three classes."""
-    for variable in ("VAECORE_DATA", "VAECORE_CACHE", "PYTEST_ADDOPTS", "COLUMNS"):
-        monkeypatch.delenv(variable, raising=False)
-    pytester.makeconftest('pytest_plugins = ["claims.plugin"]\n')
-    pytester.makepyfile(own=MODELS)
-    images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
-    np.savez(pytester.path / "mine.npz", images=images, labels=np.arange(60) % 3)
-    np.savez(pytester.path / "colour.npz", images=np.stack([images] * 3, axis=3), labels=np.arange(60) % 3)
+def run(project):
+    """Give a function that runs one claim's test in this process, on finished models unless told otherwise."""
+    (project.path / "own.py").write_text(MODELS, encoding="utf-8")
+    grey = np.load(project.path / "mine.npz")
+    np.savez(project.path / "colour.npz", images=np.stack([grey["images"]] * 3, axis=3), labels=grey["labels"])
     sentence = load_registry("mine.npz").claims["A1"].sentence
-    body = "claim.conclude(mean(study.table('clean').consistent))"
-    pytester.makepyfile(
-        test_it=f"import pytest\nfrom vaecore.suite.statistics.intervals import mean\n\n\n@pytest.mark.claim('A1')\n"
-        f"def test_a1(study, claim):\n    '''{sentence}'''\n    {body}\n"
+    (project.path / "test_it.py").write_text(
+        "import pytest\nfrom vaecore.suite import mean\n\n\n@pytest.mark.claim('A1')\ndef test_a1(study, claim):\n"
+        f"    '''{sentence}'''\n    claim.conclude(mean(study.table('clean').consistent))\n",
+        encoding="utf-8",
     )
 
-    def start(*options, inprocess=True):
-        given = ["--dataset=mine.npz", "--cache-dir=cache", "--device=cpu", "--workers=1", "-pno:cacheprovider"]
-        given += ["-pno:hypothesispytest", "--vae=own:vae", "--classifier=own:classifier"]
-        make = pytester.runpytest_inprocess if inprocess else pytester.runpytest_subprocess
-        return make(*given, *options)
+    def start(*options):
+        return project("--vae=own:vae", "--classifier=own:classifier", *options, models=False)
 
-    start.path = pytester.path
+    start.path = project.path
     return start
 
 
@@ -235,7 +217,7 @@ def test_a_grey_model_on_colour_data_is_one_line(run):
 
 
 def test_finished_models_left_in_training_mode_give_one_run_and_images_only(run):
-    result = run("--runs=2")
+    result = run()
     assert result.ret in {0, NOT_ALL_SUPPORTED}
     result.stdout.fnmatch_lines(
         ["profile: standard, 1 run *", "intervals cover test images only, as both models are *"]
@@ -246,7 +228,7 @@ def test_finished_models_left_in_training_mode_give_one_run_and_images_only(run)
 def test_a_finished_model_beside_a_maker_is_the_same_in_all_runs_and_said_to_be(run, finished, other):
     kind = {"vae": "VAE", "classifier": "Classifier"}[other]
     (run.path / "own.py").write_text(MODELS + f"\n\ndef maker(seed):\n    return {kind}()\n")
-    result = run("--runs=2", f"--{other}=own:maker")
+    result = run(f"--{other}=own:maker")
     named = {"vae": "VAE", "classifier": "classifier"}
     result.stdout.fnmatch_lines(
         [
@@ -256,18 +238,17 @@ def test_a_finished_model_beside_a_maker_is_the_same_in_all_runs_and_said_to_be(
     )
 
 
-def test_a_verdict_says_what_the_interval_leaves_out():
-    claim = load_registry("mine.npz").claims["A1"]
-    from vaecore.suite.statistics.intervals import mean  # noqa: PLC0415
-
-    told = {"decisive": True, "pilot": False, "available": 600}
-    two, one = mean(np.ones((2, 600))), mean(np.ones((1, 600)))
+def test_a_verdict_says_what_the_interval_leaves_out(tiny):
     left_out = "one vae in all runs: the interval does not cover its training"
-    assert left_out in judge(claim, [two], finished=("vae",), **told).message
-    assert left_out not in judge(claim, [two], **told).message
-    both = judge(claim, [one], finished=("vae", "classifier"), **told).message
-    assert "one run: the interval covers images only" in both
-    assert left_out not in both
+    for runs, finished, said, not_said in (
+        (2, ("vae",), left_out, "one run"),
+        (2, (), "", left_out),
+        (1, ("vae", "classifier"), "one run: the interval covers images only", left_out),
+    ):
+        estimate, facts = mean(np.ones((runs, 600))), replace(tiny.facts, finished=finished)
+        message = judge(load_registry("mine.npz").claims["A1"], [estimate], facts).message
+        assert said in message
+        assert not_said not in message
 
 
 # Training
@@ -308,81 +289,76 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr(Fitted, "seen", ())
     images = np.random.default_rng(0).random((60, 8, 8), dtype=np.float32)
     np.savez(tmp_path / "mine.npz", images=images, labels=np.arange(60) % 3)
-    return Study(
+    setup = Setup(
         Dataset(str(tmp_path / "mine.npz"), "as asked"),
-        Profile("standard", 2, 12, 8, 4),
-        Store(tmp_path / "cache"),
+        Protocol(Profile("standard", 2, 12, 8, 4)),
         device=torch.device("cpu"),
         vae="a_users_models:make_vae",
         classifier="a_users_models:classifier",
     )
+    return Study.of(setup, Store(tmp_path / "cache"))
+
+
+def again(study, store=None, **changes):
+    """The same study from the start, on what its store keeps or another store."""
+    return Study.of(replace(study.setup, **changes), store or study.plan.store)
+
+
+def vaes(study):
+    return [digests["vae"] for digests in study.digests]
 
 
 def test_a_fit_gets_the_training_images_without_those_held_out_once_a_run(study):
-    study.check()
+    setup = study.setup
+    setup.check()
     assert Fitted.seen == ()
-    first = study.runs
-    assert (study.finished, study.trained) == (("classifier",), ("vae",))
-    assert Fitted.seen == (study.train, study.train)
-    whole, (held, _) = load_images(study.dataset.name, "train"), study.held_out
-    assert len(study.train) + len(held) == len(whole)
-    assert len({run.vae_digest for run in first}) == 2
-    assert not any(run.vae.training or run.vae.weight.requires_grad for run in first)
-    again = replace(study).runs
+    first = vaes(study)
+    assert (setup.finished, setup.trained) == (("classifier",), ("vae",))
+    assert [torch.equal(images.pixels, setup.train.pixels) for images in Fitted.seen] == [True, True]
+    whole, (held, _) = load_images(setup.dataset.name, "train"), setup.held_out
+    assert len(setup.train) + len(held) == len(whole)
+    assert first[0] != first[1]
+    assert not any(run.vae.training or run.vae.weight.requires_grad for run in study.runs)
+    assert vaes(again(study)) == first
     assert len(Fitted.seen) == 2, "what is kept must not be trained again"
-    assert [run.vae_digest for run in again] == [run.vae_digest for run in first]
 
 
 def test_training_and_making_follow_from_the_seed_and_leave_torch_s_random_numbers_alone(study, tmp_path):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first = study.runs
+    first = vaes(study)
     assert torch.equal(torch.rand(3), expected)
-    again = replace(study, store=Store(tmp_path / "another")).runs
+    assert vaes(again(study, Store(tmp_path / "another"))) == first
     assert len(Fitted.seen) == 4
-    assert [run.vae_digest for run in again] == [run.vae_digest for run in first]
 
 
 def test_what_a_fit_depends_on_is_in_its_key(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "a_helper.py").write_text("WIDTH = 1\n")
-    (tmp_path / "a_maker.py").write_text("import os\nimport a_helper\n\n\ndef make(seed):\n    pass\n")
-    (tmp_path / "a_bystander.py").write_text("")
-    made, text = Fitted(64), "a_maker:make"
-    monkeypatch.setitem(sys.modules, "a_maker", __import__("a_maker"))
-    before = untrained_digest(made, text, "vae")
-    (tmp_path / "a_bystander.py").write_text("WIDTH = 2\n")
-    assert untrained_digest(made, text, "vae") == before
-    (tmp_path / "a_helper.py").write_text("WIDTH = 2\n")
-    changed = untrained_digest(made, text, "vae")
-    assert changed != before
+    folder = tmp_path / "a_package"
+    folder.mkdir()
+    made, digests = Fitted(64), []
+    files = {
+        "__init__": "",
+        "settings": "RATE = 1\n",
+        "late": "STEPS = 1\n",
+        "bystander": "WIDTH = 1\n",
+        "maker": "from a_package.settings import RATE\n\n\ndef make(seed):\n    from . import late\n",
+    }
+    for change in ({}, {"bystander": "WIDTH = 2\n"}, {"settings": "RATE = 2\n"}, {"late": "STEPS = 2\n"}):
+        for name, text in (files | change).items():
+            (folder / f"{name}.py").write_text(text, encoding="utf-8")
+        for function in vars(sources).values():  # as in a new process
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()
+        digests.append(untrained_digest(made, "a_package.maker:make", "vae"))
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
     made.weight.data[0, 0] += 1
-    assert untrained_digest(made, text, "vae") != changed
-    monkeypatch.delitem(sys.modules, "a_helper")
+    assert untrained_digest(made, "a_package.maker:make", "vae") not in digests
 
 
-def test_what_is_imported_by_name_or_late_is_in_the_key(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    package = tmp_path / "a_package"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "settings.py").write_text("RATE = 1\n")
-    (package / "late.py").write_text("STEPS = 1\n")
-    (package / "maker.py").write_text(
-        "from a_package.settings import RATE\n\n\ndef make(seed):\n    from . import late\n    return late.STEPS\n"
-    )
-    made, text, seen = Fitted(64), "a_package.maker:make", set()
-    for file, content in (("settings", "RATE = 1"), ("settings", "RATE = 22"), ("late", "STEPS = 22")):
-        (package / f"{file}.py").write_text(f"{content}\n")
-        seen.add(untrained_digest(made, text, "vae"))
-    assert len(seen) == 3
-    for name in ("a_package", "a_package.maker"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-
-
-def test_what_a_fit_learns_beside_its_weights_is_refused(study, monkeypatch):
+def test_what_a_fit_learns_beside_its_weights_is_refused(study):
     class Attribute(Fitted):
         scale = 1.0
 
@@ -401,30 +377,19 @@ def test_other_training_images_are_trained_on_anew(study, tmp_path):
     _ = study.runs
     images = np.random.default_rng(1).random((60, 8, 8), dtype=np.float32)
     np.savez(tmp_path / "other.npz", images=images, labels=np.arange(60) % 3)
-    _ = replace(study, dataset=Dataset(str(tmp_path / "other.npz"), "as asked")).runs
+    _ = again(study, dataset=Dataset(str(tmp_path / "other.npz"), "as asked")).runs
     assert len(Fitted.seen) == 4
 
 
 def test_a_fit_of_another_kind_says_what_is_wanted(study, monkeypatch):
     monkeypatch.setattr(Fitted, "fit", lambda self, loader, epochs: None)
-    with pytest.raises(
-        ValueError, match=r"the vae's `fit` must take the training images, .*; it raised TypeError: .*epochs"
-    ):
+    wanted = r"the vae's `fit` must take the training images, .*; it raised TypeError: .*epochs"
+    with pytest.raises(ValueError, match=wanted):
         _ = study.runs
 
 
-def test_a_maker_that_gives_another_model_in_another_process_is_named(study):
-    module = sys.modules["a_users_models"]
-    state = torch.Generator().manual_seed(0)
-    module.make_vae = lambda seed: Untrained(state)
-    _ = study.runs
-    worker = study.for_worker()
-    with pytest.raises(ValueError, match=r"must give the same model each time it gets a seed.*or use --workers 1"):
-        worker.run(1)
-
-
-class Untrained(Fitted):
-    """A VAE that is finished, and another each time."""
+class Finished(Fitted):
+    """A VAE that is finished when it is made."""
 
     fit = None
 
@@ -433,25 +398,33 @@ class Untrained(Fitted):
         self.weight.data = torch.randn(64, 4, generator=generator)
 
 
+def test_a_maker_that_gives_a_worker_another_model_is_named(study):
+    sys.modules["a_users_models"].make_vae = lambda seed: Finished(torch.Generator().manual_seed(seed))
+    task = study.setup.model("vae", 1)
+    sent = replace(task, arguments=task.arguments | {"made": "what the process that asks got from the maker"})
+    with pytest.raises(ValueError, match=r"must give the same model each time it gets a seed.*for 1 it gave another"):
+        make(sent, {need.key: need.tensors for need in task.needs})
+
+
 def test_a_maker_s_images_are_the_study_s_training_images(study):
     given = []
 
     def make(seed, images):
         given.append((seed, images))
-        return Untrained(torch.Generator().manual_seed(seed))
+        return Finished(torch.Generator().manual_seed(seed))
 
     sys.modules["a_users_models"].make_vae = make
-    study.check()
+    study.setup.check()
     _ = study.runs
     assert [seed for seed, _ in given] == [0, 1]  # what was made to be looked at is used
-    assert all(isinstance(images, Images) and images == study.train for _, images in given)
-    assert study.trained == ()
+    assert all(isinstance(images, Images) and images == study.setup.train for _, images in given)
+    assert study.setup.trained == ()
 
 
 def test_a_second_parameter_with_a_default_is_the_maker_s_own(study):
     def make(seed, width=64):
         assert width == 64
-        return Untrained(torch.Generator().manual_seed(seed))
+        return Finished(torch.Generator().manual_seed(seed))
 
     sys.modules["a_users_models"].make_vae = make
-    study.check()
+    study.setup.check()

@@ -23,7 +23,7 @@ from vaecore.suite.study.models import (
 from vaecore.suite.study.perturbations import perturb
 from vaecore.suite.study.protocol import PILOT_SEED, Protocol
 from vaecore.suite.study.sets import Sets, in_random_order
-from vaecore.suite.study.tasks import Given, Task
+from vaecore.suite.study.tasks import Given, Task, remember
 from vaecore.toolkit import Precision, check_precision, default_device, is_available, probe
 
 # Training images that no model learns from, kept to fit what judges confidence: that many, or this share where fewer.
@@ -271,10 +271,13 @@ class Setup:
             arguments: dict[str, Any] = {"kind": kind, "config": config, "shape": self.train.shape}
             arguments |= {"classes": self.train.classes or 0, "device": device}
             return Task(reference, arguments, {"weights": weights})
-        seed = self.seeds[number]
+        seed = self.first_seed if kind in self.finished else self.seeds[number]
         arguments = {"text": text, "kind": kind, "seed": seed, "device": device, "made": self._digest(kind, seed)}
         inputs = {"train": self.training, "probe": self.shard((0, min(PROBE, len(self.test)))), "weights": weights}
-        return Task(made, arguments, inputs)
+        task = Task(made, arguments, inputs)
+        if weights is None:
+            remember(task, self._given[kind, seed])  # a maker may take long, as it trains
+        return task
 
     @cached_property
     def _models(self) -> dict[tuple[str, int], Task]:
@@ -282,8 +285,6 @@ class Setup:
 
     def _digest(self, kind: str, seed: int) -> str:
         """Digest of what a user's option gives for a seed, before it is trained."""
-        if kind in self.finished:
-            seed = self.first_seed
         if (kind, seed) not in self._digests:
             text = self.vae if kind == "vae" else self.classifier
             assert text is not None
@@ -293,7 +294,13 @@ class Setup:
             else:
                 pixels = self.shard((0, min(PROBE, len(self.test)))).tensors["pixels"]
                 self._digests[kind, seed] = given_digest(model, kind, pixels.to(self.device))
+                self._given[kind, seed] = model
         return self._digests[kind, seed]
+
+    @cached_property
+    def _given(self) -> dict[tuple[str, int], Any]:
+        """Models that are not trained here, by kind and seed."""
+        return {}
 
     @cached_property
     def _digests(self) -> dict[tuple[str, int], str]:

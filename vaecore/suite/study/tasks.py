@@ -125,6 +125,13 @@ def make(task: Task, results: Results) -> Any:
     return _value(task, results)
 
 
+def remember(task: Task, result: Any) -> None:
+    """Take a result for that of a task without a stage, in this process."""
+    _made[task.key] = result
+    if len(_made) > _REMEMBERED:
+        _made.popitem(last=False)
+
+
 def _value(of: Any, results: Results) -> Any:
     if of is None:
         return None
@@ -135,9 +142,7 @@ def _value(of: Any, results: Results) -> Any:
     if not isinstance(of, Task) or of.stage:
         return {name: _aligned(value) for name, value in results[of.key].items()}
     if of.key not in _made:
-        _made[of.key] = run(of, results)
-        if len(_made) > _REMEMBERED:
-            _made.popitem(last=False)
+        remember(of, run(of, results))
     _made.move_to_end(of.key)
     return _made[of.key]
 
