@@ -1,12 +1,15 @@
 """Family D: what purifiers make of attacked images, under attackers that do not know them and under ones that do.
 
 Threat model. White box: the attacker knows classifier, purifier and its parameters, and not the defender's random
-numbers. It changes each pixel by epsilon at most, within [0, 1], and wants any wrong label. Attackers that do not know
-the purifier run FGSM, PGD or L-BFGS on the classifier alone. Attackers that know it run PGD on the whole, with the exact
-gradient through the purifier and new draws of its noise in each step (EOT). Where a purifier has no gradient that says
-anything, they take another's on the way back (BPDA): the identity's for rounding, the VAE's for the search in its latent
-space; and as gradients may still mislead, Square, which asks for none, attacks as well. All are judged by draws that no
-attacker has seen.
+numbers. It changes each pixel by epsilon at most, within [0, 1], and wants any wrong label.
+
+- Attackers that do not know the purifier run FGSM, PGD or L-BFGS on the classifier alone.
+- Attackers that know it run PGD on the whole, with the exact gradient through the purifier, and with new draws of its
+  noise in each step (EOT). Where a purifier has no useful gradient, they take another one on the way back (BPDA): the
+  identity's for rounding, the VAE's for the search in its latent space. There Square, which asks for no gradient,
+  attacks as well.
+
+All are judged by draws that no attacker has seen.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -187,9 +190,9 @@ CLEANING = Cleaning()
 class AttackedPurifiers(Evidence):
     """Evidence from attacks on a purifier (`PURIFIED(size, label=name)`).
 
-    Columns say whether the label behind it is right. through: under PGD on the whole; ignoring: on the classifier
-    alone, and NONE: without the purifier then; queried: under Square on the whole, where the purifier has no gradient of
-    its own.
+    Columns say whether the label behind it is right. through: under PGD on the whole. ignoring: under PGD on the
+    classifier alone; NONE: the same, without the purifier. queried: under Square on the whole, where the purifier has
+    no gradient of its own.
     """
 
     def count(self, setup: Setup, condition: Condition) -> int:

@@ -19,12 +19,12 @@ Unit = Literal["", "budgets", "degrees", "intensity"]
 class Kind:
     """A kind of condition; call it with a size, in its unit, for a `Condition`.
 
-    name: the first part of its conditions' names. title: for figures; threat: the threat model in one sentence; both
-    may have `{size}` and `{label}`. knows: models that its attacker differentiates through; none of noise, transforms and
-    sets, which nobody aims. share, and shares for single sizes: how many images it takes. settings: of the function that perturbs. twin_of: noise as large,
-    image by image, as the change of that condition. minimal: an attack that may fail, whose failures are left out.
-    kept: an expensive attack, whose images the store keeps.
-    room: what comes before the name where it would not tell the family that looks at it.
+    name: the first part of its conditions' names. title: for figures. threat: the threat model in one sentence; both
+    may have `{size}` and `{label}`. knows: models that its attacker differentiates through; none of noise, transforms
+    and sets, which nobody aims. share: how many images it takes; shares: the same for single sizes. settings: of the
+    function that perturbs. twin_of: the condition that noise is as large as, image by image. minimal: an attack that
+    may fail, whose failures are left out. kept: an expensive attack, whose images the store keeps. room: what stands
+    before the name, where the name alone would not tell the family.
     """
 
     name: str
@@ -160,8 +160,8 @@ PGD = Kind(
 PURIFIED = Kind(
     "pgd",
     "PGD through {label}, $\\epsilon$ = {size}",
-    "White box: PGD knows the classifier and the purifier {label} with its parameters, all but the random numbers of its"
-    " draws (EOT); changes each pixel by {size} at most.",
+    "White box: PGD knows the classifier and the purifier {label} with its parameters, all but the random numbers of"
+    " its draws (EOT); changes each pixel by {size} at most.",
     knows=("classifier", "vae"),
     unit="budgets",
     share="adaptive",

@@ -47,7 +47,10 @@ def draw_sheet(
     vae: Autoencoder,
     classifier: Classify,
 ) -> Tensors:
-    """images, their reconstructions (draws), the label of each (label, draw_label), and success of the attack; a task."""
+    """The sheet's images and what models make of them; a task.
+
+    images, and draws: their reconstructions; label, draw_label: what each is given. success: of the attack.
+    """
     images, indices = attack["images"].to(device), shard["indices"].to(device)
     own_seed = seed_for("reconstructions", seed)
     drawn = reconstruct(vae, images, draws=draws, seed=own_seed, indices=indices, precision=precision)

@@ -1,7 +1,7 @@
 """Executors: where tasks run. In this process, or in processes of one thread each.
 
-An executor takes a task with what it needs, and gives a future of its result; whoever asked stores it. Tensors and plain
-values go to and fro, so an executor needs no folder that is shared.
+An executor takes a task with what it needs, and gives a future of its result; whoever asked stores it. Tensors and
+plain values go to and fro, so an executor needs no shared folder.
 """
 
 import gc

@@ -56,7 +56,8 @@ class Plan:
     """Asks the store for results, and the executor for what the store lacks.
 
     planning: tasks that are asked for are only noted in `asked`, and NotComputedError is raised. seconds: that tasks of
-    each stage took, over all processes; wall: that computing took. failures: errors of tasks, by key, raised again whenever the result is asked for.
+    each stage took, over all processes; wall: that computing took. failures: errors of tasks, by key, which are raised
+    again whenever the result is asked for.
     """
 
     store: Store

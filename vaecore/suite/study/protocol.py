@@ -43,8 +43,9 @@ class Protocol:
     """What a study does to images, and how often.
 
     budget: L-infinity size of an attack, in pixel intensity; all sizes of attacks and their noise are multiples of it.
-    draws: reconstructions of an image. many_draws: of an image under a condition of `with_many_draws`. eot_draws: draws
-    that an adaptive attacker averages over in a step. conditions: under which reconstructions are classified. shard, scored: images whose evidence, or scores, are one task.
+    draws: reconstructions of an image. many_draws: the same under a condition of `with_many_draws`. eot_draws: draws
+    that an adaptive attacker averages over in a step. shard: images whose evidence is one task; scored: whose scores
+    are. conditions: under which reconstructions are classified.
     """
 
     profile: Profile = PROFILES["standard"]

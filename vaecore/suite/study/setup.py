@@ -146,7 +146,10 @@ class Setup:
 
     @cached_property
     def indices(self) -> torch.Tensor:
-        """Indices of the test images looked at, in one random order for all studies; expensive attacks take the first."""
+        """Indices of the test images looked at, in one random order for all studies.
+
+        Conditions of fewer images take the first ones.
+        """
         return in_random_order("test-images", len(self.test))[: self.protocol.profile.images]
 
     @cached_property

@@ -61,8 +61,8 @@ class Task:
     """A call of a module's function, whose result follows from its arguments and inputs alone.
 
     function: called as function(**arguments, **inputs) with the inputs' results. arguments: plain values. inputs: other
-    tasks, given tensors, tuples of these, or None. stage: where the store keeps the result, a dict of tensors; empty for
-    what is made wherever it is needed, which may be any object. title: for progress and costs.
+    tasks, given tensors, a user's function, tuples of these, or None. stage: where the store keeps the result, a dict
+    of tensors; empty for what is made wherever it is needed, which may be any object. title: for progress and costs.
     """
 
     function: Callable[..., Any]

@@ -25,9 +25,9 @@ _STEPS = int(JOINT.settings["steps"])
 class Trial:
     """An attack with some effort on some images of the first run.
 
-    victim: "classifier", or "detector", which has the VAE. attack: "pgd" with exact gradients, "bpda" with the identity
-    for that of the VAE, "square" without gradients. epsilon: pixel intensity. steps: of "square", queries. draws: that a
-    detector's attacker averages over in each step (EOT).
+    victim: "classifier", or "detector", which has the VAE. epsilon: in pixel intensity. draws: averaged over in each
+    step (EOT) of an attack on the detector. attack: "pgd" with exact gradients, "bpda" with the identity for that of
+    the VAE, "square" without gradients. steps: of "square", queries.
     """
 
     victim: Literal["classifier", "detector"]

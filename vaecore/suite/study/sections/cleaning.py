@@ -81,8 +81,8 @@ def flags(study: Study) -> list[str]:
             if key in right and beats(~right[key].ravel(), through):
                 shares = [f"{1 - right[one].mean():.0%}" for one in ("through", key)]
                 lines.append(
-                    f"PGD {size * study.setup.protocol.budget:g} through {name} wins {shares[0]}, {what} {shares[1]}: an"
-                    " attack that knows less must not be better (are gradients masked?)"
+                    f"PGD {size * study.setup.protocol.budget:g} through {name} wins {shares[0]}, {what} {shares[1]}:"
+                    " an attack that knows less must not be better (are gradients masked?)"
                 )
     return lines
 

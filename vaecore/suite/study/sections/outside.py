@@ -98,7 +98,7 @@ def _column(setup: Setup, condition: Condition) -> Task:
 
 def compare_scores(
     level: float,
-    paired: bool,
+    paired: bool,  # noqa: FBT001  # tasks take all arguments by name
     runs: int,
     inside: tuple[Tensors, ...],
     outside: tuple[Tensors, ...],
