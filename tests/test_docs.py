@@ -3,11 +3,15 @@
 import inspect
 import re
 import tomllib
+from pathlib import Path
+
+import pytest
 
 import vaecore
-from vaecore.suite.judging.registry import REGISTRY
+import vaecore.suite
+import vaecore.toolkit
 
-ROOT = REGISTRY.parents[1]
+ROOT = Path(__file__).parents[1]
 
 
 def members(thing):
@@ -20,7 +24,7 @@ def members(thing):
 
 
 def undocumented(module):
-    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    public = {name: getattr(module, name) for name in module.__all__}
     named = {name: value for name, value in public.items() if inspect.isclass(value) or inspect.isfunction(value)}
     for thing in [*named.values()]:
         if inspect.isclass(thing):
@@ -28,8 +32,9 @@ def undocumented(module):
     return sorted(name for name, value in named.items() if not inspect.getdoc(value))
 
 
-def test_every_public_name_has_a_docstring():
-    assert undocumented(vaecore) == []
+@pytest.mark.parametrize("module", [vaecore, vaecore.suite, vaecore.toolkit])
+def test_every_public_name_has_a_docstring(module):
+    assert undocumented(module) == []
 
 
 def test_a_name_without_one_is_found():
@@ -41,7 +46,7 @@ def test_a_name_without_one_is_found():
         def method(self):
             pass
 
-    module.Thing, module.bare = Thing, lambda: None
+    module.Thing, module.bare, module.__all__ = Thing, lambda: None, ["Thing", "bare"]
     assert undocumented(module) == ["Thing.method", "bare"]
 
 

@@ -9,64 +9,56 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import claims
-
 # One process imports torch, then forks a child for each study: a study itself takes a second, the import several.
-# At its trigger a child says so and stands still, so that the signal always finds it in the same place.
+# At its trigger, a call of a function by its number, a child says so and stands still, so that the signal always finds
+# it in the same place.
 SCRIPT = """
 import json, os, signal, sys, time, traceback
-from contextlib import contextmanager
 from pathlib import Path
-import numpy as np, torch, torch._dynamo  # which the first optimiser would import, in every child
-from vaecore.suite.study import study
-from vaecore import _store
-from vaecore.models._networks import ClassifierConfig, VAEConfig
+import numpy as np, sklearn.datasets, torch, torch._dynamo  # which every child would import otherwise
+from vaecore import ClassifierConfig, Store, VAEConfig
+from vaecore.suite import FGSM, GAUSSIAN, LBFGS, Study
+from vaecore.suite.study import draws, models, perturbations, setup
+from vaecore.suite.study.executors import Here
+from vaecore.suite.study.protocol import Profile, Protocol
 
-study.SHARD = 4
-study.reference_configs = lambda train: (
+setup.reference_configs = lambda train: (
     VAEConfig(latent_size=3, hidden_size=16, epochs=1, batch_size=100),
     ClassifierConfig(channels=(3, 4), hidden_size=8, epochs=2, batch_size=100),
 )
+CONDITIONS = FGSM(1), GAUSSIAN, LBFGS
+protocol = Protocol(Profile("tiny", 2, 8, 4, 2), shard=4)
+small = setup.Setup(setup.Dataset("digits", "small"), protocol, device=torch.device("cpu"))
+TASKS = [task for one in CONDITIONS for task in draws.DRAWS.tasks(small, one)]
+[task.key for task in TASKS]  # reads the images and the code
 
 
 def run(cache, trigger, say):
-    def stand_still(*_):
-        say("now")
-        time.sleep(60)
+    def count(module, name):
+        function, calls = getattr(module, name), []
 
-    calls = {"collect": 0, "fsync": 0}
-
-    def counted(name, function):
-        def call(*arguments):
-            calls[name] += 1
-            result = function(*arguments)
-            if trigger == f"{name}-{calls[name]}":
-                stand_still()
+        def counted(*arguments, **settings):
+            result = function(*arguments, **settings)
+            calls.append(result)
+            if trigger == f"{name}-{len(calls)}":
+                say("now")
+                time.sleep(60)
             return result
-        return call
 
-    class Store(_store.Store):
-        def get(self, stage, key, compute):
-            def noted():
-                with open(f"{cache}.computed", "a") as file:
-                    print(key, file=file)
-                return compute()
-            return super().get(stage, key, noted)
+        setattr(module, name, counted)
 
-    @contextmanager
-    def meter(title):
-        yield lambda done, of: stand_still() if trigger == f"{title}, {done} of {of}" else None
+    class Noting(Here):
+        def submit(self, task, needs):
+            with open(f"{cache}.computed", "a") as file:
+                print(task.key, file=file)
+            return super().submit(task, needs)
 
-    study.collect = counted("collect", study.collect)
-    _store.os.fsync = counted("fsync", os.fsync)
-    looked_at = study.Study(
-        study.Dataset("digits", "small"), study.Profile("tiny", 2, 8, 4, 2), Store(cache), device=torch.device("cpu"),
-        meter=meter,
-    )
-    columns = {}
-    for condition in ("fgsm-0.2", "gaussian-lbfgs", "lbfgs"):
-        columns |= {f"{condition}/{name}": column for name, column in looked_at.table(condition).columns.items()}
-    np.savez(f"{cache}.npz", **columns)
+    for place in ((models, "fit_classifier"), (perturbations, "lbfgs"), (draws, "reconstruct"), (os, "fsync")):
+        count(*place)
+    study = Study.of(small, Store(cache), Noting())
+    study.plan.compute(TASKS, "evidence")
+    tables = {protocol.name(one): study.table(one).columns for one in CONDITIONS}
+    np.savez(f"{cache}.npz", **{f"{name}/{key}": value for name, one in tables.items() for key, value in one.items()})
 
 
 for cache, trigger, number in json.loads(sys.argv[1]):
@@ -96,19 +88,21 @@ for cache, trigger, number in json.loads(sys.argv[1]):
     print(json.dumps({"reached": reached, "code": code, "files": files, "computed": computed}), flush=True)
 """
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, which this system cannot")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, which this system cannot"),
+]
 
 SIGINT, SIGKILL = 2, 9
-# Trigger, signal, exit status, entries finished by then: of 4 models, then 4 shards of FGSM, and 4 of L-BFGS and noise
-# with 2 of the attack.
+# Trigger, signal, exit status, entries finished by then: of 4 models, 2 shards of L-BFGS, then 8 of draws.
 KILLS = {
-    "training": ("training the classifier of run 2 of 2, 7 of 18", SIGKILL, -SIGKILL, 3),
-    "inner evidence": ("collect-7", SIGKILL, -SIGKILL, 12),  # while the noise that needs it waits
+    "training": ("fit_classifier-2", SIGKILL, -SIGKILL, 2),
+    "attack": ("lbfgs-2", SIGKILL, -SIGKILL, 5),
     "write": ("fsync-6", SIGKILL, -SIGKILL, 5),
-    "interrupt in evidence": ("collect-3", SIGINT, 130, 6),
+    "interrupt in draws": ("reconstruct-3", SIGINT, 130, 8),
     "interrupt in write": ("fsync-6", SIGINT, 130, 5),
 }
-ENTRIES = 4 + 4 + 4 + 2
+ENTRIES = 4 + 2 + 8
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +114,15 @@ def studies(tmp_path_factory):
     for name, (trigger, number, _, _) in KILLS.items():
         cache = str(folder / name.replace(" ", "-"))
         plan += [(cache, trigger, number), (cache, None, 0)]
-    found = subprocess.run(  # noqa: S603  # our own script
+    output = subprocess.run(  # noqa: S603  # our own script
         [sys.executable, "-c", SCRIPT, json.dumps(plan)],
         stdout=subprocess.PIPE,
         check=True,
         timeout=150,
         text=True,
-        cwd=Path(claims.__file__).parents[1],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    first, *others = (json.loads(line) for line in found.stdout.splitlines())
+    ).stdout
+    first, *others = (json.loads(line) for line in output.splitlines())
     pairs = zip(others[::2], others[1::2], strict=True)
     return folder, first, dict(zip(KILLS, pairs, strict=True))
 
@@ -176,9 +169,9 @@ def test_a_study_run_again_does_the_rest_and_only_that(studies, name):
 @pytest.mark.parametrize("name", KILLS)
 def test_a_study_run_again_ends_in_the_same_bits(studies, name):
     folder, _, _ = studies
-    with np.load(folder / "undisturbed.npz") as expected, np.load(folder / f"{name.replace(' ', '-')}.npz") as found:
-        assert sorted(found) == sorted(expected)
-        assert len(expected) == 3 * 16
+    with np.load(folder / "undisturbed.npz") as expected, np.load(folder / f"{name.replace(' ', '-')}.npz") as again:
+        assert sorted(again) == sorted(expected)
+        assert {column.partition("/")[0] for column in expected} == {"fgsm-0.2", "gaussian-lbfgs", "lbfgs"}
         for column in expected:
-            assert found[column].dtype == expected[column].dtype, column
-            assert found[column].tobytes() == expected[column].tobytes(), column
+            assert again[column].dtype == expected[column].dtype, column
+            assert again[column].tobytes() == expected[column].tobytes(), column
