@@ -32,6 +32,7 @@ from vaecore.suite.study.setup import Dataset, Setup
 from vaecore.suite.study.study import Study, accuracy_tasks
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.study.trials import trial_tasks
+from vaecore.toolkit import digest
 
 package = Path(sys.argv[1]).resolve()
 setup = Setup(Dataset("digits", ""), Protocol(Profile("tiny", 1, 4, 4, 4)), device=torch.device("cpu"))
@@ -53,10 +54,10 @@ tasks |= {
     "figure": Task(draw_figure),
 }
 
-# A file is parsed once for each content: else this would take minutes.
+# A file is parsed once for each content, and its tree is as short as its digest: else this would take minutes.
 parse, dump, walk = ast.parse, ast.dump, ast.walk
 ast.parse = cache(parse)
-ast.dump = cache(dump)
+ast.dump = cache(lambda tree: digest(dump(tree)))
 ast.walk = cache(lambda tree: [*walk(tree)])
 
 
