@@ -45,10 +45,14 @@ def test_of_own_claims_alone_there_are_results_and_a_page(results, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"index.html", "results.json"}
 
 
-def test_results_that_are_not_json_leave_the_old_ones(results, files, tmp_path):
+def test_what_cannot_be_written_whole_leaves_the_old_results(results, files, tmp_path):
     (tmp_path / "results.json").write_text("old")
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError):  # not JSON
         write(tmp_path, {**results, "git_revision": {"set"}}, files)
+    (tmp_path / "summary.md").unlink()
+    (tmp_path / "summary.md").mkdir()
+    with pytest.raises(OSError, match=r"summary\.md"):
+        write(tmp_path, results, files)
     assert (tmp_path / "results.json").read_text() == "old"
 
 

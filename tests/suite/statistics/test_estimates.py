@@ -60,6 +60,7 @@ def test_group_means_pool_runs(generator, crossed):
     first[0] = False  # a group may be empty in one run
     upper, lower = values[first].mean(), values[second].mean()
     assert group_mean_ratio(values, first, second).value == pytest.approx(upper / lower)
+    assert group_mean_ratio(values, first, second).count == int(first.sum() / RUNS)  # the smaller group
     assert group_mean_step(values, first, second).value == pytest.approx((upper - lower) / values.mean())
     nowhere = group_mean_ratio(values, np.zeros_like(first), second)
     assert math.isnan(nowhere.value)

@@ -1,6 +1,7 @@
 """Intervals against hand calculation, scipy and Clopper-Pearson; what would decide; changes between two studies."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,15 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from vaecore.suite.statistics.estimates import (
-    UNLIMITED,
-    absolute,
-    auroc,
-    difference,
-    group_mean_ratio,
-    mean,
-    smooth,
-)
+from vaecore.suite.statistics.estimates import UNLIMITED, absolute, auroc, difference, group_mean_ratio, mean, smooth
 from vaecore.suite.statistics.intervals import Required, Spread, change, family_level, interval, smallest
 
 RUNS, IMAGES = 4, 300
@@ -87,6 +80,12 @@ def test_perfect_auroc_is_bounded_by_the_smaller_group():
     assert (low, high) == (pytest.approx(0.025 ** (1 / 30)), 1)
 
 
+def test_a_small_group_bounds_the_degrees_of_freedom(generator):
+    for runs in (1, 3):
+        alike = replace(mean(np.tile(generator.random(300), (runs, 1))), count=10)
+        assert interval(alike, 0.95).spreads[0].freedom == pytest.approx(9)
+
+
 def test_conditions_that_differ_on_no_image_bound_the_difference_by_the_rule_of_three():
     ones, zeros = mean(np.ones((3, 50))), mean(np.zeros((3, 50)))
     assert ends(difference(ones, zeros)) == pytest.approx((1 - 2 * (1 - 0.025 ** (1 / 50)), 1))
@@ -107,9 +106,7 @@ def test_one_image_gives_nan(shape):
 
 
 @given(
-    arrays.arrays(np.float64, (3, 8), elements=st.floats(-5, 5)),
-    st.integers(0, 23),
-    st.sampled_from([NAN, INF, -INF]),
+    arrays.arrays(np.float64, (3, 8), elements=st.floats(-5, 5)), st.integers(0, 23), st.sampled_from([NAN, INF, -INF])
 )
 def test_what_is_not_finite_never_clears_a_bound(values, position, culprit):
     values.flat[position] = culprit
@@ -219,6 +216,11 @@ def test_smallest_requires_what_its_neediest_part_requires(crossed):
     bound = part.estimate - (part.estimate - part.low) * 0.9
     assert result.required(bound) == part.required(bound)
     assert part.required(bound).runs > RUNS
+    varying = [mean(crossed(run_effect=1.0)), mean(crossed() + 5)]
+    part = interval(varying[0], 0.95)
+    needed = smallest(varying, 0.95).required(part.estimate - (part.estimate - part.low) / 3)
+    assert needed.images is None  # though the other part has enough
+    assert needed.runs > RUNS
 
 
 # The change from one study to another

@@ -1,15 +1,15 @@
-"""`vaecore compare A B`: two reports side by side: what moved, by how much, and whether beyond chance.
+"""Comparison of two reports: what moved, by how much, and whether beyond chance.
 
-The runs of two reports are taken as independent: another model, version or machine trains another chaotic run from the
-same seed. Test images that both share make their estimates rise and fall together, which an independent combination
-does not credit: its intervals are then wider than need be, and its false alarms rarer than 0.05 (the second table of
+The runs of two reports count as independent: another model, version or machine trains another chaotic run from the same
+seed. Test images that both share make their estimates rise and fall together. An independent combination does not
+credit that: its intervals are then wider than need be, and its false alarms rarer than 0.05 (the second table of
 `reports/coverage.md`).
 
-A claim has *moved* where the interval of its change leaves out 0. The intervals are at level 1 - 0.05/m, m the number
-of claims that have not moved at that level: steps down from all that are compared, so that at most 0.05 of comparisons
-say of any claim falsely that it moved (Holm 1979). Where 0 is within, *no movement was seen*: the interval says how
-large a move may have been missed; that two values are equal is never said. Where there is no interval, or it would
-cover images only while models vary between runs, one *cannot tell*.
+A claim has *moved* where the interval of its change leaves out 0. The intervals are at level 1 - 0.05/m, where m counts
+the claims that have not moved at that level; it is stepped down from all claims compared, so that at most 0.05 of
+comparisons show any false move (Holm 1979). Where 0 is within, *no movement was seen*: the interval says how large a
+move may have been missed, and no two values are called equal. Where there is no interval, or it covers images only
+while models vary between runs, the comparison *cannot tell*.
 """
 
 import io
