@@ -22,7 +22,9 @@ _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "safetens
 def tasks(study: Study) -> list[Task]:
     """All that `everything` asks for; what takes longest comes first, so that no process is left alone with it."""
     setup = study.setup
-    conditions = sorted(setup.protocol.conditions, key=lambda one: ("vae" not in one.kind.knows, one.attack is None))
+    conditions = sorted(
+        setup.protocol.conditions, key=lambda condition: ("vae" not in condition.kind.knows, condition.attack is None)
+    )
     return [
         *(task for condition in conditions for task in DRAWS.tasks(setup, condition)),
         *trial_tasks(setup).values(),
@@ -59,9 +61,8 @@ def looked_at(study: Study, names: Collection[str]) -> dict[str, Any]:
 def _named(study: Study, names: Collection[str]) -> tuple[list[Condition], list[Condition]]:
     """The protocol's conditions and the sets of some full names."""
     protocol = study.setup.protocol
-    every = protocol.conditions, study.setup.sets.conditions
-    chosen, sets = ([one for one in some if protocol.full_name(one) in names] for some in every)
-    return chosen, sets
+    chosen = [condition for condition in protocol.conditions if protocol.full_name(condition) in names]
+    return chosen, [condition for condition in study.setup.sets.conditions if protocol.full_name(condition) in names]
 
 
 def everything(study: Study) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def environment(study: Study) -> dict[str, Any]:
 
 def threats(study: Study, names: Sequence[str]) -> dict[str, str]:
     """The threat model of each condition, by its full name; raises ValueError where there is none of that name."""
-    from_name = {study.setup.protocol.full_name(one): one for one in every_condition(study)}
+    from_name = {study.setup.protocol.full_name(condition): condition for condition in every_condition(study)}
     if unknown := [name for name in names if name not in from_name]:
         raise ValueError(f"conditions must be those of the study; got {', '.join(unknown)}")
     return {name: study.setup.protocol.threat(from_name[name]) for name in names}

@@ -24,7 +24,7 @@ from vaecore.suite.study.tasks import Results, Task, one_thread, run
 from vaecore.toolkit import Tensors
 
 MOST_WORKERS = 8  # processes: each holds PyTorch and models, about a gigabyte
-_LARGE = 1 << 20  # bytes of an input, from which on it goes to the workers by a file, once
+_LARGE = 1 << 20  # bytes; inputs of that size go to the workers by a file, written once
 _KEPT_INPUTS = 64  # large inputs that a worker keeps for its next tasks
 
 
@@ -116,7 +116,7 @@ class Processes:
 
 
 def default_workers(device: torch.device) -> int:
-    """One for each thread that PyTorch would use, at most MOST_WORKERS; a GPU is kept busy by one process."""
+    """One for each thread that PyTorch would use, at most MOST_WORKERS. One process keeps a GPU busy."""
     return min(torch.get_num_threads(), MOST_WORKERS) if device.type == "cpu" else 1
 
 
@@ -129,7 +129,7 @@ def timed(task: Task, needs: Results) -> Outcome:
 
 
 def _start() -> None:
-    """Set up a worker: one thread, and nothing for the garbage collector to look at after each task but what is new."""
+    """Set up a worker: one thread, and a garbage collector that leaves alone what has been imported."""
     torch.set_num_threads(1)
     keep_freed_memory()
     gc.collect()

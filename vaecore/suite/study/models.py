@@ -75,29 +75,29 @@ def user_model(text: str, kind: str, seed: int, device: torch.device, train: Cal
     """
     if not makes_models(text, kind):
         load = load_vae if kind == "vae" else load_classifier
-        found = _attribute(text, kind) if is_named(text) else load(text)
+        model = _attribute(text, kind) if is_named(text) else load(text)
     else:
         maker = _attribute(text, kind)
-        given = (seed, train()) if _takes_images(maker) else (seed,)
+        arguments = (seed, train()) if _takes_images(maker) else (seed,)
         try:
             with seeded(seed, device):
-                found = maker(*given)
+                model = maker(*arguments)
         except Exception as error:
             raise ValueError(
                 f"--{kind} {text} must be a torch module, or a maker that takes a seed (and, if it likes, the training"
                 f" images) and gives a model; calling it with {seed} raised {type(error).__name__}: {error}"
             ) from error
-    missing = [name for name in _METHODS[kind] if not callable(getattr(found, name, None))]
+    missing = [name for name in _METHODS[kind] if not callable(getattr(model, name, None))]
     if missing:
         wanted = " and ".join(_METHODS[kind])
         raise ValueError(f"--{kind} {text} must give a model with {wanted}; it lacks {', '.join(missing)}")
-    if not isinstance(found, nn.Module):
-        return found
+    if not isinstance(model, nn.Module):
+        return model
     try:
-        found = found.to(device).eval()
+        model = model.to(device).eval()
     except (RuntimeError, NotImplementedError) as error:
         raise ValueError(f"--{kind} {text} cannot be moved to {device}: {error}") from error
-    return found if makes_models(text, kind) and fits(found) else found.requires_grad_(requires_grad=False)
+    return model if makes_models(text, kind) and fits(model) else model.requires_grad_(requires_grad=False)
 
 
 def fits(model: Any) -> bool:
@@ -123,7 +123,7 @@ def fit(model: nn.Module, kind: str, seed: int, train: Images, device: torch.dev
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
     again.load_state_dict(weights)
     probe = train.pixels[:64].to(device)
-    digests = {model_digest(one.requires_grad_(requires_grad=False).eval(), kind, probe) for one in (model, again)}
+    digests = {model_digest(each.requires_grad_(requires_grad=False).eval(), kind, probe) for each in (model, again)}
     if len(digests) > 1:
         raise ValueError(
             f"what the {kind}'s `fit` learns must be parameters or buffers, which are kept; a new model with the"
@@ -188,19 +188,19 @@ def _check_odds(odds: Tensor, decoded: Tensor) -> None:
         )
 
 
-def _finished(found: Any, kind: str) -> bool:
+def _finished(value: Any, kind: str) -> bool:
     """Whether an attribute is a model already: a torch module or, for a VAE, any object that encodes and decodes."""
-    has_methods = all(callable(getattr(found, name, None)) for name in ("encode", "decode"))
-    return isinstance(found, nn.Module) or (kind == "vae" and has_methods and not isinstance(found, type))
+    has_methods = all(callable(getattr(value, name, None)) for name in ("encode", "decode"))
+    return isinstance(value, nn.Module) or (kind == "vae" and has_methods and not isinstance(value, type))
 
 
 def _attribute(text: str, kind: str) -> Any:
-    found = attribute(text, f"--{kind}")
-    if not callable(found) and not _finished(found, kind):
+    value = attribute(text, f"--{kind}")
+    if not callable(value) and not _finished(value, kind):
         raise ValueError(
-            f"--{kind} {text} must be a module or a maker, make(seed) or make(seed, images); got {type(found).__name__}"
+            f"--{kind} {text} must be a module or a maker, make(seed) or make(seed, images); got {type(value).__name__}"
         )
-    return found
+    return value
 
 
 @dataclass(frozen=True, eq=False)

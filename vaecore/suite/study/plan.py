@@ -93,7 +93,7 @@ class Plan:
             self.asked |= {task.key: task for task in tasks}
 
     def compute(self, tasks: Iterable[Task], title: str) -> None:
-        """Have all tasks computed that the store lacks, and what they need; failures are kept for who asks."""
+        """Have all tasks computed that the store lacks, and what they need. Errors are kept in `failures`."""
         if self.planning:
             self.note(tasks)
             raise NotComputedError(title)
@@ -145,7 +145,7 @@ class Plan:
         return make(task, {need.key: self._need(need) for need in task.needs})
 
     def costs(self, tasks: Iterable[Task]) -> list[Cost]:
-        """What tasks, and all that they need, would cost; by title, in the order in which they are asked for."""
+        """What tasks, and all that they need, would cost; by title, in the order in which they would run."""
         every = self._missing(tasks, stored=True)
         missing = self._missing(tasks)
         took: dict[str, list[float]] = {}
@@ -166,8 +166,8 @@ class Plan:
         missing: dict[str, Task] = {}
 
         def visit(task: Task) -> None:
-            there = self._is_there(task) or task.key in self.failures
-            if task.key in missing or (there and not stored):
+            done = self._is_there(task) or task.key in self.failures
+            if task.key in missing or (done and not stored):
                 return
             for need in task.needs:
                 if isinstance(need, Task):
@@ -188,7 +188,10 @@ class Plan:
         return any(task.key == need.key for task, _ in running.values())
 
     def _start(self, task: Task) -> "tuple[Future[Outcome] | None, BaseFileLock] | None":
-        """Submit a task under its lock; (None, lock) where that is not needed any more, None where another has it."""
+        """Submit a task under its lock: the future and the lock.
+
+        The future is None where nothing is left to compute. Returns None where another process holds the lock.
+        """
         lock = self.store.lock(task.key)
         try:
             lock.acquire(blocking=False)
@@ -209,7 +212,7 @@ class Plan:
                 lock.release()
 
     def _need(self, need: Task | Given) -> Tensors:
-        """What a task needs; computed in this process where the store's entry turns out to be damaged."""
+        """A result that a task needs; computed in this process where the store's entry turns out to be damaged."""
         if isinstance(need, Given):
             return need.tensors
         if need.key not in self._memory:

@@ -86,7 +86,7 @@ class Sets:
             name = outside_name(source)
             if asked.setdefault(name, source) != source:
                 raise ValueError(f"sets outside must have different names; got two {name} (rename one of the files)")
-            # What is made is made of one image here, to see whether it can be.
+            # To see whether a set can be made, one image is enough.
             some = test.take(slice(1)) if is_made(name) else test
             outside(source, some, seed=SEED, root=root)
             self._left_out.pop(name, None)

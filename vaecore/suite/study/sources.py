@@ -1,8 +1,9 @@
-"""What a function's result depends on in code: the source that it can reach by imports, and the libraries' versions.
+"""Digests of code: all source that a function can reach by imports, and the versions of libraries.
 
-A file counts without comments and docstrings. Imported are the module of the function, the packages around it, what
-their import statements name, wherever these stand, and so on; not the standard library, and of installed packages only
-this one. Names that `vaecore`, `vaecore.toolkit` and `vaecore.suite` offer lead to the modules that define them.
+Source counts without comments and docstrings. It is that of the function's module, of the packages around it, of what
+their import statements name, wherever these stand, and so on; not of the standard library, nor of installed packages
+other than this one. Names that `vaecore`, `vaecore.toolkit` and `vaecore.suite` offer lead to the modules that define
+them.
 """
 
 import ast
@@ -58,7 +59,7 @@ def digest_of(sources: Sources) -> str:
 
 @lru_cache(maxsize=256)
 def sources_of(file: Path, package: str) -> Sources:
-    """All that a file can reach; package: the one that its relative imports start from, empty for none."""
+    """What a file can reach. package: the package that its relative imports start from; empty for none."""
     around = () if package in _STUBS else _find(package) or ()
     files, libraries, left = set[Path](), set[str](), [(file, package), *around]
     while left:
@@ -78,7 +79,7 @@ def sources_of(file: Path, package: str) -> Sources:
 
 
 def sources_of_module(name: str) -> Sources:
-    """All that a module, by its dotted name, can reach."""
+    """What a module, by its dotted name, can reach."""
     reached = _find(name)
     if reached is None:
         return Sources((), ())

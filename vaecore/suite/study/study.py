@@ -80,7 +80,7 @@ class Study:
         Images that a minimum-norm attack leaves out, as it failed in a run or changed nothing, are left out of all; the
         tables say what share is kept. Raises TooFewError, when looked at, where fewer than two are left.
         """
-        resolved = [self._named(one) if isinstance(one, str) else one for one in conditions]
+        resolved = [self._named(name) if isinstance(name, str) else name for name in conditions]
         shared = min(of.count(self.setup, condition) for condition in resolved)
         tables = [self.table(condition, shared, draws=draws, of=of) for condition in resolved]
         attacks = {condition.attack: None for condition in resolved if condition.attack is not None}
@@ -113,7 +113,7 @@ class Study:
     def each_image(
         self, function: Callable[..., torch.Tensor], images: int | None = None, **settings: object
     ) -> Column:
-        """A number of one's own for each run and image, (runs, images), kept; rows as those of `table`.
+        """A user's own number for each run and image, (runs, images), kept; rows as those of `table`.
 
         function: called as function(run, shard, **settings) with a `Run` and a `Shard`, gives a tensor (n,). It must be
         a module's own function: it is known by its code, by the code of what it imports, and by the settings (numbers,
@@ -153,7 +153,7 @@ class Study:
         return self.setup.sets
 
     def accuracies(self) -> list[float]:
-        """Share of all test images that each run's classifier labels rightly."""
+        """Share of all test images that each run's classifier labels correctly."""
         rights = self.plan.results(accuracy_tasks(self.setup), "accuracy")
         return [float(right["right"].double().mean()) for right in rights]
 
@@ -173,7 +173,7 @@ class Study:
             draws=setup.protocol.draws,
             precision=setup.precision,
             seeds=tuple(setup.seeds),
-            images={setup.protocol.name(one): setup.count(one) for one in setup.protocol.conditions},
+            images={setup.protocol.name(condition): setup.count(condition) for condition in setup.protocol.conditions},
             vae=setup.vae or "reference",
             classifier=setup.classifier or "reference",
             fixed=setup.fixed,
@@ -189,7 +189,7 @@ class Study:
         )
 
     def _named(self, name: str) -> Condition:
-        conditions = {self.setup.protocol.name(one): one for one in self.setup.protocol.conditions}
+        conditions = {self.setup.protocol.name(condition): condition for condition in self.setup.protocol.conditions}
         if name not in conditions:
             raise ValueError(f"condition must be one of {', '.join(conditions)}; got {name!r}")
         return conditions[name]
@@ -206,7 +206,7 @@ class Study:
 
 
 def accuracy_tasks(setup: Setup) -> list[Task]:
-    """Whether each test image is labelled rightly, by each run's classifier."""
+    """Whether each test image is labelled correctly, by each run's classifier."""
     return [
         Task(
             _accuracy,

@@ -47,7 +47,7 @@ class Table:
 
     @classmethod
     def of(cls, columns: Columns, origin: Origin = NOWHERE) -> "Table":
-        """A table of columns that are there already."""
+        """A table of given columns."""
         return cls(lambda: (columns, origin))
 
     @property
@@ -75,10 +75,10 @@ class Table:
             columns, origin = self._content()
             places = images() if callable(images) else images
             kept = 1.0 if of is None else len(places) / of
-            images_there = max(column.shape[1] for column in columns.values())
+            images_of_all = max(column.shape[1] for column in columns.values())
             chosen = {
-                name: column[:, places] for name, column in columns.items() if column.shape[1] == images_there
-            }  # what was asked of a few images only is left out
+                name: column[:, places] for name, column in columns.items() if column.shape[1] == images_of_all
+            }  # columns of fewer images are left out
             return chosen, Origin(origin.conditions, min(kept, origin.kept))
 
         return Table(load)

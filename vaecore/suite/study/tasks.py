@@ -19,9 +19,9 @@ _REMEMBERED = 32  # models and images that a process keeps for its next tasks
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """Tensors that are there from the start, such as images. A copy in another process has the key alone.
+    """Tensors that are given from the start, such as images. In another process it is a key alone.
 
-    content: a digest of them, where there is one already.
+    content: a digest of them, where one has been computed already.
     """
 
     tensors: Tensors = field(repr=False)
@@ -29,13 +29,13 @@ class Given:
 
     @cached_property
     def key(self) -> str:
-        """Digest of the content."""
+        """Digest of names and content."""
         if self.content:
             return digest("given", self.content, sorted(self.tensors))
         return digest("given", *(part for name, value in sorted(self.tensors.items()) for part in (name, value)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Leave the content behind."""
+        """Without the tensors: an executor sends these by their key."""
         return _Reference, (self.key,)
 
 
@@ -98,7 +98,7 @@ class Task:
         return any(isinstance(value, OwnFunction) for value in _flat(self.inputs.values()))
 
 
-Results: TypeAlias = Mapping[str, Tensors]  # under the keys of the tasks and given tensors that gave them
+Results: TypeAlias = Mapping[str, Tensors]  # by the keys of tasks and given tensors
 
 
 def run(task: Task, results: Results) -> Any:
@@ -108,7 +108,7 @@ def run(task: Task, results: Results) -> Any:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within, a CPU computes with one thread, so that rounding depends on no number of threads."""
+    """Within, a CPU computes with one thread, so that rounding does not depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -117,16 +117,16 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-_made: OrderedDict[str, Any] = OrderedDict()  # by key: results of tasks without a stage that were made last
+_made: OrderedDict[str, Any] = OrderedDict()  # the latest results of tasks without a stage, by key
 
 
 def make(task: Task, results: Results) -> Any:
-    """The result of a task without a stage, made here; results: of all that it needs."""
+    """The result of a task without a stage, made in this process; results: of all that it needs."""
     return _value(task, results)
 
 
 def remember(task: Task, result: Any) -> None:
-    """Take a result for that of a task without a stage, in this process."""
+    """Keep the result of a task without a stage, which was made in another way, for this process."""
     _made[task.key] = result
     if len(_made) > _REMEMBERED:
         _made.popitem(last=False)

@@ -64,10 +64,10 @@ def sweeps(protocol: Protocol) -> dict[str, list[Trial]]:
 def weaker(protocol: Protocol) -> list[tuple[Trial, Trial]]:
     """Attacks that know less, each with one that knows more."""
     best = _at(protocol, "detector", 1.5)
-    queried = [_at(protocol, victim, size) for size in (0.5, 1.0, 1.5) for victim in ("classifier", "detector")]
+    exact = [_at(protocol, victim, size) for size in (0.5, 1.0, 1.5) for victim in ("classifier", "detector")]
     return [
         (replace(best, attack="bpda"), best),
-        *((replace(one, attack="square", steps=QUERIES), one) for one in queried),
+        *((replace(trial, attack="square", steps=QUERIES), trial) for trial in exact),
     ]
 
 

@@ -61,7 +61,7 @@ def section(study: Study) -> dict[str, Any] | None:
     if setup.training is None:
         return None
     tables = {setup.protocol.name(condition): _table(study, condition) for condition in ASKED}
-    judged = {name: [one for one in JUDGES if _concluded(table, one)] for name, table in tables.items()}
+    judged = {name: [judge for judge in JUDGES if _concluded(table, judge)] for name, table in tables.items()}
     return {
         "held_out": len(setup.held_out[0]),
         "outsiders": outsiders(setup),
@@ -69,9 +69,12 @@ def section(study: Study) -> dict[str, Any] | None:
         "bins": BINS,
         "figures": [setup.protocol.name(condition) for condition in FIGURES],
         "images": {name: table["success"].shape[1] for name, table in tables.items()},
-        "measures": {name: {one: _measures(table, one) for one in judged[name]} for name, table in tables.items()},
+        "measures": {
+            name: {judge: _measures(table, judge) for judge in judged[name]} for name, table in tables.items()
+        },
         "reliability": {
-            name: {one: _diagram(table, one) for one in DRAWN if one in judged[name]} for name, table in tables.items()
+            name: {judge: _diagram(table, judge) for judge in DRAWN if judge in judged[name]}
+            for name, table in tables.items()
         },
         "refusing": {
             name: {by: _curve(table, by) for by in REFUSED_BY if REFUSED_BY[by] in judged[name]}
@@ -98,36 +101,36 @@ def _measures(table: Table, judge: str) -> dict[str, Any]:
     """Of being right, and where the judge is of CLASSES and all images have a label of all classes too."""
     right, confidence = table[f"{judge}/right"], table[f"{judge}/confidence"]
     nll, brier = _shown(mean(table[f"{judge}/nll"])), _shown(mean((confidence - right) ** 2, limits=(0, 1)))
-    found: dict[str, Any] = {"accuracy": _shown(mean(right, limits=(0, 1))), "nll": nll, "brier": brier}
-    parts = [vars(brier_parts(*one, bins=BINS)) for one in zip(confidence, right, strict=True)]
-    found["brier_parts"] = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
+    measures: dict[str, Any] = {"accuracy": _shown(mean(right, limits=(0, 1))), "nll": nll, "brier": brier}
+    parts = [vars(brier_parts(*run, bins=BINS)) for run in zip(confidence, right, strict=True)]
+    measures["brier_parts"] = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
     for equal in EQUAL:
-        errors = [ece(*one, bins=BINS, equal=equal) for one in zip(confidence, right, strict=True)]
-        found[f"ece_{equal}"] = {"mean": float(np.mean(errors)), "least": min(errors), "most": max(errors)}
-    found["aurc"] = _shown(aurc(1 - confidence, ~right))
+        errors = [ece(*run, bins=BINS, equal=equal) for run in zip(confidence, right, strict=True)]
+        measures[f"ece_{equal}"] = {"mean": float(np.mean(errors)), "least": min(errors), "most": max(errors)}
+    measures["aurc"] = _shown(aurc(1 - confidence, ~right))
     if judge in CLASSES and np.isfinite(table[f"{judge}/class-nll"]).all():
-        found["class_nll"] = _shown(mean(table[f"{judge}/class-nll"]))
-        found["class_brier"] = _shown(mean(table[f"{judge}/class-brier"], limits=(0, 2)))
+        measures["class_nll"] = _shown(mean(table[f"{judge}/class-nll"]))
+        measures["class_brier"] = _shown(mean(table[f"{judge}/class-brier"], limits=(0, 2)))
     if judge not in (*CLASSES, ALONE):
-        found["nll_added"] = _shown(mean(table[f"{judge}/nll"] - table[f"{ALONE}/nll"]))
-    return found
+        measures["nll_added"] = _shown(mean(table[f"{judge}/nll"] - table[f"{ALONE}/nll"]))
+    return measures
 
 
 def _diagram(table: Table, judge: str) -> list[dict[str, float]]:
     """Bins of equal width that hold images, all runs together: confidence, accuracy with interval, images a run."""
     right, confidence = table[f"{judge}/right"], table[f"{judge}/confidence"]
     rows = []
-    for one in reliability(confidence.ravel(), right.ravel(), bins=BINS):
-        first = one.low == 0
-        member = (confidence > one.low) & (confidence <= one.high) | (first & (confidence == 0))
+    for part in reliability(confidence.ravel(), right.ravel(), bins=BINS):
+        first = part.low == 0
+        member = (confidence > part.low) & (confidence <= part.high) | (first & (confidence == 0))
         accuracy = smooth(
             [right * member, member],
             lambda means: means[0] / means[1],
             limits=(0, 1),
-            count=max(1, one.count // len(right)),
+            count=max(1, part.count // len(right)),
         )
-        counts = {"count": one.count, "images": one.count / len(right)}
-        rows.append({"confidence": one.confidence, **counts, **_shown(accuracy)})
+        counts = {"count": part.count, "images": part.count / len(right)}
+        rows.append({"confidence": part.confidence, **counts, **_shown(accuracy)})
     return rows
 
 
@@ -145,5 +148,5 @@ def _curve(table: Table, by: str) -> dict[str, Any]:
 
 
 def _shown(estimate: Estimate) -> dict[str, float]:
-    found = interval(estimate, LEVEL)
-    return {"estimate": found.estimate, "low": found.low, "high": found.high}
+    shown = interval(estimate, LEVEL)
+    return {"estimate": shown.estimate, "low": shown.low, "high": shown.high}

@@ -1,4 +1,4 @@
-"""Family C: how every score tells every set outside from the test images, and what its figures show."""
+"""Family C: how well each score detects each set outside, and what its figures show."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -48,7 +48,8 @@ def section(study: Study) -> dict[str, Any]:
     """The matrix over all sets, and the content of the figures, as plain values; the figures show the first run."""
     sets = study.setup.sets.conditions
     cells = matrix(study, sets)
-    tables = {one.label or INSIDE.kind.name: study.table(one, of=SCORES).columns for one in (INSIDE, *sets)}
+    names = {INSIDE.kind.name: INSIDE} | {condition.label: condition for condition in sets}
+    tables = {name: study.table(condition, of=SCORES).columns for name, condition in names.items()}
     return {
         "level": LEVEL,
         "inside": INSIDE.kind.name,
@@ -57,10 +58,7 @@ def section(study: Study) -> dict[str, Any]:
         "cells": cells,
         "histograms": {name: _histogram(name, cells[name], tables) for name in cells},
         "latent": _latent_map(study),
-        "extremes": {
-            one.label or INSIDE.kind.name: _extremes(study, one, tables[one.label or INSIDE.kind.name])
-            for one in (INSIDE, *sets)
-        },
+        "extremes": {name: _extremes(study, condition, tables[name]) for name, condition in names.items()},
     }
 
 
@@ -75,8 +73,8 @@ def matrix(study: Study, sets: Iterable[Condition]) -> dict[str, dict[str, dict[
     names = [name for name in scores if name in inside]
     return {
         name: {
-            one.label: {measure: float(column[f"{name}/{measure}"]) for measure in MEASURES}
-            for one, column in zip(sets, columns, strict=True)
+            condition.label: {measure: float(column[f"{name}/{measure}"]) for measure in MEASURES}
+            for condition, column in zip(sets, columns, strict=True)
         }
         for name in names
     }
@@ -103,7 +101,7 @@ def compare_scores(
     inside: tuple[Tensors, ...],
     outside: tuple[Tensors, ...],
 ) -> Tensors:
-    """Measures "<score>/<measure>" of how each score tells a set from the test images, of all runs; a task."""
+    """Measures "<score>/<measure>" of how well each score detects a set, of all runs; a task."""
     low, high = (join(parts, len(parts) // runs) for parts in (inside, outside))
     cells = {name: _cell(low[name], high[name], level, paired=paired) for name in low}
     return {
@@ -129,28 +127,29 @@ def _cell(inside: Values, outside: Values, level: float, *, paired: bool) -> dic
 
 
 def _histogram(name: str, row: dict[str, dict[str, float]], tables: Mapping[str, Columns]) -> dict[str, Any]:
-    """Shares of images in bins of a score: inside, and the sets that it tells best and worst."""
-    known = [one for one in row if np.isfinite(row[one]["auroc"])] or [*row]
-    best, worst = (choose(known, key=lambda one: row[one]["auroc"]) for choose in (max, min))
-    values = {one: tables[one][name][0].astype(np.float64) for one in dict.fromkeys((INSIDE.kind.name, best, worst))}
-    # From where the images that are hard to tell lie, with room on both sides; what is beyond counts in the last bins.
+    """Shares of images in bins of a score: inside, and the sets that it detects best and worst."""
+    finite = [label for label in row if np.isfinite(row[label]["auroc"])] or [*row]
+    best, worst = (choose(finite, key=lambda label: row[label]["auroc"]) for choose in (max, min))
+    labels = dict.fromkeys((INSIDE.kind.name, best, worst))
+    values = {label: tables[label][name][0].astype(np.float64) for label in labels}
+    # From where the images lie that are hard to detect, with room on both sides; the last bins hold what lies beyond.
     hard = np.concatenate([values[INSIDE.kind.name], values[worst]])
     low, high = np.quantile(hard[np.isfinite(hard)], [0.005, 0.995]) if np.isfinite(hard).any() else (0.0, 1.0)
     room = (high - low) / 4 or 1
     edges = np.linspace(low - room, high + room, BINS + 1)
-    counts = {
-        one: np.histogram(value[~np.isnan(value)].clip(edges[0], edges[-1]), edges)[0] for one, value in values.items()
-    }
-    shares = {one: (count / max(1, count.sum())).tolist() for one, count in counts.items()}
+    shares = {}
+    for label, value in values.items():
+        counts = np.histogram(value[~np.isnan(value)].clip(edges[0], edges[-1]), edges)[0]
+        shares[label] = (counts / max(1, counts.sum())).tolist()
     return {"best": best, "worst": worst, "edges": edges.tolist(), "shares": shares}
 
 
 def _latent_groups(setup: Setup) -> dict[str, Any]:
     """Images of the map: test images, sets, and attacked test images; as inputs."""
     groups: dict[str, Any] = {INSIDE.kind.name: setup.sets.shard(INSIDE, 0, POINTS)}
-    groups |= {one.label: setup.sets.shard(one, 0, POINTS) for one in setup.sets.conditions}
+    groups |= {condition.label: setup.sets.shard(condition, 0, POINTS) for condition in setup.sets.conditions}
     rows = setup.shards(setup.count(LBFGS))[0]
-    return groups | {setup.protocol.name(one): setup.attack(one, 0, rows) for one in ATTACKS}
+    return groups | {setup.protocol.name(attack): setup.attack(attack, 0, rows) for attack in ATTACKS}
 
 
 def _means(setup: Setup) -> Task:
@@ -190,7 +189,7 @@ def _latent_map(study: Study) -> dict[str, Any]:
     centre, axes, explained = _principal_components(means.pop(""))
     points = {name: (means[name] - centre) @ axes.T for name in _latent_groups(setup) if name in means}
     missing = 2 - len(axes)
-    attacked = [setup.protocol.name(one) for one in ATTACKS]
+    attacked = [setup.protocol.name(attack) for attack in ATTACKS]
     return {
         "seed": setup.seeds[0],
         "of": "test" if setup.train_or_none is None else "training",
@@ -214,7 +213,7 @@ def _extremes(study: Study, condition: Condition, columns: Columns) -> dict[str,
     """Images of a set with the least and the most anomalous scores of the first run, each from the end inwards."""
     images, indices = study.setup.sets.images(condition)
     ends_of: dict[str, Any] = {}
-    for score in (one for one in (PIXELS, LATENTS) if one in columns):
+    for score in (name for name in (PIXELS, LATENTS) if name in columns):
         order = columns[score][0].argsort(kind="stable")
         ends = {"least": order[:ENDS], "most": order[: -ENDS - 1 : -1]}
         ends_of[score] = {

@@ -43,9 +43,11 @@ def won(study: Study, tasks: Mapping[Trial, Task]) -> dict[Trial, Wins]:
 def flags(study: Study, conditions: Sequence[Condition]) -> list[str]:
     """What casts doubt on the attacks of these conditions, in words; empty where nothing does."""
     protocol = study.setup.protocol
-    lines = [f"{protocol.name(one)}: {line}" for one in conditions for line in _of_condition(study, one)]
+    lines = [
+        f"{protocol.name(condition)}: {line}" for condition in conditions for line in _of_condition(study, condition)
+    ]
     sizes = [FGSM(size) for size in SIZES if FGSM(size) in conditions]
-    lines += _falls([protocol.name(one) for one in sizes], [_success(study, one) for one in sizes])
+    lines += _falls([protocol.name(size) for size in sizes], [_success(study, size) for size in sizes])
     trials = flag_tasks(study.setup, conditions)
     if not trials:
         return lines
