@@ -4,16 +4,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rich.progress
 import torch
 
+from vaecore.suite import mean
 from vaecore.suite.judging.findings import REGISTRY
 from vaecore.suite.judging.registry import load_registry
+from vaecore.suite.plugin.conclusion import Conclusion
+from vaecore.suite.plugin.items import VERDICT
 from vaecore.suite.plugin.options import session_of
-from vaecore.suite.results import load
 from vaecore.suite.study import setup
 
 CLAIMS = load_registry("mine.npz").claims
@@ -193,6 +196,17 @@ def test_a_claim_is_concluded_once(run, body, message):
     result.stdout.fnmatch_lines([message])
 
 
+def test_tables_that_are_not_concluded_on_change_no_verdict(tiny):
+    verdicts = []
+    for effect in (lambda: None, lambda: tiny.paired("clean", "lbfgs"), lambda: tiny.paired("clean", "lbfgs")[1].mse):
+        effect()
+        item = SimpleNamespace(user_properties=[])
+        Conclusion(CLAIMS["A1"], tiny, item).conclude(mean(tiny.table("clean").doubt * 0 + 1))
+        verdicts.append(dict(item.user_properties)[VERDICT])
+    assert verdicts[0]["conditions"] == ("clean",)
+    assert verdicts == verdicts[:1] * 3
+
+
 def test_claim_needs_its_marker(run):
     result = run("\n\ndef test_it(study, claim):\n    claim.conclude()\n")
     assert result.ret == FAILED
@@ -358,18 +372,6 @@ def test_auto_falls_to_digits_and_says_why(run, small, monkeypatch):
 
 
 # The report
-
-
-@pytest.mark.slow
-def test_report_is_written_where_asked_for(run, small):
-    result = run(source("A1", ONES), "--report-dir=out")
-    assert result.ret == OK
-    result.stdout.fnmatch_lines(["Report: out/mine.npz/index.html"])
-    results = load(run.path / "out/mine.npz")
-    assert [one["claim"] for one in results["claims"]] == ["A1"]
-    assert results["not_concluded"]["A2"] == "not run"
-    assert results["seeds"] == [0, 1]
-    assert not (run.path / "reports").exists()
 
 
 EVERY = "".join(source(claim.id, ONES) for claim in CLAIMS.values() if not claim.untested)
