@@ -45,7 +45,9 @@ def _claims(words: Sequence[str]) -> int:
 
     from vaecore.suite.judging.findings import FOLDER  # noqa: PLC0415
 
-    return int(pytest.main([str(FOLDER), f"--rootdir={Path.cwd()}", "-p", "no:cacheprovider", *words]))
+    # pytest would rewrite the asserts of its plugins' packages, of which this one is imported by now.
+    quiet = ("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning")
+    return int(pytest.main([str(FOLDER), f"--rootdir={Path.cwd()}", "-p", "no:cacheprovider", *quiet, *words]))
 
 
 def _compare(options: argparse.Namespace) -> int:
