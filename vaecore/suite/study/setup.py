@@ -29,7 +29,7 @@ from vaecore.toolkit import Precision, check_precision, default_device, is_avail
 # Training images that no model learns from, kept to fit what judges confidence: that many, or this share where fewer.
 HELD_OUT, HELD_OUT_SHARE = 5_000, 0.1
 PROBE = 64  # test images that a model's digest is taken of
-Rows: TypeAlias = tuple[int, int]  # places of test images, from one on and up to another
+Rows: TypeAlias = tuple[int, int]  # start and stop among the test images that are looked at
 
 
 @dataclass(frozen=True)
