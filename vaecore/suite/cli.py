@@ -1,4 +1,4 @@
-"""The command `vaecore`: run the claims, compare reports, draw a page again, see to the cache."""
+"""The command `vaecore`: judge the claims, compare reports, draw a report's page again, show or clear the cache."""
 
 import argparse
 import json
@@ -12,14 +12,16 @@ from vaecore.suite.cache import cache_folder
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["claims"]:  # all that follows is pytest's, `--help` too
+    if words[:1] == ["claims"]:  # pytest parses the rest, `--help` too
         return _claims(words[1:])
     parser = argparse.ArgumentParser(prog="vaecore", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("claims", help="judge the claims; options are those of `pytest` and of the claims: --help")
-    two = commands.add_parser("compare", help="set two reports side by side: what moved, and whether beyond chance")
+    commands.add_parser("claims", help="judge the claims; options: `vaecore claims --help`, and all of pytest's")
+    two = commands.add_parser("compare", help="compare two reports: what moved, and whether by more than chance")
     two.add_argument("a", type=Path, metavar="A", help="a results.json, or the folder of a report")
-    two.add_argument("b", type=Path, metavar="B", help="another, of other models, another version or machine")
+    two.add_argument(
+        "b", type=Path, metavar="B", help="another, for instance of other models, another version or another machine"
+    )
     form = two.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON, all digits")
     form.add_argument("--markdown", action="store_true", help="as Markdown, for a pull request")

@@ -4,7 +4,6 @@ import sys
 
 import pytest
 
-from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.plugin.options import OPTIONS
 from vaecore.suite.results import load
 
@@ -60,12 +59,10 @@ def test_claims_are_judged_and_reported_from_any_folder(command, project, small)
     result.stdout.fnmatch_lines(["cache", "*draws*"])
 
 
-def test_help_lists_the_options_of_the_claims_and_their_tests(command):
+def test_help_lists_the_options_of_the_claims(command):
     result = command("claims", "--help")
     assert result.ret == OK
     assert all(f"\n  {name}" in result.stdout.str() for name in OPTIONS)
-    result = command("claims", "--collect-only", "-q", "--dataset=digits")
-    assert len([line for line in result.outlines if "::test_" in line]) == len(load_registry("digits").claims)
 
 
 @pytest.mark.parametrize(

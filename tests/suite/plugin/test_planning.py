@@ -79,6 +79,12 @@ def test_a_plan_trains_nothing(plan):
     assert not (plan.project.path / "trained").exists()
 
 
+def test_a_test_that_cannot_be_planned_is_named(run):
+    result = run("\n\ndef test_it(study):\n    study.table('fgms-0.2')\n", "--plan")
+    assert result.ret == OK
+    result.stdout.fnmatch_lines(["Not planned: test_it.py::test_it raises ValueError: condition must be one of *"])
+
+
 @pytest.mark.slow
 def test_a_plan_under_xdist_is_refused(run):
     result = run("\n\ndef test_it(study):\n    pass\n", "--plan", "-n1", inprocess=False)

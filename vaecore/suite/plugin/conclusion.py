@@ -1,4 +1,4 @@
-"""What the fixture `claim` gives a test: where its estimate becomes a verdict."""
+"""The fixture `claim`: a test's estimate becomes a verdict."""
 
 from typing import Protocol
 
@@ -15,7 +15,7 @@ PASSED = {SUPPORTED, PILOT, REPORTED}
 
 
 class HasFacts(Protocol):
-    """A study, for what a conclusion asks of it."""
+    """A study, as a conclusion sees it."""
 
     @property
     def facts(self) -> Facts:

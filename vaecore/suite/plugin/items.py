@@ -1,4 +1,4 @@
-"""Tests of claims, as pytest knows them."""
+"""Which tests ask for a study, and the property of their reports that holds a verdict."""
 
 import pytest
 

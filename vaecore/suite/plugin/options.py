@@ -1,8 +1,8 @@
-"""What pytest loads of this package wherever it is installed: options, the marker and fixtures. It imports no torch.
+"""Options, the marker and the fixtures: what pytest loads in every project. It imports no torch.
 
-What judges claims (`plugin/session.py`) starts with the first test that uses the fixtures `study` or `claim`. Options
-are added after those of all other plugins and of conftest.py, and names that others have taken are left to them:
-another project must not notice that this package is there.
+`plugin/session.py`, which judges the claims, is imported for the first test that uses the fixture `study` or `claim`.
+Options are added after those of all other plugins and of conftest.py; names that these have taken are left to them, so
+that another project does not notice this package.
 """
 
 import tomllib
@@ -44,7 +44,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": "standard",
         "choices": tuple(PROFILES),
         "help": "; ".join(
-            f"{one.name}: {one.runs} runs, {one.images} images, {one.lbfgs_images} for L-BFGS"
+            f"{one.name}: {one.runs} run{'s' if one.runs > 1 else ''}, {one.images:,} images, {one.lbfgs_images:,} for"
+            " L-BFGS"
             for one in PROFILES.values()
         )
         + " (default: standard)",
@@ -54,14 +55,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--workers": {
         "type": int,
         "metavar": "N",
-        "help": "processes that compute what is not in the cache yet, a gigabyte of memory each; 1: none but this one"
-        " (default: one for each core, at most 8; 1 for --profile smoke, on a GPU and under pytest-xdist)",
+        "help": "processes that compute, a gigabyte of memory each; 1: this process alone (default: one for each core,"
+        " at most 8; 1 for --profile smoke, on a GPU and under pytest-xdist)",
     },
     "--precision": {
         "default": "float32",
         "choices": ("float32", "tf32", "bfloat16"),
-        "help": "of the reconstructions that families A, B and E1 to E4 look at; bfloat16 is faster where the processor"
-        " has it, tf32 on a GPU (default: float32)",
+        "help": "number format of the reconstructions in families A, B and E1 to E4; bfloat16 is faster where the"
+        " processor has it, tf32 on a GPU (default: float32)",
     },
     "--vae": {
         "metavar": "MODEL",
@@ -79,15 +80,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "action": "append",
         "default": [],
         "metavar": "SET",
-        "help": "a set outside to compare with, beside those at hand; may be repeated: rotated-D (degrees), dimmed-F"
+        "help": "another set outside to compare with; may be repeated: rotated-D (degrees), dimmed-F"
         f" (factor), {', '.join((*TORCHVISION, *EMBEDDED))}, or your own, as for --dataset"
-        " (those in `ood` of --data-root, .npz, need no asking)",
+        " (.npz files in the folder `ood` of --data-root are taken without asking)",
     },
     "--report-dir": {
         "metavar": "DIR",
-        "help": "write results.json, index.html, summary.md and figures to DIR/<dataset>, or of your own claims alone"
-        " the first two to DIR/<dataset>-own (default: reports, and only when all claims were concluded on the"
-        " reference models with the standard profile)",
+        "help": "write results.json, index.html, summary.md and figures to DIR/<dataset>; for claims of your own alone,"
+        " the first two to DIR/<dataset>-own (default: reports, when all claims were concluded on the reference models"
+        " with the standard profile, else none)",
     },
     "--cache-dir": {
         "metavar": "DIR",
@@ -96,17 +97,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--pilot": {
         "action": "store_true",
-        "help": "measure instead of judging, on training seeds from 1000 that claims never use; suggests bounds",
+        "help": "measure and do not judge, on training seeds from 1000 on, which claims never use; suggests bounds",
     },
     "--plan": {
         "action": "store_true",
-        "help": "compute nothing: list what the claims and the report need, what the cache has of it, and what the rest"
-        " may take by past runs of this machine",
+        "help": "list the tasks that the claims and the report need, how many of them are in the cache, and how long"
+        " the others take by past runs; compute nothing",
     },
     "--bounds": {
         "metavar": "FILE",
-        "help": "bounds of data that no registry has any for: with --pilot they are written to this new file, without"
-        " it claims are judged by them",
+        "help": "file of bounds for data that the registry has none for: a run with --pilot writes it, a run without"
+        " judges by it",
     },
 }
 
@@ -130,9 +131,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def session_of(config: pytest.Config) -> "ClaimsSession":
-    """What gathers verdicts, started when first asked for; pytest.UsageError where its options are another plugin's."""
+    """The session that judges the claims, made when first asked for.
+
+    Raises pytest.UsageError where another plugin has taken its options.
+    """
     if _SESSION not in config.stash:
-        from vaecore.suite.plugin.session import ClaimsSession  # noqa: PLC0415  # torch, which other projects should not pay for
+        from vaecore.suite.plugin.session import ClaimsSession  # noqa: PLC0415  # it imports torch
 
         if taken := config.stash.get(_TAKEN, []):
             raise pytest.UsageError(
@@ -148,7 +152,7 @@ def session_of(config: pytest.Config) -> "ClaimsSession":
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Under xdist only the workers collect: find mistakes in the options here, where they can be said in a line."""
+    """Check the options in the controller of pytest-xdist, as a worker would end with a traceback."""
     config = session.config
     if config.getoption("dist", "no") == "no" or hasattr(config, "workerinput"):
         return
@@ -160,7 +164,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 class _Controller:
-    """Starts the session of a process that collects nothing, when a worker has concluded the first claim."""
+    """Makes the session in the controller of pytest-xdist, which collects nothing, at the first verdict of a worker."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -185,13 +189,13 @@ def _is_registry(folder: Path) -> bool:
     try:
         entries = tomllib.loads((folder / REGISTRY_FILE).read_text(encoding="utf-8")).values()
     except (OSError, ValueError):
-        return False  # a file of another tool, or one whose mistakes the workers will say
+        return False  # another tool's file, or one whose mistakes the workers report
     return any(isinstance(entry, dict) and {"sentence", "estimand"} <= set(entry) for entry in entries)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Check claims against their registries, where there are any."""
+    """Check tests of claims against the registries."""
     if any(asks_for_study(item) for item in items):
         session_of(config).check(items)
 

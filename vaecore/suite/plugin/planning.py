@@ -86,8 +86,8 @@ def _estimate(costs: Sequence[Cost], workers: int) -> str:
         return f"{left:,} tasks to compute; as none of their kind has run on this machine yet, there is no estimate."
     seconds = _rounded(sum(cost.seconds or 0.0 for cost in costs) / workers)
     processes = "one process" if workers == 1 else f"{workers} workers"
-    besides = f", and {unknown:,} tasks of kinds that have not run on this machine yet" if unknown else ""
-    return f"{left:,} tasks to compute: about {seconds} s with {processes}{besides}."
+    others = f", and {unknown:,} tasks of kinds that have not run on this machine yet" if unknown else ""
+    return f"{left:,} tasks to compute: about {seconds} s with {processes}{others}."
 
 
 def _rounded(seconds: float) -> str:

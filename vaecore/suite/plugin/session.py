@@ -39,7 +39,7 @@ _DATASET = "claims dataset"
 
 
 class ClaimsSession:
-    """What one pytest process knows: the study, made when first asked for, and the verdicts so far.
+    """The study of a pytest process, and the verdicts so far.
 
     With pytest-xdist the workers conclude and the controller reports: verdicts travel in the test reports.
     """
@@ -48,7 +48,7 @@ class ClaimsSession:
         self.config = config
         self.pilot: bool = config.getoption("--pilot")
         self.verdicts: dict[str, Verdict] = {}
-        self.results: dict[str, Any] = {}  # what was measured beside the verdicts, once they are there
+        self.results: dict[str, Any] = {}  # of the whole run, at its end
         self.broken = False  # something failed that is not a verdict
         self.announced = False
         self.interrupted = False
@@ -59,7 +59,7 @@ class ClaimsSession:
 
     @cached_property
     def study(self) -> Study:
-        """The study that the options ask for; raises pytest.UsageError where they ask for what can't be."""
+        """The study that the options ask for, made when first asked for; raises pytest.UsageError for bad options."""
         option = self.config.getoption
         try:
             if option("--report-dir") is not None:
@@ -105,7 +105,10 @@ class ClaimsSession:
 
     @cached_property
     def bounds(self) -> Bounds | None:
-        """The file that `--bounds` names, unless a pilot is to write it; pytest.UsageError where it is of no use."""
+        """The bounds in the file that `--bounds` names; None without one, and in a pilot, which writes it.
+
+        Raises pytest.UsageError where the file can't be used, or written.
+        """
         name: str | None = self.config.getoption("--bounds")
         if name is None:
             return None
@@ -133,7 +136,7 @@ class ClaimsSession:
 
     @property
     def own_alone(self) -> bool:
-        """Whether all claims at hand are a user's own, which the figures and pages of this package's do not show."""
+        """Whether no claim of this package was collected, so that its figures and pages have nothing to show."""
         return all(claim.file != REGISTRY for claim in self.registry.claims.values())
 
     @property
@@ -150,7 +153,7 @@ class ClaimsSession:
         return conclusion
 
     def report_folder(self, concluded: Container[str]) -> Path | None:
-        """Where the report goes; None where it is not asked for and is not a whole one of the reference study."""
+        """The report's folder; None without `--report-dir`, unless the run is a whole one of the reference study."""
         chosen: str | None = self.config.getoption("--report-dir")
         facts, profile = self.study.facts, self.study.setup.protocol.profile
         reference = facts.reference and profile == PROFILES["standard"]
@@ -185,7 +188,7 @@ class ClaimsSession:
     # Collection.
 
     def check_options(self) -> None:
-        """Raise pytest.UsageError where the options ask for what can't be."""
+        """Raise pytest.UsageError for bad options."""
         _ = self.study, self.bounds
 
     def check(self, items: Sequence[pytest.Item]) -> None:
@@ -226,7 +229,7 @@ class ClaimsSession:
     # The run.
 
     def plan(self, items: Sequence[pytest.Item]) -> tuple[list[Task], dict[str, str]]:
-        """All that a run's claims, summary and report ask for; and what tests raise that can't be planned."""
+        """All tasks that a run's claims, summary and report need, and the mistakes in tests that can't be planned."""
         running = [item for item in items if item.get_closest_marker("skip") is None]
         asked = planning.asked(running, self.study)
         tasks = asked.tasks
@@ -239,7 +242,7 @@ class ClaimsSession:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """Compute all that the run needs at once, or show it: part by part, workers would wait at the end of each."""
+        """Compute all that the run needs before its tests, so that no worker idles between these; or show the plan."""
         option = self.config.option
         if option.collectonly or session.testsfailed or not session.items:
             return None  # the controller of xdist has no tests: its workers compute
@@ -307,7 +310,8 @@ class ClaimsSession:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
         folder = self.report_folder(self.verdicts)
         try:
-            self._report(folder)
+            with self._worker_died():
+                self._report(folder)
         except KeyboardInterrupt:
             self.pytest_keyboard_interrupt()
             session.exitstatus = pytest.ExitCode.INTERRUPTED
@@ -321,7 +325,7 @@ class ClaimsSession:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _report(self, folder: Path | None) -> None:
-        """Gather what was measured, and write the report where there is to be one."""
+        """Gather what was measured, and write it to the report's folder, if any."""
         study, registry, verdicts = self.study, self.registry, self.ordered
         if folder is None or self.own_alone:
             self.results = reporting.partial(study, registry, verdicts)
@@ -337,7 +341,7 @@ class ClaimsSession:
         self.endings.append(f"Report: {folder / page.FILE}")
 
     def _write_bounds(self, file: Path, *, whole: bool) -> bool:
-        """Write what a pilot has set, and say so; false where it was not to be."""
+        """Write the bounds that a pilot sets, and say so; False where they were not written."""
         if not whole:
             self.endings.append(f"No bounds were written to {file}: a pilot sets them once, when nothing failed.")
             return False
@@ -350,7 +354,7 @@ class ClaimsSession:
         return True
 
     def pytest_keyboard_interrupt(self) -> None:
-        """Say what an interruption costs."""
+        """Say that what was finished is kept."""
         self.interrupted = True
         if "study" in self.__dict__:
             kept = self.study.plan.store.folder
