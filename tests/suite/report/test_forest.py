@@ -65,6 +65,7 @@ def test_the_margin_clears_the_line_where_the_claim_is_supported(claim, bound):
         plot = forest.margin(claim(estimate=middle, bound_low=bound.low, bound_high=bound.high, **ends))
         line = forest.shared(0)
         assert plot.low <= plot.estimate <= plot.high
+        assert (plot.estimate > line) == (bound.low < middle < bound.high)
         if not np.isinf([bound.low, bound.high]).any():  # the far side may be missed as well
             assert verdict != "supported" or plot.low >= line
         else:
