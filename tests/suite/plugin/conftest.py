@@ -26,6 +26,20 @@ def run(project):
     return start
 
 
+@pytest.fixture
+def refused(project):
+    """Give a function that checks that a run ended with one line about its options before anything was computed."""
+
+    def check(result, message):
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert len(result.errlines) == 2  # the line and the end of it
+        result.stderr.fnmatch_lines([f"ERROR: {message}"])
+        assert not list((project.path / "cache").glob("*/*.safetensors"))
+        assert not (project.path / "reports").exists()
+
+    return check
+
+
 SMALL = """
 from vaecore import ClassifierConfig, VAEConfig
 from vaecore.suite.study import setup

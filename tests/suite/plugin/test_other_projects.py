@@ -76,14 +76,11 @@ def test_a_project_with_names_like_ours_does_not_notice(other, options):
     result.stdout.fnmatch_lines(["slow imports: [[]]"])
 
 
-def test_options_that_another_has_taken_are_named_when_claims_need_them(project):
+def test_options_that_another_has_taken_are_named_when_claims_need_them(project, refused):
     (project.path / "conftest.py").write_text(CONFTEST.partition("@pytest.fixture")[0], encoding="utf-8")
     (project.path / "test_it.py").write_text("def test_it(study):\n    pass\n", encoding="utf-8")
-    result = project()
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(
-        ["ERROR: --dataset, --device, --workers must be options of the claims; another plugin or conftest.py *"]
-    )
+    taken = "--dataset, --device, --workers"
+    refused(project(), f"{taken} must be options of the claims; another plugin or conftest.py has taken them *")
 
 
 def test_the_module_that_every_project_loads_is_light(pytester):

@@ -6,7 +6,7 @@ import pytest
 
 from vaecore.suite.judging.findings import FOLDER
 
-OK, USAGE = 0, pytest.ExitCode.USAGE_ERROR
+OK = 0
 ROW = re.compile(r"(\S.*?\S) +([\d,]+) +([\d,]+) +([\d,]+) +(-|unknown|[\d,]+)")
 
 
@@ -86,10 +86,9 @@ def test_a_test_that_cannot_be_planned_is_named(run):
 
 
 @pytest.mark.slow
-def test_a_plan_under_xdist_is_refused(run):
+def test_a_plan_under_xdist_is_refused(run, refused):
     result = run("\n\ndef test_it(study):\n    pass\n", "--plan", "-n1", inprocess=False)
-    assert result.ret == USAGE
-    result.stderr.fnmatch_lines(["ERROR: --plan must run in one process, not in those of pytest-xdist (leave out -n)"])
+    refused(result, "--plan must run in one process, not in those of pytest-xdist (leave out -n)")
 
 
 def test_a_test_that_cannot_be_planned_is_named_with_what_it_raises(project):
