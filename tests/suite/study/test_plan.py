@@ -159,6 +159,16 @@ def test_a_full_disk_costs_the_time_only(tmp_path):
     assert [*tmp_path.rglob("*.safetensors")] == []
 
 
+def test_a_disk_that_loses_what_it_keeps_is_an_error_and_not_a_loop(tmp_path):
+    class Forgetful(Store):
+        def read(self, *_):
+            return None
+
+    with pytest.raises(OSError, match="must give back what it has just kept; it does not, of numbers"):
+        Plan(Forgetful(tmp_path)).results([task(1)])
+    assert CALLS == [1]
+
+
 # Interruptions and other processes
 
 

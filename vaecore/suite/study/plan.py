@@ -77,15 +77,23 @@ class Plan:
         self.note(tasks)
         if self.planning:
             raise NotComputedError(title)
-        results: dict[str, Tensors] = {}
-        while missing := [task for task in tasks if task.key not in results]:
-            for task in missing:
-                if task.key in self.failures:
-                    raise self.failures[task.key]
-                if (result := self._read(task)) is not None:
-                    results[task.key] = result
-            self.compute([task for task in missing if task.key not in results], title or tasks[0].title)
+        results = self._stored(tasks)
+        if missing := [task for task in tasks if task.key not in results]:
+            self.compute(missing, title or missing[0].title)
+            results |= self._stored(missing)
+        if lost := [task.title for task in tasks if task.key not in results]:
+            raise OSError(f"{self.store.folder} must give back what it has just kept; it does not, of {lost[0]}")
         return [results[task.key] for task in tasks]
+
+    def _stored(self, tasks: Iterable[Task]) -> dict[str, Tensors]:
+        """Results that are there already, by key; raises the error of a task that failed."""
+        results = {}
+        for task in tasks:
+            if task.key in self.failures:
+                raise self.failures[task.key]
+            if task.key not in results and (result := self._read(task)) is not None:
+                results[task.key] = result
+        return results
 
     def note(self, tasks: Iterable[Task]) -> None:
         """Note tasks as asked for, while a plan is made."""
