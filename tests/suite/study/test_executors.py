@@ -173,7 +173,7 @@ def test_an_interruption_ends_the_workers_at_once_and_keeps_what_was_finished(st
     quick = tasks(process, [1])
     slow = [Task(sleeps, {"of": 2, "folder": str(tmp_path)}, {}, "draws", "sleeps")]
     start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as raised:
         Plan(store, workers, meter).compute(quick + slow, "numbers")
     assert time.monotonic() - start < 30
     (process_id,) = (int(path.name) for path in tmp_path.glob("[0-9]*"))
@@ -181,7 +181,7 @@ def test_an_interruption_ends_the_workers_at_once_and_keeps_what_was_finished(st
         os.kill(process_id, 0)
     for one in quick + slow:
         with store.lock(one.key).acquire(blocking=False):
-            pass
+            assert raised.traceback  # which keeps alive what holds a lock
     assert len([*store.folder.glob("*/*.safetensors")]) == 1
     assert float(Plan(store, Here()).results(quick)[0]["process"]) != os.getpid()
 

@@ -69,5 +69,8 @@ def test_attacks_depend_on_the_models_that_their_attacker_knows_and_on_no_other(
     assert inputs(CLEAN) == {"shard"}
     assert inputs(FGSM(1)) == inputs(LBFGS) == {"shard", "classifier"}
     assert inputs(JOINT(1.5)) == {"shard", "classifier", "vae"}
+    for number in range(2):
+        of_run = setup.attack(JOINT(1.5), number, (0, 3)).inputs
+        assert all(of_run[kind] is setup.model(kind, number) for kind in ("vae", "classifier"))
     assert inputs(GAUSSIAN) == {"shard", "twin"}
     assert setup.attack(GAUSSIAN, 1, (0, 3)).inputs["twin"].key == setup.attack(LBFGS, 1, (0, 3)).key
