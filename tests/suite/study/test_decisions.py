@@ -167,6 +167,7 @@ def test_an_answer_that_is_surely_wrong_costs_a_finite_number_of_nats():
 # Which images
 
 
+@pytest.mark.slow
 def test_shifted_images_are_shifted_and_asked_about(study):
     clean = study.setup.shard((0, 200)).tensors["pixels"]
     right = {}
