@@ -23,7 +23,6 @@ from ._noise import uniform as uniform
 from ._noise import words as words
 
 # Checks, precision and batch sizes.
-from ._check import check_classifier as check_classifier
 from ._check import check_logits as check_logits
 from ._check import describe_shape as describe_shape
 from ._precision import check_precision as check_precision
@@ -56,15 +55,12 @@ from .reconstruction._decode import check_reconstructions as check_reconstructio
 from .reconstruction._decode import decode_draws as decode_draws
 from .reconstruction._decode import kl_of_posterior as kl_of_posterior
 from .reconstruction._decode import posterior as posterior
-from .reconstruction._likelihood import log_bernoulli_of_odds as log_bernoulli_of_odds
-from .reconstruction._likelihood import log_odds as log_odds
 from .reconstruction._compiled import fastest as fastest
 from .reconstruction._compiled import has_kernel as has_kernel
 
 # Attacks.
 from .attacks._attack import class_loss as class_loss
 from .attacks._attack import flag_warnings as flag_warnings
-from .attacks._attack import Loss as Loss
 from .attacks._attack import Norm as Norm
 from .attacks._attack import outcome as outcome
 

@@ -12,18 +12,16 @@ move may have been missed, and no two values are called equal. Where there is no
 while models vary between runs, the comparison *cannot tell*.
 """
 
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from vaecore.suite.report.terminal import ASCII
+from vaecore.suite.report.terminal import ASCII, printed, recording
 from vaecore.suite.results import number, plain
 from vaecore.suite.statistics.intervals import Spread, change, family_level
 from vaecore.toolkit import digest
@@ -246,16 +244,7 @@ def _interval(claim: Mapping[str, Any]) -> tuple[float, float, float]:
 
 def text(comparison: Comparison, *, width: int, color: bool, unicode: bool) -> str:
     """The comparison for a terminal, of 80 columns or more."""
-    console = Console(
-        file=io.StringIO(),
-        width=max(width, 80),
-        force_terminal=color,
-        no_color=not color,
-        color_system="standard" if color else None,
-        highlight=False,
-        markup=False,
-        legacy_windows=False,
-    )
+    console = recording(max(width, 80), color=color)
     lines = box.SIMPLE if unicode else ASCII
     console.print(f"A: {comparison.names[0]}\nB: {comparison.names[1]}", soft_wrap=True)
     for note in comparison.notes:
@@ -290,9 +279,7 @@ def text(comparison: Comparison, *, width: int, color: bool, unicode: bool) -> s
     times = ", ".join(_times(comparison))
     if times:
         console.print(f"\nWall time, with what the caches held, A and B: {times}.")
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in printed(console).splitlines()) + "\n"
 
 
 def markdown(comparison: Comparison) -> str:

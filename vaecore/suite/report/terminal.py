@@ -55,11 +55,11 @@ def _bounds(facts: Facts, registry: Registry) -> list[str]:
     return [f"bounds: none for {facts.dataset}, judged against no effect; {ways}"]
 
 
-def summary(results: Results, *, width: int, color: bool, unicode: bool) -> str:
-    """Verdicts by family, distinct labels, AUROC, sanity flags, and claims without a verdict, of 60 columns or more."""
-    console = Console(
+def recording(width: int, *, color: bool) -> Console:
+    """A console that keeps what is printed on it, for `printed`; texts in brackets are no markup."""
+    return Console(
         file=io.StringIO(),
-        width=max(width, 60),
+        width=width,
         force_terminal=color,
         no_color=not color,
         color_system="standard" if color else None,
@@ -67,6 +67,18 @@ def summary(results: Results, *, width: int, color: bool, unicode: bool) -> str:
         markup=False,
         legacy_windows=False,
     )
+
+
+def printed(console: Console) -> str:
+    """What was printed on a console of `recording`."""
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+def summary(results: Results, *, width: int, color: bool, unicode: bool) -> str:
+    """Verdicts by family, distinct labels, AUROC, sanity flags, and claims without a verdict, of 60 columns or more."""
+    console = recording(max(width, 60), color=color)
     claims = results["claims"]
     for family in dict.fromkeys(family_of(claim["claim"]) for claim in claims):
         console.print(Text(f"\n{family}. {results['families'][family]}", style="bold"))
@@ -93,9 +105,7 @@ def summary(results: Results, *, width: int, color: bool, unicode: bool) -> str:
         for reason, names in reasons.items():
             console.print(f"  {', '.join(names)}: {reason}")
     console.print()
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return output.getvalue()
+    return printed(console)
 
 
 def only(results: Results, names: Collection[str]) -> Results:
