@@ -44,7 +44,7 @@ for module, source, tests, most in mutants:
             log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1)
             os.dup2(log, 2)
-            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:benchmark"]
+            options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:benchmark"]
             code = int(pytest.main([*options, f"--basetemp={folder}/temporary", *tests]))
         finally:
             os._exit(code)
