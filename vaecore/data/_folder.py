@@ -16,7 +16,7 @@ TRAIN, TESTS = "train", ("test", "val")
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow has others that start programs, as EPS does
 _GREY = ("1", "L", "LA")  # Pillow's modes
-_COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB")
 _GUESS = f"truncated, damaged, or not {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}?"
 _SHOWN = 5  # names in a warning or an error
 
@@ -175,7 +175,7 @@ def _image(path: Path) -> NDArray[np.uint8]:
 def _fault(image: ImageFile.ImageFile) -> str:
     """What makes an image unsuitable, as far as the head of its file says; empty if nothing does."""
     if image.mode not in (*_GREY, *_COLOUR):
-        return f"must be grey or RGB with 8 bits a channel; its mode in Pillow is {image.mode} (convert it first)"
+        return f"must have 8 bits a channel; Pillow says that its mode is {image.mode} (convert it first)"
     # Of 16 bits in colour Pillow keeps the upper 8 without a word.
     for tile in image.tile:
         deep_ppm = tile.codec_name.startswith("ppm") and isinstance(tile.args, tuple) and tile.args[1] > 255

@@ -164,7 +164,7 @@ def _rows_of_split(count: int, labels: NDArray[np.int64] | None, split: str, wha
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file by name; of those that are not wanted only the names are read, for error messages."""
+    """The arrays of a file by name; those that are not wanted, whose names are for error messages, are empty."""
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path} (is the path relative to another folder?)")
     if not path.is_file():
@@ -177,6 +177,8 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise ValueError(f"{path} is not an npz archive (truncated, or not written by numpy.savez?)")
     with decoding(f"{path}"):
         archive = zipfile.ZipFile(path)
+        for member in archive.namelist():
+            archive.open(member).close()  # compares its two names in the file, so that no array just goes missing
     with archive:
         names = {name.removesuffix(".npy"): name for name in archive.namelist()}
         return {

@@ -261,7 +261,6 @@ FOLDERS: dict[str, Generator] = {
     "16 bits in PPM as text": _image(b"P3 8 8 65535\n" + b"999 " * 192, "b/x.ppm"),
     "floats": _image(lambda: encoded(GREY[0].astype(np.float32), "TIFF"), "b/x.tif"),
     "integers": _image(lambda: encoded(GREY[0].astype(np.int32), "TIFF"), "b/x.tif"),
-    "lightness and opponent colours": _image(lambda: encoded(Image.new("LAB", (8, 8)), "TIFF"), "b/x.tif"),
     "white on transparency": _image(_white_on_transparency),
     "another size": _image(lambda: encoded(GREY[0, :7])),
     "another size when turned": _image(lambda: encoded(GREY[0, :7], exif=_turned(6))),
