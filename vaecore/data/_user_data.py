@@ -202,7 +202,7 @@ def _read_array(archive: zipfile.ZipFile, member: str, what: str) -> NDArray[Any
         )
     start = head.tell()
     size = archive.getinfo(member).file_size - start
-    if any(isinstance(side, bool) or side < 0 for side in shape) or math.prod(shape) * dtype.itemsize != size:
+    if any(isinstance(side, bool) for side in shape) or math.prod(shape) * dtype.itemsize != size:
         raise ValueError(
             f"{what} must have the content that its header declares, {dtype} of shape {shape}; it has {size:,} bytes"
             " (truncated or damaged?)"
