@@ -29,7 +29,7 @@ from vaecore._check import check_choice, check_images, check_labels, quoted
 from vaecore._import_by_name import is_named
 from vaecore.data import _embedded
 from vaecore.data._names import EMBEDDED, TORCHVISION
-from vaecore.data._user_data import load_user_data, user_data_name
+from vaecore.data._user_data import MOST_CLASSES, load_user_data, user_data_name
 
 SPLITS = ("train", "test")
 LETTERS = 1000
@@ -39,8 +39,8 @@ LETTERS = 1000
 class Images:
     """A set of images, with or without labels; equal if name, split and content are equal.
 
-    pixels: (n, channels, height, width) float32 in [0, 1], 1 channel (grey) or 3. labels: (n,) int64 from 0, or None.
-    digest: 32 hexadecimal digits, of pixels, shape and labels only.
+    pixels: (n, channels, height, width) float32 in [0, 1], 1 channel (grey) or 3. labels: (n,) int64 from 0 to 99999,
+    or None. digest: 32 hexadecimal digits, of pixels, shape and labels only.
     Raises ValueError (TypeError for other types) if pixels or labels are not as above.
     """
 
@@ -52,9 +52,13 @@ class Images:
 
     def __post_init__(self) -> None:
         """Check the content and compute its digest."""
-        check_images(self.pixels, "pixels")
+        object.__setattr__(self, "pixels", check_images(self.pixels, "pixels"))
         if self.labels is not None:
             check_labels(self.labels, len(self.pixels))
+            if (highest := int(self.labels.max())) >= MOST_CLASSES:
+                raise ValueError(
+                    f"labels must be from 0 to {MOST_CLASSES - 1}; got {highest} (number the classes from 0)"
+                )
         object.__setattr__(self, "digest", _digest(self.pixels, self.labels))
 
     def __len__(self) -> int:
@@ -102,8 +106,11 @@ def load_images(
     - "package.module:attribute" is a pair (images, labels), {"train": (images, labels), "test": (images, labels)}, or a
       callable without arguments that returns one of these, as arrays or tensors. Each process calls it once, so it
       should always return the same.
-    - A folder has a subfolder of image files for each class, as torchvision's ImageFolder reads it, or defines a split
-      by two such folders, `train` and `test` (or `val`). Images are grey if all files are, else colour, of one size.
+    - A folder has a subfolder of image files for each class, or defines a split by two such folders, `train` and
+      `test` (or `val`). The files are PNG, JPEG, BMP, PPM, TIFF or WebP, with a suffix of one of these, of one size and
+      with 8 bits a channel. Images are grey if all files are, else colour (a palette is colour). The camera's
+      orientation is applied, and transparency is laid on white. Hidden files and folders (a dot in front) and other
+      suffixes are left out with a warning. Animated files, and white drawings on transparency, are refused.
 
     Raises ValueError for an unknown name or split and for damaged or unsuitable files, FileNotFoundError for a missing
     file (or set, with `download=False`), and ConnectionError if a download fails.

@@ -71,6 +71,9 @@ def test_images_refuse_what_is_not_in_range_and_labels_that_do_not_fit():
         some(torch.full((2, 1, 8, 8), 255.0))
     with pytest.raises(ValueError, match=r"labels must be int64 of shape \(2,\)"):
         some(torch.zeros(2, 1, 8, 8), torch.tensor([1]))
+    with pytest.raises(ValueError, match="labels must be from 0 to 99999; got 40000000000"):
+        some(torch.zeros(2, 1, 8, 8), torch.tensor([0, 4 * 10**10]))
+    assert torch.equal(some(torch.full((2, 1, 8, 8), 1.0000001)).pixels, torch.ones(2, 1, 8, 8))
 
 
 @pytest.mark.parametrize(
