@@ -8,9 +8,8 @@ import zipfile
 import numpy as np
 import torch
 
+from tests.library.data.hostile import ARCHIVES, FOLDERS, encoded, fill
 from vaecore import load_images
-
-from ..library.data.hostile import ARCHIVES, FOLDERS, encoded, fill
 
 SLOWEST = 5  # seconds
 FIRST = (np.arange(10 * 8 * 8) % 251).astype(np.uint8).reshape(10, 8, 8)
