@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 CHANNELS = (1, 3)  # grey, or red, green and blue
 _RANGE = "undo mean/std normalisation first; divide bytes by 255"
+_ROUNDING = 1e-6  # eight float32 steps at 1; undoing a normalisation or interpolating gives two or three
 
 
 def quoted(names: Iterable[str]) -> str:
@@ -34,10 +35,28 @@ def describe_shape(shape: tuple[int, int, int]) -> str:
     return f"{height}x{width} in {'grey' if channels == 1 else 'colour'}"
 
 
-def check_images(images: Tensor, name: str = "images", *, out_of_range: str = _RANGE) -> None:
-    """Raise unless `images` is a non-empty float32 tensor (n, channels, height, width) in [0, 1] with 1 or 3 channels.
+def clip_rounding(pixels: Tensor, name: str = "images", *, out_of_range: str = _RANGE) -> Tensor:
+    """Pixels in [0, 1]: the same tensor, or a clipped copy of one that is outside by float32 rounding only (1e-6).
 
-    out_of_range: the likely cause of values outside [0, 1], for the error message.
+    pixels: floating point, not empty. Raises ValueError for pixels farther outside, with their likely cause
+    `out_of_range`, and for NaN and infinity.
+    """
+    low, high = torch.aminmax(pixels)
+    if bool((low >= 0) & (high <= 1)):
+        return pixels
+    if bool((low >= -_ROUNDING) & (high <= 1 + _ROUNDING)):
+        return pixels.clamp(0, 1)
+    if not bool(torch.isfinite(pixels).all()):
+        raise ValueError(f"{name} must be finite; got NaN or infinite pixels")
+    # Seven digits, as fewer would show 1 for a pixel that is too far above it.
+    raise ValueError(f"{name} must lie in [0, 1]; got [{low.item():.7g}, {high.item():.7g}] ({out_of_range})")
+
+
+def check_images(images: Tensor, name: str = "images", *, out_of_range: str = _RANGE) -> Tensor:
+    """Images (n, channels, height, width) float32 in [0, 1], with 1 or 3 channels: the same tensor or a clipped copy.
+
+    Raises TypeError unless `images` is a tensor, and ValueError for another shape or dtype, an empty tensor, and pixels
+    outside [0, 1] by more than rounding (see `clip_rounding`).
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor; got {type(images).__name__}")
@@ -53,11 +72,7 @@ def check_images(images: Tensor, name: str = "images", *, out_of_range: str = _R
         raise ValueError(f"{name} must be float32; got {images.dtype} ({remedy})")
     if images.numel() == 0:
         raise ValueError(f"{name} is empty; got shape {tuple(images.shape)}")
-    low, high = torch.aminmax(images)
-    if not bool((low >= 0) & (high <= 1)):
-        if not bool(torch.isfinite(images).all()):
-            raise ValueError(f"{name} must be finite; got NaN or infinite pixels")
-        raise ValueError(f"{name} must lie in [0, 1]; got [{low.item():.3g}, {high.item():.3g}] ({out_of_range})")
+    return clip_rounding(images, name, out_of_range=out_of_range)
 
 
 def check_labels(labels: Tensor, count: int, classes: int | None = None, name: str = "labels") -> None:
