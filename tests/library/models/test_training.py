@@ -137,6 +137,23 @@ def test_damaged_and_foreign_files_are_refused(models, tmp_path):
         vc.load_vae(tmp_path / "absent")
 
 
+# Modes of torch
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_models_are_trained_and_read_in_any_mode(kind, mode, some, models, tmp_path):
+    """Also on images that were made there; the weights are ordinary ones."""
+    fit, config, load = KINDS[kind]
+    models[kind].save(tmp_path / "model")
+    with mode():
+        made = vc.Images(some.pixels.clone(), some.labels.clone(), "mine", "train")
+        within, read = fit(made, config, **ONCE), load(tmp_path / "model")
+    for model in (within, read, fit(made, config, **ONCE)):
+        assert equal(model, models[kind])
+        assert not any(weight.is_inference() for weight in model.parameters())
+
+
 # Settings
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
-from vaecore import VAE, VAEConfig, distinct_labels, kl, latent_mean, reconstruct, reconstruct_labels
+from vaecore import VAE, VAEConfig, distinct_labels, kl, latent_mean, log_likelihood, reconstruct, reconstruct_labels
 from vaecore.toolkit import fit_at_once, normal
 
 LATENT, SIDES = 3, (5, 4)
@@ -172,6 +172,14 @@ def test_kl_is_the_divergence_of_torch(tiny_vae, some_images):
     assert expected.std() > 0.1
     assert_close(kl(vae, images).double(), expected, rtol=1e-5, atol=1e-5)
     assert kl(Answering(), images).tolist() == [0] * 20  # of the prior
+
+
+def test_rounding_beyond_the_ends_of_what_a_decoder_gives_is_clipped(some_images):
+    decoded = torch.tensor([-9e-9, 1.0000001, 0.0, 1.0] * 5).view(1, 1, 5, 4)
+    vae = Answering(decode=lambda latents: decoded.repeat(len(latents), 1, 1, 1))
+    drawn = reconstruct(vae, some_images(2), draws=3, seed=0)
+    assert torch.equal(drawn, decoded.clamp(0, 1).expand_as(drawn))
+    assert log_likelihood(vae, some_images(2), draws=3, seed=0).isfinite().all()
 
 
 # What callers pass in
