@@ -140,9 +140,11 @@ def _answers(score: ArrayLike | Tensor, flag: ArrayLike | Tensor, *, bounded: bo
         raise ValueError(
             f"both arguments must be vectors of one length, 1 or more; got {values.shape} and {flags.shape}"
         )
-    if (~np.isfinite(values) if bounded else np.isnan(values)).any() or not np.isin(flags, [0, 1]).all():
+    if missing := int((~np.isfinite(values) if bounded else np.isnan(values)).sum()):
         infinite = " or infinite" if bounded else ""
-        raise ValueError(f"the first argument must not be NaN{infinite}, and the second must be true or false")
+        raise ValueError(f"the first argument must not be NaN{infinite}; got {missing} of {values.size}")
+    if not np.isin(flags, [0, 1]).all():
+        raise ValueError(f"the second argument must be true or false; got numbers from {flags.min()} to {flags.max()}")
     if bounded:
         cause = "logits? apply softmax first"
         values = clip_rounding(torch.from_numpy(values), "confidence", out_of_range=cause).numpy()

@@ -114,13 +114,14 @@ def table_and_labels(
 
 def numbers(values: ArrayLike | Tensor, name: str) -> NDArray[np.float64]:
     """A tensor or array-like, called `name`, as a float64 array; raises TypeError unless it holds real numbers."""
+    wanted = f"{name} must be a tensor, an array or a list of numbers"
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values if values.is_complex() else values.double()  # numpy has no bfloat16
     try:
-        if isinstance(values, Tensor):
-            values = values.detach().cpu()
-            values = values if values.is_complex() else values.double()  # numpy has no bfloat16
         array = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal length, tensors that numpy can't read
-        raise TypeError(f"{name} must be a tensor, an array or a list of numbers; {error}") from error
+    except (ValueError, RuntimeError) as error:  # lists of unequal length, lists of tensors with gradients
+        raise TypeError(f"{wanted}; got {type(values).__name__} that is no array ({error})") from error
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be a tensor, an array or a list of numbers; got {array.dtype}")
+        raise TypeError(f"{wanted}; got {array.dtype}")
     return array.astype(np.float64, order="C")

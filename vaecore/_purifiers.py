@@ -111,12 +111,12 @@ class GaussianBlur(Purifier):
 
     def __init__(self, sigma: float = 1.0) -> None:
         super().__init__()
-        self.sigma = check_number("sigma", sigma, lambda value: 0 < value < math.inf, "above 0 and finite")
+        self.sigma = check_number("sigma", sigma, lambda value: 0 < 3 * value < math.inf, "above 0 and finite")
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:  # noqa: ARG002
         """One view."""
         # torchvision has this filter, but takes as long to import as torch.
-        edge = round(min(3 * self.sigma, images.numel()))  # which is too large, but finite
+        edge = round(3 * self.sigma)
         padded = _mirrored(images, edge, f"a blur of sigma {self.sigma:g}")
         offset = torch.arange(-edge, edge + 1, dtype=images.dtype, device=images.device)
         kernel = (-0.5 * (offset / self.sigma).square()).softmax(dim=0)
@@ -131,7 +131,7 @@ def _mirrored(images: Tensor, edge: int, what: str) -> Tensor:
     """
     height, width = images.shape[2:]
     if edge >= min(height, width):
-        raise ValueError(f"{what} needs images of more than {edge} pixels high and wide; got {height}x{width}")
+        raise ValueError(f"{what} needs images of more than {edge:g} pixels high and wide; got {height}x{width}")
     return pad(images.reshape(-1, 1, height, width), (edge,) * 4, mode="reflect")
 
 

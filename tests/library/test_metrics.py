@@ -86,7 +86,7 @@ def test_what_is_no_probability_or_label_is_refused_in_words(metric):
         metric([[0.6, 0.5]], [0])
     with pytest.raises(ValueError, match=r"labels must be integers from 0 to 1"):
         metric([[0.5, 0.5]], [2])
-    with pytest.raises(ValueError, match=r"NaN for 1 of 2 images"):
+    with pytest.raises(ValueError, match=r"NaN or infinity for 1 of 2 images"):
         metric([[0.5, 0.5], [math.nan, 0.5]], [0, 0])
     with pytest.raises(ValueError, match=r"got \(1, 2\) and \(2,\)"):
         metric([[0.5, 0.5]], [0, 1])

@@ -58,9 +58,10 @@ class ClassifierConfig:
 
     def __post_init__(self) -> None:
         """Check the settings, as those of `VAEConfig`."""
-        if not isinstance(self.channels, tuple) or len(self.channels) != 2:
-            raise ValueError(f"channels must be a pair, one number for each convolution; got {self.channels!r}")
-        object.__setattr__(self, "channels", tuple(check_integer("channels", count, 1) for count in self.channels))
+        channels: object = self.channels
+        if not isinstance(channels, tuple) or len(channels) != 2:
+            raise ValueError(f"channels must be a pair, one number for each convolution; got {channels!r}")
+        object.__setattr__(self, "channels", tuple(check_integer("channels", count, 1) for count in channels))
         _settle(self, check_number, "dropout", lambda value: 0 <= value < 1, "0 or more and below 1")
         _settle(self, check_number, "weight_decay", lambda value: 0 <= value < math.inf, "0 or more and finite")
         _settle_training(self)
@@ -246,7 +247,7 @@ def _shape(text: str) -> tuple[int, int, int]:
     return _with_channels(tuple(json.loads(text)))
 
 
-def _with_channels(shape: ImageShape) -> tuple[int, int, int]:
+def _with_channels(shape: object) -> tuple[int, int, int]:
     if not isinstance(shape, tuple | list) or len(shape) not in (2, 3):
         raise ValueError(f"image_shape must be (height, width) or (channels, height, width); got {shape!r}")
     channels, height, width = (check_integer("image_shape", side, 1) for side in (1, *shape)[-3:])
