@@ -124,6 +124,7 @@ class VAE(nn.Module):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map (n, channels, h, w) in [0, 1] to the posterior's mean and log-variance, each (n, latent)."""
+        _check_shape(self, images)
         mean, log_variance = self.posterior(relu(self.encoder(images.flatten(1)))).chunk(2, dim=1)
         return mean, log_variance
 
@@ -171,12 +172,22 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (n, channels, h, w) in [0, 1] to logits (n, classes)."""
+        _check_shape(self, images)
         features = relu(self.conv2(relu(_strided(images, self.conv1))))
         return self.output(self.dropout(relu(self.hidden(features.flatten(1)))))  # type: ignore[no-any-return]
 
     def save(self, path: str | Path) -> None:
         """Write settings and weights to a safetensors file, atomically."""
         _save(self, path)
+
+
+def _check_shape(model: VAE | Classifier, images: Tensor) -> None:
+    # Layers would take images of another shape with as many pixels, or nearly as many.
+    if images.shape[1:] != model.image_shape:
+        raise ValueError(
+            f"this {type(model).__name__} takes images (n, {', '.join(map(str, model.image_shape))});"
+            f" got {tuple(images.shape)} (resize or pad them first)"
+        )
 
 
 def _strided(images: Tensor, convolution: nn.Conv2d) -> Tensor:

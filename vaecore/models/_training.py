@@ -105,6 +105,8 @@ def fit_classifier(
     labels, classes = train.labels, train.classes
     if labels is None or classes is None:
         raise ValueError(f"a classifier needs labels; the training images of {train.name} have none")
+    if classes < 2:
+        raise ValueError(f"a classifier needs two classes or more; got the label 0 alone in {train.name}")
 
     def loss(model: Classifier, pixels: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(model(pixels), labels)

@@ -88,7 +88,13 @@ def latent_mean(vae: Autoencoder, images: Tensor) -> Tensor:
 def squared_error(images: Tensor, reconstructions: Tensor) -> Tensor:
     """Squared error of each reconstruction, mean over pixels; for the argument `reduce` of `reconstruct`.
 
-    images (n, c, h, w), reconstructions (n, draws, c, h, w) to (n, draws); higher is more anomalous.
+    images (n, c, h, w), reconstructions (n, draws, c, h, w) to (n, draws); higher is more anomalous. Raises ValueError
+    for other shapes.
     """
+    if (len(reconstructions), *reconstructions.shape[2:]) != images.shape or images.ndim != 4:
+        raise ValueError(
+            "images must have shape (n, c, h, w), and reconstructions (n, draws, c, h, w);"
+            f" got {tuple(images.shape)} and {tuple(reconstructions.shape)}"
+        )
     norm: Tensor = torch.linalg.vector_norm((reconstructions - images.unsqueeze(1)).flatten(2), dim=2)
     return norm.square() / images[0].numel()

@@ -1,7 +1,7 @@
 """Many reconstructions of each image from one encoding, and their labels."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, overload
@@ -233,6 +233,14 @@ class _Joined:
             self.whole = images.new_empty(len(images), draws, *images.shape[1:])
 
     def append(self, part: Tensor | dict[str, Tensor], count: int) -> None:
+        """Add the results of `count` images."""
+        results: Iterable[object] = part.values() if isinstance(part, dict) else (part,)
+        for result in results:
+            if not isinstance(result, Tensor) or result.shape[:1] != (count,):
+                got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+                raise ValueError(
+                    f"reduce must give a tensor or a dict of tensors, with a row for each of {count} images; got {got}"
+                )
         if self.file is not None:
             if not isinstance(part, Tensor):
                 raise ValueError("with `out`, reduce must give one tensor; got a dict (a file has one array)")

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vaecore._check import check_classifier, check_images, check_integer, check_seed
+from vaecore._check import check_classifier, check_images, check_integer, check_seed, check_type
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, seed_for, words
 from vaecore.models._networks import Autoencoder, Classify
@@ -164,6 +164,8 @@ def _learn(
 
 
 def _chosen(names: Iterable[str] | None) -> tuple[str, ...]:
+    if names is not None:
+        check_type("names", names, Iterable, "names=['mse', 'kl']")
     chosen = tuple(scores) if names is None else tuple(dict.fromkeys([names] if isinstance(names, str) else names))
     if not chosen:
         raise ValueError(f"names must name a score or more; got none (known: {', '.join(scores)})")

@@ -81,6 +81,14 @@ def test_images_of_other_shapes_are_taken(shape):
     assert vc.fit_classifier(images, vc.ClassifierConfig(epochs=1), **ONCE)(images.pixels).shape == (6, 3)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(1, 56, 14), (1, 27, 28), (3, 28, 28)])
+def test_images_of_another_shape_are_refused_also_if_the_layers_would_take_them(kind, shape, models):
+    model = models[kind].encode if kind == "vae" else models[kind]
+    with pytest.raises(ValueError, match=r"takes images \(n, 1, 28, 28\); got \(2, .*resize or pad"):
+        model(torch.zeros(2, *shape))
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 7, 9), (1, 8, 5), (1, 1, 1), (3, 17, 23), (3, 8, 5), (3, 4, 4)])
 def test_the_layers_of_the_classifier_are_strided_convolutions(shape):
     model = vc.Classifier(vc.ClassifierConfig(), shape, 3).double().eval()
@@ -233,6 +241,9 @@ def test_a_classifier_needs_labels_and_a_vae_does_not(some, models):
     unlabelled = vc.Images(some.pixels, None, "mine", "train")
     with pytest.raises(ValueError, match="a classifier needs labels; the training images of mine have none"):
         vc.fit_classifier(unlabelled, SMALL_CLASSIFIER, **ONCE)
+    alike = vc.Images(some.pixels, torch.zeros_like(some.labels), "mine", "train")
+    with pytest.raises(ValueError, match="needs two classes or more; got the label 0 alone in mine"):
+        vc.fit_classifier(alike, SMALL_CLASSIFIER, **ONCE)
     assert equal(vc.fit_vae(unlabelled, SMALL_VAE, **ONCE), models["vae"])
 
 
