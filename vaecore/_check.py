@@ -1,7 +1,8 @@
 """Checks of arguments. Each error says what was expected, what was passed, and the likely cause."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,17 +17,53 @@ def quoted(names: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}"
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise ValueError unless `value`, the argument called `name`, is one of two or more choices."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be {quoted(choices)}; got {value!r}")
 
 
-def check_counts(**counts: int | None) -> None:
-    """Raise ValueError unless each count is 1 or more, or None."""
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name} must be 1 or more; got {count}")
+def check_type(name: str, value: object, kind: type, remedy: str = "") -> None:
+    """Raise TypeError unless `value`, the argument called `name`, is of a kind; remedy: what to do."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {kind.__name__}; got {type(value).__name__}" + (remedy and f" ({remedy})"))
+
+
+def check_integer(name: str, value: object, least: int, most: int | None = None, wanted: str = "") -> int:
+    """The value as an int; raises ValueError out of range, and TypeError unless it is an integer, numpy's included.
+
+    A bool is not an integer, nor is a float without fraction: either is more likely a mistake. wanted: the range in
+    words.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer; got {value!r}")
+    if value < least or (most is not None and value > most):
+        wanted = wanted or (f"{least} or more" if most is None else f"from {least} to {most}")
+        raise ValueError(f"{name} must be {wanted}; got {value}")
+    return int(value)
+
+
+def check_counts(**counts: object) -> tuple[int, ...]:
+    """The counts as ints, each 1 or more; raises as `check_integer` does."""
+    return tuple(check_integer(name, count, 1) for name, count in counts.items())
+
+
+def check_seed(seed: object) -> int:
+    """The seed as an int from 0 to 2**64 - 1; raises as `check_integer` does."""
+    return check_integer("seed", seed, 0, (1 << 64) - 1, "from 0 to 2**64 - 1")
+
+
+def check_number(name: str, value: object, fits: Callable[[float], bool], wanted: str, remedy: str = "") -> float:
+    """The value as a float; raises TypeError unless it is a real number, and ValueError unless it `fits`.
+
+    fits: false for NaN. wanted: the same in words. remedy: what to do, for the error message.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number; got {value!r}")
+    number = float(value)
+    if not fits(number):
+        raise ValueError(f"{name} must be {wanted}; got {value}" + (remedy and f" ({remedy})"))
+    return number
 
 
 def describe_shape(shape: tuple[int, int, int]) -> str:
@@ -99,7 +136,14 @@ def check_logits(logits: object, count: int) -> None:
 
 
 def check_classifier(classifier: object) -> None:
-    """Raise ValueError if a part of the classifier is in training mode: dropout is random, batch norm changes."""
+    """Raise TypeError unless the classifier is a function, and ValueError if a part of it is in training mode.
+
+    In training mode dropout is random, and batch norm changes.
+    """
+    if not callable(classifier):
+        raise TypeError(
+            f"the classifier must be a function of images that gives logits; got {type(classifier).__name__}"
+        )
     parts = classifier.modules() if isinstance(classifier, nn.Module) else ()
     for part in parts:
         if part.training:

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.linalg import vecdot, vector_norm
 from torch.nn.functional import softplus
 
-from vaecore._check import check_classifier, check_counts, check_images, check_labels, check_logits
+from vaecore._check import check_classifier, check_counts, check_images, check_labels, check_logits, check_number
+from vaecore._modes import in_any_mode
 from vaecore._noise import normal, seed_for
 from vaecore.attacks._attack import (
     Attack,
@@ -72,6 +73,7 @@ _ROUNDS = 5
 _COMPACT_BELOW = 0.75
 
 
+@in_any_mode
 def lbfgs(
     classifier: Classify,
     images: Tensor,
@@ -104,13 +106,12 @@ def lbfgs(
     Raises ValueError for invalid input, a classifier in training mode, and logits or gradients that are not finite.
     Source: Szegedy et al. (2013), section 4.1; pixels at a bound are held as in Bertsekas (1982).
     """
-    check_images(images)
+    images = check_images(images)
     check_labels(targets, len(images), name="targets")
-    if confidence is not None and not 0 < confidence < 1:
-        raise ValueError(
-            f"confidence must be above 0 and below 1; got {confidence} (None asks only that the target is predicted)"
-        )
-    check_counts(evaluations=evaluations, chunk=chunk)
+    if confidence is not None:
+        remedy = "None asks only that the target is predicted"
+        check_number("confidence", confidence, lambda value: 0 < value < 1, "above 0 and below 1", remedy)
+    evaluations, chunk = check_counts(evaluations=evaluations, chunk=chunk)
     check_classifier(classifier)
     # Autograd refuses tensors made in inference mode, but accepts copies made outside it.
     with torch.inference_mode(mode=False), torch.no_grad():

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import math
-import operator
 import os
 import queue
 import socket
@@ -25,7 +24,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecore._check import check_choice, check_images, check_labels, quoted
+from vaecore._check import check_choice, check_images, check_integer, check_labels, check_seed, quoted
 from vaecore._import_by_name import is_named
 from vaecore.data import _embedded
 from vaecore.data._names import EMBEDDED, TORCHVISION
@@ -143,11 +142,8 @@ def letters(count: int, *, seed: int, first_index: int = 0, split: str = "test")
     Image i, counted from `first_index`, depends only on (seed, i); labels cycle from A (0) to Z (25).
     Returns `count` images named "letters". Raises ValueError for a count below 1 or a negative first_index.
     """
-    if operator.index(count) < 1 or operator.index(first_index) < 0:
-        raise ValueError(
-            f"letters needs a count of 1 or more and a first_index of 0 or more; got {count} and {first_index}"
-        )
-    return Images(*_embedded.letters(range(first_index, first_index + count), operator.index(seed)), "letters", split)
+    count, first = check_integer("count", count, 1), check_integer("first_index", first_index, 0)
+    return Images(*_embedded.letters(range(first, first + count), check_seed(seed)), "letters", split)
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:

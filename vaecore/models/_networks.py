@@ -5,12 +5,14 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear, pad, pixel_unshuffle, relu
 
+from vaecore._check import check_choice, check_integer, check_number, check_type
+from vaecore._modes import in_any_mode
 from vaecore._store import read_tensors, write_tensors
 
 Augmentation = Literal["none", "shift", "distort"]
@@ -31,6 +33,12 @@ class VAEConfig:
     learning_rate: float = 4e-3  # peak of a one-cycle schedule
     augmentation: Augmentation = "none"
 
+    def __post_init__(self) -> None:
+        """Check the settings; raises ValueError for bad values and TypeError for other types."""
+        _settle(self, check_integer, "latent_size", 1)
+        _settle(self, check_number, "beta", lambda value: 0 <= value < math.inf, "0 or more and finite")
+        _settle_training(self)
+
 
 @dataclass(frozen=True)
 class ClassifierConfig:
@@ -47,6 +55,29 @@ class ClassifierConfig:
     learning_rate: float = 6e-3  # peak of a one-cycle schedule
     weight_decay: float = 1e-2
     augmentation: Augmentation = "shift"
+
+    def __post_init__(self) -> None:
+        """Check the settings, as those of `VAEConfig`."""
+        channels: object = self.channels
+        if not isinstance(channels, tuple) or len(channels) != 2:
+            raise ValueError(f"channels must be a pair, one number for each convolution; got {channels!r}")
+        object.__setattr__(self, "channels", tuple(check_integer("channels", count, 1) for count in channels))
+        _settle(self, check_number, "dropout", lambda value: 0 <= value < 1, "0 or more and below 1")
+        _settle(self, check_number, "weight_decay", lambda value: 0 <= value < math.inf, "0 or more and finite")
+        _settle_training(self)
+
+
+def _settle_training(config: VAEConfig | ClassifierConfig) -> None:
+    """Check the settings that both models have."""
+    for name in ("hidden_size", "epochs", "batch_size"):
+        _settle(config, check_integer, name, 1)
+    _settle(config, check_number, "learning_rate", lambda value: 0 < value < math.inf, "above 0 and finite")
+    check_choice("augmentation", config.augmentation, get_args(Augmentation))
+
+
+def _settle(config: VAEConfig | ClassifierConfig, check: Callable[..., float], name: str, *range_: Any) -> None:
+    """Check a number and keep it as Python's own, as files and digests do not take numpy's."""
+    object.__setattr__(config, name, check(name, getattr(config, name), *range_))
 
 
 @runtime_checkable
@@ -82,6 +113,7 @@ class VAE(nn.Module):
 
     def __init__(self, config: VAEConfig, image_shape: ImageShape) -> None:
         super().__init__()
+        check_type("config", config, VAEConfig)
         self.config = config
         self.image_shape = _with_channels(image_shape)
         pixels = math.prod(self.image_shape)
@@ -92,6 +124,7 @@ class VAE(nn.Module):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map (n, channels, h, w) in [0, 1] to the posterior's mean and log-variance, each (n, latent)."""
+        _check_shape(self, images)
         mean, log_variance = self.posterior(relu(self.encoder(images.flatten(1)))).chunk(2, dim=1)
         return mean, log_variance
 
@@ -123,9 +156,10 @@ class Classifier(nn.Module):
 
     def __init__(self, config: ClassifierConfig, image_shape: ImageShape, classes: int) -> None:
         super().__init__()
+        check_type("config", config, ClassifierConfig)
         self.config = config
         self.image_shape = _with_channels(image_shape)
-        self.classes = classes
+        self.classes = check_integer("classes", classes, 1)
         first, second = config.channels
         channels, *sides = self.image_shape
         height, width = ((side + 3) // 4 for side in sides)  # halved twice, rounding up
@@ -138,12 +172,22 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (n, channels, h, w) in [0, 1] to logits (n, classes)."""
+        _check_shape(self, images)
         features = relu(self.conv2(relu(_strided(images, self.conv1))))
         return self.output(self.dropout(relu(self.hidden(features.flatten(1)))))  # type: ignore[no-any-return]
 
     def save(self, path: str | Path) -> None:
         """Write settings and weights to a safetensors file, atomically."""
         _save(self, path)
+
+
+def _check_shape(model: VAE | Classifier, images: Tensor) -> None:
+    # Layers would take images of another shape with as many pixels, or nearly as many.
+    if images.shape[1:] != model.image_shape:
+        raise ValueError(
+            f"this {type(model).__name__} takes images (n, {', '.join(map(str, model.image_shape))});"
+            f" got {tuple(images.shape)} (resize or pad them first)"
+        )
 
 
 def _strided(images: Tensor, convolution: nn.Conv2d) -> Tensor:
@@ -171,6 +215,7 @@ def _save(model: VAE | Classifier, path: str | Path) -> None:
     write_tensors(Path(path), {name: value.cpu() for name, value in model.state_dict().items()}, header)
 
 
+@in_any_mode
 def load_vae(path: str | Path) -> VAE:
     """Read a VAE that `VAE.save` wrote, in eval mode; raises ValueError if the file is damaged or holds no VAE."""
     header, weights = _read(path, "VAE")
@@ -179,6 +224,7 @@ def load_vae(path: str | Path) -> VAE:
     return model.eval()
 
 
+@in_any_mode
 def load_classifier(path: str | Path) -> Classifier:
     """Read a classifier that `Classifier.save` wrote, in eval mode; raises ValueError as `load_vae` does."""
     header, weights = _read(path, "Classifier")
@@ -212,5 +258,8 @@ def _shape(text: str) -> tuple[int, int, int]:
     return _with_channels(tuple(json.loads(text)))
 
 
-def _with_channels(shape: ImageShape) -> tuple[int, int, int]:
-    return shape if len(shape) == 3 else (1, *shape)
+def _with_channels(shape: object) -> tuple[int, int, int]:
+    if not isinstance(shape, tuple | list) or len(shape) not in (2, 3):
+        raise ValueError(f"image_shape must be (height, width) or (channels, height, width); got {shape!r}")
+    channels, height, width = (check_integer("image_shape", side, 1) for side in (1, *shape)[-3:])
+    return channels, height, width

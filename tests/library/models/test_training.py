@@ -81,6 +81,14 @@ def test_images_of_other_shapes_are_taken(shape):
     assert vc.fit_classifier(images, vc.ClassifierConfig(epochs=1), **ONCE)(images.pixels).shape == (6, 3)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(1, 56, 14), (1, 27, 28), (3, 28, 28)])
+def test_images_of_another_shape_are_refused_also_if_the_layers_would_take_them(kind, shape, models):
+    model = models[kind].encode if kind == "vae" else models[kind]
+    with pytest.raises(ValueError, match=r"takes images \(n, 1, 28, 28\); got \(2, .*resize or pad"):
+        model(torch.zeros(2, *shape))
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 7, 9), (1, 8, 5), (1, 1, 1), (3, 17, 23), (3, 8, 5), (3, 4, 4)])
 def test_the_layers_of_the_classifier_are_strided_convolutions(shape):
     model = vc.Classifier(vc.ClassifierConfig(), shape, 3).double().eval()
@@ -135,6 +143,23 @@ def test_damaged_and_foreign_files_are_refused(models, tmp_path):
     refused(vc.load_vae, "settings must be those of VAEConfig; got attention, depth as well")
     with pytest.raises(FileNotFoundError):
         vc.load_vae(tmp_path / "absent")
+
+
+# Modes of torch
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_models_are_trained_and_read_in_any_mode(kind, mode, some, models, tmp_path):
+    """Also on images that were made there; the weights are ordinary ones."""
+    fit, config, load = KINDS[kind]
+    models[kind].save(tmp_path / "model")
+    with mode():
+        made = vc.Images(some.pixels.clone(), some.labels.clone(), "mine", "train")
+        within, read = fit(made, config, **ONCE), load(tmp_path / "model")
+    for model in (within, read, fit(made, config, **ONCE)):
+        assert equal(model, models[kind])
+        assert not any(weight.is_inference() for weight in model.parameters())
 
 
 # Settings
@@ -216,6 +241,9 @@ def test_a_classifier_needs_labels_and_a_vae_does_not(some, models):
     unlabelled = vc.Images(some.pixels, None, "mine", "train")
     with pytest.raises(ValueError, match="a classifier needs labels; the training images of mine have none"):
         vc.fit_classifier(unlabelled, SMALL_CLASSIFIER, **ONCE)
+    alike = vc.Images(some.pixels, torch.zeros_like(some.labels), "mine", "train")
+    with pytest.raises(ValueError, match="needs two classes or more; got the label 0 alone in mine"):
+        vc.fit_classifier(alike, SMALL_CLASSIFIER, **ONCE)
     assert equal(vc.fit_vae(unlabelled, SMALL_VAE, **ONCE), models["vae"])
 
 
