@@ -76,7 +76,7 @@ class ClaimsSession:
                 precision=option("--precision"),
                 ood=tuple(option("--ood")),
             )
-            store = Store(cache_folder(option("--cache-dir")))
+            store = Store(cache_folder(option("--cache-dir")), shared=option("--shared-cache"))
             study = Study.of(setup, store, self._executor(device), self.meter)
             setup.check()
             _ = study.facts
