@@ -206,7 +206,7 @@ def test_a_computation_that_fails_leaves_nothing(store, error):
 
 
 def fails_with(number):
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(number, os.strerror(number))
 
     return fail
@@ -218,7 +218,7 @@ FULL_DISK.return_value.__exit__.return_value = False
 FAULTS = {
     "No space left on device": ("pathlib.Path.open", FULL_DISK),
     "Read-only file system": ("pathlib.Path.open", fails_with(errno.EROFS)),
-    "Disk quota exceeded": ("pathlib.Path.mkdir", fails_with(errno.EDQUOT)),
+    "Disk quota exceeded": ("vaecore._store.Store._subfolder", fails_with(errno.EDQUOT)),
     "Input/output error": ("os.fsync", fails_with(errno.EIO)),
     "Permission denied": ("pathlib.Path.replace", fails_with(errno.EACCES)),
 }

@@ -196,7 +196,10 @@ def test_a_classifier_whose_header_does_not_fit_is_refused(models, tmp_path, cha
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(lambda vae: vae.bfloat16(), "is bfloat16"), (lambda vae: vae.posterior.bias.data.fill_(torch.nan), "NaN")],
+    [
+        (lambda vae: vae.bfloat16(), "float32 weights; encoder.weight is bfloat16"),
+        (lambda vae: vae.posterior.bias.data.fill_(torch.nan), "finite weights; posterior.bias holds NaN"),
+    ],
 )
 def test_a_model_that_could_not_be_read_again_is_not_saved(models, tmp_path, change, message):
     vae = copy.deepcopy(models["vae"])

@@ -208,7 +208,7 @@ def test_without_further_processes_this_one_computes_alone_with_one_warning(stor
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     alone = Processes(4)
-    monkeypatch.setattr("loky.backend.fork_exec.fork_exec", fail)
+    monkeypatch.setattr("_posixsubprocess.fork_exec", fail)
     with pytest.warns(WorkersWarning, match="computes alone: Resource temporarily unavailable") as warned:
         results = Plan(store, alone).results(tasks(process, range(3)))
     assert len(warned) == 1
