@@ -44,18 +44,15 @@ def sweep(folder: Path, name: str, *, older: float = _LIVE) -> None:
                 (folder / left).unlink()
 
 
-def locked(
-    path: Path, *, without: Callable[[OSError], None], blocking: bool = True, mode: int | None = None
-) -> ExitStack:
+def locked(path: Path, *, without: Callable[[OSError], None], blocking: bool = True, mode: int = 0o644) -> ExitStack:
     """Hold the lock of a file until the result is closed.
 
     without: called where no lock can be had, as on some network file systems; the result then holds nothing. mode: of
-    the file; by default from the umask. Raises filelock.Timeout where another process holds it, unless blocking.
+    the file. Raises filelock.Timeout where another process holds it, unless blocking.
     """
     held = ExitStack()
-    settings: dict[str, int] = {} if mode is None else {"mode": mode}
     try:
-        held.enter_context(FileLock(path, fallback_to_soft=False, **settings).acquire(blocking=blocking))
+        held.enter_context(FileLock(path, mode=mode, fallback_to_soft=False).acquire(blocking=blocking))
     except Timeout:
         raise
     except OSError as error:

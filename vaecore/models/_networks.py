@@ -202,9 +202,9 @@ def _load(path: str | Path, kind: type[_Model], make: Callable[[dict[str, str]],
         with torch.device("meta"):  # so that a size that is wrong takes no memory
             expected = {name: value.shape for name, value in make(header).state_dict().items()}
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        cause = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"  # torch's texts may go on for a page
         raise ValueError(
-            f"{path} must describe a {kind.__name__} in its header; it does not: {type(error).__name__}: {error}"
-            " (written by another version?)"
+            f"{path} must describe a {kind.__name__} in its header; it does not: {cause} (written by another version?)"
         ) from error
     if {name: value.shape for name, value in weights.items()} != expected:
         raise ValueError(f"{path} must hold the weights that its header describes; their names or shapes are others")
