@@ -85,6 +85,13 @@ def test_workers_compute_and_this_process_keeps(store, workers):
     assert [result["process"] for result in kept] == [result["process"] for result in results]
 
 
+def test_workers_start_anew_for_code_that_was_edited_and_loaded(store, workers, monkeypatch):
+    before = Plan(store, workers).results(tasks(process, range(2)))
+    monkeypatch.setattr(executors, "look_again", lambda: -1)
+    after = Plan(store, workers).results(tasks(process, range(2, 4)))
+    assert not {int(result["process"]) for result in before} & {int(result["process"]) for result in after}
+
+
 def test_here_is_this_process_with_one_thread_for_the_time_of_a_task(store):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -234,7 +234,7 @@ def modules(tmp_path, monkeypatch):
     (tmp_path / "notebook_maker.py").write_text(text, encoding="utf-8")
     yield [importlib.import_module(f"notebook_{name}") for name in ("maker", "part")]
     for name in ("maker", "part"):
-        sys.modules.pop(f"notebook_{name}")
+        sys.modules.pop(f"notebook_{name}", None)
 
 
 def edit(module):
@@ -267,12 +267,33 @@ def test_a_key_is_of_the_code_in_memory_and_moves_once_an_edited_module_is_loade
     importlib.reload(modules[place])
 
 
-def test_a_module_that_was_loaded_after_its_file_was_read_moves_no_key(modules):
-    maker = modules[0]
-    spec = sys.modules.pop("notebook_part")
+def test_a_module_that_is_loaded_later_counts_as_it_will_be_loaded(modules):
+    maker, part = modules
+    del sys.modules["notebook_part"]
     before, count = keys(maker), look_again()
-    sys.modules["notebook_part"] = spec
+    sys.modules["notebook_part"] = part
     assert (keys(maker), look_again()) == (before, count)
+    del sys.modules["notebook_part"]
+    edit(part)
+    assert keys(maker)[2] != before[2]
+
+
+def test_a_script_counts_as_it_was_when_it_started(tmp_path):
+    script = tmp_path / "script.py"
+    text = """
+from pathlib import Path
+from vaecore.suite.study.tasks import OwnFunction
+def own():
+    pass
+if __name__ == "__main__":
+    before = OwnFunction(own).key
+    file = Path(__file__)
+    file.write_text(file.read_text() + "more = 1")
+    assert OwnFunction(own).key == before
+"""
+    script.write_text(text, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, str(script)], check=True, env=environment)  # noqa: S603  # our own script
 
 
 def test_a_function_that_stands_in_no_file_has_no_key(tmp_path):

@@ -5,8 +5,8 @@ their import statements name, wherever these stand, and so on; not of the standa
 other than this one. Names that `vaecore`, `vaecore.toolkit` and `vaecore.suite` offer lead to the modules that define
 them.
 
-Keys are of the code in memory: a file counts as it was when it was first read, and is read again once its module has
-been loaded anew, as in a notebook.
+Keys are of the code in memory. A file counts as it was when it was first read. Edited, it is read again once its module
+has been loaded anew, as in a notebook, or as long as that has not been loaded at all.
 """
 
 import ast
@@ -47,10 +47,10 @@ class Sources:
 
 @dataclass(frozen=True)
 class _Read:
-    """A file as it was read. spec: its module's, None where that was not loaded. state: the file's time and size."""
+    """A file as it was read. loaded: tells loads of its module apart, None without one. state: its time and size."""
 
     module: str
-    spec: ModuleSpec | None
+    loaded: object
     state: tuple[int, int] | None
     tree: ast.Module
 
@@ -60,16 +60,17 @@ _edited: list[Path] = []  # files that had to be read again, in order
 
 
 def look_again() -> int:
-    """Forget what was read of files that were edited and loaded since; returns how many there have been so far."""
+    """Forget what was read of files that were edited since, and loaded anew; returns how many there were so far."""
     edited = []
     for file, read in _read.items():
-        spec = _loaded(read.module)
-        if spec is read.spec:
+        loaded = _loaded(read.module)
+        same = loaded is read.loaded
+        if same and loaded is not None:
             continue
-        if read.spec is not None or _state(file) != read.state:
+        if (read.loaded is not None and not same) or _state(file) != read.state:
             edited.append(file)
         else:
-            _read[file] = replace(read, spec=spec)
+            _read[file] = replace(read, loaded=loaded)
     if edited:
         for file in edited:
             del _read[file]
@@ -79,8 +80,9 @@ def look_again() -> int:
     return len(_edited)
 
 
-def _loaded(module: str) -> ModuleSpec | None:
-    return getattr(sys.modules.get(module), "__spec__", None)
+def _loaded(name: str) -> object:
+    module = sys.modules.get(name)
+    return getattr(module, "__spec__", None) or module  # a script has no spec
 
 
 def _state(file: Path) -> tuple[int, int] | None:
@@ -142,8 +144,10 @@ def sources_of_module(name: str) -> Sources:
 def _tree(file: Path, package: str = "") -> ast.Module:
     if file not in _read:
         module = package if file.name == "__init__.py" else f"{package}.{file.stem}".lstrip(".")
-        state, spec = _state(file), _loaded(module)
-        _read[file] = _Read(module, spec, state, ast.parse(file.read_bytes()))
+        if file == Path(getattr(sys.modules["__main__"], "__file__", None) or "").resolve():
+            module = "__main__"
+        loaded, state = _loaded(module), _state(file)
+        _read[file] = _Read(module, loaded, state, ast.parse(file.read_bytes()))
     return _read[file].tree
 
 
