@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vaecore._check import check_choice, check_images, check_integer, check_labels, check_seed, quoted
+from vaecore._files import expanded, locked, user_cache
 from vaecore._import_by_name import is_named
 from vaecore.data import _embedded
 from vaecore.data._names import EMBEDDED, TORCHVISION
@@ -147,9 +146,12 @@ def letters(count: int, *, seed: int, first_index: int = 0, split: str = "test")
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The data folder: `root`, else the environment variable VAECORE_DATA, else one in the user's cache."""
+    """The data folder: `root`, else the environment variable VAECORE_DATA, else one in the user's cache.
+
+    Raises FileNotFoundError where it would be in a home folder, and there is none.
+    """
     chosen = root or os.environ.get("VAECORE_DATA")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("vaecore") / "data"
+    return expanded(chosen) if chosen else user_cache("--data-root, root=... or VAECORE_DATA") / "data"
 
 
 def is_available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
@@ -159,8 +161,14 @@ def is_available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
     """
     set_name = _set_name(name)
     if set_name is None:
-        return is_named(os.fspath(name)) or Path(name).expanduser().exists()
-    return set_name in EMBEDDED or not _missing(set_name, data_root(root) / TORCHVISION[set_name].folder / "raw")
+        return is_named(os.fspath(name)) or expanded(name).exists()
+    if set_name in EMBEDDED:
+        return True
+    try:
+        folder = data_root(root)
+    except FileNotFoundError:  # no home folder, so no data in it
+        return False
+    return not _missing(set_name, folder / TORCHVISION[set_name].folder / "raw")
 
 
 def probe(name: str, *, timeout: float = 3.0) -> bool:
@@ -259,7 +267,9 @@ def _fetch(name: str, folder: Path, *, download: bool) -> None:
         raise ConnectionError(f"{lacking}; and no server answers ({reason}). {remedy}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"), tempfile.TemporaryDirectory(dir=folder) as fresh, _socket_timeout(10.0):
+        # Without a lock two processes may download the same; each file still gets its place whole.
+        lock = locked(folder / ".lock", without=lambda _: None)
+        with lock, tempfile.TemporaryDirectory(dir=folder) as fresh, _socket_timeout(10.0):
             if _missing(name, folder):
                 _torchvision_class(name)(fresh, download=True, **TORCHVISION[name].arguments)
             for file in _missing(name, folder):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vaecore._check import CHANNELS, clip_rounding
+from vaecore._files import expanded
 from vaecore._import_by_name import attribute, is_named
 from vaecore.data import _folder
 from vaecore.data._decoding import decoding
@@ -37,7 +38,7 @@ def user_data_name(source: str | os.PathLike[str]) -> str | None:
         return Path(text).name
     if is_named(text):
         return text.replace(":", ".")  # also valid as the name of a folder
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     return f"{folder.resolve().name}-folder" if text and folder.is_dir() else None
 
 
@@ -54,7 +55,7 @@ def load_user_data(
 
 
 def _load(text: str, split: str, *, whole: bool) -> Loaded:
-    path = Path(text).expanduser()
+    path = expanded(text)
     if text.lower().endswith(".npz"):
         return _load_npz(path, split, whole=whole)
     if is_named(text):

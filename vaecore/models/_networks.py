@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
@@ -212,40 +212,67 @@ def _save(model: VAE | Classifier, path: str | Path) -> None:
     }
     if isinstance(model, Classifier):
         header["classes"] = json.dumps(model.classes)
-    write_tensors(Path(path), {name: value.cpu() for name, value in model.state_dict().items()}, header)
+    weights = model.state_dict()
+    _check_weights(weights, f"a {header['model']} that is saved")
+    write_tensors(Path(path), weights, header)
 
 
 @in_any_mode
 def load_vae(path: str | Path) -> VAE:
-    """Read a VAE that `VAE.save` wrote, in eval mode; raises ValueError if the file is damaged or holds no VAE."""
-    header, weights = _read(path, "VAE")
-    model = VAE(_config(VAEConfig, header["config"]), _shape(header["image_shape"]))
-    model.load_state_dict(weights)
-    return model.eval()
+    """Read a VAE that `VAE.save` wrote, in eval mode.
+
+    Raises ValueError if the file is damaged, holds no VAE, or holds weights that are not finite float32.
+    """
+    return _load(path, VAE, lambda header: VAE(_config(VAEConfig, header), _shape(header)))
 
 
 @in_any_mode
 def load_classifier(path: str | Path) -> Classifier:
     """Read a classifier that `Classifier.save` wrote, in eval mode; raises ValueError as `load_vae` does."""
-    header, weights = _read(path, "Classifier")
-    classes = json.loads(header["classes"])
-    model = Classifier(_config(ClassifierConfig, header["config"]), _shape(header["image_shape"]), classes)
+    return _load(
+        path,
+        Classifier,
+        lambda header: Classifier(_config(ClassifierConfig, header), _shape(header), json.loads(header["classes"])),
+    )
+
+
+_Model = TypeVar("_Model", VAE, Classifier)
+
+
+def _load(path: str | Path, kind: type[_Model], make: Callable[[dict[str, str]], _Model]) -> _Model:
+    """make: gives the model that a header describes, with weights of its own."""
+    header, weights = read_tensors(Path(path))
+    if header.get("model") != kind.__name__:
+        raise ValueError(f"{path} must hold a {kind.__name__} of vaecore; it says {header.get('model', 'nothing')}")
+    try:
+        with torch.device("meta"):  # so that a size that is wrong takes no memory
+            expected = {name: value.shape for name, value in make(header).state_dict().items()}
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        cause = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"  # torch's texts may go on for a page
+        raise ValueError(
+            f"{path} must describe a {kind.__name__} in its header; it does not: {cause} (written by another version?)"
+        ) from error
+    if {name: value.shape for name, value in weights.items()} != expected:
+        raise ValueError(f"{path} must hold the weights that its header describes; their names or shapes are others")
+    _check_weights(weights, str(path))
+    model = make(header)
     model.load_state_dict(weights)
     return model.eval()
 
 
-def _read(path: str | Path, kind: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    header, weights = read_tensors(Path(path))
-    if header.get("model") != kind:
-        raise ValueError(f"{path} must hold a {kind} of vaecore; it says {header.get('model', 'nothing')}")
-    return header, weights
+def _check_weights(weights: Mapping[str, Tensor], what: str) -> None:
+    for name, value in weights.items():
+        if value.dtype is not torch.float32:
+            raise ValueError(f"{what} must hold float32 weights; {name} is {str(value.dtype).removeprefix('torch.')}")
+        if not value.isfinite().all():
+            raise ValueError(f"{what} must hold finite weights; {name} holds NaN or infinity")
 
 
 _Config = TypeVar("_Config", VAEConfig, ClassifierConfig)
 
 
-def _config(kind: type[_Config], text: str) -> _Config:
-    values = json.loads(text)
+def _config(kind: type[_Config], header: dict[str, str]) -> _Config:
+    values = json.loads(header["config"])
     if unknown := sorted(set(values) - {field.name for field in fields(kind)}):
         raise ValueError(f"the file's settings must be those of {kind.__name__}; got {', '.join(unknown)} as well")
     settings: dict[str, Any] = {
@@ -254,8 +281,11 @@ def _config(kind: type[_Config], text: str) -> _Config:
     return kind(**settings)
 
 
-def _shape(text: str) -> tuple[int, int, int]:
-    return _with_channels(tuple(json.loads(text)))
+def _shape(header: dict[str, str]) -> tuple[int, int, int]:
+    shape = tuple(json.loads(header["image_shape"]))
+    if len(shape) not in (2, 3) or not all(isinstance(side, int) and side > 0 for side in shape):
+        raise ValueError(f"the shape of images must be (channels, height, width); got {shape}")
+    return _with_channels(shape)
 
 
 def _with_channels(shape: object) -> tuple[int, int, int]:

@@ -95,6 +95,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "models and evidence are kept here (default: VAECORE_CACHE, else the user's cache folder;"
         " see `vaecore cache`)",
     },
+    "--shared-cache": {
+        "action": "store_true",
+        "help": "take a cache folder that all users of the machine can write to; whoever writes there can plant results"
+        " (default: refuse it; a folder of one group is taken)",
+    },
     "--pilot": {
         "action": "store_true",
         "help": "measure and do not judge, on training seeds from 1000 on, which claims never use; suggests bounds",
@@ -143,8 +148,9 @@ def session_of(config: pytest.Config) -> "ClaimsSession":
                 f"{', '.join(taken)} must be options of the claims; another plugin or conftest.py has taken them"
                 " (a plugin is left out with `-p no:NAME`; `pytest --trace-config` lists them)"
             )
-        # A damaged entry is worth a warning and never a failure, even where a project turns warnings into errors.
+        # These cost time and are never a failure, even where a project turns warnings into errors.
         config.addinivalue_line("filterwarnings", "default::vaecore.StoreWarning")
+        config.addinivalue_line("filterwarnings", "default::vaecore.suite.study.executors.WorkersWarning")
         session = config.stash[_SESSION] = ClaimsSession(config)
         config.pluginmanager.register(session, "claims-session")
     return config.stash[_SESSION]

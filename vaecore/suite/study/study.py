@@ -20,6 +20,7 @@ from vaecore.suite.study.models import Run, model_digest
 from vaecore.suite.study.plan import Meter, Plan, silent
 from vaecore.suite.study.sets import Sets
 from vaecore.suite.study.setup import PROBE, Setup
+from vaecore.suite.study.sources import look_again
 from vaecore.suite.study.tables import Content, Table
 from vaecore.suite.study.tasks import Task
 from vaecore.toolkit import Classify, Tensors
@@ -44,6 +45,7 @@ class Study:
     @classmethod
     def of(cls, setup: Setup, store: Store, executor: Executor | None = None, meter: Meter = silent) -> "Study":
         """A study that keeps its results in a store; executor: None for this process."""
+        look_again()  # a notebook may have loaded modules anew since the last one
         return cls(setup, Plan(store, executor or Here(), meter))
 
     def planning(self) -> "Study":
