@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vaecore.suite.cache import cache_folder
+from vaecore.suite.text import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     try:
         status: int = options.run(options)
-    except ValueError as error:
-        parser.error(str(error))
+    except (ValueError, OSError) as error:
+        parser.error(printable(str(error)))
     return status
 
 
@@ -74,13 +75,14 @@ def _compare(options: argparse.Namespace) -> int:
 def _page(options: argparse.Namespace) -> int:
     from vaecore.suite.report import page  # noqa: PLC0415
 
-    sys.stdout.write(f"{page.write(options.folder)}\n")
+    sys.stdout.write(f"{printable(str(page.write(options.folder)))}\n")
     return 0
 
 
 def _cache(options: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     from vaecore import Store  # noqa: PLC0415
 
@@ -92,12 +94,12 @@ def _cache(options: argparse.Namespace) -> int:
     store = Store(folder)
     grid = Table("stage", "entries", "MiB")
     for usage in store.usage():
-        grid.add_row(usage.stage, f"{usage.entries:,}", f"{usage.size / 2**20:.1f}")
+        grid.add_row(Text(printable(usage.stage)), f"{usage.entries:,}", f"{usage.size / 2**20:.1f}")
     if options.clear:
         store.clear()
         grid.caption = "deleted"
     console = Console()
-    console.print(str(store.folder), soft_wrap=True, markup=False, highlight=False)  # whole, to be copied
+    console.print(Text(printable(str(store.folder))), soft_wrap=True)  # whole, to be copied
     console.print(grid)
     return 0
 
