@@ -13,7 +13,9 @@ import pytest
 from vaecore import VAE, Store, VAEConfig
 from vaecore.suite.images import pack, unpack
 from vaecore.suite.plugin import reporting
-from vaecore.suite.results import to_json
+from vaecore.suite.report import page
+from vaecore.suite.report.compare import compare, text
+from vaecore.suite.results import damage_of, to_json
 from vaecore.suite.study import collect
 from vaecore.suite.study.conditions import CLEAN, CONFIDENT, GAUSSIAN_CONFIDENT
 from vaecore.suite.study.contact_sheet import IMAGES, SHEET
@@ -80,6 +82,53 @@ class Refusing(Here):
 def test_all_that_a_report_says_is_kept(results, tiny):
     again = collect.everything(Study.of(tiny.setup, tiny.plan.store, Refusing()))
     assert to_json(again) == to_json({key: results[key] for key in again})
+
+
+# Damage
+
+DAMAGES = (..., None, True, -1, 0.5, 1e60, math.nan, "x", [], {}, ["x"], {"x": None})  # ...: it is missing
+
+
+def places(value, where=()):
+    """Every place of plain values, of alike items the first, as a row of keys."""
+    if isinstance(value, dict):
+        alike = (
+            len(value) > 3
+            and len({repr(sorted(one)) if isinstance(one, dict) else type(one) for one in value.values()}) == 1
+        )
+        keys = [*value][:1] if alike and where else [*value]
+    else:
+        keys = range(min(1, len(value))) if isinstance(value, list) else ()
+    for key in keys:
+        yield (*where, key)
+        yield from places(value[key], (*where, key))
+
+
+def test_damaged_results_are_told_from_those_that_can_be_shown(results, files):
+    """Each place is damaged in each way: then either its damage is named, or `compare` and the page can do without."""
+    results = json.loads(to_json(results))
+    assert damage_of(results) == ""
+    told = 0
+    for *where, key in places(results):
+        holder = results
+        for one in where:
+            holder = holder[one]
+        whole = holder[key]
+        for damage in DAMAGES:
+            if damage is ...:
+                del holder[key]
+            else:
+                holder[key] = damage
+            said = damage_of(results) if results.get("schema") == 3 else "schema"
+            told += bool(said)
+            if not said:
+                text(compare(results, results), width=80, color=False, unicode=False)
+                page.render(results, files)
+            if isinstance(holder, dict):
+                holder[key] = whole
+            else:
+                holder[key:] = [whole, *holder[key + (damage is not ...) :]]
+    assert told > 1000
 
 
 # What was measured

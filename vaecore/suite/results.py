@@ -51,10 +51,35 @@ def load(path: Path, *, oldest: int = SCHEMA) -> dict[str, Any]:
             f"{file} must have schema {SCHEMA}; got {schema!r} (written by another version: run `pytest claims` again,"
             " which takes what it can from the cache)"
         )
-    if damage := _damage(found):
+    if damage := damage_of(found):
         raise ValueError(f"{file} must be what `pytest claims` wrote; {damage} (damaged? run `pytest claims` again)")
     results: dict[str, Any] = visible(found)
     return results
+
+
+def damage_of(results: Mapping[str, Any]) -> str:
+    """What a reader of results of a known schema would stumble on, in words; empty where there is nothing."""
+    if results["schema"] < SCHEMA:
+        return fault(results, _COMPARED)
+    shapes = (_COMPARED, _DRAWN, _SECTIONS) if "trials" in results else (_COMPARED, _DRAWN)
+    return next(filter(None, (fault(results, shape) for shape in shapes)), "") or _mismatch(results)
+
+
+def _mismatch(results: Mapping[str, Any]) -> str:
+    """Parts of the results that do not belong together, in words; empty where all do."""
+    runs = {name: len(results[name]) for name in ("seeds", "accuracy_per_run")}
+    runs["models.digests"] = len(results["models"]["digests"])
+    if len(set(runs.values())) > 1:
+        return f"{', '.join(runs)} must be of as many runs; got {', '.join(map(str, runs.values()))}"
+    claims, detection = results["claims"], results.get("detection") or {"cells": {}}
+    sets = {name for row in detection["cells"].values() for name in row}
+    conditions = {*results["conditions"], *(name for claim in claims for name in claim["conditions"])}
+    named = [("threats", results["threats"], conditions)]
+    named += [(f"detection.cells.{score}", row, sets) for score, row in detection["cells"].items()]
+    if "trials" in results:
+        named.append(("detection.images", detection["images"], {*sets, *detection["extremes"], detection["inside"]}))
+    lacking = ((where, sorted(names - set(of))) for where, of, names in named)
+    return next((f"{where} must have {names[0]}, which is missing" for where, names in lacking if names), "")
 
 
 # What readers take from the results; they may hold more.
@@ -138,28 +163,3 @@ _SECTIONS = {  # of a report on all claims, by `vaecore page`
     },
     "decisions": (None, {"bins": _COUNT, "images": MapOf(_COUNT)}),
 }
-
-
-def _damage(results: Mapping[str, Any]) -> str:
-    """What a reader would stumble on, in words; empty where there is nothing."""
-    if results["schema"] < SCHEMA:
-        return fault(results, _COMPARED)
-    shapes = (_COMPARED, _DRAWN, _SECTIONS) if "trials" in results else (_COMPARED, _DRAWN)
-    return next(filter(None, (fault(results, shape) for shape in shapes)), "") or _mismatch(results)
-
-
-def _mismatch(results: Mapping[str, Any]) -> str:
-    """Parts of the results that do not belong together, in words; empty where all do."""
-    runs = {name: len(results[name]) for name in ("seeds", "accuracy_per_run")}
-    runs["models.digests"] = len(results["models"]["digests"])
-    if len(set(runs.values())) > 1:
-        return f"{', '.join(runs)} must be of as many runs; got {', '.join(map(str, runs.values()))}"
-    claims, detection = results["claims"], results.get("detection") or {"cells": {}}
-    sets = {name for row in detection["cells"].values() for name in row}
-    conditions = {*results["conditions"], *(name for claim in claims for name in claim["conditions"])}
-    named = [("threats", results["threats"], conditions)]
-    named += [(f"detection.cells.{score}", row, sets) for score, row in detection["cells"].items()]
-    if "trials" in results:
-        named.append(("detection.images", detection["images"], {*sets, *detection["extremes"], detection["inside"]}))
-    lacking = ((where, sorted(names - set(of))) for where, of, names in named)
-    return next((f"{where} must have {names[0]}, which is missing" for where, names in lacking if names), "")

@@ -18,7 +18,7 @@ from vaecore.suite.facts import Facts
 from vaecore.suite.judging.registry import Claim, Registry
 from vaecore.suite.judging.verdict import Verdict
 from vaecore.suite.text import counted
-from vaecore.toolkit import write_atomically
+from vaecore.toolkit import sweep, write_atomically
 
 LEAST_POWER = 0.8
 _HEAD = """\
@@ -69,6 +69,7 @@ def write_bounds(file: Path, facts: Facts, registry: Registry, verdicts: Sequenc
         "date": today,
     }
     check_new(file, facts)  # it may have been written since the pilot began
+    sweep(file.parent, file.name)
     write_atomically(file, (_HEAD + tomli_w.dumps({"pilot": pilot, "bounds": entries})).encode())
     none = sum("unregistered" in entry for entry in entries.values())
     return f"{counted(len(entries) - none, 'claim')} with a bound, {none} without for want of power"

@@ -16,7 +16,7 @@ from vaecore.suite.report.figures.catalogue import FIGURES, Caption, caption, fi
 from vaecore.suite.report.forest import Forest, Margin
 from vaecore.suite.results import load, plain
 from vaecore.suite.text import counted
-from vaecore.toolkit import write_atomically
+from vaecore.toolkit import sweep, write_atomically
 
 FILE = "index.html"
 VERDICTS = ("supported", "refuted", "inconclusive", "pilot", "reported")
@@ -97,6 +97,7 @@ def write(folder: Path) -> Path:
     names = FIGURES if "trials" in results else ()  # a report on some claims alone has no figures
     files = [folder / f"{name}.{suffix}" for name in names for suffix in ("png", "svg")]
     page = render(results, {path.name: path.read_bytes() for path in files if path.is_file()})
+    sweep(folder, FILE)
     write_atomically(folder / FILE, page.encode())
     return folder / FILE
 
