@@ -5,9 +5,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from vaecore.suite.cache import cache_folder
 from vaecore.suite.text import printable
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its errors are one line, in which nothing acts on a terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and exit with 2."""
+        super().error(printable(message))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["claims"]:  # pytest parses the rest, `--help` too
         return _claims(words[1:])
-    parser = argparse.ArgumentParser(prog="vaecore", description=__doc__)
+    parser = _Parser(prog="vaecore", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("claims", help="judge the claims; options: `vaecore claims --help`, and all of pytest's")
     two = commands.add_parser("compare", help="compare two reports: what moved, and whether by more than chance")
@@ -39,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except (ValueError, OSError) as error:
-        parser.error(printable(str(error)))
+        parser.error(str(error))
     return status
 
 
