@@ -39,8 +39,7 @@ def test_a_cache_that_is_not_there_is_not_made(tmp_path, capsys):
 def test_nothing_that_is_printed_acts_on_the_terminal(tmp_path, monkeypatch, capsys):
     """Folders of a cache that others can write to, and arguments, may have any name."""
     monkeypatch.setenv("COLUMNS", "200")
-    Store(tmp_path / "c\x1b").get("models", digest(0), lambda: {"weight": torch.zeros(2)})
-    (tmp_path / "c\x1b" / "models").rename(tmp_path / "c\x1b" / "[red]\x1b[31m:boom:")
+    Store(tmp_path / "c\x1b").get("[red]\x1b[31m:boom:", digest(0), lambda: {"weight": torch.zeros(2)})
     assert main(["cache", "--cache-dir", str(tmp_path / "c\x1b")]) == 0
     for arguments in (["compare", "a\x1b\n", "b"], ["cache", "\x9b2J"], ["page", "\x07"]):
         with pytest.raises(SystemExit):

@@ -134,14 +134,15 @@ _DRAWN = {  # by `vaecore page`, beside that
     "threats": MapOf(str),
     "conditions": MapOf({"images": _COUNT, "success": _MAYBE, "kl": _MAYBE}),
     "sanity_flags?": ListOf(str),
+    "weaker_attacks?": ListOf(ListOf({"name": str, "success": _SHARE, "images": _COUNT}, 2, 2), 1),
     "detection?": (None, {"cells": _CELLS}),
 }
-_TRIAL = {"name": str, "success": _SHARE, "images": _COUNT, "epsilon": Number(), "steps": _COUNT, "draws": _COUNT}
+_EFFORT = {"epsilon": Number(), "steps": _COUNT, "draws": _COUNT}
 _SECTIONS = {  # of a report on all claims, by `vaecore page`
     "panels": ListOf(str),
     "error_by_confidence": ListOf({"count": _COUNT}),
-    "trials": {"steps": ListOf(_TRIAL, 1), "draws": ListOf(_TRIAL, 1)},
-    "weaker_attacks": ListOf(ListOf(_TRIAL, 2, 2), 1),
+    "trials": {"steps": ListOf(_EFFORT, 1), "draws": ListOf(_EFFORT, 1)},
+    "weaker_attacks": list,
     "contact_sheet": {"labels": ListOf(_COUNT), "rows": ListOf({"draw_label": ListOf(ListOf(_COUNT), 1)}, 1)},
     "detection": {
         "level": _SHARE,

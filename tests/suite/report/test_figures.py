@@ -106,9 +106,8 @@ SETTINGS = {
 def test_what_a_user_has_set_does_not_reach_the_figures_and_stays(results, name):
     usual = draw(results, name)
     with mpl.rc_context(SETTINGS):
-        before = mpl.rcParams.copy()
         assert draw(results, name) == usual
-        assert mpl.rcParams == before
+        assert {name: mpl.rcParams[name] for name in SETTINGS} == {**SETTINGS, "font.family": ["no such font"]}
 
 
 BELOW_A_NOTEBOOK = """
@@ -117,7 +116,7 @@ from vaecore.suite.report.figures.files import draw
 results = json.loads(pathlib.Path("results.json").read_text())
 for suffix, content in draw(results, "detection-matrix").items():
     pathlib.Path(f"drawn.{suffix}").write_bytes(content)
-print(os.environ["MPLBACKEND"])
+print(os.environ["MPLBACKEND"], "matplotlib.pyplot" in sys.modules)
 """
 
 
@@ -135,7 +134,7 @@ def test_a_backend_that_is_not_here_does_not_reach_the_figures(results, tmp_path
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, f"{backend}\n"), done.stderr  # the variable stays
+    assert (done.returncode, done.stdout) == (0, f"{backend} False\n"), done.stderr  # and the variable stays
     for suffix, content in draw(json.loads(to_json(results)), "detection-matrix").items():
         assert (tmp_path / f"drawn.{suffix}").read_bytes() == content
 

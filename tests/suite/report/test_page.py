@@ -167,7 +167,7 @@ def test_each_claim_says_everything(results, read):
         for key in ("sentence", "source", "estimand", "message", "bound"):
             assert one[key] in text
         assert f"{one['runs']} run" in text
-        assert f" {one['images']} images" in text
+        assert f" {one['images']} image" in text
         seeds = results["seeds"] if len(one["per_run"]) == 2 else None
         for number, value in enumerate(one["per_run"]):
             run = f"seed {seeds[number]}" if seeds else f"run {number + 1}"
