@@ -87,8 +87,8 @@ def test_all_that_a_report_says_is_kept(results, tiny):
 
 # Damage
 
-FILES = {f"{name}.png": b"" for name in FIGURES}
-DAMAGES = (..., None, True, -1, 0.5, 1e60, math.nan, "x", [], {}, ["x"], {"x": None})  # ...: it is missing
+DAMAGES = (..., None, 1e60, "x", [], {})  # ...: it is missing
+FIGURES_ALONE = {"measures", "reliability", "refusing", "histograms", "points", "accuracy", "contact_sheet", "trials"}
 
 
 def places(value, where=()):
@@ -106,29 +106,33 @@ def places(value, where=()):
         yield from places(value[key], (*where, key))
 
 
+@pytest.mark.slow
 def test_damaged_results_are_told_from_those_that_can_be_shown(results):
-    """Each place is damaged in each way: then either its damage is named, or `compare` and the page can do without."""
-    results = json.loads(to_json(results))
+    """Each place is damaged in each way: then its damage is named, or `compare` and the page can do without it."""
+    results = json.loads(to_json(results | {"claims": results["claims"][:1]}))
+    files = {f"{name}.png": b"" for name in FIGURES}
     assert damage_of(results) == ""
-    told = 0
+    told = shown = 0
     for *where, key in places(results):
         holder = results
         for one in where:
             holder = holder[one]
         whole = holder.copy()
-        for damage in DAMAGES:
+        for damage in () if key == "schema" or FIGURES_ALONE & {*where} else DAMAGES:
             if damage is ...:
                 del holder[key]
             else:
                 holder[key] = damage
-            said = damage_of(results) if results.get("schema") == 3 else "schema"
-            told += bool(said)
-            if not said:
+            if damage_of(results):
+                told += 1
+            else:
                 text(compare(results, results), width=80, color=False, unicode=False)
-                page.render(results, FILES)
+                page.render(results, files)
+                shown += 1
             holder.clear()
             (holder.update if isinstance(holder, dict) else holder.extend)(whole)
-    assert told > 1000
+    assert told > 400
+    assert shown > 100
 
 
 # What was measured

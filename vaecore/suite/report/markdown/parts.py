@@ -8,7 +8,7 @@ from typing import Any
 from vaecore.suite.report.figures.catalogue import FIGURES, caption, shown
 from vaecore.suite.text import each_text
 
-# What makes a tag or an entity; and a link, code, emphasis (not underscores within a word), a formula, the end of a cell.
+# What makes a tag or an entity; a link, code, emphasis (not an underscore within a word), a formula, the end of a cell.
 _TAG = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)")
 _MARKUP = re.compile(r"[\\`*|~$]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
 _ENTITIES = {"<": "&lt;", "&": "&amp;"}
