@@ -72,9 +72,11 @@ def test_own_claims_are_judged_beside_their_registry(own):
 
 def test_what_a_registry_says_does_not_act_on_the_terminal(own):
     own(TITLE + ENTRY.replace('"share"', '"share\\u001b[31m"').replace("> 0.5", "> 1"))
-    result = own.project("mine")
+    result = own.project("mine", "--report-dir=out\x07")
     assert result.ret == NOT_ALL_SUPPORTED
-    result.stdout.fnmatch_lines([r"X1 inconclusive: share\x1b[[]31m = *"])
+    lines = [r"X1 inconclusive: share\x1b[[]31m = *", r"Report: out\x07/mine.npz-own/index.html"]
+    result.stdout.fnmatch_lines(lines)
+    assert "\x07" not in result.stdout.str()
     assert "\x1b" not in result.stdout.str()
 
 

@@ -18,7 +18,7 @@ from vaecore.suite.plugin.conclusion import Conclusion
 from vaecore.suite.plugin.items import VERDICT
 from vaecore.suite.plugin.options import session_of
 from vaecore.suite.study import setup
-from vaecore.suite.text import printable
+from vaecore.suite.text import counted, printable
 
 CLAIMS = load_registry("mine.npz").claims
 REGISTERED = f"the registered sentence of A1; expected {CLAIMS['A1'].sentence!r}"
@@ -285,7 +285,7 @@ def test_header_says_what_is_studied(run):
                 " attack budget 0.2; vae models:TinyVAE, classifier models:TinyClassifier"
             ),
             "intervals cover training runs and test images",
-            f"device: cpu ({torch.get_num_threads()} threads); cache: cache",
+            f"device: cpu ({counted(torch.get_num_threads(), 'thread')}); cache: cache",
             f"registry: {len(CLAIMS)} claims, digest {digest}",
         ],
         consecutive=True,
@@ -294,20 +294,15 @@ def test_header_says_what_is_studied(run):
 
 
 def test_nothing_that_is_said_acts_on_the_terminal(run):
-    """Names of files may hold anything: in the header, the verdicts, the tables, and where the report is."""
+    """Names of files may hold anything, which the header and the tables show."""
     save(run.path / "m\x1b[31m\u202e\n<b>.npz")
     save(run.path / "o\x1b[32m.npz")
     body = f"study.setup.sets; claim.conclude(mean(Column({ZEROS}, Origin(frozenset({{'outside/o\\x1b[32m.npz'}})))))"
-    options = (
-        "--dataset=m\x1b[31m\u202e\n<b>.npz",
-        "--ood=o\x1b[32m.npz",
-        "--cache-dir=cache\x07",
-        "--report-dir=out\x1b",
-    )
+    options = "--dataset=m\x1b[31m\u202e\n<b>.npz", "--ood=o\x1b[32m.npz", "--cache-dir=cache\x07"
     result = run(source("A1", None, body=body), *options)
     said = result.stdout.str() + result.stderr.str()
     assert all(printable(line) == line for line in said.split("\n"))
-    for shown in (r"dataset: m\x1b[31m\u202e\n<b>.npz (", r"; cache: cache\x07", r"Report: out\x1b/m\x1b"):
+    for shown in (r"dataset: m\x1b[31m\u202e\n<b>.npz (", r"; cache: cache\x07", r"o\x1b[32m.npz  "):
         assert shown in said
 
 
@@ -519,7 +514,7 @@ def test_reconstructions_are_made_in_the_precision_that_is_asked_for_and_kept_ap
     entries = []
     for precision in ("float32", "bfloat16"):
         result = run(text, f"--precision={precision}")
-        header = "device: cpu (* threads)" + ("" if precision == "float32" else "; reconstructions in bfloat16")
+        header = "device: cpu (* thread*)" + ("" if precision == "float32" else "; reconstructions in bfloat16")
         result.stdout.fnmatch_lines([f"{header}; cache: cache"])
         entries.append(len([*(run.path / "cache/draws").rglob("*.safetensors")]))
     assert entries[1] > entries[0]  # what is of another precision is another thing

@@ -213,6 +213,6 @@ def _problems(name: str, entry: Any, file: Path) -> list[str]:
     for dataset in sorted(datasets):
         malformed = problems_of(entry[dataset], dataset)
         bound = None if malformed else standing(entry[dataset], "").bound
-        amiss = "" if bound is None or effect is None else bound.amiss(effect, entry.get("kind"))
+        amiss = "" if bound is None or effect is None else bound.amiss(effect, entry.get("kind", ""))
         problems += malformed + ([f"{dataset}: {amiss}"] if amiss else [])
     return problems
