@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vaecore.suite.judging.findings import FOLDER
-from vaecore.suite.plugin.items import VERDICT, asks_for_study
+from vaecore.suite.plugin.items import VERDICT, asks_for_study, usage_error
 from vaecore.suite.study.protocol import PROFILES
+from vaecore.suite.text import counted
 from vaecore.toolkit import EMBEDDED, TORCHVISION
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": "standard",
         "choices": tuple(PROFILES),
         "help": "; ".join(
-            f"{one.name}: {one.runs} run{'s' if one.runs > 1 else ''}, {one.images:,} images, {one.lbfgs_images:,} for"
-            " L-BFGS"
+            f"{one.name}: {counted(one.runs, 'run')}, {counted(one.images, 'image')}, {one.lbfgs_images:,} for L-BFGS"
             for one in PROFILES.values()
         )
         + " (default: standard)",
@@ -144,7 +144,7 @@ def session_of(config: pytest.Config) -> "ClaimsSession":
         from vaecore.suite.plugin.session import ClaimsSession  # noqa: PLC0415  # it imports torch
 
         if taken := config.stash.get(_TAKEN, []):
-            raise pytest.UsageError(
+            raise usage_error(
                 f"{', '.join(taken)} must be options of the claims; another plugin or conftest.py has taken them"
                 " (a plugin is left out with `-p no:NAME`; `pytest --trace-config` lists them)"
             )
@@ -163,7 +163,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if config.getoption("dist", "no") == "no" or hasattr(config, "workerinput"):
         return
     if config.getoption("claims_plan", default=False):
-        raise pytest.UsageError("--plan must run in one process, not in those of pytest-xdist (leave out -n)")
+        raise usage_error("--plan must run in one process, not in those of pytest-xdist (leave out -n)")
     config.pluginmanager.register(_Controller(config), "claims-controller")
     if any(_names_claims(argument.partition("::")[0], config) for argument in config.args):
         session_of(config).check_options()
