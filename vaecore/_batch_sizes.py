@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from vaecore._calls import ask
 from vaecore._check import check_logits
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux; sysconf is wrong in some virtual machines
@@ -52,10 +53,11 @@ def fit_at_once(each: int, device: torch.device) -> int:
 def widest_activation(module: object, call: Callable[[], object], least: int) -> int:
     """Elements in the largest activation for one image; at least `least`.
 
-    call: runs the module on one image. It is not called unless `module` is a torch module in evaluation mode.
+    call: runs the module on one image. It is called only for a torch module in evaluation mode, and not for one that
+    is scripted or exported, which can't be looked into.
     """
     sizes = [least]
-    if isinstance(module, nn.Module) and not module.training:
+    if isinstance(module, nn.Module) and not any(map(_is_closed, module.modules())) and not module.training:
         hooks = [
             part.register_forward_hook(lambda _, __, out: sizes.append(_elements(out))) for part in module.modules()
         ]
@@ -65,6 +67,11 @@ def widest_activation(module: object, call: Callable[[], object], least: int) ->
             for hook in hooks:
                 hook.remove()
     return max(sizes)
+
+
+def _is_closed(module: nn.Module) -> bool:
+    """Whether a module takes no hooks, or only looks like the module that it was made of."""
+    return isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule)
 
 
 def _elements(output: object) -> int:
@@ -81,12 +88,12 @@ def answers(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         if isinstance(classifier, nn.Module):
             sizes = _widest.setdefault(classifier, {})
             if shape not in sizes:
-                sizes[shape] = widest_activation(classifier, lambda: classifier(images[:1]), widest)
+                sizes[shape] = widest_activation(classifier, lambda: ask(classifier, images[:1]), widest)
             widest = sizes[shape]
         batch_size = fit_at_once(widest * torch.float32.itemsize, images.device)
     batches = []
     for batch in torch.split(images, batch_size):
-        logits = classifier(batch)
+        logits = ask(classifier, batch)
         check_logits(logits, len(batch))
         batches.append(logits)
     return torch.cat(batches) if len(batches) > 1 else batches[0]

@@ -87,7 +87,7 @@ def check_classifier(classifier: object) -> None:
     """Raise ValueError if a part of the classifier is in training mode: dropout is random, batch norm changes."""
     parts = classifier.modules() if isinstance(classifier, nn.Module) else ()
     for part in parts:
-        if part.training:
+        if getattr(part, "training", False):  # a frozen script has no mode
             raise ValueError(
                 f"the classifier must be in evaluation mode; got {type(part).__name__} in training mode"
                 " (call classifier.eval(): dropout and batch norm would make every gradient random)"

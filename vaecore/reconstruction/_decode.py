@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from vaecore._calls import ask
 from vaecore._check import check_images
 from vaecore.models._networks import Autoencoder
 
@@ -18,7 +19,7 @@ def posterior(vae: Autoencoder, images: Tensor) -> Posterior:
 
 def encode(vae: Autoencoder, images: Tensor) -> Posterior:
     """As `posterior`, without checking the values."""
-    encoded: object = vae.encode(images)
+    encoded: object = ask(vae.encode, images)
     if not isinstance(encoded, tuple | list) or len(encoded) != 2:
         raise ValueError(f"the VAE must encode to a pair, mean and log-variance; got {type(encoded).__name__}")
     mean, log_variance = encoded
@@ -45,7 +46,7 @@ def latents_of(encoded: Posterior, noise: Tensor) -> Tensor:
 def decode_draws(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
     """Decode latents (n, draws, latent) to (n, draws, c, h, w), where `shape` is (any, c, h, w); else ValueError."""
     expected = (len(latents) * latents.shape[1], *shape[1:])
-    decoded = vae.decode(latents.flatten(0, 1))
+    decoded: Tensor = ask(vae.decode, latents.flatten(0, 1))
     if decoded.shape != expected:
         raise ValueError(f"the VAE must decode to images shaped as its input, {expected}; got {tuple(decoded.shape)}")
     return decoded.view(len(latents), -1, *shape[1:])

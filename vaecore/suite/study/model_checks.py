@@ -1,6 +1,7 @@
 """Can a user's model be used on a user's images? Asked of two images, before anything is computed."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,22 +9,27 @@ from torch import Tensor
 
 from vaecore import Images
 from vaecore.suite.study.models import model_digest
-from vaecore.toolkit import posterior
+from vaecore.toolkit import ask, dependence, posterior
 
 
 def check_model(model: Any, text: str, kind: str, test: Images, device: torch.device) -> None:
     """Raise ValueError, in a line that names the option, where a model (vae, classifier) can't be used on images."""
     probe = test.pixels[:2].to(device)
     try:
-        _check_device(model.encode(probe)[0] if kind == "vae" else model(probe), kind, device)
+        _check_device(ask(model.encode, probe)[0] if kind == "vae" else ask(model, probe), kind, device)
         model_digest(model, kind, probe)
         if kind == "vae":
-            mean, log_variance = posterior(model, probe)
-            _check_repeats(model, probe, mean, log_variance)
-            _check_differentiable("encode", lambda images: torch.cat(posterior(model, images), dim=1), probe)
-            _check_differentiable("decode", model.decode, mean)
+            encode = partial(_encode, model)
+            _check_independent("encode", encode, probe)
+            _check_differentiable("encode", encode, probe)
+            latents = posterior(model, probe)[0]
+            decode = partial(ask, model.decode)
+            _check_independent("decode", decode, latents)
+            _check_differentiable("decode", decode, latents)
         else:
-            _check_differentiable("the classifier", model, probe)
+            classify = partial(ask, model)
+            _check_independent("the classifier", classify, probe)
+            _check_differentiable("the classifier", classify, probe)
             check_classes(model, test, device)
     except Exception as error:
         cause = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -37,7 +43,7 @@ def check_model(model: Any, text: str, kind: str, test: Images, device: torch.de
 def check_classes(classifier: Any, test: Images, device: torch.device) -> None:
     """Raise ValueError unless a classifier has a logit for each class of the test images."""
     with torch.no_grad():
-        classes = classifier(test.pixels[:1].to(device)).shape[1]
+        classes = ask(classifier, test.pixels[:2].to(device)).shape[1]
     if classes < (test.classes or 0):
         raise ValueError(
             f"the classifier must know all {test.classes} classes of {test.name}; it gives {classes} logits"
@@ -50,13 +56,23 @@ def _check_device(value: object, kind: str, device: torch.device) -> None:
         raise ValueError(f"{what} must answer on {device}, where the images are; it does on {value.device}")
 
 
-def _check_repeats(vae: Any, probe: Tensor, mean: Tensor, log_variance: Tensor) -> None:
+def _encode(vae: Any, images: Tensor) -> Tensor:
+    return torch.cat(posterior(vae, images), dim=1)
+
+
+def _check_independent(what: str, function: Callable[[Tensor], Tensor], given: Tensor) -> None:
+    """Shards of images, and draws, join exactly only where an answer depends on the image alone."""
     with torch.no_grad():
-        again = posterior(vae, probe)
-    if not (torch.allclose(mean, again[0], atol=1e-4) and torch.allclose(log_variance, again[1], atol=1e-4)):
+        cause = dependence(function, given)[1]
+    if cause == "chance" and what == "encode":
         raise ValueError(
             "encode must give an image the same mean and log-variance each time; it does not (does it return a draw,"
             " or is dropout left on?)"
+        )
+    if cause == "batch":
+        raise ValueError(
+            f"{what} must answer for each image as if it were alone; its answer depends on the rest of the batch"
+            " (a batch norm without running statistics, or a mean over the batch?)"
         )
 
 
