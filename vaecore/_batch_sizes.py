@@ -1,14 +1,14 @@
 """Batch sizes that fit the cache or the GPU."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from vaecore._calls import ask
+from vaecore._calls import ask, check_module
 from vaecore._check import check_logits
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux; sysconf is wrong in some virtual machines
@@ -81,7 +81,8 @@ def _elements(output: object) -> int:
 def answers(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """A classifier's logits, (n, c, h, w) to (n, classes), computed in batches that fit the cache or the GPU.
 
-    With gradients enabled, all images are one batch. Raises ValueError unless the logits are finite and of that shape.
+    With gradients enabled, all images are one batch. Raises ValueError unless the logits are finite and of that shape,
+    and if those of a torch module depend on the rest of the batch.
     """
     shape, widest, batch_size = images.shape[1:], images[0].numel(), len(images)
     if not torch.is_grad_enabled() and len(images) > _FEW:
@@ -96,4 +97,5 @@ def answers(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         logits = ask(classifier, batch)
         check_logits(logits, len(batch))
         batches.append(logits)
+    check_module(classifier, "the classifier", partial(ask, classifier), images, random=True)
     return torch.cat(batches) if len(batches) > 1 else batches[0]

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+_independent: WeakKeyDictionary[nn.Module, set[tuple[str, bool]]] = WeakKeyDictionary()  # methods checked, with modes
 
 
 def ask(model: Callable[[Tensor], Any], given: Tensor) -> Any:
@@ -39,7 +42,37 @@ def dependence(answer: Callable[[Tensor], Tensor], given: Tensor) -> tuple[Tenso
 
 
 def _alike(left: Tensor, right: Tensor) -> bool:
-    return torch.allclose(left, right, rtol=1e-3, atol=1e-4)  # above the rounding of GPUs
+    return torch.allclose(left, right, rtol=1e-3, atol=1e-4, equal_nan=True)  # above the rounding of GPUs
+
+
+def check_independent(what: str, answer: Callable[[Tensor], Tensor], given: Tensor, *, random: bool = False) -> None:
+    """Raise ValueError if the answers to the rows of `given` depend on the rest of the batch or, unless random, chance.
+
+    what: who answers, for the error message. answer: as in `dependence`.
+    """
+    with torch.no_grad():
+        cause = dependence(answer, given.detach())[1]
+    if cause == "batch":
+        raise ValueError(
+            f"{what} must answer for each image as if it were alone; the answer depends on the rest of the batch"
+            " (a batch norm without running statistics, or a mean over the batch?)"
+        )
+    if cause == "chance" and not random:
+        raise ValueError(
+            f"{what} must give the same answer each time; it does not (does it return a draw, or is dropout left on?)"
+        )
+
+
+def check_module(
+    model: object, what: str, answer: Callable[[Tensor], Tensor], given: Tensor, *, random: bool = False
+) -> None:
+    """As `check_independent`, once for each mode of a torch module; other models are taken at their word."""
+    if not isinstance(model, nn.Module):
+        return
+    checked, key = _independent.setdefault(model, set()), (what, getattr(model, "training", False))
+    if key not in checked:
+        check_independent(what, answer, given[:2], random=random)
+        checked.add(key)
 
 
 def to_evaluation(model: nn.Module) -> nn.Module:

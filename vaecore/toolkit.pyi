@@ -24,7 +24,7 @@ from ._noise import words as words
 
 # Calls of users' models.
 from ._calls import ask as ask
-from ._calls import dependence as dependence
+from ._calls import check_independent as check_independent
 from ._calls import to_evaluation as to_evaluation
 
 # Checks, precision and batch sizes.

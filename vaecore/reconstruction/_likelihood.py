@@ -3,13 +3,14 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from vaecore._calls import ask
+from vaecore._calls import ask, check_module
 from vaecore._check import check_choice, check_counts, check_images
 from vaecore._noise import image_indices, normal, seed_for
 from vaecore._precision import Precision, check_precision, computing_in
@@ -223,6 +224,7 @@ def log_odds(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
     expected = (len(latents) * latents.shape[1], shape[1:].numel())
     if odds.shape != expected:
         raise ValueError(f"the VAE's decode_logits must give log-odds {expected}, one a pixel; got {tuple(odds.shape)}")
+    check_module(vae, "the VAE's decode_logits", partial(ask, decode_logits), latents[:, 0])
     return odds.view(*latents.shape[:2], -1)
 
 

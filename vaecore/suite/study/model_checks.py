@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vaecore import Images
 from vaecore.suite.study.models import model_digest
-from vaecore.toolkit import ask, dependence, posterior
+from vaecore.toolkit import ask, check_independent, posterior
 
 
 def check_model(model: Any, text: str, kind: str, test: Images, device: torch.device) -> None:
@@ -19,17 +19,10 @@ def check_model(model: Any, text: str, kind: str, test: Images, device: torch.de
         _check_device(ask(model.encode, probe)[0] if kind == "vae" else ask(model, probe), kind, device)
         model_digest(model, kind, probe)
         if kind == "vae":
-            encode = partial(_encode, model)
-            _check_independent("encode", encode, probe)
-            _check_differentiable("encode", encode, probe)
-            latents = posterior(model, probe)[0]
-            decode = partial(ask, model.decode)
-            _check_independent("decode", decode, latents)
-            _check_differentiable("decode", decode, latents)
+            _check_function("the VAE's encode", lambda images: torch.cat(posterior(model, images), dim=1), probe)
+            _check_function("the VAE's decode", partial(ask, model.decode), posterior(model, probe)[0])
         else:
-            classify = partial(ask, model)
-            _check_independent("the classifier", classify, probe)
-            _check_differentiable("the classifier", classify, probe)
+            _check_function("the classifier", partial(ask, model), probe, random=True)
             check_classes(model, test, device)
     except Exception as error:
         cause = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -56,28 +49,9 @@ def _check_device(value: object, kind: str, device: torch.device) -> None:
         raise ValueError(f"{what} must answer on {device}, where the images are; it does on {value.device}")
 
 
-def _encode(vae: Any, images: Tensor) -> Tensor:
-    return torch.cat(posterior(vae, images), dim=1)
-
-
-def _check_independent(what: str, function: Callable[[Tensor], Tensor], given: Tensor) -> None:
-    """Shards of images, and draws, join exactly only where an answer depends on the image alone."""
-    with torch.no_grad():
-        cause = dependence(function, given)[1]
-    if cause == "chance" and what == "encode":
-        raise ValueError(
-            "encode must give an image the same mean and log-variance each time; it does not (does it return a draw,"
-            " or is dropout left on?)"
-        )
-    if cause == "batch":
-        raise ValueError(
-            f"{what} must answer for each image as if it were alone; its answer depends on the rest of the batch"
-            " (a batch norm without running statistics, or a mean over the batch?)"
-        )
-
-
-def _check_differentiable(what: str, function: Callable[[Tensor], Tensor], point: Tensor) -> None:
+def _check_function(what: str, function: Callable[[Tensor], Tensor], point: Tensor, *, random: bool = False) -> None:
     """Attacks that know a model differentiate through it; where it has no gradient they would only seem to fail."""
+    check_independent(what, function, point, random=random)
     with torch.enable_grad():
         leaf = point.detach().clone().requires_grad_()
         value = function(leaf)
