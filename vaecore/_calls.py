@@ -29,14 +29,14 @@ def dependence(answer: Callable[[Tensor], Tensor], given: Tensor) -> tuple[Tenso
     """Answers to the rows of `given` (n, ...), and what else they depend on: the rest of the batch, chance, or nothing.
 
     answer: maps (2n, ...) to (2n, ...). Each row is asked about in two batches of one size, as rounding may depend on
-    the size: beside the rows themselves, and beside 1 minus them.
+    the size: beside the rows themselves, and beside their negatives of half the contrast.
     """
 
     def beside(others: Tensor) -> Tensor:
         return answer(torch.cat([given, others]))[: len(given)]
 
     first = beside(given)
-    if _alike(first, beside(1 - given)):
+    if _alike(first, beside((1 - given) / 2)):
         return first, None
     return first, "batch" if _alike(first, beside(given)) else "chance"
 

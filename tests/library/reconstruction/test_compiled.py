@@ -98,18 +98,9 @@ class Logits(VAE):
         return 9 * self.decode_logits(latents).view(-1, *self.image_shape)
 
 
-class Double(VAE):
-    def decode(self, latents):
-        return super().decode(latents).double()
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [(Logits, r"reconstructions must lie in \[0, 1\].*end `decode` with a sigmoid"), (Double, "must be float32")],
-)
-def test_what_decodes_no_images_is_refused_in_compiled_decoding_too(tiny_vae, some_images, kind, message):
-    with pytest.raises(ValueError, match=message):
-        reconstruct(tiny_vae(kind=kind), some_images(2), draws=2, seed=0, reduce=squared_error, compiled=True)
+def test_what_decodes_no_images_is_refused_in_compiled_decoding_too(tiny_vae, some_images):
+    with pytest.raises(ValueError, match=r"reconstructions must lie in \[0, 1\].*end `decode` with a sigmoid"):
+        reconstruct(tiny_vae(kind=Logits), some_images(2), draws=2, seed=0, reduce=squared_error, compiled=True)
 
 
 @pytest.mark.parametrize(
