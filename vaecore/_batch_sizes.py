@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from vaecore._calls import ask, check_module
+from vaecore._calls import ask, check_module, is_exported
 from vaecore._check import check_logits
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux; sysconf is wrong in some virtual machines
@@ -70,8 +70,8 @@ def widest_activation(module: object, call: Callable[[], object], least: int) ->
 
 
 def _is_closed(module: nn.Module) -> bool:
-    """Whether a module takes no hooks, or only looks like the module that it was made of."""
-    return isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule)
+    """Whether a module takes no hooks, or has no layers that hooks could watch."""
+    return isinstance(module, torch.jit.ScriptModule) or is_exported(module)
 
 
 def _elements(output: object) -> int:

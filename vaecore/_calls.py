@@ -1,6 +1,6 @@
 """Calls of users' models: what they are given, what they answer, and what else their answers depend on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -28,17 +28,14 @@ def _converted(part: object, given: Tensor) -> object:
 def dependence(answer: Callable[[Tensor], Tensor], given: Tensor) -> tuple[Tensor, Literal["batch", "chance"] | None]:
     """Answers to the rows of `given` (n, ...), and what else they depend on: the rest of the batch, chance, or nothing.
 
-    answer: maps (2n, ...) to (2n, ...). Each row is asked about in two batches of one size, as rounding may depend on
-    the size: beside the rows themselves, and beside their negatives of half the contrast.
+    The first half is asked about again, beside other rows: the negatives of the second half, at half the contrast. The
+    size of the batch stays, as rounding may depend on it. One row alone has no batch to depend on.
     """
-
-    def beside(others: Tensor) -> Tensor:
-        return answer(torch.cat([given, others]))[: len(given)]
-
-    first = beside(given)
-    if _alike(first, beside((1 - given) / 2)):
+    first, half = answer(given), (len(given) + 1) // 2
+    mixed = answer(torch.cat([given[:half], (1 - given[half:]) / 2]))
+    if _alike(first[:half], mixed[:half]):
         return first, None
-    return first, "batch" if _alike(first, beside(given)) else "chance"
+    return first, "batch" if _alike(first, answer(given)) else "chance"
 
 
 def _alike(left: Tensor, right: Tensor) -> bool:
@@ -67,7 +64,7 @@ def check_module(
     model: object, what: str, answer: Callable[[Tensor], Tensor], given: Tensor, *, random: bool = False
 ) -> None:
     """As `check_independent`, once for each mode of a torch module; other models are taken at their word."""
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module) or len(given) < 2:
         return
     checked, key = _independent.setdefault(model, set()), (what, getattr(model, "training", False))
     if key not in checked:
@@ -75,11 +72,23 @@ def check_module(
         checked.add(key)
 
 
+def is_exported(module: nn.Module) -> bool:
+    """Whether torch.export has made a module: it has one mode alone, of which its flags say nothing, and no `eval`."""
+    return isinstance(module, torch.fx.GraphModule) and "eval" in vars(module)
+
+
+def own_parts(module: nn.Module) -> Iterator[nn.Module]:
+    """The module and its parts, but for exported ones."""
+    if not is_exported(module):
+        yield module
+        for child in module.children():
+            yield from own_parts(child)
+
+
 def to_evaluation(model: nn.Module) -> nn.Module:
-    """The model in evaluation mode, but for exported parts, which have one mode alone and no `eval`."""
-    if not any(isinstance(part, torch.fx.GraphModule) for part in model.modules()):
+    """The model in evaluation mode, but for exported parts."""
+    if not any(map(is_exported, model.modules())):
         return model.eval()
-    model.training = False
-    for child in model.children():
-        to_evaluation(child)
+    for part in own_parts(model):
+        part.training = False
     return model

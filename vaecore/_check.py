@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from vaecore._calls import own_parts
+
 CHANNELS = (1, 3)  # grey, or red, green and blue
 _RANGE = "undo mean/std normalisation first; divide bytes by 255"
 
@@ -84,8 +86,15 @@ def check_logits(logits: object, count: int) -> None:
 
 
 def check_classifier(classifier: object) -> None:
-    """Raise ValueError if a part of the classifier is in training mode: dropout is random, batch norm changes."""
-    parts = classifier.modules() if isinstance(classifier, nn.Module) else ()
+    """Raise TypeError unless the classifier is a function, and ValueError if a part of it is in training mode.
+
+    In training mode dropout is random, and batch norm changes.
+    """
+    if not callable(classifier):
+        raise TypeError(
+            f"the classifier must be a function of images that gives logits; got {type(classifier).__name__}"
+        )
+    parts = own_parts(classifier) if isinstance(classifier, nn.Module) else ()
     for part in parts:
         if getattr(part, "training", False):  # a frozen script has no mode
             raise ValueError(

@@ -247,7 +247,7 @@ def victim_flags(target: Classify | Victim, images: Tensor, objective: Objective
     """
     classifier, victim = (cast(Classify, target), None) if objective is None else parts_of(target)
     few = images[:8]
-    rows, own = torch.arange(len(few), device=few.device).repeat(2), None if victim is None else objective
+    rows, own = torch.arange(len(few), device=few.device), None if victim is None else objective
 
     def answer(points: Tensor) -> Tensor:
         logits: Tensor = ask(classifier, points)
