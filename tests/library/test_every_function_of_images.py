@@ -214,6 +214,7 @@ def closed(request, vae, tiny_classifier, some_images):
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if "encoder" not in name])  # which optimises the weights
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
 def test_models_that_cannot_be_looked_into_are_called_all_the_same(
     functions_of, vae, tiny_classifier, some_images, closed, name
 ):

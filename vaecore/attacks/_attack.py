@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from enum import IntFlag
 from inspect import signature
 from math import sqrt
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ noise of a randomised victim depends on the image and the step.
 """
 
 
+@runtime_checkable
 class Victim(Protocol):
     """A target of attacks that is more than a classifier, for instance a detector with a VAE.
 
