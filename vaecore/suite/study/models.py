@@ -99,7 +99,10 @@ def user_model(text: str, kind: str, seed: int, device: torch.device, train: Cal
         model = to_evaluation(model.to(device))
     except (RuntimeError, NotImplementedError) as error:
         raise ValueError(f"--{kind} {text} cannot be moved to {device}: {error}") from error
-    return model if makes_models(text, kind) and fits(model) else model.requires_grad_(requires_grad=False)
+    if not (makes_models(text, kind) and fits(model)):
+        for weight in model.parameters():  # `Module.requires_grad_`, which a script does not have
+            weight.requires_grad_(requires_grad=False)
+    return model
 
 
 def fits(model: Any) -> bool:
