@@ -230,9 +230,18 @@ def random(function):
 
 
 def mixed(function):
-    """The function of what is standardised over the batch."""
-    norm = nn.BatchNorm1d(3, track_running_stats=False).eval()
-    return lambda given: tuple(norm(part) for part in function(given))
+    """The function, from whose answers their mean over the batch is subtracted."""
+    return lambda given: tuple(part - part.mean(dim=0) for part in function(given))
+
+
+class Spoilt(Wrapped):
+    """A VAE whose encoder alone is wrapped."""
+
+    def decode(self, latents):
+        return self.vae.decode(latents)
+
+    def decode_logits(self, latents):
+        return self.vae.decode_logits(latents)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -246,30 +255,30 @@ def mixed(function):
 def test_a_vae_whose_answers_depend_on_more_than_the_image_is_refused(
     functions_of, vae, tiny_classifier, some_images, name, spoil, message
 ):
-    class Spoilt(Wrapped):
-        def encode(self, images):
-            return spoil(super().encode)(images)
-
+    function = functions_of(Spoilt(vae, spoil).eval(), tiny_classifier())[name]
     with pytest.raises(ValueError, match=message):
-        functions_of(Spoilt(vae, lambda function: function).eval(), tiny_classifier())[name](
-            some_images(5), draws=2, seed=0
-        )
+        function(some_images(5), draws=2, seed=0)
+
+
+def test_an_image_that_is_alone_tells_nothing_of_the_batch(vae, some_images):
+    spoilt = Spoilt(vae, mixed).eval()
+    reconstruct(spoilt, some_images(1), draws=2, seed=0)
+    with pytest.raises(ValueError, match="as if it were alone"):
+        reconstruct(spoilt, some_images(2), draws=2, seed=0)
 
 
 @pytest.mark.parametrize("name", ["reconstruct", "scores", "purified", "log_likelihood"])
 def test_a_decoder_whose_answers_depend_on_the_batch_is_refused(functions_of, vae, tiny_classifier, some_images, name):
-    class Spoilt(Wrapped):
+    class Mixing(Spoilt):
         def decode(self, latents):
-            return super().decode(latents - latents.mean(dim=0))
+            return self.vae.decode(latents - latents.mean(dim=0))
 
         def decode_logits(self, latents):
-            return super().decode_logits(latents - latents.mean(dim=0))
+            return self.vae.decode_logits(latents - latents.mean(dim=0))
 
-    message = "the VAE's decode(_logits)? must answer for each image as if it were alone"
-    with pytest.raises(ValueError, match=message):
-        functions_of(Spoilt(vae, lambda function: function).eval(), tiny_classifier())[name](
-            some_images(5), draws=2, seed=0
-        )
+    function = functions_of(Mixing(vae, lambda method: method).eval(), tiny_classifier())[name]
+    with pytest.raises(ValueError, match="the VAE's decode(_logits)? must answer for each image as if it were alone"):
+        function(some_images(5), draws=2, seed=0)
 
 
 @pytest.mark.parametrize("name", ["scores", "reconstruct_labels", "purified"])

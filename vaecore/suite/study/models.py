@@ -101,7 +101,7 @@ def user_model(text: str, kind: str, seed: int, device: torch.device, train: Cal
         raise ValueError(f"--{kind} {text} cannot be moved to {device}: {error}") from error
     if not (makes_models(text, kind) and fits(model)):
         for weight in model.parameters():  # `Module.requires_grad_`, which a script does not have
-            weight.requires_grad_(requires_grad=False)
+            weight.requires_grad_(False)
     return model
 
 
