@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vaecore._calls import own_parts
+
 CHANNELS = (1, 3)  # grey, or red, green and blue
 _RANGE = "undo mean/std normalisation first; divide bytes by 255"
 _ROUNDING = 1e-6  # eight float32 steps at 1; undoing a normalisation or interpolating gives two or three
@@ -144,9 +146,9 @@ def check_classifier(classifier: object) -> None:
         raise TypeError(
             f"the classifier must be a function of images that gives logits; got {type(classifier).__name__}"
         )
-    parts = classifier.modules() if isinstance(classifier, nn.Module) else ()
+    parts = own_parts(classifier) if isinstance(classifier, nn.Module) else ()
     for part in parts:
-        if part.training:
+        if getattr(part, "training", False):  # a frozen script has no mode
             raise ValueError(
                 f"the classifier must be in evaluation mode; got {type(part).__name__} in training mode"
                 " (call classifier.eval(): dropout and batch norm would make every gradient random)"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, one_hot, pad, unfold
 
 from vaecore._batch_sizes import answers
+from vaecore._calls import ask, to_evaluation
 from vaecore._check import (
     check_choice,
     check_classifier,
@@ -256,13 +257,13 @@ class Purified(nn.Module):
         self.purifier, self.classifier, self.decide = purifier, classifier, decide
         self.eot, self.seed = check_integer("eot", eot, 1), check_seed(seed)
         self.backward = backward or ("exact" if purifier.differentiable else "identity")
-        self.eval()
+        to_evaluation(self)
 
     def forward(self, images: Tensor, indices: Tensor | None = None) -> Tensor:
         """Logits; the noise depends on the seed and the images' indices, by default their positions in the batch."""
         images = check_images(images)
         index = image_indices(len(images), 0, indices).to(images.device)
-        return self.of_views(self.purifier.views(images, index, self.seed))
+        return self.of_views(ask(lambda given: self.purifier.views(given, index, self.seed), images))
 
     def of_views(self, views: Tensor, each: Tensor | None = None) -> Tensor:
         """Logits (n, classes) of given views (n, draws, c, h, w).
@@ -293,12 +294,13 @@ class Purified(nn.Module):
         return objective
 
     def _views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
-        views = self.purifier.views(images, indices, seed)
+        views: Tensor = ask(lambda given: self.purifier.views(given, indices, seed), images)
         if self.backward == "exact":
             return views
         substitute = images.unsqueeze(1)
         if isinstance(self.backward, Purifier):
-            substitute = self.backward.views(images, indices, seed).mean(dim=1, keepdim=True)
+            stand_in = self.backward
+            substitute = ask(lambda given: stand_in.views(given, indices, seed), images).mean(dim=1, keepdim=True)
         substitute = substitute.expand_as(views)
         return substitute + (views - substitute).detach()
 

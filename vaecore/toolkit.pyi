@@ -25,6 +25,11 @@ from ._noise import signs as signs
 from ._noise import uniform as uniform
 from ._noise import words as words
 
+# Calls of users' models.
+from ._calls import ask as ask
+from ._calls import check_independent as check_independent
+from ._calls import to_evaluation as to_evaluation
+
 # Checks, precision and batch sizes.
 from ._check import check_logits as check_logits
 from ._check import describe_shape as describe_shape

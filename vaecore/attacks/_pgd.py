@@ -1,6 +1,5 @@
 """Projected gradient descent with a fixed step size, and Auto-PGD, which adapts it to each image."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -16,12 +15,14 @@ from vaecore.attacks._attack import (
     Loss,
     Norm,
     Objective,
+    Project,
     Victim,
     check_aims,
     check_budget,
     gradient_of,
     objective_of,
     outcome,
+    projection,
     steepest,
     victim_flags,
     zero_gradient,
@@ -32,7 +33,6 @@ from vaecore.models._networks import Classify
 _NEW = 0.75  # share of the new step; the rest is momentum
 _RISING = 0.75  # share of steps that must raise the loss, or the step size is halved
 
-_Project = Callable[[Tensor], Tensor]
 _Result = tuple[Tensor, Tensor, Tensor, Tensor]  # points (m, c, h, w), won (m,), loss (m,), first gradient's flags (m,)
 
 
@@ -97,7 +97,7 @@ def pgd(
                 if len(rows) == 0:
                     break
                 clean = images[rows]
-                project = _projection(clean, epsilon, norm)
+                project = projection(clean, epsilon, norm)
                 start = clean.clone()
                 if random_start:
                     offset = _uniform_in_ball(seed_for(f"pgd/start/{restart}", seed), index[rows], clean, norm)
@@ -126,27 +126,13 @@ def _uniform_in_ball(seed: int, indices: Tensor, like: Tensor, norm: Norm) -> Te
     return sphere[:, :pixels].reshape(like.shape)
 
 
-def _projection(clean: Tensor, epsilon: float, norm: Norm) -> _Project:
-    """A function that projects points, in place, on the ball around the clean images and then clips them to [0, 1]."""
-    if norm == "linf":
-        low, high = (clean - epsilon).clamp_(min=0), (clean + epsilon).clamp_(max=1)
-        return lambda points: points.clamp_(low, high)
-
-    def project(points: Tensor) -> Tensor:
-        length: Tensor = torch.linalg.vector_norm(points.sub_(clean), dim=(1, 2, 3), keepdim=True)
-        within = (epsilon / length.clamp_(min=torch.finfo(length.dtype).tiny)).clamp_(max=1)
-        return points.mul_(within).add_(clean).clamp_(0, 1)
-
-    return project
-
-
 @dataclass(frozen=True)
 class _Climb:
     """One attempt on a chunk of images; rows: (m,), their positions in the attacked batch."""
 
     objective: Objective
     rows: Tensor
-    project: _Project
+    project: Project
     norm: Norm
     steps: int
     first_step: int

@@ -15,6 +15,7 @@ from vaecore.attacks._attack import (
     Loss,
     Objective,
     Victim,
+    box,
     check_aims,
     check_budget,
     join,
@@ -91,7 +92,7 @@ class _Searches:
         points, success, spent = clean.clone(), torch.zeros_like(rows, dtype=torch.bool), torch.zeros_like(rows)
         # For the images still without success: positions in the chunk, bounds of each pixel, best point and its loss.
         live = torch.arange(len(rows), device=rows.device)
-        low, high = (clean - self.epsilon).clamp_(min=0), (clean + self.epsilon).clamp_(max=1)
+        low, high = box(clean, self.epsilon)
         best, best_loss = clean, torch.full_like(clean[:, 0, 0, 0], -torch.inf)
         for query in range(self.queries):
             index = self.index[rows[live]]

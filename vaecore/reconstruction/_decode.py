@@ -1,8 +1,11 @@
 """Encoding, sampling, decoding, KL divergence and squared error, with checks of what the VAE returns."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from vaecore._calls import ask, check_module
 from vaecore._check import check_images
 from vaecore.models._networks import Autoencoder
 
@@ -25,7 +28,13 @@ def posterior(vae: Autoencoder, images: Tensor) -> Posterior:
 def encode(vae: Autoencoder, images: Tensor) -> Posterior:
     """As `posterior`, without checking the values."""
     check_vae(vae)
-    encoded: object = vae.encode(images)
+    posterior = _encode(vae, images)
+    check_module(vae, "the VAE's encode", lambda some: torch.cat(_encode(vae, some), dim=1), images)
+    return posterior
+
+
+def _encode(vae: Autoencoder, images: Tensor) -> Posterior:
+    encoded: object = ask(vae.encode, images)
     if not isinstance(encoded, tuple | list) or len(encoded) != 2:
         raise ValueError(f"the VAE must encode to a pair, mean and log-variance; got {type(encoded).__name__}")
     mean, log_variance = encoded
@@ -52,9 +61,11 @@ def latents_of(encoded: Posterior, noise: Tensor) -> Tensor:
 def decode_draws(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
     """Decode latents (n, draws, latent) to (n, draws, c, h, w), where `shape` is (any, c, h, w); else ValueError."""
     expected = (len(latents) * latents.shape[1], *shape[1:])
-    decoded = vae.decode(latents.flatten(0, 1))
+    decoded: Tensor = ask(vae.decode, latents.flatten(0, 1))
     if decoded.shape != expected:
         raise ValueError(f"the VAE must decode to images shaped as its input, {expected}; got {tuple(decoded.shape)}")
+    if not torch.compiler.is_compiling():
+        check_module(vae, "the VAE's decode", partial(ask, vae.decode), latents[:, 0])
     return decoded.view(len(latents), -1, *shape[1:])
 
 

@@ -3,12 +3,14 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from vaecore._calls import ask, check_module
 from vaecore._check import check_choice, check_images, check_integer
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, normal, seed_for
@@ -18,6 +20,7 @@ from vaecore.reconstruction._decode import (
     Posterior,
     check_reconstructions,
     decode_draws,
+    encode,
     kl_of_posterior,
     latents_of,
     posterior,
@@ -220,11 +223,12 @@ def log_odds(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
         check_reconstructions(decoded.flatten(0, 1))
         edge = torch.finfo(torch.float32).eps
         return torch.logit(decoded.flatten(2).clamp(edge, 1 - edge))
-    odds: Tensor = decode_logits(latents.flatten(0, 1)).flatten(1)
+    odds: Tensor = ask(decode_logits, latents.flatten(0, 1)).flatten(1)
     expected = (len(latents) * latents.shape[1], shape[1:].numel())
     if odds.shape != expected:
         raise ValueError(f"the VAE's decode_logits must give log-odds {expected}, one a pixel; got {tuple(odds.shape)}")
-    return odds.float().view(*latents.shape[:2], -1)  # as the decoder may compute in half precision
+    check_module(vae, "the VAE's decode_logits", partial(ask, decode_logits), latents[:, 0])
+    return odds.view(*latents.shape[:2], -1)
 
 
 def log_bernoulli_of_odds(images: Tensor, odds: Tensor) -> Tensor:
@@ -254,8 +258,6 @@ def log_densities(
             with computing_in(precision, latents.device):
                 decode = log_odds if log_density is None else decode_draws
                 decoded = decode(vae, part, rows.shape)
-            if decoded.dtype == torch.bfloat16:
-                decoded = decoded.float()
             if log_density is None:
                 density = log_bernoulli_of_odds(rows, decoded)
             else:
@@ -322,7 +324,7 @@ def _optimised_encoder(vae: Autoencoder, images: Tensor, _: Posterior, noise: Te
         optimizer = torch.optim.Adam(encoder, lr=_ENCODER_RATE, weight_decay=_ENCODER_DECAY, fused=True)
         for draw in draws:
             with torch.enable_grad():
-                mean, log_variance = fitted.encode(image)
+                mean, log_variance = encode(fitted, image)
                 latents = latents_of((mean, log_variance), draw.view(1, 1, -1))
                 density = log_bernoulli_of_odds(image, log_odds(fitted, latents, image.shape))
                 loss = (kl_of_posterior(mean, log_variance) - density.squeeze(1)).sum()
@@ -339,7 +341,7 @@ def _encoder_weights(vae: Any, image: Tensor) -> list[Tensor]:
     weights = [weight for weight in vae.parameters() if weight.is_floating_point()]
     with torch.enable_grad():
         gradients: Sequence[Tensor | None] = torch.autograd.grad(
-            torch.cat(vae.encode(image)).sum(), weights, allow_unused=True
+            torch.cat(encode(vae, image)).sum(), weights, allow_unused=True
         )
     return [weight for weight, gradient in zip(weights, gradients, strict=True) if gradient is not None]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vaecore._batch_sizes import answers, fit_at_once, widest_activation
+from vaecore._calls import ask
 from vaecore._check import check_classifier, check_images, check_integer
 from vaecore._noise import image_indices, normal
 from vaecore._precision import Precision, check_precision, computing_in
@@ -119,8 +120,6 @@ def reconstruct(
             with computing():
                 mean, log_variance = encode(vae, rows)
             looks.at_posterior(mean, log_variance)
-            if precision == "bfloat16":
-                mean, log_variance = mean.float(), log_variance.float()
             if indices is None:
                 first = first_index + joined.filled
                 index = torch.arange(first, first + len(rows), device=rows.device)
@@ -132,13 +131,13 @@ def reconstruct(
             noise = normal(seed, index, draws=draws, size=mean.shape[1])
             latents = latents_of((mean, log_variance), noise)
             if step is None:
-                widest = widest_activation(vae, partial(vae.decode, latents[:1, 0]), rows[0].numel())
+                widest = widest_activation(vae, partial(ask, vae.decode, latents[:1, 0]), rows[0].numel())
                 dtype = torch.bfloat16 if compiled and precision == "bfloat16" else torch.float32
                 step = max(1, fit_at_once(widest * dtype.itemsize, rows.device) // draws)
             if compiled and not joined.filled:
                 with computing():
                     decoded = decode_draws(vae, latents[:1], rows[:1].shape)
-                looks.at_images(decoded.float() if precision == "bfloat16" else decoded)
+                looks.at_images(decoded)
             # Compiled chunks are of equal size, as each size is compiled separately.
             size = -(-len(rows) // -(-len(rows) // step)) if compiled else step
             for chunk_rows, chunk_latents in zip(torch.split(rows, size), torch.split(latents, size), strict=True):
@@ -147,8 +146,6 @@ def reconstruct(
                 else:
                     with computing():
                         decoded = decode_draws(vae, chunk_latents, chunk_rows.shape)
-                    if precision == "bfloat16":
-                        decoded = decoded.float()
                     decoded = looks.at_images(decoded)
                     part = decoded if reduce is None else reduce(chunk_rows, decoded)
                 joined.append(part, len(chunk_rows))

@@ -24,7 +24,7 @@ from vaecore.suite.study.sources import look_again
 from vaecore.suite.study.tables import Content, Table
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.text import visible
-from vaecore.toolkit import Classify, Tensors
+from vaecore.toolkit import Classify, Tensors, ask
 
 
 class TooFewError(ValueError):
@@ -226,5 +226,5 @@ def accuracy_tasks(setup: Setup) -> list[Task]:
 
 def _accuracy(device: str, test: Tensors, classifier: Classify) -> Tensors:
     with torch.no_grad():
-        parts = [classifier(rows.to(device)).argmax(dim=1).cpu() for rows in torch.split(test["pixels"], 500)]
+        parts = [ask(classifier, rows.to(device)).argmax(dim=1).cpu() for rows in torch.split(test["pixels"], 500)]
     return {"right": torch.cat(parts) == test["labels"]}
