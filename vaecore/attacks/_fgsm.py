@@ -54,9 +54,7 @@ def fgsm(
     images, aims = check_aims(images, labels, targets)
     check_budget(epsilon, norm, images[0].numel())
     chunk = check_integer("chunk", chunk, 1)
-    # Autograd refuses tensors made in inference mode, but accepts copies made outside it.
-    with torch.inference_mode(mode=False), torch.no_grad():
-        images, aims = images.clone(), aims.clone()
+    with torch.no_grad():
         index = image_indices(len(images), first_index, indices).to(images.device)
         targeted = targets is not None
         objective = objective_of(classifier, aims, targeted=targeted, loss="cross-entropy", indices=index, seed=seed)

@@ -121,9 +121,7 @@ def lbfgs(
             " fgsm, pgd and square ask for success and loss alone)"
         )
     check_classifier(classifier)
-    # Autograd refuses tensors made in inference mode, but accepts copies made outside it.
-    with torch.inference_mode(mode=False), torch.no_grad():
-        images, targets = images.clone(), targets.clone()
+    with torch.no_grad():
         flags = victim_flags(classifier, images)
         parts = []
         for clean, target in zip(torch.split(images, chunk), torch.split(targets, chunk), strict=True):

@@ -84,9 +84,7 @@ def pgd(
         raise ValueError(
             f"restarts must be 1 without a random start; got {restarts} (each would repeat the first from the image)"
         )
-    # Autograd refuses tensors made in inference mode, but accepts copies made outside it.
-    with torch.inference_mode(mode=False), torch.no_grad():
-        images, aims = images.clone(), aims.clone()
+    with torch.no_grad():
         index = image_indices(len(images), first_index, indices).to(images.device)
         objective = objective_of(classifier, aims, targeted=targets is not None, loss=loss, indices=index, seed=seed)
         flags = torch.full_like(aims, victim_flags(classifier, images, objective))
