@@ -277,7 +277,7 @@ def test_a_decoder_whose_answers_depend_on_the_batch_is_refused(functions_of, va
             return self.vae.decode_logits(latents - latents.mean(dim=0))
 
     function = functions_of(Mixing(vae, lambda method: method).eval(), tiny_classifier())[name]
-    with pytest.raises(ValueError, match="the VAE's decode(_logits)? must answer for each image as if it were alone"):
+    with pytest.raises(ValueError, match=r"the VAE's decode(_logits)? must answer for each image as if it were alone"):
         function(some_images(5), draws=2, seed=0)
 
 
