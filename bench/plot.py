@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
-
 from bench.table import OURS
+from vaecore.suite.report.figures.style import Figure, look
 
 Curves = dict[str, dict[tuple[str, int], list[Mapping[str, Any]]]]
 """By model and device, then by way and draws: `extra_info` of each batch, in increasing order."""
@@ -28,6 +26,11 @@ def throughput(benchmarks: Sequence[Mapping[str, Any]]) -> Curves:
 
 def plot(curves: Curves, measured_on: str, path: Path) -> None:
     """Draw and write the figure: a panel for each model and device."""
+    with look({}):
+        _draw(curves, measured_on).savefig(path, dpi=150)
+
+
+def _draw(curves: Curves, measured_on: str) -> Figure:
     figure = Figure(figsize=(4.6 * len(curves), 4.2), layout="constrained")
     axes = figure.subplots(1, len(curves), squeeze=False)[0]
     draws = sorted({draws for panel in curves.values() for _, draws in panel})
@@ -53,10 +56,10 @@ def plot(curves: Curves, measured_on: str, path: Path) -> None:
                     batches, limit, color=_COLOURS[style], linestyle=":", linewidth=1.5, label=f"K = {count}, limit"
                 )
         axis.set(xscale="log", yscale="log", title=title, xlabel="images in a batch")
-        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.yaxis.set_major_formatter("{x:,.0f}")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("reconstructions, reduced to errors, a second")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(measured_on, fontsize="small")
-    figure.savefig(path, dpi=150)
+    return figure

@@ -3,6 +3,9 @@
 
 # Digests, files and names; these import no torch.
 from ._digest import digest as digest
+from ._files import expanded as expanded
+from ._files import sweep as sweep
+from ._files import user_cache as user_cache
 from ._files import write_atomically as write_atomically
 from ._import_by_name import attribute as attribute
 from ._import_by_name import is_named as is_named

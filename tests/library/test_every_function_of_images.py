@@ -1,5 +1,6 @@
 """What holds for every function of a VAE and images: independence of the batch, no side effects, models, bad input."""
 
+import copy
 from functools import partial
 
 import hypothesis.strategies as st
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from vaecore import (
+    LatentSearch,
     Purified,
     VAEPurifier,
     elbo,
@@ -25,6 +27,7 @@ from vaecore import (
 NAMES = ["reconstruct", "log_likelihood", "elbo", "likelihood_regret", "likelihood_regret-encoder", "scores"]
 EVERY = [*NAMES, "kl", "latent_mean", "reconstruct_labels", "purified"]
 EACH = pytest.mark.parametrize("name", NAMES)
+MODES = pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 
 
 @pytest.fixture(scope="session")
@@ -291,15 +294,80 @@ def test_a_classifier_whose_answers_depend_on_the_batch_is_refused(
 
 
 @EACH
+def test_one_image_at_a_time_gives_the_same(functions, some_images, name):
+    images, setting = some_images(6), {"draws": 3, "seed": 0}
+    assert_close(functions[name](images, chunk=1, **setting), functions[name](images, **setting), rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_rounding_beyond_the_ends_is_clipped_from_a_copy(functions, some_images, name):
+    """By undoing a normalisation, say."""
+    images, setting = some_images(3), {"draws": 2, "seed": 0}
+    images[:, :, 0] = torch.tensor([0.0, 1.0, 0.0, 1.0])
+    rounded = images.clone()
+    rounded[:, :, 0] = torch.tensor([-9e-9, 1.0000001, -2e-7, 1.0000004])
+    kept = rounded.clone()
+    assert torch.equal(functions[name](rounded, **setting), functions[name](images, **setting))
+    assert torch.equal(rounded, kept)
+
+
+# Modes of torch
+
+
+@pytest.mark.parametrize("name", [*NAMES, "kl", "latent_mean"])
+@MODES
+@pytest.mark.parametrize("when", ["within", "before"])
+def test_modes_change_nothing(functions, some_images, name, mode, when):
+    """Whether the function is called within or its images were made there."""
+    function = functions[name]
+    expected = function(some_images(3), draws=2, seed=0)
+    with mode():
+        images, indices = some_images(3).clone(), torch.arange(3)
+        result = function(images, draws=2, seed=0, indices=indices)
+    if when == "before":
+        result = function(images, draws=2, seed=0, indices=indices)
+    assert torch.equal(result, expected)
+
+
+@MODES
+def test_scores_are_fitted_in_any_mode(vae, tiny_classifier, some_images, mode):
+    def fit():
+        return fit_scores(vae, tiny_classifier(), some_images(60, 9).clone(), seed=0, importance_draws=6)
+
+    expected = fit()(some_images(3))
+    with mode():
+        fitted = fit()
+    scores = fitted(some_images(3))
+    assert all(torch.equal(scores[name], expected[name]) for name in expected)
+
+
+def test_weights_made_in_inference_mode_are_named_where_they_are_differentiated(tiny_vae, some_images):
+    images = some_images(2)
+    with torch.inference_mode():
+        made = tiny_vae()
+    remedy = r"made outside torch.inference_mode .* \(a copy made outside will do: copy.deepcopy\(model\)\)"
+    for fail in (
+        lambda: likelihood_regret(made, images, seed=0),
+        lambda: fit_scores(made, None, None, seed=0, names="likelihood-regret")(images),
+        lambda: LatentSearch(made, steps=2)(images),
+    ):
+        with pytest.raises(ValueError, match=remedy):
+            fail()
+    expected = likelihood_regret(tiny_vae(), images, seed=0)
+    assert torch.equal(likelihood_regret(copy.deepcopy(made), images, seed=0), expected)
+    assert torch.equal(kl(made, images), kl(tiny_vae(), images))  # without a gradient
+
+
+@EACH
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ({"draws": 0}, "draws must be 1 or more; got 0"),
         ({"chunk": 0}, "chunk must be 1 or more; got 0"),
-        ({"first_index": -3}, "first_index must be 0 or more; got -3"),
+        ({"first_index": -3}, "first_index must be 0 or more.*; got -3"),
         ({"indices": torch.arange(3)}, r"indices must be int64 of shape \(2,\).*got torch.int64 \(3,\)"),
         ({"indices": torch.zeros(2)}, r"indices must be int64 .* got torch.float32 \(2,\)"),
-        ({"indices": torch.tensor([0, -1])}, "0 and up"),
+        ({"indices": torch.tensor([0, -1])}, "indices must be 0 or more; got -1"),
     ],
 )
 def test_unfit_settings(functions, some_images, name, setting, message):
@@ -313,6 +381,7 @@ def test_unfit_settings(functions, some_images, name, setting, message):
     [
         (torch.full((2, 1, 5, 4), 1.01), r"images must lie in \[0, 1\]; got \[1.01, 1.01\] \(undo"),
         (torch.full((2, 1, 5, 4), -0.42), r"images must lie in \[0, 1\]; got \[-0.42, -0.42\]"),
+        (torch.full((2, 1, 5, 4), 1.000002), r"images must lie in \[0, 1\]; got \[1.000002, 1.000002\]"),
         (torch.full((2, 1, 5, 4), torch.nan), "images must be finite; got NaN"),
         (torch.zeros(2, 1, 5, 4, dtype=torch.uint8), r"images must be float32; got torch.uint8 \(bytes"),
         (torch.zeros(2, 1, 5, 4, dtype=torch.float64), "images must be float32; got torch.float64"),

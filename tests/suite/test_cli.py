@@ -7,6 +7,7 @@ import torch
 
 from vaecore import Store
 from vaecore.suite.cli import main
+from vaecore.suite.text import printable
 from vaecore.toolkit import digest
 
 
@@ -33,3 +34,17 @@ def test_a_cache_that_is_not_there_is_not_made(tmp_path, capsys):
     assert stopped.value.code == 2
     assert "error: there is no cache in " in capsys.readouterr().err
     assert not (tmp_path / "mistyped").exists()
+
+
+def test_nothing_that_is_printed_acts_on_the_terminal(tmp_path, monkeypatch, capsys):
+    """Folders of a cache that others can write to, and arguments, may have any name."""
+    monkeypatch.setenv("COLUMNS", "200")
+    Store(tmp_path / "c\x1b").get("[red]\x1b[31m:boom:", digest(0), lambda: {"weight": torch.zeros(2)})
+    assert main(["cache", "--cache-dir", str(tmp_path / "c\x1b")]) == 0
+    for arguments in (["compare", "a\x1b\n", "b"], ["cache", "\x9b2J"], ["page", "\x07"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+    out, err = capsys.readouterr()
+    assert all(printable(line) == line for line in (out + err).split("\n"))
+    assert "[red]\\x1b[31m:boom:" in out
+    assert [line.partition("error: ")[0] for line in err.splitlines() if "error: " in line] == ["vaecore: "] * 3

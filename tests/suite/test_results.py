@@ -13,7 +13,10 @@ import pytest
 from vaecore import VAE, Store, VAEConfig
 from vaecore.suite.images import pack, unpack
 from vaecore.suite.plugin import reporting
-from vaecore.suite.results import to_json
+from vaecore.suite.report import page
+from vaecore.suite.report.compare import compare, text
+from vaecore.suite.report.figures.catalogue import FIGURES
+from vaecore.suite.results import damage_of, to_json
 from vaecore.suite.study import collect
 from vaecore.suite.study.conditions import CLEAN, CONFIDENT, GAUSSIAN_CONFIDENT
 from vaecore.suite.study.contact_sheet import IMAGES, SHEET
@@ -80,6 +83,56 @@ class Refusing(Here):
 def test_all_that_a_report_says_is_kept(results, tiny):
     again = collect.everything(Study.of(tiny.setup, tiny.plan.store, Refusing()))
     assert to_json(again) == to_json({key: results[key] for key in again})
+
+
+# Damage
+
+DAMAGES = (..., None, 1e60, "x", [], {})  # ...: it is missing
+FIGURES_ALONE = {"measures", "reliability", "refusing", "histograms", "points", "accuracy", "contact_sheet", "trials"}
+
+
+def places(value, where=()):
+    """Every place of plain values, of alike items the first, as a row of keys."""
+    if isinstance(value, dict):
+        alike = (
+            len(value) > 3
+            and len({repr(sorted(one)) if isinstance(one, dict) else type(one) for one in value.values()}) == 1
+        )
+        keys = [*value][:1] if alike and where else [*value]
+    else:
+        keys = range(min(1, len(value))) if isinstance(value, list) else ()
+    for key in keys:
+        yield (*where, key)
+        yield from places(value[key], (*where, key))
+
+
+@pytest.mark.slow
+def test_damaged_results_are_told_from_those_that_can_be_shown(results):
+    """Each place is damaged in each way: then its damage is named, or `compare` and the page can do without it."""
+    results = json.loads(to_json(results | {"claims": results["claims"][:1]}))
+    files = {f"{name}.png": b"" for name in FIGURES}
+    assert damage_of(results) == ""
+    told = shown = 0
+    for *where, key in places(results):
+        holder = results
+        for one in where:
+            holder = holder[one]
+        whole = holder.copy()
+        for damage in () if key == "schema" or FIGURES_ALONE & {*where} else DAMAGES:
+            if damage is ...:
+                del holder[key]
+            else:
+                holder[key] = damage
+            if damage_of(results):
+                told += 1
+            else:
+                text(compare(results, results), width=80, color=False, unicode=False)
+                page.render(results, files)
+                shown += 1
+            holder.clear()
+            (holder.update if isinstance(holder, dict) else holder.extend)(whole)
+    assert told > 400
+    assert shown > 100
 
 
 # What was measured

@@ -12,7 +12,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from vaecore._calls import ask, dependence
-from vaecore._check import check_choice, check_classifier, check_images, check_labels, check_logits
+from vaecore._check import (
+    check_choice,
+    check_classifier,
+    check_images,
+    check_labels,
+    check_logits,
+    check_number,
+    check_seed,
+)
 from vaecore.models._networks import Classify
 
 Norm = Literal["linf", "l2"]
@@ -100,30 +108,30 @@ def flag_warnings(flags: Tensor) -> list[str]:
     return [f"{count} of {len(flags)} images: {_MEANING[flag]}" for flag, count in counts.items() if count]
 
 
-def check_aims(images: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    """The classes that an attack must leave (labels) or, if targeted, reach (targets); raises ValueError if invalid."""
-    check_images(images)
+def check_aims(images: Tensor, labels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The images, and the classes that an attack must leave (labels) or, if targeted, reach (targets).
+
+    Raises ValueError if any is invalid.
+    """
+    images = check_images(images)
     check_labels(labels, len(images))
     if targets is None:
-        return labels
+        return images, labels
     check_labels(targets, len(images), name="targets")
     if bool((same := targets == labels).any()):
         raise ValueError(
             f"targets must differ from the labels; {int(same.sum())} of {len(images)} are equal"
             f" (the first at row {int(same.nonzero()[0])})"
         )
-    return targets
+    return images, targets
 
 
 def check_budget(epsilon: float, norm: str, pixels: int) -> None:
     """Raise ValueError unless `norm` is a norm and `epsilon` a possible distance between images in [0, 1]."""
     check_choice("norm", norm, get_args(Norm))
     largest = 1.0 if norm == "linf" else pixels**0.5
-    if not 0 <= epsilon <= largest:
-        raise ValueError(
-            f"epsilon must be from 0 to {largest:g}, as pixels are from 0 to 1; got {epsilon}"
-            " (divide by 255 if it is in bytes)"
-        )
+    wanted = f"from 0 to {largest:g}, as pixels are from 0 to 1"
+    check_number("epsilon", epsilon, lambda value: 0 <= value <= largest, wanted, "divide by 255 if it is in bytes")
 
 
 def classifier_objective(classifier: Classify, aims: Tensor, *, targeted: bool, loss: Loss) -> Objective:
@@ -182,6 +190,7 @@ def objective_of(
 ) -> Objective:
     """The objective of an attack on a classifier or victim; raises ValueError for a classifier in training mode."""
     check_choice("loss", loss, get_args(Loss))
+    seed = check_seed(seed)
     classifier, victim = parts_of(target)
     if victim is None:
         return classifier_objective(classifier, aims, targeted=targeted, loss=loss)

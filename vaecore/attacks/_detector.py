@@ -1,6 +1,7 @@
 """Target of adaptive attacks: a classifier guarded by a VAE, differentiated end to end."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import torch
@@ -8,11 +9,18 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from vaecore._calls import ask
-from vaecore._check import check_choice, check_counts, check_labels, check_logits
+from vaecore._check import (
+    check_choice,
+    check_classifier,
+    check_integer,
+    check_labels,
+    check_logits,
+    check_number,
+)
 from vaecore._noise import normal, seed_for
 from vaecore.attacks._attack import Loss, Objective, class_loss
 from vaecore.models._networks import Autoencoder, Classify
-from vaecore.reconstruction._decode import decode_draws, posterior
+from vaecore.reconstruction._decode import check_vae, decode_draws, posterior
 
 
 @dataclass(frozen=True)
@@ -40,9 +48,10 @@ class VAEDetector:
     backward: Literal["exact", "identity"] = "exact"
 
     def __post_init__(self) -> None:
-        check_counts(draws=self.draws)
-        if not 0 <= self.error_weight < float("inf"):
-            raise ValueError(f"error_weight must be 0 or more, and finite; got {self.error_weight}")
+        check_vae(self.vae)
+        check_classifier(self.classifier)
+        object.__setattr__(self, "draws", check_integer("draws", self.draws, 1))
+        check_number("error_weight", self.error_weight, lambda value: 0 <= value < inf, "0 or more, and finite")
         check_choice("backward", self.backward, ("exact", "identity"))
 
     def objective(self, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int) -> Objective:

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from vaecore._check import check_counts
+from vaecore._check import check_integer
+from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices
 from vaecore.attacks._attack import (
     Attack,
@@ -23,6 +24,7 @@ from vaecore.attacks._attack import (
 from vaecore.models._networks import Classify
 
 
+@in_any_mode
 def fgsm(
     classifier: Classify | Victim,
     images: Tensor,
@@ -49,9 +51,9 @@ def fgsm(
     Raises ValueError for invalid input, a classifier in training mode and gradients that are not finite.
     Source: Goodfellow et al. (2015), section 4; for "l2" Miyato et al. (2017), section 3.
     """
-    aims = check_aims(images, labels, targets)
+    images, aims = check_aims(images, labels, targets)
     check_budget(epsilon, norm, images[0].numel())
-    check_counts(chunk=chunk)
+    chunk = check_integer("chunk", chunk, 1)
     # Autograd refuses tensors made in inference mode, but accepts copies made outside it.
     with torch.inference_mode(mode=False), torch.no_grad():
         images, aims = images.clone(), aims.clone()

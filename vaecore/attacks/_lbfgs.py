@@ -20,7 +20,8 @@ from torch.linalg import vecdot, vector_norm
 from torch.nn.functional import softplus
 
 from vaecore._calls import ask
-from vaecore._check import check_classifier, check_counts, check_images, check_labels, check_logits
+from vaecore._check import check_classifier, check_counts, check_images, check_labels, check_logits, check_number
+from vaecore._modes import in_any_mode
 from vaecore._noise import normal, seed_for
 from vaecore.attacks._attack import (
     Attack,
@@ -73,6 +74,7 @@ _ROUNDS = 5
 _COMPACT_BELOW = 0.75
 
 
+@in_any_mode
 def lbfgs(
     classifier: Classify,
     images: Tensor,
@@ -107,13 +109,12 @@ def lbfgs(
     taken for successes.
     Source: Szegedy et al. (2013), section 4.1; pixels at a bound are held as in Bertsekas (1982).
     """
-    check_images(images)
+    images = check_images(images)
     check_labels(targets, len(images), name="targets")
-    if confidence is not None and not 0 < confidence < 1:
-        raise ValueError(
-            f"confidence must be above 0 and below 1; got {confidence} (None asks only that the target is predicted)"
-        )
-    check_counts(evaluations=evaluations, chunk=chunk)
+    if confidence is not None:
+        remedy = "None asks only that the target is predicted"
+        check_number("confidence", confidence, lambda value: 0 < value < 1, "above 0 and below 1", remedy)
+    evaluations, chunk = check_counts(evaluations=evaluations, chunk=chunk)
     if not callable(classifier):
         raise TypeError(
             f"lbfgs must be given a classifier, whose logits it asks for; got {type(classifier).__name__} (of victims,"

@@ -7,7 +7,8 @@ from math import inf
 import torch
 from torch import Tensor
 
-from vaecore._check import check_counts
+from vaecore._check import check_counts, check_number
+from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, normal, seed_for, uniform
 from vaecore.attacks._attack import (
     Attack,
@@ -35,6 +36,7 @@ _RISING = 0.75  # share of steps that must raise the loss, or the step size is h
 _Result = tuple[Tensor, Tensor, Tensor, Tensor]  # points (m, c, h, w), won (m,), loss (m,), first gradient's flags (m,)
 
 
+@in_any_mode
 def pgd(
     classifier: Classify | Victim,
     images: Tensor,
@@ -72,11 +74,12 @@ def pgd(
     mode, and logits or gradients that are not finite.
     Source: Madry et al. (2018), section 2.1; Croce & Hein (2020), algorithm 1.
     """
-    aims = check_aims(images, labels, targets)
+    images, aims = check_aims(images, labels, targets)
     check_budget(epsilon, norm, images[0].numel())
-    check_counts(chunk=chunk, steps=steps, restarts=restarts)
-    if step_size is not None and not 0 < step_size < inf:
-        raise ValueError(f"step_size must be above 0, and finite; got {step_size} (None adapts it to each image)")
+    chunk, steps, restarts = check_counts(chunk=chunk, steps=steps, restarts=restarts)
+    if step_size is not None:
+        remedy = "None adapts it to each image"
+        check_number("step_size", step_size, lambda value: 0 < value < inf, "above 0, and finite", remedy)
     if restarts > 1 and not random_start:
         raise ValueError(
             f"restarts must be 1 without a random start; got {restarts} (each would repeat the first from the image)"

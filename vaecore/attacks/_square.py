@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vaecore._check import check_counts
+from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, seed_for, signs, words
 from vaecore.attacks._attack import (
     Attack,
@@ -30,6 +31,7 @@ _HALVED_AT = (10, 50, 200, 500, 1_000, 2_000, 4_000, 6_000, 8_000)  # queries, o
 _DRAWN_AT_ONCE = 100  # queries whose random numbers are drawn together
 
 
+@in_any_mode
 def square(
     classifier: Classify | Victim,
     images: Tensor,
@@ -60,9 +62,9 @@ def square(
     Source: Andriushchenko et al. (2020), algorithms 1 and 2. A square that would change nothing gets the other sign,
     where the authors' code draws again.
     """
-    aims = check_aims(images, labels, targets)
+    images, aims = check_aims(images, labels, targets)
     check_budget(epsilon, "linf", images[0].numel())
-    check_counts(chunk=chunk, queries=queries)
+    chunk, queries = check_counts(chunk=chunk, queries=queries)
     index = image_indices(len(images), first_index, indices).to(images.device)
     objective = objective_of(classifier, aims, targeted=targets is not None, loss=loss, indices=index, seed=seed)
     flags = torch.full_like(aims, victim_flags(classifier, images, objective))

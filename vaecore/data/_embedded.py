@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from vaecore._matplotlib import import_matplotlib
 from vaecore.data._augment import distort
 
 # Text fonts that matplotlib ships; its symbol fonts (cmsy, cmex, cmmi, STIX sizes) have no alphabet.
@@ -94,7 +95,7 @@ def _all_digits() -> tuple[Tensor, Tensor]:
 def _glyph(face: str, letter: str) -> Tensor:
     """Draw a letter like MNIST's digits: longer side 20 pixels, centred by mass. Returns (1, 28, 28) float64."""
     try:
-        import matplotlib as mpl  # noqa: PLC0415  # slow to import; only its fonts are used
+        mpl = import_matplotlib()  # slow; only its fonts are used
     except ImportError as error:
         raise ImportError("letters are drawn with matplotlib's fonts: pip install 'vaecore[suite]'") from error
 

@@ -12,6 +12,12 @@ from vaecore.models._networks import Autoencoder
 Posterior = tuple[Tensor, Tensor]  # mean and log-variance, (n, latent) each
 
 
+def check_vae(vae: object) -> None:
+    """Raise TypeError unless `vae` has the methods of an `Autoencoder`."""
+    if not callable(getattr(vae, "encode", None)) or not callable(getattr(vae, "decode", None)):
+        raise TypeError(f"the VAE must have methods encode and decode, see Autoencoder; got {type(vae).__name__}")
+
+
 def posterior(vae: Autoencoder, images: Tensor) -> Posterior:
     """Mean and log-variance of q(z | x), each (n, latent); raises ValueError for other shapes and values not finite."""
     mean, log_variance = encode(vae, images)
@@ -21,6 +27,7 @@ def posterior(vae: Autoencoder, images: Tensor) -> Posterior:
 
 def encode(vae: Autoencoder, images: Tensor) -> Posterior:
     """As `posterior`, without checking the values."""
+    check_vae(vae)
     posterior = _encode(vae, images)
     check_module(vae, "the VAE's encode", lambda some: torch.cat(_encode(vae, some), dim=1), images)
     return posterior
@@ -62,9 +69,9 @@ def decode_draws(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor
     return decoded.view(len(latents), -1, *shape[1:])
 
 
-def check_reconstructions(images: Tensor) -> None:
-    """Raise ValueError unless decoded images are (n, c, h, w) float32 in [0, 1], without NaN."""
-    check_images(images, "the VAE's reconstructions", out_of_range="logits? end `decode` with a sigmoid")
+def check_reconstructions(images: Tensor) -> Tensor:
+    """As `check_images`, for decoded images."""
+    return check_images(images, "the VAE's reconstructions", out_of_range="logits? end `decode` with a sigmoid")
 
 
 def kl(vae: Autoencoder, images: Tensor) -> Tensor:
@@ -72,7 +79,7 @@ def kl(vae: Autoencoder, images: Tensor) -> Tensor:
 
     Kingma and Welling 2014, appendix B.
     """
-    check_images(images)
+    images = check_images(images)
     with torch.no_grad():
         return kl_of_posterior(*posterior(vae, images))
 
@@ -84,7 +91,7 @@ def kl_of_posterior(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 def latent_mean(vae: Autoencoder, images: Tensor) -> Tensor:
     """Mean of q(z | x); (n, c, h, w) in [0, 1] to (n, latent)."""
-    check_images(images)
+    images = check_images(images)
     with torch.no_grad():
         return posterior(vae, images)[0]
 
@@ -92,7 +99,13 @@ def latent_mean(vae: Autoencoder, images: Tensor) -> Tensor:
 def squared_error(images: Tensor, reconstructions: Tensor) -> Tensor:
     """Squared error of each reconstruction, mean over pixels; for the argument `reduce` of `reconstruct`.
 
-    images (n, c, h, w), reconstructions (n, draws, c, h, w) to (n, draws); higher is more anomalous.
+    images (n, c, h, w), reconstructions (n, draws, c, h, w) to (n, draws); higher is more anomalous. Raises ValueError
+    for other shapes.
     """
+    if (len(reconstructions), *reconstructions.shape[2:]) != images.shape or images.ndim != 4:
+        raise ValueError(
+            "images must have shape (n, c, h, w), and reconstructions (n, draws, c, h, w);"
+            f" got {tuple(images.shape)} and {tuple(reconstructions.shape)}"
+        )
     norm: Tensor = torch.linalg.vector_norm((reconstructions - images.unsqueeze(1)).flatten(2), dim=2)
     return norm.square() / images[0].numel()

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from vaecore._calls import ask, check_module
-from vaecore._check import check_choice, check_counts, check_images
+from vaecore._check import check_choice, check_images, check_integer
+from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, normal, seed_for
 from vaecore._precision import Precision, check_precision, computing_in
 from vaecore.models._networks import Autoencoder
@@ -62,12 +63,12 @@ def log_likelihood(
     1.4. The noise, `first_index`, `indices` and `chunk` are those of `reconstruct`, with the same draws for the same
     seed. Memory for each draw is that of its latents.
     """
-    check_precision(precision, images.device)
 
     def bound(encoded: Posterior, noise: Tensor, densities: Tensor) -> Tensor:
         return importance_weighted(log_weights(encoded, noise, densities))
 
-    index = _check(images, draws, first_index, indices, chunk)
+    images, index = _check(images, first_index, indices)
+    check_precision(precision, images.device)
     return _bounds(bound, vae, images, index, draws, seed, log_density, precision, chunk)
 
 
@@ -91,7 +92,7 @@ def elbo(
     def bound(encoded: Posterior, _: Tensor, densities: Tensor) -> Tensor:
         return elbo_of(encoded, densities)
 
-    index = _check(images, draws, first_index, indices, chunk)
+    images, index = _check(images, first_index, indices)
     return _bounds(bound, vae, images, index, draws, seed, log_density, "float32", chunk)
 
 
@@ -107,7 +108,8 @@ def _bounds(
     chunk: int | None,
 ) -> Tensor:
     """A bound of (posterior, noise, log-densities of its draws), computed chunk by chunk; (n,)."""
-    chunk = chunk or max(1, _CHUNK * _portion(images) // draws)
+    draws = check_integer("draws", draws, 1)
+    chunk = _chunk(chunk, max(1, _CHUNK * _portion(images) // draws))
     parts = []
     with torch.no_grad():
         for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
@@ -118,6 +120,7 @@ def _bounds(
     return torch.cat(parts)
 
 
+@in_any_mode
 def likelihood_regret(
     vae: Autoencoder,
     images: Tensor,
@@ -146,10 +149,10 @@ def likelihood_regret(
     """
     check_choice("how", how, [*_STEPS])
     check_choice("bound", bound, ("elbo", "importance"))
-    check_counts(steps=steps)
-    steps = steps or _STEPS[how]
-    index = _check(images, draws, first_index, indices, chunk)
-    chunk = chunk or max(1, _portion(images) // 2)  # as each step decodes a pair of draws
+    steps = check_integer("steps", _STEPS[how] if steps is None else steps, 1)
+    draws = check_integer("draws", draws, 1)
+    images, index = _check(images, first_index, indices)
+    chunk = _chunk(chunk, max(1, _portion(images) // 2))  # as each step decodes a pair of draws
     parts = []
     for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
         with torch.no_grad():
@@ -348,8 +351,11 @@ def _portion(tensor: Tensor) -> int:
     return _PORTION.get(tensor.device.type, 4096)
 
 
-def _check(images: Tensor, draws: int, first_index: int, indices: Tensor | None, chunk: int | None) -> Tensor:
-    """Index of each image, (n,) on their device; raises ValueError for invalid arguments."""
-    check_images(images)
-    check_counts(draws=draws, chunk=chunk)
-    return image_indices(len(images), first_index, indices).to(images.device)
+def _check(images: Tensor, first_index: int, indices: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The images, and the index of each, (n,) on their device; raises ValueError for invalid arguments."""
+    images = check_images(images)
+    return images, image_indices(len(images), first_index, indices).to(images.device)
+
+
+def _chunk(chunk: int | None, default: int) -> int:
+    return default if chunk is None else check_integer("chunk", chunk, 1)

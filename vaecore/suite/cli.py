@@ -5,8 +5,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from vaecore.suite.cache import cache_folder
+from vaecore.suite.text import printable
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its errors are one line, in which nothing acts on a terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and exit with 2."""
+        super().error(printable(message))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["claims"]:  # pytest parses the rest, `--help` too
         return _claims(words[1:])
-    parser = argparse.ArgumentParser(prog="vaecore", description=__doc__)
+    parser = _Parser(prog="vaecore", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("claims", help="judge the claims; options: `vaecore claims --help`, and all of pytest's")
     two = commands.add_parser("compare", help="compare two reports: what moved, and whether by more than chance")
@@ -37,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     try:
         status: int = options.run(options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     return status
 
@@ -74,13 +84,14 @@ def _compare(options: argparse.Namespace) -> int:
 def _page(options: argparse.Namespace) -> int:
     from vaecore.suite.report import page  # noqa: PLC0415
 
-    sys.stdout.write(f"{page.write(options.folder)}\n")
+    sys.stdout.write(f"{printable(str(page.write(options.folder)))}\n")
     return 0
 
 
 def _cache(options: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     from vaecore import Store  # noqa: PLC0415
 
@@ -89,15 +100,15 @@ def _cache(options: argparse.Namespace) -> int:
         raise ValueError(
             f"there is no cache in {folder} (nothing has been computed yet, or it is elsewhere: --cache-dir)"
         )
-    store = Store(folder)
+    store = Store(folder, shared=True)  # to look and to clear, nobody needs to be trusted
     grid = Table("stage", "entries", "MiB")
     for usage in store.usage():
-        grid.add_row(usage.stage, f"{usage.entries:,}", f"{usage.size / 2**20:.1f}")
+        grid.add_row(Text(printable(usage.stage)), f"{usage.entries:,}", f"{usage.size / 2**20:.1f}")
     if options.clear:
         store.clear()
         grid.caption = "deleted"
     console = Console()
-    console.print(str(store.folder), soft_wrap=True, markup=False, highlight=False)  # whole, to be copied
+    console.print(Text(printable(str(store.folder))), soft_wrap=True)  # whole, to be copied
     console.print(grid)
     return 0
 

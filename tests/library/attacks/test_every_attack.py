@@ -1,5 +1,6 @@
 """What holds for every attack: budgets, failures, flags, independence of the batch, users' models, and bad input."""
 
+import copy
 from functools import partial
 from types import SimpleNamespace
 
@@ -141,6 +142,26 @@ def test_an_attack_follows_from_its_seed_and_the_image_s_index(toy, name):
     assert torch.equal(same[0], same[1])
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_one_image_at_a_time_gives_the_same(toy, one_by_one, name):
+    together, apart = (
+        ATTACKS[name](one_by_one(toy.model), toy.images[:6], toy.targets[:6], **chunk) for chunk in ({}, {"chunk": 1})
+    )
+    for field in FIELDS:
+        torch.testing.assert_close(getattr(apart, field), getattr(together, field), equal_nan=True)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_rounding_beyond_the_ends_is_clipped_from_a_copy(toy, name):
+    images, rounded = toy.images, torch.where(toy.images == 1, 1.0000001, toy.images)
+    rounded[images == 0] = -9e-9
+    kept = rounded.clone()
+    expected, attack = (ATTACKS[name](toy.model, given, toy.targets) for given in (images, rounded))
+    for field in FIELDS:
+        torch.testing.assert_close(getattr(attack, field), getattr(expected, field), rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(rounded, kept)
+
+
 # What callers pass in
 
 
@@ -171,7 +192,16 @@ def test_inference_mode_changes_nothing(toy, name, when):
         attack = ATTACKS[name](toy.model, images, labels, **aims) if when == "within" else None
     attack = ATTACKS[name](toy.model, images, labels, **aims) if attack is None else attack
     assert torch.equal(attack.images, expected.images)
-    assert name not in (*PGD, "lbfgs") or not attack.images.is_inference()
+    assert not attack.images.is_inference()
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "square"])
+def test_a_classifier_made_in_inference_mode_is_named(toy, network, name):
+    with torch.inference_mode():
+        model = network(0)
+    with pytest.raises(ValueError, match=r"must be made outside torch.inference_mode .*copy.deepcopy\(model\)"):
+        ATTACKS[name](model, toy.images, toy.targets)
+    ATTACKS[name](copy.deepcopy(model), toy.images, toy.targets)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -346,7 +376,7 @@ def test_a_victim_s_classifier_in_training_mode_is_named(network, recorder, name
         (BUDGETED, {"targets": torch.tensor([1, 5])}, "targets must be 0 to 4; got 1 to 5"),
         (BUDGETED, {"targets": torch.tensor([1])}, r"targets must be int64 of shape \(2,\)"),
         (SEEDED, {"loss": "hinge"}, "loss must be 'cross-entropy' or 'margin'; got 'hinge'"),
-        (BUDGETED, {"first_index": -1}, "first_index must be 0 or more; got -1"),
+        (BUDGETED, {"first_index": -1}, "first_index must be 0 or more, .*; got -1"),
         (BUDGETED, {"indices": torch.tensor([0])}, r"indices must be int64 of shape \(2,\)"),
         (PGD, {"steps": 0}, "steps must be 1 or more; got 0"),
         (PGD, {"restarts": 0}, "restarts must be 1 or more; got 0"),

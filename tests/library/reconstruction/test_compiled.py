@@ -225,7 +225,7 @@ def test_a_gpu_is_not_waited_for(monkeypatch):
     )
     monkeypatch.setitem(_reconstruct._AT_ONCE, "cuda", (2_000, 6_000))
     for check in ("check_images", "image_indices"):  # before the first image is encoded
-        monkeypatch.setattr(_reconstruct, check, lambda *_: None)
+        monkeypatch.setattr(_reconstruct, check, lambda first, *_: first)
     monkeypatch.setattr(_decode, "check_module", lambda *_: None)  # once for each VAE
     _noise._normal_tables.cache_clear()
     try:
@@ -378,7 +378,7 @@ def test_on_a_gpu_errors_are_those_of_double_precision(monkeypatch, way, precisi
 def test_on_a_gpu_nothing_is_waited_for(monkeypatch, compiled):
     """But before the first image is encoded and after the last."""
     monkeypatch.setattr(_reconstruct._Looks, "end", lambda _: None)
-    monkeypatch.setattr(_reconstruct, "check_images", lambda _: None)
+    monkeypatch.setattr(_reconstruct, "check_images", lambda images: images)
     vae, images = VAE(VAEConfig(), (28, 28)).to(CUDA).eval(), torch.rand(5_000, 1, 28, 28, device=CUDA)
     setting = {"draws": 10, "seed": 0, "reduce": squared_error, "precision": "bfloat16", "compiled": compiled}
     for _ in range(3):  # compiled, timed, and recorded

@@ -63,6 +63,26 @@ def test_nearest_side_of_a_bound(estimate, nearest):
 
 
 @pytest.mark.parametrize(
+    ("bound", "no_effect", "as_finding", "as_limit"),
+    [
+        (Bound(low=0.5), Bound(low=0.5), True, True),
+        (Bound(low=0.4), Bound(low=0.5), False, True),
+        (Bound(high=0.6), Bound(high=0.5), False, True),
+        (Bound(high=0.4), Bound(low=0.5), False, False),
+        (Bound(low=0.6), Bound(high=0.5), False, False),
+        (Bound(0.6, 0.9), Bound(low=0.5), True, True),
+        (Bound(low=0.45), Bound(0.4, 0.6), False, False),
+        (Bound(0.45, 0.55), Bound(0.4, 0.6), True, True),
+        (Bound(0.3, 0.7), Bound(0.4, 0.6), False, True),
+        (Bound(0.5, 0.5), Bound(low=0.1), False, False),
+        (Bound(0.9, 0.6), Bound(low=0.1), False, False),
+    ],
+)
+def test_a_bound_lies_where_there_is_an_effect_or_for_a_limit_on_its_side(bound, no_effect, as_finding, as_limit):
+    assert (not bound.amiss(no_effect, "finding"), not bound.amiss(no_effect, "limit")) == (as_finding, as_limit)
+
+
+@pytest.mark.parametrize(
     ("no_effect", "pilot", "suggested"),
     [
         (Bound(low=0.5), 0.885, Bound(low=0.69)),  # 0.6925

@@ -85,6 +85,7 @@ def test_a_pilot_writes_its_bounds_with_their_origin(pilot):
     assert bounds["A2"]["pilot"].endswith("2 runs)")
     assert bounds["A5"]["unregistered"] == "no interval: 120 of 120 values are not finite"
     assert (about["dataset"], about["seeds"], about["profile"]) == ("mine.npz", [1000, 1001], "standard")
+    assert (about["budget"], about["draws"]) == (0.2, 10)
     assert (about["vae"], about["registry"]) == ("models:TinyVAE", REGISTRY.digest)
     assert about["date"] == bounds["A1"]["date"]
 
@@ -152,6 +153,8 @@ def test_without_them_the_terminal_says_how_to_set_them(conclude):
 def test_other_circumstances_are_said_and_do_not_forbid_to_judge(pilot):
     edit(pilot.file, 'vae = "models:TinyVAE"', 'vae = "models:Other"')
     edit(pilot.file, 'precision = "float32"', 'precision = "bfloat16"')
+    edit(pilot.file, "budget = 0.2", "budget = 0.1")
+    edit(pilot.file, "draws = 10", "draws = 50")
     edit(pilot.file, REGISTRY.digest, "0" * 32)
     edit(pilot.file, "[bounds.A1]", "[bounds.Z9]")
     result = pilot(*JUDGE, A13="np.zeros((2, 600))")
@@ -160,6 +163,8 @@ def test_other_circumstances_are_said_and_do_not_forbid_to_judge(pilot):
         [
             "note: the bounds were set on another vae: models:Other",
             "note: the bounds were set in another precision: bfloat16",
+            "note: the bounds were set with another attack budget: 0.1",
+            "note: the bounds were set with another number of draws: 50",
             "note: the bounds were set under another registry: claims may have changed since",
             "note: bounds of claims that are not looked at: Z9",
         ]
@@ -186,9 +191,20 @@ def test_registered_bounds_are_never_replaced(pilot):
         ("above = 0.7", 'above = "0.7"', "bounds.toml: A1.above must be a finite number; got '0.7'"),
         ("above = 0.7", "", "bounds.toml: A1 must have above, below or unregistered"),
         ("above = 0.7", "abov = 0.7", "bounds.toml: unknown key A1.abov; A1 must have above, below or unregistered"),
-        ("above = 0.7", "below = 0.7", "bounds.toml, claim A1: its bound must be like > 0.50; got < 0.70"),
+        (
+            "above = 0.7",
+            "below = 0.7",
+            "bounds.toml, claim A1: its bound must lie where there is an effect, > 0.50; got < 0.70",
+        ),
+        (
+            "above = 0.7",
+            "above = 0.7\nbelow = 0.6",
+            "bounds.toml, claim A1: above must be less than below; got 0.7 and 0.6, *",
+        ),
         ("[pilot]", "[pilots]", "bounds.toml must hold the tables `pilot` and `bounds`; got pilots, bounds *"),
         ('profile = "standard"', "", "bounds.toml: `pilot` must say profile; it does not"),
+        ("draws = 10", "", "bounds.toml: `pilot` must say draws; it does not"),
+        ("budget = 0.2", 'budget = "0.2"', "bounds.toml: `pilot` must say budget; it does not"),
         ("[pilot]", "[pilot", "bounds.toml must be a TOML file; it can't be read: *"),
     ],
 )

@@ -168,6 +168,13 @@ def test_a_claim_without_a_bound_where_others_have_one_is_not_registered(load):
         ("above = 0.8, ", "", "mnist must have above, below or unregistered"),
         (", date = 2026-11-22", "", "mnist must have the date on which its bound was set"),
         ("pilot", "pilots", "unknown key mnist.pilots"),
+        (
+            "above = 0.8",
+            "above = 0.9, below = 0.6",
+            "mnist: above must be less than below; got 0.9 and 0.6, which no interval lies between",
+        ),
+        ("above = 0.8", "below = 0.8", "mnist: its bound must lie where there is an effect, > 0.50; got < 0.80"),
+        ("above = 0.8", "above = 0.4", "mnist: its bound must lie where there is an effect, > 0.50; got > 0.40"),
     ],
 )
 def test_a_malformed_registry_is_refused(load, old, new, problem):

@@ -60,7 +60,7 @@ def test_own_claims_are_judged_beside_their_registry(own):
     assert result.ret == OK
     result.stdout.fnmatch_lines(
         [
-            f"registry: 1 claims, digest {digest(own.project.path / 'mine/registry.toml')[:12]}",
+            f"registry: 1 claim, digest {digest(own.project.path / 'mine/registry.toml')[:12]}",
             "bounds: none for mine.npz, judged against no effect; *",
             "X. Things of mine",
             "X1 * So it is. * 1.000 [[]* > 0.50 *supported*",
@@ -68,6 +68,16 @@ def test_own_claims_are_judged_beside_their_registry(own):
         ]
     )
     result.stdout.no_fnmatch_line("*not run*")
+
+
+def test_what_a_registry_says_does_not_act_on_the_terminal(own):
+    own(TITLE + ENTRY.replace('"share"', '"share\\u001b[31m"').replace("> 0.5", "> 1"))
+    result = own.project("mine", "--report-dir=out\x07")
+    assert result.ret == NOT_ALL_SUPPORTED
+    lines = [r"X1 inconclusive: share\x1b[[]31m = *", r"Report: out\x07/mine.npz-own/index.html"]
+    result.stdout.fnmatch_lines(lines)
+    assert "\x07" not in result.stdout.str()
+    assert "\x1b" not in result.stdout.str()
 
 
 def test_a_family_of_ones_own_has_an_error_rate_of_its_own_and_leaves_ours_alone(own):
@@ -182,7 +192,7 @@ def test_a_worker_of_xdist_tells_of_its_registry_and_a_pilot_sets_its_bounds(own
     own()
     result = own.project("mine", "-n1", "--pilot", "--bounds=bounds.toml", inprocess=False)
     assert result.ret == OK
-    result.stdout.fnmatch_lines(["X. Things of mine", "Bounds: bounds.toml, 1 claims with a bound, 0 without *"])
+    result.stdout.fnmatch_lines(["X. Things of mine", "Bounds: bounds.toml, 1 claim with a bound, 0 without *"])
 
 
 @pytest.mark.slow

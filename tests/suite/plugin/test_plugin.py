@@ -18,6 +18,7 @@ from vaecore.suite.plugin.conclusion import Conclusion
 from vaecore.suite.plugin.items import VERDICT
 from vaecore.suite.plugin.options import session_of
 from vaecore.suite.study import setup
+from vaecore.suite.text import counted, printable
 
 CLAIMS = load_registry("mine.npz").claims
 REGISTERED = f"the registered sentence of A1; expected {CLAIMS['A1'].sentence!r}"
@@ -219,6 +220,27 @@ def test_parts_of_a_study(run, options, tally, missing):
     assert not (run.path / "reports").exists()
 
 
+ELEVEN = "".join(source(name, ONES) for name in ("A1", "A10", "A11a", "A11b", "A13", "B1"))
+
+
+@pytest.mark.parametrize(
+    ("expression", "selected"),
+    [
+        ("A1", ["A1"]),
+        ("A11a", ["A11a"]),
+        ("A1 or B1", ["A1", "B1"]),
+        ("not A1", ["A10", "A11a", "A11b", "A13", "B1"]),
+        ("test_a1 and not (A13 or A1)", ["A10", "A11a", "A11b"]),
+        ("A11", ["A11a", "A11b"]),  # no claim's id: pytest's own rule, a part of a word
+        ("a1", ["A1", "A10", "A11a", "A11b", "A13"]),
+    ],
+)
+def test_the_id_of_a_claim_selects_that_claim(run, expression, selected):
+    result = run(ELEVEN, "-k", expression, "--collect-only", "-q")
+    found = [line.rpartition("::")[2] for line in result.outlines if "::" in line]
+    assert found == [f"test_{name.lower()}" for name in selected]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "said"), [("--workers=2", "device: cpu (2 workers); *"), ("-n2", "dataset: mine.npz (as asked), *")]
@@ -263,12 +285,25 @@ def test_header_says_what_is_studied(run):
                 " attack budget 0.2; vae models:TinyVAE, classifier models:TinyClassifier"
             ),
             "intervals cover training runs and test images",
-            f"device: cpu ({torch.get_num_threads()} threads); cache: cache",
+            f"device: cpu ({counted(torch.get_num_threads(), 'thread')}); cache: cache",
             f"registry: {len(CLAIMS)} claims, digest {digest}",
         ],
         consecutive=True,
     )
     assert result.stdout.str().count("dataset: ") == 1
+
+
+def test_nothing_that_is_said_acts_on_the_terminal(run):
+    """Names of files may hold anything, which the header and the tables show."""
+    save(run.path / "m\x1b[31m\u202e\n<b>.npz")
+    save(run.path / "o\x1b[32m.npz")
+    body = f"study.setup.sets; claim.conclude(mean(Column({ZEROS}, Origin(frozenset({{'outside/o\\x1b[32m.npz'}})))))"
+    options = "--dataset=m\x1b[31m\u202e\n<b>.npz", "--ood=o\x1b[32m.npz", "--cache-dir=cache\x07"
+    result = run(source("A1", None, body=body), *options)
+    said = result.stdout.str() + result.stderr.str()
+    assert all(printable(line) == line for line in said.split("\n"))
+    for shown in (r"dataset: m\x1b[31m\u202e\n<b>.npz (", r"; cache: cache\x07", r"o\x1b[32m.npz  "):
+        assert shown in said
 
 
 def test_finished_models_give_one_run(run):
@@ -397,6 +432,7 @@ NPZ = ("--dataset=bad.npz",)
 BAD = {
     "unknown name": (None, ("--dataset=imagenet",), "*'mnist', *; got 'imagenet'"),
     "no file": (None, ("--dataset=none.npz",), "there is no file none.npz *"),
+    "no such name": (None, ("--dataset=none\x1b[31m\n.npz",), r"there is no file none\x1b[[]31m\n.npz *"),
     "range": (bad(images=IMAGES - 0.5), NPZ, "bad.npz: `images` must lie in [[]0, 1]; got [[]-0.5, -0.5] (*"),
     "nan": (bad(images=IMAGES * np.nan), NPZ, "bad.npz: `images` must be finite; got NaN or infinite pixels"),
     "shape": (bad(images=IMAGES[0]), NPZ, "bad.npz: `images` must have shape *; got (8, 8)"),
@@ -478,7 +514,7 @@ def test_reconstructions_are_made_in_the_precision_that_is_asked_for_and_kept_ap
     entries = []
     for precision in ("float32", "bfloat16"):
         result = run(text, f"--precision={precision}")
-        header = "device: cpu (* threads)" + ("" if precision == "float32" else "; reconstructions in bfloat16")
+        header = "device: cpu (* thread*)" + ("" if precision == "float32" else "; reconstructions in bfloat16")
         result.stdout.fnmatch_lines([f"{header}; cache: cache"])
         entries.append(len([*(run.path / "cache/draws").rglob("*.safetensors")]))
     assert entries[1] > entries[0]  # what is of another precision is another thing

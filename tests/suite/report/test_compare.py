@@ -22,20 +22,42 @@ WHOLE = {
     "made": "2026-11-25T00:00:00+00:00",
     "git_revision": "f00",
     "pilot": False,
-    "dataset": {"name": "mine.npz", "test_images": 400, "test_digest": "a" * 32, "train_digest": None},
+    "dataset": {
+        "name": "mine.npz",
+        "why": "as asked",
+        "test_images": 400,
+        "test_digest": "a" * 32,
+        "train_digest": None,
+    },
     "registry_digest": "b" * 32,
+    "families": {"A": "Shares"},
+    "bounds": None,
+    "command": "pytest claims",
+    "intervals_cover": "training runs and test images",
+    "accuracy_per_run": [0.99, 0.98],
+    "threats": {"clean": "No attacker."},
     "profile": "standard",
     "draws": 10,
     "precision": "float32",
     "seeds": [0, 1],
     "images": {"clean": 400, "lbfgs": 100},
-    "models": {"vae": "reference", "classifier": "reference", "fixed": False, "digests": [{"vae": "c"}] * 2},
+    "models": {
+        "vae": "reference",
+        "classifier": "reference",
+        "fixed": False,
+        "digests": [{"vae": "c", "classifier": "d"}] * 2,
+    },
     "not_concluded": {},
-    "conditions": {"clean": {"accuracy": 0.99, "consistent": 0.9, "l2": 0.0, "mse": 0.01, "images": 400}},
+    "conditions": {
+        "clean": {"accuracy": 0.99, "consistent": 0.9, "l2": 0.0, "mse": 0.01, "images": 400, "success": 1.0, "kl": 9.0}
+    },
     "environment": {"python": "3.11", "system": "Linux", "processor": "one", "threads": 1, "workers": 1, "gpu": None}
     | {"packages": {"torch": "2.15"}},
     "wall_seconds": {"training": 12.0},
 }
+
+
+TEXTS = ("kind", "sentence", "estimand", "source", "registered", "pilot", "reported")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +70,8 @@ def study(tiny):
         for name, estimate in estimates.items():
             bound, parts = Bound(low=0.5), estimate if isinstance(estimate, list) else [estimate]
             claim = Claim(name, "finding", "So it is.", f"share {name}", "a study", bound, bound, 0.95)
-            claims.append({**judge(claim, parts, facts).to_json(), "estimand": claim.estimand})
+            texts = {key: getattr(claim, key) for key in TEXTS}
+            claims.append({**judge(claim, parts, facts).to_json(), **texts, "no_effect": {"low": 0.5, "high": None}})
         return json.loads(json.dumps(plain(WHOLE | {"claims": claims} | changes), allow_nan=False))
 
     return make
@@ -79,7 +102,9 @@ def test_identical_reports_have_moved_in_nothing(study):
     assert [(change.change, change.word) for change in comparison.changes] == [(0.0, UNSEEN)] * 3
     assert all(change.low < 0 < change.high for change in comparison.changes)
     assert (comparison.differs, comparison.only) == ({}, ({}, {}))
-    assert comparison.notes[0].startswith("the same weights on the same images: 0 of 3 estimates differ, which is due")
+    assert comparison.notes[0].startswith(
+        "the same weights on the same images: 0 of 3 estimates differ; what moves one"
+    )
     for changes in ({"images": {"clean": 800, "lbfgs": 100}}, {"draws": 20}, {"seeds": [1, 2]}):
         notes = compare(one, one | changes).notes
         assert not any("the same weights on the same images" in note for note in notes)
@@ -151,11 +176,23 @@ def test_without_an_interval_one_cannot_tell(study):
 
 
 def test_one_run_of_models_that_vary_cannot_tell(study):
-    one, five = study({"A1": share(0.8, seed=0, runs=1)}), study({"A1": share(0.1, seed=1)})
+    one, five = study({"A1": share(0.8, seed=0, runs=1)}, seeds=[0]), study({"A1": share(0.1, seed=1)})
     comparison = compare(one, five)
     assert words(comparison) == [UNKNOWN]
     assert comparison.changes[0].why.startswith("one run in A: its interval covers images only")
     assert words(compare(one | {"models": one["models"] | {"fixed": True}}, five)) == [MOVED]
+
+
+def test_of_the_same_weights_and_images_one_run_can_tell_and_what_is_undefined_does_not_differ(study):
+    one = study({"A1": share(0.8, seed=0, runs=1), "B1": UNDEFINED, "B2": UNDEFINED})
+    comparison = compare(one, one)
+    assert words(comparison) == [UNSEEN, UNKNOWN, UNKNOWN]
+    assert comparison.notes[0].startswith("the same weights on the same images: 0 of 3 estimates differ; ")
+    other = study({"A1": share(0.1, seed=1, runs=1), "B1": UNDEFINED, "B2": share(0.8, seed=0)})
+    comparison = compare(one, other)
+    assert words(comparison) == [MOVED, UNKNOWN, UNKNOWN]
+    assert " 2 of 3 estimates differ, the largest by 0." in comparison.notes[0]
+    assert words(compare(one, other | {"seeds": [5]})) == [UNKNOWN] * 3
 
 
 def test_another_estimand_is_not_compared(study):
@@ -271,10 +308,13 @@ def test_a_move_fails_where_that_is_asked_for(command, two, status):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "c must be a results.json or the folder of a report; there is no c"),
+        (None, "c must be a results.json or the folder of a report; there is no file c"),
         ("{", "c must be what `pytest claims` wrote; it can't be read: Expecting property name"),
         ("[]", f"c must have schema {SCHEMA}; got None"),
-        ('{"schema": "3"}', f"c must have schema {SCHEMA}; got 3"),
+        ('{"schema": "3"}', f"c must have schema {SCHEMA}; got '3'"),
+        ("[" * 100_000, "c must be what `pytest claims` wrote; it can't be read: "),
+        (f'{{"schema": {SCHEMA}}}', "c must be what `pytest claims` wrote; made is missing (damaged?"),
+        ('{"schema": 2}', "c must be what `pytest claims` wrote; made is missing (damaged?"),
         ('{"schema": 1}', f"c must have schema {SCHEMA}; got 1 (written by another version"),
         (f'{{"schema": {SCHEMA + 1}}}', f"c must have schema {SCHEMA}; got {SCHEMA + 1} (written by another version"),
     ],
@@ -285,6 +325,7 @@ def test_what_is_no_report_is_a_usage_error(command, tmp_path, content, message)
     status, out, err = command("a", "c")
     assert (status, out) == (2, "")
     assert f"error: {message}" in err
+    assert "Traceback" not in err
 
 
 def test_reports_of_the_schema_before_can_be_compared_and_not_be_drawn(command, tmp_path, pair):

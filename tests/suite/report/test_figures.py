@@ -3,7 +3,11 @@
 import io
 import json
 import math
+import os
+import subprocess
+import sys
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -73,6 +77,66 @@ def test_a_figure_is_a_file_of_each_kind_and_the_same_twice(results):
     assert b"<svg" in files["svg"]
     assert b"<dc:date>" not in files["svg"]
     assert draw(results, "distinct-labels") == files
+
+
+# A user's settings
+
+SETTINGS = {
+    "axes.facecolor": "black",
+    "savefig.facecolor": "black",
+    "savefig.bbox": "tight",
+    "savefig.transparent": True,
+    "text.color": "white",
+    "text.usetex": True,  # which needs LaTeX
+    "font.family": "no such font",
+    "axes.grid": True,
+    "lines.linestyle": "none",
+    "image.origin": "lower",
+    "path.sketch": (1, 100, 2),
+    "figure.autolayout": True,
+    "axes.formatter.use_mathtext": True,
+    "patch.force_edgecolor": True,
+    "hatch.color": "red",
+    "errorbar.capsize": 9,
+    "legend.loc": "center",
+}
+
+
+@pytest.mark.parametrize("name", ["distinct-labels", "reliability", "detection-matrix"])
+def test_what_a_user_has_set_does_not_reach_the_figures_and_stays(results, name):
+    usual = draw(results, name)
+    with mpl.rc_context(SETTINGS):
+        assert draw(results, name) == usual
+        assert {name: mpl.rcParams[name] for name in SETTINGS} == {**SETTINGS, "font.family": ["no such font"]}
+
+
+BELOW_A_NOTEBOOK = """
+import json, os, pathlib, sys
+from vaecore.suite.report.figures.files import draw
+results = json.loads(pathlib.Path("results.json").read_text())
+for suffix, content in draw(results, "detection-matrix").items():
+    pathlib.Path(f"drawn.{suffix}").write_bytes(content)
+print(os.environ["MPLBACKEND"], "matplotlib.pyplot" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("backend", ["no_such_backend", "module://no.such", "QtAgg"])
+def test_a_backend_that_is_not_here_does_not_reach_the_figures(results, tmp_path, backend):
+    """As a process below a notebook gets it, or one without a screen; with a matplotlibrc in the folder."""
+    (tmp_path / "results.json").write_bytes(to_json(results))
+    (tmp_path / "matplotlibrc").write_text("backend: none_such\naxes.facecolor: black\nno.such: 3\n")
+    environment = os.environ | {"MPLBACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(  # noqa: S603  # our own code
+        [sys.executable, "-c", BELOW_A_NOTEBOOK],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{backend} False\n"), done.stderr  # and the variable stays
+    for suffix, content in draw(json.loads(to_json(results)), "detection-matrix").items():
+        assert (tmp_path / f"drawn.{suffix}").read_bytes() == content
 
 
 # The look

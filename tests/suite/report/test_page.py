@@ -167,7 +167,7 @@ def test_each_claim_says_everything(results, read):
         for key in ("sentence", "source", "estimand", "message", "bound"):
             assert one[key] in text
         assert f"{one['runs']} run" in text
-        assert f" {one['images']} images" in text
+        assert f" {one['images']} image" in text
         seeds = results["seeds"] if len(one["per_run"]) == 2 else None
         for number, value in enumerate(one["per_run"]):
             run = f"seed {seeds[number]}" if seeds else f"run {number + 1}"
@@ -293,11 +293,18 @@ def test_the_page_is_drawn_again_from_a_folder(results, files, tmp_path, capsys)
     assert (tmp_path / "index.html").read_text() == page.render(results, files)
 
 
-def test_results_of_another_version_are_an_error(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"schema": 2}', f"must have schema {SCHEMA}; got 2 (written by another version"),
+        (f'{{"schema": {SCHEMA}}}', "must be what `pytest claims` wrote; made is missing"),
+    ],
+)
+def test_results_of_another_version_and_damaged_ones_are_an_error(tmp_path, capsys, content, message):
     """Other folders without fit results are refused as in `compare`."""
-    (tmp_path / "results.json").write_text('{"schema": 2}')
+    (tmp_path / "results.json").write_text(content)
     with pytest.raises(SystemExit) as stopped:
         main(["page", str(tmp_path)])
     assert stopped.value.code == 2
-    assert f"must have schema {SCHEMA}; got 2 (written by another version" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "index.html").exists()

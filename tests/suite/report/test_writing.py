@@ -1,6 +1,7 @@
 """Is a report whole and strict, does what goes wrong leave the old one, and are its Markdown pages made of results?"""
 
 import json
+import os
 
 import pytest
 
@@ -40,6 +41,19 @@ def test_what_an_earlier_study_had_more_to_show_goes(results, files, tmp_path):
     assert left == {"detection.md", "index.html", "results.json", "summary.md", "notes.txt"} | set(fewer)
 
 
+def test_what_a_killed_report_left_goes_with_the_next_and_a_user_s_own_files_stay(results, files, tmp_path):
+    """Of every file that a report may hold, whether this one has it or not."""
+    names = [*files, "decisions.md", "detection.md", "index.html", "results.json", "summary.md"]
+    own = [tmp_path / ".notes.txt.a1.tmp", tmp_path / "summary.md.tmp"]
+    left = [tmp_path / f".{name}.a1b2.tmp" for name in names]
+    for path in (*own, *left):
+        path.write_bytes(b"half")
+        os.utime(path, (0, 0))
+    write(tmp_path, {**results, "decisions": None}, {})
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in own)
+
+
 def test_of_own_claims_alone_there_are_results_and_a_page(results, tmp_path):
     write_verdicts(tmp_path, results | {"detection": None})
     assert {path.name for path in tmp_path.iterdir()} == {"index.html", "results.json"}
@@ -49,7 +63,7 @@ def test_what_cannot_be_written_whole_leaves_the_old_results(results, files, tmp
     (tmp_path / "results.json").write_text("old")
     with pytest.raises(TypeError):  # not JSON
         write(tmp_path, {**results, "git_revision": {"set"}}, files)
-    (tmp_path / "summary.md").unlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json"}
     (tmp_path / "summary.md").mkdir()
     with pytest.raises(OSError, match=r"summary\.md"):
         write(tmp_path, results, files)

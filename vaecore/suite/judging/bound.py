@@ -9,6 +9,7 @@ from typing import Any
 
 from vaecore.suite.judging.findings import shown
 from vaecore.suite.statistics.intervals import Interval
+from vaecore.suite.text import visible
 
 _BOUND_KEYS = {"above", "below", "pilot", "date", "unregistered", "power"}
 
@@ -40,6 +41,18 @@ class Bound:
     def nearest(self, estimate: float) -> float:
         """The side nearest to an estimate, which it has to clear."""
         return self.low if abs(estimate - self.low) <= abs(estimate - self.high) else self.high
+
+    def amiss(self, no_effect: "Bound", kind: str) -> str:
+        """Why this can't be the bound of a claim of this kind, in words; empty where it can.
+
+        no_effect: where an effect begins. A limit, which says that little is left, may lie beyond that on its own side.
+        """
+        if not self.low < self.high:
+            return f"above must be less than below; got {self.low:g} and {self.high:g}, which no interval lies between"
+        ends = ((-self.low, -no_effect.low), (self.high, no_effect.high))
+        if any(own > end and (kind != "limit" or math.isinf(own)) for own, end in ends):
+            return f"its bound must lie where there is an effect, {no_effect}; got {self}"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -85,8 +98,9 @@ def problems_of(entry: Any, where: str) -> list[str]:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """The content of a TOML file; raises ValueError, with the file's name, where it can't be read."""
+    """The content of a TOML file, its texts printable; raises ValueError, with the file's name, if it can't be read."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = visible(tomllib.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ValueError(f"{shown(file)} must be a TOML file; it can't be read: {error}") from None
+    return content

@@ -1,6 +1,5 @@
 """Bounds for a user's own data, read from a file that a pilot wrote (`judging/pilot.py`)."""
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -17,6 +16,8 @@ _PILOT = {
     "train_digest": str,
     "profile": str,
     "precision": str,
+    "budget": float,
+    "draws": int,
     "seeds": list,
     "vae": str,
     "classifier": str,
@@ -29,8 +30,8 @@ _PILOT = {
 class Bounds:
     """A file of bounds: its pilot, and an entry for each claim that it concluded.
 
-    pilot: data set and digests, profile, precision, seeds, models, registry, date. entries: as in a registry, for each
-    claim.
+    pilot: data set and digests, profile, precision, budget, draws, seeds, models, registry, date. entries: as in a
+    registry, for each claim.
     """
 
     file: Path
@@ -38,15 +39,11 @@ class Bounds:
     pilot: Mapping[str, Any]
     entries: Mapping[str, Any]
 
-    def standing(self, claim: str, no_effect: Bound) -> Standing:
-        """What is registered of a claim; raises ValueError where the bound is not on the side that no effect has."""
+    def standing(self, claim: str, no_effect: Bound, kind: str) -> Standing:
+        """What is registered of a claim of a kind; raises ValueError where that can't be its bound."""
         registered = standing(self.entries.get(claim), f"the pilot of {self.file} did not conclude it")
-        bound = registered.bound
-        if bound is not None and (
-            math.isfinite(bound.low) != math.isfinite(no_effect.low)
-            or math.isfinite(bound.high) != math.isfinite(no_effect.high)
-        ):
-            raise ValueError(f"{self.file}, claim {claim}: its bound must be like {no_effect}; got {bound}")
+        if registered.bound is not None and (problem := registered.bound.amiss(no_effect, kind)):
+            raise ValueError(f"{self.file}, claim {claim}: {problem}")
         return registered
 
     def notes(self, facts: Facts, registry: str, claims: Collection[str]) -> list[str]:
@@ -59,6 +56,9 @@ class Bounds:
         for what, value in (("profile", facts.profile), ("precision", facts.precision)):
             if pilot[what] != value:
                 notes.append(f"the bounds were set in another {what}: {pilot[what]}")
+        for what, name, size in (("budget", "attack budget", facts.budget), ("draws", "number of draws", facts.draws)):
+            if pilot[what] != size:
+                notes.append(f"the bounds were set with another {name}: {pilot[what]:g}")
         if pilot["registry"] != registry:
             notes.append("the bounds were set under another registry: claims may have changed since")
         unknown = sorted(set(self.entries) - set(claims))

@@ -17,7 +17,8 @@ import tomli_w
 from vaecore.suite.facts import Facts
 from vaecore.suite.judging.registry import Claim, Registry
 from vaecore.suite.judging.verdict import Verdict
-from vaecore.toolkit import write_atomically
+from vaecore.suite.text import counted
+from vaecore.toolkit import sweep, write_atomically
 
 LEAST_POWER = 0.8
 _HEAD = """\
@@ -59,6 +60,8 @@ def write_bounds(file: Path, facts: Facts, registry: Registry, verdicts: Sequenc
         "train_digest": facts.train_digest or "",
         "profile": facts.profile,
         "precision": facts.precision,
+        "budget": facts.budget,
+        "draws": facts.draws,
         "seeds": list(facts.seeds),
         "vae": facts.vae,
         "classifier": facts.classifier,
@@ -66,15 +69,16 @@ def write_bounds(file: Path, facts: Facts, registry: Registry, verdicts: Sequenc
         "date": today,
     }
     check_new(file, facts)  # it may have been written since the pilot began
+    sweep(file.parent, file.name)
     write_atomically(file, (_HEAD + tomli_w.dumps({"pilot": pilot, "bounds": entries})).encode())
     none = sum("unregistered" in entry for entry in entries.values())
-    return f"{len(entries) - none} claims with a bound, {none} without for want of power"
+    return f"{counted(len(entries) - none, 'claim')} with a bound, {none} without for want of power"
 
 
 def _entry(claim: Claim, verdict: Verdict, today: date) -> dict[str, Any]:
     bound = claim.suggested(verdict.estimate)
     spread = float(np.std(verdict.per_run, ddof=1))
-    pilot = f"{verdict.estimate:.3f} (sd {spread:.3f}, {verdict.runs} runs)"
+    pilot = f"{verdict.estimate:.3f} (sd {spread:.3f}, {counted(verdict.runs, 'run')})"
     if not verdict.spreads:
         return {"unregistered": f"no interval: {verdict.message.rpartition('no interval: ')[2]}", "date": today}
     if not verdict.power >= LEAST_POWER:

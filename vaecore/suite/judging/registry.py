@@ -136,7 +136,7 @@ def _claims(file: Path, entries: Mapping[str, Any], dataset: str, bounds: Bounds
         if "reported" in entry or (settable and bounds is None):
             stands = Standing(no_effect)
         elif settable and bounds is not None:
-            stands = bounds.standing(name, no_effect)
+            stands = bounds.standing(name, no_effect, entry["kind"])
         else:
             stands = standing(entry.get(dataset), f"no bound is registered for {dataset}")
         claims[name] = Claim(
@@ -207,6 +207,12 @@ def _problems(name: str, entry: Any, file: Path) -> list[str]:
     if entry.get("kind") not in KINDS:
         problems.append(f"kind must be one of {', '.join(KINDS)}; got {entry.get('kind')}")
     no_effect = entry.get("no_effect")
-    if isinstance(no_effect, str) and _no_effect(no_effect) is None:
+    effect = _no_effect(no_effect) if isinstance(no_effect, str) else None
+    if isinstance(no_effect, str) and effect is None:
         problems.append(f'no_effect must be like "> 0.5", "< 0" or "in 0.4 0.6"; got {no_effect!r}')
-    return problems + [problem for dataset in sorted(datasets) for problem in problems_of(entry[dataset], dataset)]
+    for dataset in sorted(datasets):
+        malformed = problems_of(entry[dataset], dataset)
+        bound = None if malformed else standing(entry[dataset], "").bound
+        amiss = "" if bound is None or effect is None else bound.amiss(effect, entry.get("kind", ""))
+        problems += malformed + ([f"{dataset}: {amiss}"] if amiss else [])
+    return problems

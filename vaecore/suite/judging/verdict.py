@@ -13,6 +13,7 @@ from vaecore.suite.statistics import intervals
 from vaecore.suite.statistics.columns import origin_of
 from vaecore.suite.statistics.estimates import Estimate
 from vaecore.suite.statistics.intervals import Interval, Required, Spread
+from vaecore.suite.text import counted
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 PILOT, REPORTED = "pilot", "reported"  # measured, not judged: in a pilot, or for want of a bound
@@ -132,20 +133,23 @@ def _indecision(*, decisive: bool, kept: float) -> str:
 def _remedy(needed: Required, available: int, *, outside: bool) -> str:
     ways = []
     if needed.images is not None:
-        more = "test images, and more of the set outside" if outside else "images"
-        ways.append(f"about {needed.images:,} {more} (--profile full)")
+        more = f"{counted(needed.images, 'test image')}, and more of the set outside"
+        ways.append(f"about {more if outside else counted(needed.images, 'image')} (--profile full)")
     if needed.runs is not None:
-        ways.append(f"about {needed.runs:,} runs (--runs)")
+        ways.append(f"about {counted(needed.runs, 'run')} (--runs)")
     if ways:
         return f"the interval straddles the bound; {', or '.join(ways)} would decide"
-    return f"the interval straddles the bound, and neither more runs nor the {available:,} test images would decide"
+    test_images = counted(available, "test image")
+    return f"the interval straddles the bound, and neither more runs nor the {test_images} would decide"
 
 
 def _message(claim: Claim, interval: Interval, bound: str, verdict: str, why: str, finished: Sequence[str]) -> str:
-    images = f"{interval.images - interval.outside} + {interval.outside}" if interval.outside else str(interval.images)
+    images = counted(interval.images, "image", "d")
+    if interval.outside:
+        images = f"{interval.images - interval.outside} + {counted(interval.outside, 'image', 'd')}"
     text = (
         f"{claim.id} {verdict}: {claim.estimand} = {interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-        f" (level {interval.level:.4f}, {interval.runs} runs x {images} images); bound {bound}"
+        f" (level {interval.level:.4f}, {counted(interval.runs, 'run', 'd')} x {images}); bound {bound}"
     )
     if interval.runs == 1:
         text += "; one run: the interval covers images only"

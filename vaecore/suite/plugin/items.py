@@ -1,6 +1,8 @@
-"""Which tests ask for a study, and the property of their reports that holds a verdict."""
+"""Which tests ask for a study, the property of their reports that holds a verdict, and errors of usage."""
 
 import pytest
+
+from vaecore.suite.text import printable
 
 VERDICT = "claim verdict"  # property of a test report, by which verdicts travel from xdist's workers
 _FIXTURES = f"{__package__}.options"  # the module that defines the fixtures
@@ -13,3 +15,8 @@ def asks_for_study(item: pytest.Item) -> bool:
     return any(
         definitions[name][-1].func.__module__ == _FIXTURES for name in ("study", "claim") if definitions.get(name)
     )
+
+
+def usage_error(text: object) -> pytest.UsageError:
+    """What ends a run before anything is computed, in one line of which nothing acts on a terminal."""
+    return pytest.UsageError(printable(str(text)))

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vaecore.suite.judging.findings import FOLDER
-from vaecore.suite.plugin.items import VERDICT, asks_for_study
+from vaecore.suite.plugin.items import VERDICT, asks_for_study, usage_error
 from vaecore.suite.study.protocol import PROFILES
+from vaecore.suite.text import counted
 from vaecore.toolkit import EMBEDDED, TORCHVISION
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": "standard",
         "choices": tuple(PROFILES),
         "help": "; ".join(
-            f"{one.name}: {one.runs} run{'s' if one.runs > 1 else ''}, {one.images:,} images, {one.lbfgs_images:,} for"
-            " L-BFGS"
+            f"{one.name}: {counted(one.runs, 'run')}, {counted(one.images, 'image')}, {one.lbfgs_images:,} for L-BFGS"
             for one in PROFILES.values()
         )
         + " (default: standard)",
@@ -95,6 +95,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "models and evidence are kept here (default: VAECORE_CACHE, else the user's cache folder;"
         " see `vaecore cache`)",
     },
+    "--shared-cache": {
+        "action": "store_true",
+        "help": "take a cache folder that all users of the machine can write to; whoever writes there can plant results"
+        " (default: refuse it; a folder of one group is taken)",
+    },
     "--pilot": {
         "action": "store_true",
         "help": "measure and do not judge, on training seeds from 1000 on, which claims never use; suggests bounds",
@@ -139,12 +144,13 @@ def session_of(config: pytest.Config) -> "ClaimsSession":
         from vaecore.suite.plugin.session import ClaimsSession  # noqa: PLC0415  # it imports torch
 
         if taken := config.stash.get(_TAKEN, []):
-            raise pytest.UsageError(
+            raise usage_error(
                 f"{', '.join(taken)} must be options of the claims; another plugin or conftest.py has taken them"
                 " (a plugin is left out with `-p no:NAME`; `pytest --trace-config` lists them)"
             )
-        # A damaged entry is worth a warning and never a failure, even where a project turns warnings into errors.
+        # These cost time and are never a failure, even where a project turns warnings into errors.
         config.addinivalue_line("filterwarnings", "default::vaecore.StoreWarning")
+        config.addinivalue_line("filterwarnings", "default::vaecore.suite.study.executors.WorkersWarning")
         session = config.stash[_SESSION] = ClaimsSession(config)
         config.pluginmanager.register(session, "claims-session")
     return config.stash[_SESSION]
@@ -157,7 +163,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if config.getoption("dist", "no") == "no" or hasattr(config, "workerinput"):
         return
     if config.getoption("claims_plan", default=False):
-        raise pytest.UsageError("--plan must run in one process, not in those of pytest-xdist (leave out -n)")
+        raise usage_error("--plan must run in one process, not in those of pytest-xdist (leave out -n)")
     config.pluginmanager.register(_Controller(config), "claims-controller")
     if any(_names_claims(argument.partition("::")[0], config) for argument in config.args):
         session_of(config).check_options()

@@ -1,12 +1,10 @@
 """The plan of a run: what tests of claims ask for, noted while they are called on a study that computes nothing."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
 from rich import box
-from rich.console import Console
 from rich.table import Table as Grid
 
 from vaecore.suite.plugin.items import asks_for_study
@@ -15,6 +13,7 @@ from vaecore.suite.statistics.estimates import Estimate
 from vaecore.suite.study.plan import Cost, NotComputedError
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tasks import Task
+from vaecore.suite.text import counted, printable
 
 
 class _NoClaim:
@@ -67,14 +66,13 @@ def table(costs: Sequence[Cost], mistakes: Mapping[str, str], workers: int, *, w
     for cost in costs:
         left = cost.tasks - cost.stored
         seconds = "-" if not left else "unknown" if cost.seconds is None else _rounded(cost.seconds)
-        grid.add_row(cost.title, f"{cost.tasks:,}", f"{cost.stored:,}", f"{left:,}", seconds)
-    output = io.StringIO()
-    console = Console(file=output, width=max(width, 60), highlight=False, markup=False)
+        grid.add_row(printable(cost.title), f"{cost.tasks:,}", f"{cost.stored:,}", f"{left:,}", seconds)
+    console = terminal.recording(max(width, 60), color=False)
     console.print(grid)
     console.print(f"\n{_estimate(costs, workers)} Nothing was computed.", soft_wrap=True)
     for test, mistake in mistakes.items():
-        console.print(f"Not planned: {test} raises {mistake}", soft_wrap=True)
-    return "\n" + output.getvalue()
+        console.print(printable(f"Not planned: {test} raises {mistake}"), soft_wrap=True)
+    return "\n" + terminal.printed(console)
 
 
 def _estimate(costs: Sequence[Cost], workers: int) -> str:
@@ -83,11 +81,12 @@ def _estimate(costs: Sequence[Cost], workers: int) -> str:
     if not left:
         return "The cache has all that is needed."
     if left == unknown:
-        return f"{left:,} tasks to compute; as none of their kind has run on this machine yet, there is no estimate."
+        tasks = counted(left, "task")
+        return f"{tasks} to compute; as none of their kind has run on this machine yet, there is no estimate."
     seconds = _rounded(sum(cost.seconds or 0.0 for cost in costs) / workers)
     processes = "one process" if workers == 1 else f"{workers} workers"
-    others = f", and {unknown:,} tasks of kinds that have not run on this machine yet" if unknown else ""
-    return f"{left:,} tasks to compute: about {seconds} s with {processes}{others}."
+    others = f", and {counted(unknown, 'task')} of kinds that have not run on this machine yet" if unknown else ""
+    return f"{counted(left, 'task')} to compute: about {seconds} s with {processes}{others}."
 
 
 def _rounded(seconds: float) -> str:

@@ -15,17 +15,24 @@ from vaecore.suite.results import SCHEMA
 from vaecore.suite.study import collect
 from vaecore.suite.study.protocol import PROFILES
 from vaecore.suite.study.study import Study
+from vaecore.suite.text import visible
 
 
 def partial(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Verdicts, and what was measured under the conditions that they looked at."""
     names = sorted({name for verdict in verdicts for name in verdict.conditions})
-    return {**_head(study, registry, verdicts), **collect.looked_at(study, names), "wall_seconds": _seconds(study)}
+    return _shown(study, _head(study, registry, verdicts) | collect.looked_at(study, names))
 
 
 def whole(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Verdicts, and all sections of the report."""
-    return {**_head(study, registry, verdicts), **collect.everything(study), "wall_seconds": _seconds(study)}
+    return _shown(study, _head(study, registry, verdicts) | collect.everything(study))
+
+
+def _shown(study: Study, results: dict[str, Any]) -> dict[str, Any]:
+    """Results as all that shows them takes them, with the seconds that they took: their texts are printable."""
+    shown: dict[str, Any] = visible(results | {"wall_seconds": _seconds(study)})
+    return shown
 
 
 def _head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A run of the claims in pytest: the study, the plan, the verdicts, the report. `plugin/options.py` starts it."""
 
+import re
 import tempfile
 from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,7 +23,7 @@ from vaecore.suite.judging.verdict import Verdict, not_run, tally
 from vaecore.suite.plugin import planning, reporting
 from vaecore.suite.plugin.conclusion import PASSED, REGISTRY_PROPERTY, Conclusion
 from vaecore.suite.plugin.figure_tasks import drawn
-from vaecore.suite.plugin.items import VERDICT, asks_for_study
+from vaecore.suite.plugin.items import VERDICT, asks_for_study, usage_error
 from vaecore.suite.report import page, terminal, writing
 from vaecore.suite.study import collect
 from vaecore.suite.study.executors import Executor, Here, Processes, default_workers
@@ -31,6 +32,7 @@ from vaecore.suite.study.protocol import PILOT_SEED, PROFILES, Protocol, profile
 from vaecore.suite.study.setup import Dataset, Setup, choose_dataset
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tasks import Task
+from vaecore.suite.text import printable, visible
 from vaecore.toolkit import Progress, default_device
 
 NOT_ALL_SUPPORTED = 8  # exit status: every claim asked for was concluded, and not all of them were supported
@@ -76,13 +78,13 @@ class ClaimsSession:
                 precision=option("--precision"),
                 ood=tuple(option("--ood")),
             )
-            store = Store(cache_folder(option("--cache-dir")))
+            store = Store(cache_folder(option("--cache-dir")), shared=option("--shared-cache"))
             study = Study.of(setup, store, self._executor(device), self.meter)
             setup.check()
             _ = study.facts
             keep_freed_memory()
         except (ValueError, OSError) as error:
-            raise pytest.UsageError(str(error)) from None
+            raise usage_error(error) from None
         return study
 
     def _executor(self, device: torch.device) -> Executor:
@@ -118,7 +120,7 @@ class ClaimsSession:
                 return None
             return read_bounds(Path(name), self.study.facts)
         except ValueError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise usage_error(error) from None
 
     @cached_property
     def registry(self) -> Registry:
@@ -127,11 +129,9 @@ class ClaimsSession:
         try:
             registry = load_registry(dataset, *self.registries, bounds=self.bounds)
         except ValueError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise usage_error(error) from None
         if self.config.getoption("--bounds") is not None and not any(one.settable for one in registry.claims.values()):
-            raise pytest.UsageError(
-                f"--bounds is for data that have no bounds; those of {dataset} are registered and stay"
-            )
+            raise usage_error(f"--bounds is for data that have no bounds; those of {dataset} are registered and stay")
         return registry
 
     @property
@@ -148,7 +148,7 @@ class ClaimsSession:
         """What the fixture `claim` gives a test."""
         name = claim_id(item)
         if name is None:
-            raise pytest.UsageError(f'{item.nodeid}: the claim fixture needs the marker claim("ID")')
+            raise usage_error(f'{item.nodeid}: the claim fixture needs the marker claim("ID")')
         item.stash[_UNFINISHED] = conclusion = Conclusion(self.registry.claims[name], self.study, item)
         return conclusion
 
@@ -183,7 +183,8 @@ class ClaimsSession:
         if self.announced:
             return []
         self.announced = True
-        return terminal.header(self.study.facts, self.registry, str(self.study.plan.store.folder))
+        lines = terminal.header(self.study.facts, self.registry, str(self.study.plan.store.folder))
+        return [printable(line) for line in lines]
 
     # Collection.
 
@@ -200,21 +201,27 @@ class ClaimsSession:
             claim = self.registry.claims.get(name)
             file = registry_of(item.path)
             if claim is None or claim.file != file:
-                raise pytest.UsageError(f"{item.nodeid}: claim {name} must be registered in {shown(file)}; it is not")
+                raise usage_error(f"{item.nodeid}: claim {name} must be registered in {shown(file)}; it is not")
             if name in owner:
-                raise pytest.UsageError(f"{item.nodeid}: claim {name} is concluded by {owner[name]} already")
+                raise usage_error(f"{item.nodeid}: claim {name} is concluded by {owner[name]} already")
             owner[name] = item.nodeid
-            item.extra_keyword_matches.add(name)  # so that -k takes a claim's id
+            item.extra_keyword_matches |= {name, _keyword(name)}
             sentence = _first_paragraph(item)
             if sentence != claim.sentence:
-                raise pytest.UsageError(
+                raise usage_error(
                     f"{item.nodeid}: the docstring must start with the registered sentence of {name};"
                     f" expected {claim.sentence!r}, got {sentence!r}"
                 )
             if claim.bound is None and not self.pilot:
                 item.add_marker(pytest.mark.skip(reason=f"{name} is not registered here: {claim.unregistered}"))
             elif why := self.study.outside.lacks(claim.outside):
-                item.add_marker(pytest.mark.skip(reason=f"{name} {why}"))
+                item.add_marker(pytest.mark.skip(reason=printable(f"{name} {why}")))
+
+        self.config.option.keyword = re.sub(
+            r"[\w:+\-.\[\]\\/]+",  # a word of an expression of -k
+            lambda word: _keyword(word[0]) if word[0] in owner else word[0],
+            self.config.option.keyword,
+        )
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
         """Say what is studied, and why, before it starts."""
@@ -269,7 +276,9 @@ class ClaimsSession:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-        """Turn a claim's test that passed without concluding into an error."""
+        """Turn a claim's test that passed without concluding into an error; stop where a worker died within a test."""
+        if call.excinfo is not None and isinstance(call.excinfo.value, WorkerDiedError):
+            pytest.exit(str(call.excinfo.value), returncode=pytest.ExitCode.INTERNAL_ERROR)
         outcome = yield
         unfinished = item.stash.get(_UNFINISHED, None)
         if call.when == "call" and outcome.passed and unfinished is not None and unfinished.verdict is None:
@@ -367,12 +376,12 @@ class ClaimsSession:
             for line in self.header():
                 terminalreporter.line(line)
             if self.results and not self.interrupted:
-                names = {name for verdict in self.ordered for name in verdict.conditions}
+                names = {visible(name) for verdict in self.ordered for name in verdict.conditions}
                 shown = terminal.only(self.results, names)
                 terminalreporter.write(terminal.summary(shown, **_style(terminalreporter)))
             terminalreporter.line(tally([verdict.verdict for verdict in self.ordered]))
         for line in self.endings:
-            terminalreporter.line(line)
+            terminalreporter.line(printable(line))
 
 
 def _style(reporter: pytest.TerminalReporter) -> dict[str, Any]:
@@ -411,8 +420,13 @@ def claim_id(item: pytest.Item) -> str | None:
     if marker is None:
         return None
     if len(marker.args) != 1 or marker.kwargs or not isinstance(marker.args[0], str):
-        raise pytest.UsageError(f'{item.nodeid}: the marker must be claim("ID"); got {marker.args} {marker.kwargs}')
+        raise usage_error(f'{item.nodeid}: the marker must be claim("ID"); got {marker.args} {marker.kwargs}')
     return marker.args[0]
+
+
+def _keyword(claim: str) -> str:
+    """What -k selects a claim by, where it is given the claim's id: it takes parts of words, and A1 is one of A10."""
+    return f":{claim}:"
 
 
 def _values(value: object) -> dict[str, Any]:

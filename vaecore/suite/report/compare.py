@@ -9,21 +9,24 @@ A claim has *moved* where the interval of its change leaves out 0. The intervals
 the claims that have not moved at that level; it is stepped down from all claims compared, so that at most 0.05 of
 comparisons show any false move (Holm 1979). Where 0 is within, *no movement was seen*: the interval says how large a
 move may have been missed, and no two values are called equal. Where there is no interval, or it covers images only
-while models vary between runs, the comparison *cannot tell*.
+while models vary between runs, the comparison *cannot tell*, unless both reports are of the
+same weights and images.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from rich import box
 from rich.table import Table as Grid
 from rich.text import Text
 
+from vaecore.suite.report.markdown.parts import literal
 from vaecore.suite.report.terminal import ASCII, printed, recording
 from vaecore.suite.results import number, plain
 from vaecore.suite.statistics.intervals import Spread, change, family_level
+from vaecore.suite.text import counted, visible
 from vaecore.toolkit import digest
 
 OLDEST_SCHEMA = 2  # of results that can be compared
@@ -107,7 +110,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] =
     }
     stages = dict.fromkeys((*a["wall_seconds"], *b["wall_seconds"]))
     return Comparison(
-        names,
+        visible(names),
         _differences(a, b),
         tuple(_notes(a, b, changes)),
         level,
@@ -149,7 +152,7 @@ def _unknown(before: Mapping[str, Any], after: Mapping[str, Any], results: tuple
     for name, claim, study in zip("AB", (before, after), results, strict=True):
         if not claim["spreads"]:
             return f"no interval in {name}: {claim['message'].rpartition('no interval: ')[2]}"
-        if claim["runs"] == 1 and not study["models"]["fixed"]:
+        if claim["runs"] == 1 and not study["models"]["fixed"] and not _same_evidence(*results):
             return f"one run in {name}: its interval covers images only, and another run may differ"
         if all(math.isinf(end) for spread in _spreads(claim) for end in spread.ends(claim["level"])):
             return f"no finite interval in {name}: all images and runs agree, and the estimand has no range"
@@ -161,7 +164,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
 
     def facts(results: Mapping[str, Any]) -> dict[str, str]:
         dataset, models, made = results["dataset"], results["models"], results["environment"]
-        seeds, bounds = results["seeds"], results.get("bounds")
+        seeds, bounds = results["seeds"], results["bounds"]
         return {
             "data set": dataset["name"],
             "test images": f"{dataset['test_images']:,}, digest {dataset['test_digest'][:12]}",
@@ -174,7 +177,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
             "precision": results["precision"],
             "VAE": models["vae"],
             "classifier": models["classifier"],
-            "weights": f"of {len(seeds)} runs, digest {digest(models['digests'])[:12]}",
+            "weights": f"of {counted(len(seeds), 'run')}, digest {digest(models['digests'])[:12]}",
             "registry": results["registry_digest"][:12],
             "bounds": f"{bounds['file']}, digest {bounds['digest'][:12]}" if bounds else "registered",
             "git revision": results["git_revision"] or "unknown",
@@ -201,21 +204,34 @@ def _few(images: Mapping[str, int]) -> Iterator[tuple[str, int]]:
             yield name, count
 
 
+def _same_images(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return bool(a["dataset"]["test_digest"] == b["dataset"]["test_digest"])
+
+
+def _same_evidence(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether both looked at the same weights, images and draws, so that chance moves nothing."""
+    same = all(a[key] == b[key] for key in ("seeds", "images", "draws")) and _same_images(a, b)
+    return same and bool(a["models"]["digests"] == b["models"]["digests"])
+
+
 def _notes(a: Mapping[str, Any], b: Mapping[str, Any], changes: Sequence[Change]) -> Iterator[str]:
-    same_images = a["dataset"]["test_digest"] == b["dataset"]["test_digest"]
-    if not same_images:
+    if not _same_images(a, b):
         yield (
             "THE TEST IMAGES DIFFER: what moved tells as much of the data as of the models, and a claim that did not"
             " move may have gained on harder images"
         )
-    elif all(a[key] == b[key] for key in ("seeds", "images", "draws")) and (
-        a["models"]["digests"] == b["models"]["digests"]
-    ):
-        apart = [abs(pair.after[0] - pair.before[0]) for pair in changes if pair.after[0] != pair.before[0]]
-        largest = f", the largest by {max(apart):.2g}" if apart else ""
+    elif _same_evidence(a, b):
+        pairs = [(pair.before[0], pair.after[0]) for pair in changes]
+        apart = [
+            abs(after - before)
+            for before, after in pairs
+            if before != after and not (math.isnan(before) and math.isnan(after))
+        ]
+        sizes = [size for size in apart if math.isfinite(size)]
+        largest = f", the largest by {max(sizes):.2g}" if sizes else ""
         yield (
-            f"the same weights on the same images: {len(apart)} of {len(changes)} estimates differ{largest}, which is"
-            " due to code, precision and machine alone and needs no interval"
+            f"the same weights on the same images: {len(apart)} of {len(changes)} estimates differ{largest}; what moves"
+            " one is code, precision or machine, and not chance"
         )
     else:
         yield "the test images are of one set, which the intervals do not credit: they are wider than need be"
@@ -234,7 +250,8 @@ def _spreads(claim: Mapping[str, Any]) -> list[Spread]:
     for values in claim["spreads"]:
         low, high = values["limits"]
         limits = -math.inf if low is None else low, math.inf if high is None else high
-        spreads.append(Spread(**{**values, "limits": limits}))
+        numbers = {field.name: values[field.name] for field in fields(Spread)}
+        spreads.append(Spread(**{**numbers, "limits": limits}))
     return spreads
 
 
@@ -245,7 +262,7 @@ def _interval(claim: Mapping[str, Any]) -> tuple[float, float, float]:
 def text(comparison: Comparison, *, width: int, color: bool, unicode: bool) -> str:
     """The comparison for a terminal, of 80 columns or more."""
     console = recording(max(width, 80), color=color)
-    lines = box.SIMPLE if unicode else ASCII
+    lines, claims = box.SIMPLE if unicode else ASCII, counted(len(comparison.changes), "claim")
     console.print(f"A: {comparison.names[0]}\nB: {comparison.names[1]}", soft_wrap=True)
     for note in comparison.notes:
         console.print(f"Note: {note}.", style="yellow")
@@ -258,21 +275,17 @@ def text(comparison: Comparison, *, width: int, color: bool, unicode: bool) -> s
     for word, style in ((MOVED, "bold yellow"), (UNSEEN, "bold")):
         members = comparison.of(word)
         if members:
-            console.print(
-                Text(f"\n{word.capitalize()}: {len(members)} of {len(comparison.changes)} claims", style=style)
-            )
+            console.print(Text(f"\n{word.capitalize()}: {len(members)} of {claims}", style=style))
             rows = [_cells(change, "\n") for change in members]
             console.print(_grid(["claim", "A", "B", "B - A", "verdict"], rows, lines))
     if comparison.of(UNKNOWN):
-        console.print(
-            Text(f"\nCannot tell: {len(comparison.of(UNKNOWN))} of {len(comparison.changes)} claims", style="bold")
-        )
+        console.print(Text(f"\nCannot tell: {len(comparison.of(UNKNOWN))} of {claims}", style="bold"))
         for unknown in comparison.of(UNKNOWN):
             console.print(f"  {unknown.claim}: {unknown.why}")
     console.print(f"\n{_method(comparison)}")
-    for name, claims in zip("AB", comparison.only, strict=True):
-        if claims:
-            console.print(f"Concluded in {name} only: {_reasons(claims)}.")
+    for name, alone in zip("AB", comparison.only, strict=True):
+        if alone:
+            console.print(f"Concluded in {name} only: {_reasons(alone)}.")
     if comparison.conditions:
         console.print(Text("\nConditions, A and B", style="bold"))
         console.print(_grid(["condition", *_MEASURES], [*_conditions(comparison)], lines))
@@ -284,10 +297,11 @@ def text(comparison: Comparison, *, width: int, color: bool, unicode: bool) -> s
 
 def markdown(comparison: Comparison) -> str:
     """The comparison as Markdown, for a pull request."""
+    comparison = literal(comparison)
     out = [
         f"# {comparison.names[0]} and {comparison.names[1]}",
         "",
-        f"A: `{comparison.names[0]}`, B: `{comparison.names[1]}`.",
+        f"A: {comparison.names[0]}, B: {comparison.names[1]}.",
         "",
     ]
     out += [f"> {note[0].upper()}{note[1:]}." for note in comparison.notes]
@@ -357,5 +371,4 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], lines: box.Box, *,
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells)]
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]

@@ -15,7 +15,8 @@ from vaecore.suite.report import forest
 from vaecore.suite.report.figures.catalogue import FIGURES, Caption, caption, figures_of, shown
 from vaecore.suite.report.forest import Forest, Margin
 from vaecore.suite.results import load, plain
-from vaecore.toolkit import write_atomically
+from vaecore.suite.text import counted
+from vaecore.toolkit import sweep, write_atomically
 
 FILE = "index.html"
 VERDICTS = ("supported", "refuted", "inconclusive", "pilot", "reported")
@@ -93,8 +94,10 @@ def write(folder: Path) -> Path:
     Raises ValueError where the folder holds no results of this version.
     """
     results = load(folder)
-    files = [folder / f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")]
+    names = FIGURES if "trials" in results else ()  # a report on some claims alone has no figures
+    files = [folder / f"{name}.{suffix}" for name in names for suffix in ("png", "svg")]
     page = render(results, {path.name: path.read_bytes() for path in files if path.is_file()})
+    sweep(folder, FILE)
     write_atomically(folder / FILE, page.encode())
     return folder / FILE
 
@@ -166,5 +169,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": forest.number, "measured": forest.measured}
+    environment.filters |= {"number": forest.number, "measured": forest.measured, "counted": counted}
     return environment

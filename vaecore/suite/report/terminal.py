@@ -13,6 +13,7 @@ from rich.text import Text
 from vaecore.suite.facts import Facts
 from vaecore.suite.judging.registry import Registry, family_of
 from vaecore.suite.results import number
+from vaecore.suite.text import counted
 
 Results = Mapping[str, Any]
 STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "pilot": "cyan", "reported": "cyan"}
@@ -23,19 +24,20 @@ _COLUMNS = 5  # of distinct labels; the last one pools the rest
 
 def header(facts: Facts, registry: Registry, cache: str) -> list[str]:
     """Data set, profile, models, intervals, device, cache, registry and bounds of a study, a line each."""
-    device = facts.gpu or (f"{facts.workers} workers" if facts.workers > 1 else f"{facts.threads} threads")
+    device = facts.gpu or (f"{facts.workers} workers" if facts.workers > 1 else counted(facts.threads, "thread"))
     first, last = facts.seeds[0], facts.seeds[-1]
-    runs = f"{facts.runs} runs (seeds {first} to {last})" if last > first else f"1 run (seed {first})"
+    runs = f"{counted(facts.runs, 'run')} ({f'seeds {first} to {last}' if last > first else f'seed {first}'})"
     options = (("vae", facts.vae), ("classifier", facts.classifier))
     models = ", ".join(f"{kind} {text}" for kind, text in options if text != "reference") or "reference models"
     precision = "" if facts.precision == "float32" else f"; reconstructions in {facts.precision}"
-    images = f"{facts.images['clean']:,} images ({facts.images['lbfgs']:,} for L-BFGS)"
+    images = f"{counted(facts.images['clean'], 'image')} ({facts.images['lbfgs']:,} for L-BFGS)"
+    test_images = f"{counted(facts.test_images, 'test image')}, digest {facts.test_digest[:12]}"
     return [
-        f"dataset: {facts.dataset} ({facts.why}), {facts.test_images:,} test images, digest {facts.test_digest[:12]}",
+        f"dataset: {facts.dataset} ({facts.why}), {test_images}",
         f"profile: {facts.profile}, {runs}, {images}; attack budget {facts.budget:g}; {models}",
         f"intervals cover {facts.covers}",
         f"device: {facts.device} ({device}){precision}; cache: {cache}",
-        f"registry: {len(registry.claims)} claims, digest {registry.digest[:12]}",
+        f"registry: {counted(len(registry.claims), 'claim')}, digest {registry.digest[:12]}",
         *_bounds(facts, registry),
         *(f"set outside left out: {name}: {why}" for name, why in facts.left_out.items()),
     ]
@@ -56,7 +58,7 @@ def _bounds(facts: Facts, registry: Registry) -> list[str]:
 
 
 def recording(width: int, *, color: bool) -> Console:
-    """A console that keeps what is printed on it, for `printed`; texts in brackets are no markup."""
+    """A console that keeps what is printed on it, for `printed`; texts in brackets or colons are as they stand."""
     return Console(
         file=io.StringIO(),
         width=width,
@@ -65,6 +67,7 @@ def recording(width: int, *, color: bool) -> Console:
         color_system="standard" if color else None,
         highlight=False,
         markup=False,
+        emoji=False,
         legacy_windows=False,
     )
 
@@ -85,11 +88,13 @@ def summary(results: Results, *, width: int, color: bool, unicode: bool) -> str:
         members = [claim for claim in claims if family_of(claim["claim"]) == family]
         console.print(_verdicts(members, box.SIMPLE if unicode else ASCII))
     if results["conditions"]:
-        console.print(Text(f"\nDistinct labels over {results['draws']} reconstructions, share of images", style="bold"))
+        drawn = counted(results["draws"], "reconstruction")
+        console.print(Text(f"\nDistinct labels over {drawn}, share of images", style="bold"))
         console.print(_histogram(results["conditions"], bar="█" if unicode else "#"))
         accuracy = results["accuracy_per_run"]
-        spread = f"{min(accuracy):.4f} to {max(accuracy):.4f} over {len(accuracy)} runs"
-        console.print(f"\nClassifier accuracy on all {results['dataset']['test_images']:,} test images: {spread}")
+        spread = f"{min(accuracy):.4f} to {max(accuracy):.4f} over {counted(len(accuracy), 'run')}"
+        test_images = counted(results["dataset"]["test_images"], "test image")
+        console.print(f"\nClassifier accuracy on all {test_images}: {spread}")
     if results["detection"]:
         console.print(Text("\nAUROC of some of the scores, set by set (0.5: no better than chance)", style="bold"))
         console.print(_detection(results["detection"]["cells"]))

@@ -1,6 +1,6 @@
 """The files of a report, from results and figures alone."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from vaecore.suite.report import page
 from vaecore.suite.report.figures.catalogue import FIGURES
 from vaecore.suite.report.markdown import decisions, outside, summary
 from vaecore.suite.results import FILE, to_json
-from vaecore.toolkit import write_atomically
+from vaecore.toolkit import sweep, write_atomically
 
 
 def write(folder: Path, results: Mapping[str, Any], figures: Mapping[str, bytes]) -> None:
@@ -16,24 +16,25 @@ def write(folder: Path, results: Mapping[str, Any], figures: Mapping[str, bytes]
 
     figures: content by file name. Figures and pages of an earlier study that this one does not have are removed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    index = page.render(results, figures)
-    for name, content in figures.items():
-        write_atomically(folder / name, content)
-    write_atomically(folder / page.FILE, index.encode())
-    for old in {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")} - set(figures):
-        (folder / old).unlink(missing_ok=True)
-    if results["decisions"] is None:
-        (folder / "decisions.md").unlink(missing_ok=True)
-    else:
-        write_atomically(folder / "decisions.md", decisions.page(results).encode())
-    write_atomically(folder / "detection.md", outside.page(results).encode())
-    write_atomically(folder / "summary.md", summary.summary(results).encode())
-    write_atomically(folder / FILE, to_json(results))
+    pages = {page.FILE: page.render(results, figures)}
+    pages |= {} if results["decisions"] is None else {"decisions.md": decisions.page(results)}
+    pages |= {"detection.md": outside.page(results), "summary.md": summary.summary(results)}
+    drawn = {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")}
+    files = {**figures, **{name: text.encode() for name, text in pages.items()}, FILE: to_json(results)}
+    _put(folder, files, {*drawn, "decisions.md"} - set(files))
 
 
 def write_verdicts(folder: Path, results: Mapping[str, Any]) -> None:
     """Write results.json and the page of a user's own claims alone, each file whole or not at all."""
+    _put(folder, {page.FILE: page.render(results, {}).encode(), FILE: to_json(results)}, set())
+
+
+def _put(folder: Path, files: Mapping[str, bytes], old: Collection[str]) -> None:
+    """Write files and remove old ones, with what killed processes left of either."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / page.FILE, page.render(results, {}).encode())
-    write_atomically(folder / FILE, to_json(results))
+    for name in (*old, *files):
+        sweep(folder, name)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    for name in old:
+        (folder / name).unlink(missing_ok=True)

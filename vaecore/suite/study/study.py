@@ -20,8 +20,10 @@ from vaecore.suite.study.models import Run, model_digest
 from vaecore.suite.study.plan import Meter, Plan, silent
 from vaecore.suite.study.sets import Sets
 from vaecore.suite.study.setup import PROBE, Setup
+from vaecore.suite.study.sources import look_again
 from vaecore.suite.study.tables import Content, Table
 from vaecore.suite.study.tasks import Task
+from vaecore.suite.text import visible
 from vaecore.toolkit import Classify, Tensors, ask
 
 
@@ -44,6 +46,7 @@ class Study:
     @classmethod
     def of(cls, setup: Setup, store: Store, executor: Executor | None = None, meter: Meter = silent) -> "Study":
         """A study that keeps its results in a store; executor: None for this process."""
+        look_again()  # a notebook may have loaded modules anew since the last one
         return cls(setup, Plan(store, executor or Here(), meter))
 
     def planning(self) -> "Study":
@@ -162,7 +165,7 @@ class Study:
         """What judging and reports need to know of the study; nothing is computed for it."""
         setup, profile = self.setup, self.setup.protocol.profile
         executor = self.plan.executor
-        return Facts(
+        facts = Facts(
             dataset=setup.test.name,
             why=setup.dataset.why,
             test_images=len(setup.test),
@@ -187,6 +190,8 @@ class Study:
             threads=torch.get_num_threads(),
             left_out=self.outside.left_out,
         )
+        shown: Facts = visible(facts)  # names of files and models may hold anything
+        return shown
 
     def _named(self, name: str) -> Condition:
         conditions = {self.setup.protocol.name(condition): condition for condition in self.setup.protocol.conditions}

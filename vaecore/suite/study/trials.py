@@ -15,6 +15,7 @@ from vaecore.suite.study.perturbations import joint_pgd
 from vaecore.suite.study.protocol import Protocol
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tasks import Task
+from vaecore.suite.text import counted
 from vaecore.toolkit import Classify, Tensors, ask, seed_for
 
 QUERIES = 500
@@ -40,7 +41,7 @@ class Trial:
         """In words, for flags."""
         what = {"pgd": "PGD", "bpda": "PGD with BPDA", "square": "Square"}[self.attack]
         effort = f"{self.steps} {'queries' if self.attack == 'square' else 'steps'}"
-        effort += f", {self.draws} draws a step" if self.victim == "detector" else ""
+        effort += f", {counted(self.draws, 'draw', 'd')} a step" if self.victim == "detector" else ""
         return f"{what} on the {self.victim} (epsilon {self.epsilon:g}, {effort})"
 
 

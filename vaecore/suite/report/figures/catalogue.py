@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vaecore.suite.text import counted
+
 Results = Mapping[str, Any]
 
 
@@ -56,10 +58,10 @@ def _distinct_labels(results: Results) -> Caption:
     counts = [results["conditions"][name]["images"] for name in results["panels"] if name in results["conditions"]]
     return Caption(
         "Distinct labels over the reconstructions of an image",
-        f"Bars: share of images whose {results['draws']} reconstructions got so many distinct labels; one label means"
-        " consistent. A panel for each condition, hatched where there is noise and no attacker. Whiskers: 95% intervals"
-        " over runs and images.",
-        f"{_runs(results)} x {_range(counts)} images",
+        f"Bars: share of images whose {counted(results['draws'], 'reconstruction')} got so many distinct labels; one"
+        " label means consistent. A panel for each condition, hatched where there is noise and no attacker. Whiskers:"
+        " 95% intervals over runs and images.",
+        f"{_runs(results)} x {_images(counts)}",
     )
 
 
@@ -69,7 +71,7 @@ def _error_by_confidence(results: Results) -> Caption:
         "Reconstruction error against confidence on clean images",
         f"Below: mean pixel MSE in {len(rows)} bins of the classifier's max softmax, with 95% intervals over runs and"
         " images; an interval of few images may leave the frame. Above: how many images each bin holds.",
-        f"{_runs(results)}, {sum(row['count'] for row in rows):,} images in all",
+        f"{_runs(results)}, {counted(sum(row['count'] for row in rows), 'image')} in all",
     )
 
 
@@ -79,9 +81,9 @@ def _convergence(results: Results) -> Caption:
         "Success of the adaptive attack as its effort grows",
         "Share of images won as the attacker may do more: epsilon, steps, draws a step (EOT). Markers alone: attacks"
         " that know less. Success must not fall as effort grows, and nothing that knows less may win more. Elsewhere"
-        f" epsilon is {trials['steps'][0]['epsilon']:g}, with {trials['draws'][0]['steps']} steps and"
-        f" {trials['steps'][0]['draws']} draws.",
-        f"{weaker[0]['images']} images of the run of seed {results['seeds'][0]}",
+        f" epsilon is {trials['steps'][0]['epsilon']:g}, with {counted(trials['draws'][0]['steps'], 'step', 'd')} and"
+        f" {counted(trials['steps'][0]['draws'], 'draw', 'd')}.",
+        f"{counted(weaker[0]['images'], 'image', 'd')} of the run of seed {results['seeds'][0]}",
     )
 
 
@@ -92,8 +94,8 @@ def _contact_sheet(results: Results) -> Caption:
         f"A block for each of the first {len(sheet['labels'])} test images looked at, not chosen. First column: the"
         " image under each condition, with its true label and the label given; then its reconstructions, draw by draw,"
         " with the label given above each. Wrong labels are orange, bold and marked x.",
-        f"{len(sheet['labels'])} images, {len(sheet['rows'][0]['draw_label'][0])} draws each, of the run of seed"
-        f" {results['seeds'][0]}",
+        f"{counted(len(sheet['labels']), 'image')}, {counted(len(sheet['rows'][0]['draw_label'][0]), 'draw')} each, of"
+        f" the run of seed {results['seeds'][0]}",
     )
 
 
@@ -104,7 +106,7 @@ def _detection_matrix(results: Results) -> Caption:
         "Which score detects which set outside",
         "AUROC of every score (rows) on every set (columns): purple above 0.5, orange below, where the score points"
         " backwards; 0.5 is no better than chance. Means over runs.",
-        f"{_runs(results)} x {_range(detection['images'][name] for name in sets)} images outside against"
+        f"{_runs(results)} x {_images(detection['images'][name] for name in sets)} outside against"
         f" {detection['images'][detection['inside']]:,} inside",
     )
 
@@ -115,7 +117,7 @@ def _score_histograms(results: Results) -> Caption:
         "Each score's distribution over the images inside (grey, filled), over the set that it detects best (blue,"
         " solid) and over the one that it detects worst (orange, dashed), with their AUROC. Higher is more anomalous;"
         " the outermost bins hold what lies beyond.",
-        f"{_range(results['detection']['images'].values())} images of each set, run of seed {results['seeds'][0]}",
+        f"{_images(results['detection']['images'].values())} of each set, run of seed {results['seeds'][0]}",
     )
 
 
@@ -125,18 +127,18 @@ def _latent_space(results: Results) -> Caption:
         "Posterior means in two dimensions",
         f"The first two principal components of {latent['of']} images; grey dots: test images, markers: images outside"
         " and attacked images.",
-        f"{_range(len(rows) for rows in latent['points'].values())} images of each, run of seed {latent['seed']}",
+        f"{_images(len(rows) for rows in latent['points'].values())} of each, run of seed {latent['seed']}",
     )
 
 
 def _extreme_images(results: Results) -> Caption:
     detection = results["detection"]
-    count = next(iter(next(iter(detection["extremes"].values())).values()))["least"]["pixels"]["shape"][0]
+    ends = next(iter(next(iter(detection["extremes"].values())).values()))["least"]["pixels"]["shape"][0]
     return Caption(
         "The least and the most anomalous images of each set",
-        f"The {count} images with the lowest and the {count} with the highest score of each set, by two scores; scores"
-        " rise from left to right, and their range stands below.",
-        f"{_range(detection['images'][name] for name in detection['extremes'])} images of each set, run of seed"
+        f"The {counted(ends, 'image')} with the lowest and the {ends} with the highest score of each set, by two"
+        " scores; scores rise from left to right, and their range stands below.",
+        f"{_images(detection['images'][name] for name in detection['extremes'])} of each set, run of seed"
         f" {results['seeds'][0]}",
     )
 
@@ -147,7 +149,7 @@ def _accuracy_by_epsilon(results: Results) -> Caption:
         "Accuracy behind each purifier as the attack grows",
         "Solid, circles: PGD that does not know the purifier. Dashed, squares: PGD through it. Triangles: Square, where"
         " the purifier has no gradient of its own. Dotted, crosses: no purifier. Bands: 95% intervals over images.",
-        f"{_range(row['images'] for row in rows)} images, run of seed {results['seeds'][0]}",
+        f"{_images(row['images'] for row in rows)}, run of seed {results['seeds'][0]}",
     )
 
 
@@ -156,7 +158,7 @@ def _cleaned_images(results: Results) -> Caption:
         "Images attacked and cleaned",
         "A test image of each class: clean, attacked, and both cleaned, with the label given and its confidence. Wrong"
         " labels are orange, bold and marked x.",
-        f"{len(results['cleaning']['strip']['labels'])} images, run of seed {results['seeds'][0]}",
+        f"{counted(len(results['cleaning']['strip']['labels']), 'image')}, run of seed {results['seeds'][0]}",
     )
 
 
@@ -166,7 +168,7 @@ def _reliability(results: Results) -> Caption:
         f"Share of answers that are right in {results['decisions']['bins']} bins of equal width, by judge, with 95%"
         " intervals over runs and images; on the diagonal confidence is what it says. Below each: images in each bin,"
         " where it has any.",
-        f"{_runs(results)} x {_range(results['decisions']['images'].values())} images",
+        f"{_runs(results)} x {_images(results['decisions']['images'].values())}",
     )
 
 
@@ -175,18 +177,17 @@ def _risk_coverage(results: Results) -> Caption:
         "Mistakes left as the most doubtful images are refused",
         "Share of wrong answers against the share of images answered, by what is taken for doubt; lower is better."
         " Areas under the curves stand in the titles, in the legend's order. Bands: 95% intervals at each threshold.",
-        f"{_runs(results)} x {_range(results['decisions']['images'].values())} images",
+        f"{_runs(results)} x {_images(results['decisions']['images'].values())}",
     )
 
 
 def _runs(results: Results) -> str:
-    count = len(results["seeds"])
-    return f"{count} training runs" if count > 1 else "one training run"
+    return counted(len(results["seeds"]), "training run")
 
 
-def _range(counts: Iterable[int]) -> str:
-    ordered = sorted(set(counts))
-    return f"{ordered[0]:,}" if len(ordered) == 1 else f"{ordered[0]:,} to {ordered[-1]:,}"
+def _images(counts: Iterable[int]) -> str:
+    ordered = sorted(set(counts)) or [0]
+    return f"{ordered[0]:,} to " * (len(ordered) > 1) + counted(ordered[-1], "image")
 
 
 FIGURES = {  # in the order in which they are shown

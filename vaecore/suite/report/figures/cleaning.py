@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from vaecore.suite.images import unpack
-from vaecore.suite.report.figures.style import BLUE, GREEN, GREY, ORANGE, SMALL, mark_label, show
+from vaecore.suite.report.figures.style import BLUE, GREEN, GREY, ORANGE, SMALL, Figure, mark_label, show
+from vaecore.suite.text import counted
 
 _COLUMNS = 4
 # An attack's key in the results, its label, colour and line, which differ without colour, too.
@@ -34,7 +34,7 @@ def accuracy_by_epsilon(results: Mapping[str, Any]) -> Figure:
             ends = np.array([[attack[key]["low"], attack[key]["high"]] for attack in row], dtype=float)
             panel.plot(epsilon, accuracy, style, color=colour, label=label)
             panel.fill_between(epsilon, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
-        panel.set_title(f"{name} ({row[0]['images']} images)")
+        panel.set_title(f"{name} ({counted(row[0]['images'], 'image', 'd')})")
         panel.grid()
     for number, panel in enumerate(panels.flat):
         if number >= len(attacked):

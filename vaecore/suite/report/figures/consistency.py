@@ -4,10 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from vaecore.suite.images import unpack
-from vaecore.suite.report.figures.style import BLUE, GREY, HATCH, ORANGE, SMALL, mark_label, show
+from vaecore.suite.report.figures.style import (
+    BLUE,
+    GREY,
+    HATCH,
+    ORANGE,
+    SMALL,
+    Figure,
+    formulas,
+    mark_label,
+    show,
+)
+from vaecore.suite.text import counted
 
 _CLEAN, _ATTACK, _NOISE = BLUE, ORANGE, GREY  # which differ in lightness, too
 
@@ -25,7 +35,7 @@ def distinct_labels(results: Mapping[str, Any]) -> Figure:
         colour = _CLEAN if name == "clean" else _NOISE if noise else _ATTACK
         axis.bar(number, share, color=colour, hatch=HATCH if noise else None, edgecolor="white", linewidth=0.5)
         axis.errorbar(number, share, ends, fmt="none", ecolor="black", elinewidth=0.8, capsize=1.5)
-        axis.set_title(condition["title"])
+        axis.set_title(formulas(condition["title"]))
         top = share[0] + ends[1, 0]
         label, side = ((1, top), "center") if not top > 0.93 else ((1.6, 0.93), "left")
         axis.annotate(f"{share[0]:.2f}", label, (0, 2), textcoords="offset points", ha=side, fontsize=SMALL)
@@ -34,7 +44,7 @@ def distinct_labels(results: Mapping[str, Any]) -> Figure:
         above.tick_params(labelbottom=True)  # which it leaves to the panel below
     axes[0, 0].set_ylim(0, 1)
     axes[0, 0].set_xticks(range(1, results["draws"] + 1))
-    figure.supxlabel(f"distinct labels over {results['draws']} reconstructions of an image (count)")
+    figure.supxlabel(f"distinct labels over {counted(results['draws'], 'reconstruction')} of an image (count)")
     figure.supylabel("share of images")
     return figure
 
@@ -61,9 +71,9 @@ def error_by_confidence(results: Mapping[str, Any]) -> Figure:
     counts.set_yscale("symlog", linthresh=1)
     counts.set_ylim(0, 200 * max(1, number.max()))
     counts.set_ylabel("images,\nall runs")
-    for x, count in zip(centre, number, strict=True):
+    for x, images in zip(centre, number, strict=True):
         counts.annotate(
-            f"{count:,}", (x, count), (0, 2), textcoords="offset points", ha="center", fontsize=SMALL, rotation=45
+            f"{images:,}", (x, images), (0, 2), textcoords="offset points", ha="center", fontsize=SMALL, rotation=45
         )
     return figure
 
@@ -120,7 +130,7 @@ def contact_sheet(results: Mapping[str, Any]) -> Figure:
             made = unpack(row["draws"])[number * draws : (number + 1) * draws]
             show(line[0], unpack(row["pixels"])[number])
             mark_label(line[0], row["label"][number], right, after=f", is {right}")
-            line[0].set_ylabel(row["title"], rotation=0, ha="right", va="center", fontsize=SMALL + 0.5)
+            line[0].set_ylabel(formulas(row["title"]), rotation=0, ha="right", va="center", fontsize=SMALL + 0.5)
             for panel, image, label in zip(line[1:], made, row["draw_label"][number], strict=True):
                 show(panel, image)
                 mark_label(panel, label, right)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from vaecore.suite.report.figures.style import COLOURS, GREY, LINES
+from vaecore.suite.report.figures.style import COLOURS, GREY, LINES, Figure
+from vaecore.suite.text import counted
 
 
 def reliability_diagrams(results: Mapping[str, Any]) -> Figure:
@@ -25,7 +25,7 @@ def reliability_diagrams(results: Mapping[str, Any]) -> Figure:
             top.errorbar(confidence, accuracy, margins.T, fmt=style, color=colour, linewidth=1, label=judge)
             bottom.plot(confidence, [row["images"] for row in rows], style, color=colour, markersize=3, linewidth=0.8)
         images = results["decisions"]["images"][condition]
-        top.set_title(f"{condition} ({images} images a run)")
+        top.set_title(f"{condition} ({counted(images, 'image', 'd')} a run)")
         bottom.set_yscale("log")
         for panel in (top, bottom):
             panel.grid()

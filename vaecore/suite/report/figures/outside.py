@@ -4,12 +4,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import TwoSlopeNorm
-from matplotlib.figure import Figure
 
 from vaecore.suite.images import unpack
-from vaecore.suite.report.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, SMALL, YELLOW, show
+from vaecore.suite.report.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    SMALL,
+    YELLOW,
+    Axes,
+    Figure,
+    TwoSlopeNorm,
+    show,
+)
 
 _INSIDE, _BEST, _WORST = GREY, BLUE, ORANGE
 _GROUPS = ((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"), (PURPLE, "v"), (YELLOW, "D"), (SKY, "P"))

@@ -1,15 +1,22 @@
 """The look of figures: Okabe and Ito's colours, each with a marker, a line or a hatch for those who see no colours."""
 
 import io
+from contextlib import AbstractContextManager
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from cycler import cycler
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+
+from vaecore.toolkit import import_matplotlib
+
+mpl: Any = import_matplotlib()
+
+# Other modules take these from here, so that nothing of matplotlib is imported before.
+from matplotlib.axes import Axes as Axes  # noqa: E402, PLC0414
+from matplotlib.colors import TwoSlopeNorm as TwoSlopeNorm  # noqa: E402, PLC0414
+from matplotlib.figure import Figure as Figure  # noqa: E402, PLC0414
 
 BLUE, ORANGE, GREEN, PURPLE, BLACK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#767676"
 RED = "#B84A00"  # ORANGE, darkened until small letters can be read on white
@@ -19,7 +26,7 @@ LINES = ("o-", "s--", "^-.", "D:", "v-")  # one for each of COLOURS
 HATCH = "////"  # of noise
 SMALL = 6.5  # points, of numbers within a figure
 
-LOOK: Any = {  # matplotlib's parameters
+LOOK: Any = {  # matplotlib's parameters, beside its own defaults
     "font.size": 8.5,
     "figure.titlesize": 9.5,
     "figure.labelsize": 9,
@@ -46,6 +53,23 @@ LOOK: Any = {  # matplotlib's parameters
 }
 
 
+def look(parameters: Any = LOOK) -> AbstractContextManager[None]:
+    """A context in which figures have this look, whatever a user's matplotlibrc, style or code has set."""
+    defaults = {name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"}
+    context: AbstractContextManager[None] = mpl.rc_context({**defaults, **parameters})
+    return context
+
+
+def plain(text: str) -> str:
+    """A text that holds no formula, whatever dollars stand in it."""
+    return text.replace("$", r"\$")
+
+
+def formulas(text: str) -> str:
+    """A text of results that may hold formulas."""
+    return text.replace(r"\$", "$")
+
+
 def show(panel: Axes, image: NDArray[np.uint8]) -> None:
     """Show an image, (h, w) or (h, w, 3) in colour, without smoothing, scaling or ticks."""
     panel.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
@@ -69,7 +93,7 @@ def mark_label(panel: Axes, label: int, right: int, after: str = "") -> None:
 def render(figure: Figure, suffix: str) -> bytes:
     """The bytes of a PNG or SVG file of the figure, always the same."""
     file = io.BytesIO()
-    with mpl.rc_context(LOOK):
+    with look():
         figure.savefig(file, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
     return _in_few_colours(file) if suffix == "png" else file.getvalue()
 
@@ -77,6 +101,6 @@ def render(figure: Figure, suffix: str) -> bytes:
 def _in_few_colours(png: io.BytesIO) -> bytes:
     """The same picture in 256 colours: a third of the size, and it looks alike."""
     file = io.BytesIO()
-    with Image.open(png) as image:
+    with Image.open(png, formats=("PNG",)) as image:
         image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
     return file.getvalue()

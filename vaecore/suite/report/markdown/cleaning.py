@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vaecore.suite.report.markdown.parts import figures
+from vaecore.suite.text import counted
 
 ATTACKS = ("ignoring", "through", "queried", "worst")  # by what they know of the purifier; the worst of them
 
 
 def section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
-    """Write the section of the summary; line: called with each line."""
+    """Write the section of the summary, whose results they are; line: called with each line."""
     cleaning = results["cleaning"]
     accuracy, attacked = cleaning["accuracy"], cleaning["attacked"]
     line("\n## What does cleaning buy?\n")
@@ -19,7 +20,7 @@ def section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
     for condition, row in accuracy.items():
         shown = " | ".join(f"{row[name]['accuracy']:.3f}" if name in row else "-" for name in names)
         line(f"| {condition} | {cleaning['images'][condition]} | {shown} |")
-    line(f"\nOf {cleaning['search']} the first {cleaning['searched']} images.\n")
+    line(f"\nOf {cleaning['search']} the first {counted(cleaning['searched'], 'image', 'd')}.\n")
     line("Accuracy on the first run under PGD that does not know the purifier / through it / under Square, where the")
     line("purifier has no gradient of its own / right under all of these.\n")
     sizes = [row["epsilon"] for row in next(iter(attacked.values()))]

@@ -3,20 +3,27 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vaecore.suite.report.markdown.parts import literal
+from vaecore.suite.text import counted
+
 
 def page(results: Mapping[str, Any]) -> str:
     """All measures as a Markdown page, one table for each condition."""
+    results = literal(results)
     decisions = results["decisions"]
     about = (
-        f"Means over {len(results['seeds'])} training runs with 95% intervals over runs and images; ECE with the least"
-        f" and the most of the runs, {decisions['bins']} bins. Temperatures and regressions are fitted on"
-        f" {decisions['held_out']} training images held out. NLL, Brier, ECE and AURC are of being right; NLL and Brier"
-        f" of all classes stand behind. Half of {decisions['mix']} is from {', '.join(decisions['outsiders'])}, where"
-        " every answer is wrong."
+        f"Means over {counted(len(results['seeds']), 'training run')} with 95% intervals over runs and images; ECE with"
+        f" the least and the most of the runs, {decisions['bins']} bins. Temperatures and regressions are fitted on"
+        f" {counted(decisions['held_out'], 'training image', 'd')} held out. NLL, Brier, ECE and AURC are of being"
+        f" right; NLL and Brier of all classes stand behind. Half of {decisions['mix']} is from"
+        f" {', '.join(decisions['outsiders'])}, where every answer is wrong."
     )
     lines = [f"# Whose confidence can be believed? {results['dataset']['name']}", "", about]
     for condition, judges in decisions["measures"].items():
-        lines += [f"\n## {condition}, {decisions['images'][condition]} images\n", f"| judge | {' | '.join(_HEAD)} |"]
+        lines += [
+            f"\n## {condition}, {counted(decisions['images'][condition], 'image', 'd')}\n",
+            f"| judge | {' | '.join(_HEAD)} |",
+        ]
         lines.append("|---|" + "---:|" * len(_HEAD))
         lines += [f"| {judge} | {' | '.join(_cells(measures))} |" for judge, measures in judges.items()]
     lines.append("\n![Accuracy against confidence](reliability.png)")

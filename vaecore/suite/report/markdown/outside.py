@@ -3,17 +3,20 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vaecore.suite.report.markdown.parts import figures, share
+from vaecore.suite.report.markdown.parts import figures, literal, share
+from vaecore.suite.text import counted
 
 
 def page(results: Mapping[str, Any]) -> str:
     """The matrix of scores and sets, one table for each measure, as a Markdown page."""
+    results = literal(results)
     detection = results["detection"]
     cells, counts = detection["cells"], detection["images"]
     sets = [*next(iter(cells.values()))]
     lines = [f"# Which score detects which set? {results['dataset']['name']} inside", ""]
-    lines += [f"Means over {len(results['seeds'])} training runs; higher scores are more anomalous.", ""]
-    lines += [f"Images: {', '.join(f'{name} {count:,}' for name, count in counts.items())}.", ""]
+    runs = counted(len(results["seeds"]), "training run")
+    lines += [f"Means over {runs}; higher scores are more anomalous.", ""]
+    lines += [f"Images: {', '.join(f'{name} {images:,}' for name, images in counts.items())}.", ""]
     lines += [f"- **{name}**: {text}" for name, text in detection["about"].items()]
 
     def table(title: str, show: Callable[[Mapping[str, float]], str]) -> None:

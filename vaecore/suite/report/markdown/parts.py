@@ -1,10 +1,17 @@
-"""Parts of pages in Markdown: figures, numbers and texts of tables."""
+"""Parts of pages in Markdown: figures, numbers, and texts that are shown as they stand."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from vaecore.suite.report.figures.catalogue import FIGURES, caption, shown
+from vaecore.suite.text import each_text
+
+# What makes a tag or an entity; a link, code, emphasis (not an underscore within a word), a formula, the end of a cell.
+_TAG = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)")
+_MARKUP = re.compile(r"[\\`*|~$]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
+_ENTITIES = {"<": "&lt;", "&": "&amp;"}
 
 
 def figures(results: Mapping[str, Any], section: str) -> str:
@@ -18,6 +25,14 @@ def share(value: float | None) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
-def cell(text: str) -> str:
-    """A text as a cell of a table."""
-    return text.replace("|", "\\|")
+def literal(values: Any) -> Any:
+    """Plain values whose texts Markdown shows as they stand, in one line, in a cell of a table too.
+
+    Each page takes its results through this once, so that a line of it can't forget to.
+    """
+    return each_text(values, _literal)
+
+
+def _literal(text: str) -> str:
+    text = _TAG.sub(lambda found: _ENTITIES[found[0]], " ".join(text.splitlines()))
+    return _MARKUP.sub(r"\\\g<0>", text)

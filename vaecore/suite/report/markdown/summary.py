@@ -7,12 +7,14 @@ from typing import Any
 from vaecore.suite.judging.registry import family_of
 from vaecore.suite.judging.verdict import tally
 from vaecore.suite.report.markdown import cleaning
-from vaecore.suite.report.markdown.parts import cell, figures
+from vaecore.suite.report.markdown.parts import figures, literal
 from vaecore.suite.results import number
+from vaecore.suite.text import counted
 
 
 def summary(results: Mapping[str, Any]) -> str:
     """The verdicts as a Markdown page."""
+    results = literal(results)
     dataset, verdicts = results["dataset"], results["claims"]
     lines = io.StringIO()
 
@@ -22,10 +24,11 @@ def summary(results: Mapping[str, Any]) -> str:
     line(f"# Claims on {dataset['name']}, {'pilot' if results['pilot'] else 'profile ' + results['profile']}")
     line()
     seeds, words = results["seeds"], [verdict["verdict"] for verdict in verdicts]
-    runs = f"{len(seeds)} training runs (seeds {seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else "1 training run"
+    runs = counted(len(seeds), "training run") + (f" (seeds {seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else "")
     line(f"{tally(words)}. {runs},")
-    images = ", ".join(f"{count:,} {name}" for name, count in results["images"].items() if name in ("clean", "lbfgs"))
-    line(f"test images: {images}; {results['draws']} draws an image. Registry {results['registry_digest'][:12]}.")
+    images = ", ".join(f"{results['images'][name]:,} {name}" for name in ("clean", "lbfgs"))
+    draws = counted(results["draws"], "draw")
+    line(f"test images: {images}; {draws} an image. Registry {results['registry_digest'][:12]}.")
     if results["bounds"] is not None:
         bounds = results["bounds"]
         line(f"Bounds: {bounds['file']}, digest {bounds['digest'][:12]}, set by a pilot on {bounds['date']}.")
@@ -34,17 +37,18 @@ def summary(results: Mapping[str, Any]) -> str:
     line(f"Models: VAE {models['vae']}, classifier {models['classifier']}; reconstructions in {results['precision']}.")
     line(f"Intervals cover {results['intervals_cover']}.")
     accuracies = ", ".join(f"{value:.4f}" for value in results["accuracy_per_run"])
-    line(f"Accuracy of the classifier on all {dataset['test_images']:,} test images, run by run: {accuracies}.")
+    test_images = counted(dataset["test_images"], "test image")
+    line(f"Accuracy of the classifier on all {test_images}, run by run: {accuracies}.")
     for family in dict.fromkeys(family_of(verdict["claim"]) for verdict in verdicts):
         level = next(verdict["level"] for verdict in verdicts if family_of(verdict["claim"]) == family)
-        line(f"\n## {family}. {results['families'][family]}\n")
+        line(f"\n## {family}. {results['families'].get(family, '')}\n")
         line(f"Intervals at level {level:.4f} each, 0.95 for the family.\n")
         line("| claim | kind | sentence | estimand | estimate | interval | bound | verdict | runs x images |")
         line("|---|---|---|---|---|---|---|---|---|")
         for row in verdicts:
             if family_of(row["claim"]) == family:
                 line(
-                    f"| {row['claim']} | {row['kind']} | {cell(row['sentence'])} | {cell(row['estimand'])}"
+                    f"| {row['claim']} | {row['kind']} | {row['sentence']} | {row['estimand']}"
                     f" | {number(row['estimate']):.3f}"
                     f" | {number(row['low']):.3f} to {number(row['high']):.3f} | {row['bound']} | **{row['verdict']}**"
                     f" | {row['runs']} x {row['images']} |"
@@ -90,7 +94,7 @@ def summary(results: Mapping[str, Any]) -> str:
     made = results["environment"]
     packages = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
     line(f"\n## Provenance\n\n{results['made']}, git {results['git_revision'] or 'unknown'}; Python {made['python']},")
-    line(f"{packages}; {made['processor']}, {made['threads']} threads, GPU: {made['gpu'] or 'none'}.")
+    line(f"{packages}; {made['processor']}, {counted(made['threads'], 'thread')}, GPU: {made['gpu'] or 'none'}.")
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in results["wall_seconds"].items())
     line(f"Wall time, with what the cache held: {times}. Test set digest {dataset['test_digest']}.")
     return lines.getvalue()

@@ -22,7 +22,8 @@ function filter() {
     const members = [...family.querySelectorAll("details.claim")];
     family.hidden = members.length > 0 && members.every((claim) => claim.hidden);
   }
-  count.textContent = shown === claims.length ? `${shown} claims` : `${shown} of ${claims.length} claims`;
+  const all = `${claims.length} claim${claims.length === 1 ? "" : "s"}`;
+  count.textContent = shown === claims.length ? all : `${shown} of ${all}`;
   document.getElementById("nothing").hidden = shown > 0 || claims.length === 0;
 }
 

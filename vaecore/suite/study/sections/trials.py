@@ -15,6 +15,7 @@ from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.study.trials import Trial, sweeps, trial_tasks, weaker
+from vaecore.suite.text import counted
 from vaecore.toolkit import flag_warnings
 
 Wins = NDArray[np.bool_]
@@ -58,9 +59,10 @@ def flags(study: Study, conditions: Sequence[Condition]) -> list[str]:
             lines.append(f"{row[-1]} wins {wins[row[-1]].mean():.0%} only: with so much room it must win every image")
     for weak, strong in weaker(protocol):
         if beats(wins[weak], wins[strong]):
+            alone = counted((wins[weak] & ~wins[strong]).sum(), "image", "d")
             lines.append(
                 f"{weak} wins {wins[weak].mean():.0%}, {strong} {wins[strong].mean():.0%}: an attack that knows less"
-                f" must not be better; {(wins[weak] & ~wins[strong]).sum()} images only it wins (are gradients masked?)"
+                f" must not be better; {alone} only it wins (are gradients masked?)"
             )
     return lines
 

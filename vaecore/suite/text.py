@@ -1,0 +1,42 @@
+"""Texts as they are shown: numbers with their nouns, and names in which nothing acts on a terminal."""
+
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+
+def counted(number: int, noun: str, form: str = ",") -> str:
+    """A number with its noun, as in "1 run" or "2,000 images"; form: of the number."""
+    return f"{number:{form}} {noun}{'' if number == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """A text in one line, in which what has no glyph is written as Python writes it: an escape as `\\x1b`.
+
+    A name or a message may come from anywhere, and a terminal acts on what it is not meant to show.
+    """
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def visible(value: Any) -> Any:
+    """Plain values whose texts, names of fields of a mapping too, are printable line by line."""
+    return each_text(value, lambda text: "\n".join(map(printable, text.split("\n"))))
+
+
+def each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """Plain values, dataclasses among them, with every text changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {each_text(key, change): each_text(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(each_text(item, change) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: each_text(getattr(value, one.name), change) for one in fields(value)})
+    return value
+
+
+def _escaped(letter: str) -> str:
+    seen = letter.isprintable() or unicodedata.category(letter) == "Zs"  # a space, of whatever width
+    return letter if seen else letter.encode("unicode-escape").decode()
