@@ -274,6 +274,7 @@ def test_a_module_that_is_loaded_later_counts_as_it_will_be_loaded(modules):
     sys.modules["notebook_part"] = part
     assert (keys(maker), look_again()) == (before, count)
     del sys.modules["notebook_part"]
+    assert keys(maker) == before
     edit(part)
     assert keys(maker)[2] != before[2]
 

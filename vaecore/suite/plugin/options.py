@@ -148,9 +148,8 @@ def session_of(config: pytest.Config) -> "ClaimsSession":
                 f"{', '.join(taken)} must be options of the claims; another plugin or conftest.py has taken them"
                 " (a plugin is left out with `-p no:NAME`; `pytest --trace-config` lists them)"
             )
-        # These cost time and are never a failure, even where a project turns warnings into errors.
+        # A damaged entry is worth a warning and never a failure, even where a project turns warnings into errors.
         config.addinivalue_line("filterwarnings", "default::vaecore.StoreWarning")
-        config.addinivalue_line("filterwarnings", "default::vaecore.suite.study.executors.WorkersWarning")
         session = config.stash[_SESSION] = ClaimsSession(config)
         config.pluginmanager.register(session, "claims-session")
     return config.stash[_SESSION]

@@ -134,7 +134,9 @@ class Processes:
             f"no processes can be started beside this one, which computes alone: {error.strerror or error}"
             " (they need semaphores, so a /dev/shm that can be written to, and memory; --workers 1 does without)"
         )
-        warnings.warn(WorkersWarning(message), stacklevel=3)
+        with warnings.catch_warnings():  # it costs time and is no failure, even where a project makes warnings errors
+            warnings.simplefilter("default", WorkersWarning)
+            warnings.warn(WorkersWarning(message), stacklevel=3)
 
     def _send(self, key: str, tensors: Tensors) -> Any:
         if key in self._sent:
