@@ -145,6 +145,15 @@ def test_a_claim_without_power_or_beyond_the_pilot_is_not_judged_and_takes_no_er
     assert "(level 0.9750, 2 runs" in text  # A1 and A13 alone share it
 
 
+def test_a_name_that_a_terminal_or_a_file_cannot_take_is_no_other_circumstance(conclude):
+    (conclude.file.parent / "mine.npz").rename(conclude.file.parent / "m\x1b\udcff.npz")
+    data = "--dataset=m\x1b\udcff.npz"
+    assert conclude(data, *SET, A1=HIGH).ret == OK
+    result = conclude(data, *JUDGE, A1=HIGH)
+    assert result.ret == OK
+    result.stdout.no_fnmatch_line("note: *")
+
+
 def test_without_them_the_terminal_says_how_to_set_them(conclude):
     line = "bounds: none for mine.npz, judged against no effect; the same command with --pilot *"
     conclude(A1=HIGH).stdout.fnmatch_lines([line])

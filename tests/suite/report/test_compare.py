@@ -1,6 +1,7 @@
 """Does a comparison of two reports find what moved, and nothing else? Simulated studies whose truth is known."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -326,6 +327,11 @@ def test_what_is_no_report_is_a_usage_error(command, tmp_path, content, message)
     assert (status, out) == (2, "")
     assert f"error: {message}" in err
     assert "Traceback" not in err
+
+
+def test_a_file_that_gives_nothing_is_not_waited_for(command, tmp_path):
+    os.mkfifo(tmp_path / "c")
+    assert "c must be a results.json or the folder of a report; there is no file c" in command("a", "c")[2]
 
 
 def test_reports_of_the_schema_before_can_be_compared_and_not_be_drawn(command, tmp_path, pair):

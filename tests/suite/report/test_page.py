@@ -293,6 +293,15 @@ def test_the_page_is_drawn_again_from_a_folder(results, files, tmp_path, capsys)
     assert (tmp_path / "index.html").read_text() == page.render(results, files)
 
 
+def test_a_page_that_cannot_be_written_is_an_error_in_a_line(results, tmp_path, capsys):
+    (tmp_path / "results.json").write_bytes(to_json(results))
+    (tmp_path / "index.html").mkdir()
+    with pytest.raises(SystemExit):
+        main(["page", str(tmp_path)])
+    assert "error: [Errno" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "index.html"}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
