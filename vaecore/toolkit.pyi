@@ -9,6 +9,7 @@ from ._files import user_cache as user_cache
 from ._files import write_atomically as write_atomically
 from ._import_by_name import attribute as attribute
 from ._import_by_name import is_named as is_named
+from ._matplotlib import import_matplotlib as import_matplotlib
 
 # Store.
 from ._store import read_tensors as read_tensors
