@@ -20,6 +20,7 @@ from vaecore.suite.plugin.conclusion import Conclusion
 from vaecore.suite.plugin.items import VERDICT
 from vaecore.suite.plugin.options import session_of
 from vaecore.suite.study import setup
+from vaecore.suite.study.plan import WorkerDiedError
 
 CLAIMS = load_registry("mine.npz").claims
 REGISTERED = f"the registered sentence of A1; expected {CLAIMS['A1'].sentence!r}"
@@ -507,6 +508,22 @@ def test_an_open_cache_and_no_semaphores_stop_no_run_that_asks_for_it(run, monke
         ["*WorkersWarning: no processes can be started beside this one, *: Read-only file sys*"]
     )
     assert any(line.startswith("A1 ") for line in result.outlines)
+
+
+@pytest.mark.parametrize("options", [(), ("-x",)])
+def test_a_worker_that_died_ends_the_run_with_one_line(run, monkeypatch, options):
+    """Before the tests, where all is computed, or with -x within one."""
+
+    def dies(*_):
+        raise WorkerDiedError("a process ended")
+
+    monkeypatch.setattr("vaecore.suite.study.plan.Plan.compute", dies)
+    result = run(source("A1", "study.table('clean').consistent"), *options)
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    text = result.stdout.str() + result.stderr.str()
+    assert text.count("a process ended") == 1
+    assert "Traceback" not in text
+    assert "INTERNALERROR" not in text
 
 
 def test_reconstructions_are_made_in_the_precision_that_is_asked_for_and_kept_apart(run):
