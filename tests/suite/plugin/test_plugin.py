@@ -20,7 +20,11 @@ from vaecore.suite.plugin.conclusion import Conclusion
 from vaecore.suite.plugin.items import VERDICT
 from vaecore.suite.plugin.options import session_of
 from vaecore.suite.study import setup
+<<<<<<< HEAD
 from vaecore.suite.text import counted, printable
+=======
+from vaecore.suite.study.plan import WorkerDiedError
+>>>>>>> mend-store
 
 CLAIMS = load_registry("mine.npz").claims
 REGISTERED = f"the registered sentence of A1; expected {CLAIMS['A1'].sentence!r}"
@@ -448,7 +452,7 @@ BAD = {
     "no images": (bad(images=None), NPZ, "bad.npz must hold an array `images` *; got labels"),
     "no labels": (bad(labels=None), NPZ, "claims need labels: bad.npz must have `labels` beside `images`"),
     "too few labels": (bad(labels=np.arange(59)), NPZ, "bad.npz: `labels` must have shape (60,), *; got (59,)"),
-    "pickled": (bad(images=np.array([{}, {}])), NPZ, "bad.npz holds pickled Python objects, *"),
+    "pickled": (bad(images=np.array([{}, {}])), NPZ, "bad.npz: `images` holds pickled Python objects, *"),
     "truncated": (truncated, NPZ, "bad.npz is not an npz archive (truncated, *"),
     "truncated idx": (truncated_idx, ("--dataset=mnist", "--data-root=root"), "root/MNIST/raw/*-images-idx3-ubyte*"),
     "cache": (None, ("--cache-dir=mine.npz/below",), "the cache folder must be writable; mine.npz/below is not: *"),
@@ -543,6 +547,22 @@ def test_an_open_cache_and_no_semaphores_stop_no_run_that_asks_for_it(run, monke
         ["*WorkersWarning: no processes can be started beside this one, *: Read-only file sys*"]
     )
     assert any(line.startswith("A1 ") for line in result.outlines)
+
+
+@pytest.mark.parametrize("options", [(), ("-x",)])
+def test_a_worker_that_died_ends_the_run_with_one_line(run, monkeypatch, options):
+    """Before the tests, where all is computed, or with -x within one."""
+
+    def dies(*_):
+        raise WorkerDiedError("a process ended")
+
+    monkeypatch.setattr("vaecore.suite.study.plan.Plan.compute", dies)
+    result = run(source("A1", "study.table('clean').consistent"), *options)
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    text = result.stdout.str() + result.stderr.str()
+    assert text.count("a process ended") == 1
+    assert "Traceback" not in text
+    assert "INTERNALERROR" not in text
 
 
 def test_reconstructions_are_made_in_the_precision_that_is_asked_for_and_kept_apart(run):
