@@ -20,11 +20,8 @@ from vaecore.suite.plugin.conclusion import Conclusion
 from vaecore.suite.plugin.items import VERDICT
 from vaecore.suite.plugin.options import session_of
 from vaecore.suite.study import setup
-<<<<<<< HEAD
-from vaecore.suite.text import counted, printable
-=======
 from vaecore.suite.study.plan import WorkerDiedError
->>>>>>> mend-store
+from vaecore.suite.text import counted, printable
 
 CLAIMS = load_registry("mine.npz").claims
 REGISTERED = f"the registered sentence of A1; expected {CLAIMS['A1'].sentence!r}"
