@@ -21,7 +21,7 @@ NAMES = {
     "table": "a | b |",
     "emphasis": "**bold** __bold__ ~~gone~~ _so_ *so*",
     "code": "`code` ``` \\",
-    "formula": "$\\frac$ $x^2$ $",
+    "formula": "$\\frac$ $x^2$",
     "template": "{{ results }} {% raw %} {0}",
     "markup of a console": "[red]x[/red] [/] :boom:",
     "terminal": "\x1b[31mred\x1b]0;title\x07\x9b2J",
