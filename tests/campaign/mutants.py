@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import hypothesis  # noqa: F401  # what tests would import otherwise
@@ -31,11 +32,18 @@ for part in ("pyproject.toml", "conftest.py"):
     shutil.copy(root / part, folder / part)
 os.chdir(folder)
 sys.path.insert(0, str(folder))
-sys.dont_write_bytecode = True
+clock = count(1)
+
+
+def write(path, content):
+    """Write a file whose time no other version has, by which Python tells kept bytecode from old."""
+    path.write_bytes(content)
+    os.utime(path, (next(clock),) * 2)
+
 
 for module, source, tests, most in mutants:
     whole = (folder / module).read_bytes()
-    (folder / module).write_text(source, encoding="utf-8")
+    write(folder / module, source.encode())
     child = os.fork()
     if child == 0:
         code = 99
@@ -60,4 +68,4 @@ for module, source, tests, most in mutants:
         became = "lived" if os.waitstatus_to_exitcode(ended[1]) == 0 else "caught"
     text = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
     print(json.dumps([became, time.monotonic() - start, text[-1500:]]), flush=True)  # noqa: T201
-    (folder / module).write_bytes(whole)
+    write(folder / module, whole)

@@ -16,26 +16,26 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 # Modules whose faults would give wrong numbers without an error, and the tests that must notice.
 MODULES = {
-    "vaecore/_metrics.py": ["tests/library/test_metrics.py"],
-    "vaecore/_calibration.py": ["tests/library/test_calibration.py"],
-    "vaecore/_noise.py": ["tests/library/test_noise.py"],
-    "vaecore/_digest.py": ["tests/library/test_digest.py"],
-    "vaecore/_store.py": ["tests/library/test_store.py"],
-    "vaecore/_check.py": ["tests/library"],
-    "vaecore/attacks/_attack.py": ["tests/library/attacks"],
-    "vaecore/attacks/_fgsm.py": ["tests/library/attacks"],
-    "vaecore/attacks/_pgd.py": ["tests/library/attacks"],
-    "vaecore/attacks/_square.py": ["tests/library/attacks"],
-    "vaecore/attacks/_detector.py": ["tests/library/attacks"],
-    "vaecore/reconstruction/_decode.py": ["tests/library/reconstruction", "tests/library/test_colour.py"],
-    "vaecore/suite/judging/bound.py": ["tests/suite/judging"],
-    "vaecore/suite/judging/verdict.py": ["tests/suite/judging"],
-    "vaecore/suite/statistics/estimates.py": ["tests/suite/statistics"],
-    "vaecore/suite/statistics/intervals.py": ["tests/suite/statistics"],
-    "vaecore/suite/statistics/rank_statistics.py": ["tests/suite/statistics"],
-    "vaecore/suite/study/decisions.py": ["tests/suite/study/test_decisions.py"],
-    "vaecore/suite/study/plan.py": ["tests/suite/study/test_plan.py"],
-    "vaecore/suite/study/tasks.py": ["tests/suite/study/test_tasks.py", "tests/suite/study/test_plan.py"],
+    "vaecore/_metrics.py": ["library/test_metrics.py"],
+    "vaecore/_calibration.py": ["library/test_calibration.py"],
+    "vaecore/_noise.py": ["library/test_noise.py"],
+    "vaecore/_digest.py": ["library/test_digest.py"],
+    "vaecore/_store.py": ["library/test_store.py"],
+    "vaecore/_check.py": ["library/test_arguments.py", "library/test_every_function_of_images.py"],
+    "vaecore/_calls.py": ["library/test_every_function_of_images.py", "library/attacks/test_every_attack.py"],
+    "vaecore/attacks/_attack.py": ["library/attacks/test_every_attack.py", "library/attacks/test_pgd.py"],
+    "vaecore/attacks/_fgsm.py": ["library/attacks/test_fgsm.py", "library/attacks/test_every_attack.py"],
+    "vaecore/attacks/_pgd.py": ["library/attacks/test_pgd.py", "library/attacks/test_every_attack.py"],
+    "vaecore/attacks/_square.py": ["library/attacks/test_square.py", "library/attacks/test_every_attack.py"],
+    "vaecore/attacks/_detector.py": ["library/attacks/test_detector.py", "library/attacks/test_every_attack.py"],
+    "vaecore/suite/judging/bound.py": ["suite/judging"],
+    "vaecore/suite/judging/verdict.py": ["suite/judging"],
+    "vaecore/suite/statistics/estimates.py": ["suite/statistics"],
+    "vaecore/suite/statistics/intervals.py": ["suite/statistics"],
+    "vaecore/suite/statistics/rank_statistics.py": ["suite/statistics"],
+    "vaecore/suite/study/decisions.py": ["suite/study/test_decisions.py"],
+    "vaecore/suite/study/plan.py": ["suite/study/test_plan.py"],
+    "vaecore/suite/study/tasks.py": ["suite/study/test_tasks.py", "suite/study/test_plan.py"],
 }
 SLOWEST = 150  # seconds that the tests of a mutant may take
 
@@ -97,7 +97,7 @@ def test_mutants_are_caught(chance, large, count, tmp_path):
     while len(mutants) < (120 if large else 2):
         module = chance.choice(sorted(MODULES))
         source, was, becomes = a_mutant(chance, module)
-        mutants[module, was, becomes] = [module, source, MODULES[module], SLOWEST]
+        mutants[module, was, becomes] = [module, source, [f"tests/{test}" for test in MODULES[module]], SLOWEST]
     (tmp_path / "mutants.json").write_text(json.dumps([*mutants.values()]), encoding="utf-8")
     (tmp_path / "copy").mkdir()
     process = subprocess.run(  # noqa: S603  # our own script
