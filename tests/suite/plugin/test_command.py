@@ -70,8 +70,8 @@ def test_help_lists_the_options_of_the_claims(command):
     [
         ([], "*error: the following arguments are required: command"),
         (["judge"], "*error: argument command: invalid choice: 'judge' (choose from *claims*compare*page*cache*)"),
-        (["compare", "a", "b"], "*error: a must be a results.json or the folder of a report; there is no a"),
-        (["page", "a"], "*error: a must be a results.json or the folder of a report; there is no a"),
+        (["compare", "a", "b"], "*error: a must be a results.json or the folder of a report; there is no file a"),
+        (["page", "a"], "*error: a must be a results.json or the folder of a report; there is no file a"),
         (
             ["cache", "--cache-dir=a"],
             "*error: there is no cache in a (nothing has been computed yet, or *)",
