@@ -41,6 +41,15 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def campaign(session: nox.Session) -> None:
+    """Many faults at random (kills, damage, calls, mutants), some 20 minutes; writes reports/campaign.md."""
+    session.install("-e", ".[suite]", *nox.project.dependency_groups(PROJECT, "campaign"))
+    command = ("python", "-m", "pytest", "tests/campaign", "--campaign", "--campaign-page=reports/campaign.md")
+    spread = ("--numprocesses=2", "--dist=worksteal")
+    session.run(*command, *spread, *session.posargs, env={"OMP_NUM_THREADS": "1", **COMPILED})
+
+
+@nox.session
 def claims(session: nox.Session) -> None:
     """As `reproduce`, but a claim that is not supported fails the session."""
     session.install("-e", ".[suite]", *nox.project.dependency_groups(PROJECT, "parallel"))

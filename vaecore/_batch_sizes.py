@@ -1,13 +1,14 @@
 """Batch sizes that fit the cache or the GPU."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from vaecore._calls import ask, check_module, is_exported
 from vaecore._check import check_logits
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux; sysconf is wrong in some virtual machines
@@ -52,10 +53,11 @@ def fit_at_once(each: int, device: torch.device) -> int:
 def widest_activation(module: object, call: Callable[[], object], least: int) -> int:
     """Elements in the largest activation for one image; at least `least`.
 
-    call: runs the module on one image. It is not called unless `module` is a torch module in evaluation mode.
+    call: runs the module on one image. It is called only for a torch module in evaluation mode, and not for one that
+    is scripted or exported, which can't be looked into.
     """
     sizes = [least]
-    if isinstance(module, nn.Module) and not module.training:
+    if isinstance(module, nn.Module) and not any(map(_is_closed, module.modules())) and not module.training:
         hooks = [
             part.register_forward_hook(lambda _, __, out: sizes.append(_elements(out))) for part in module.modules()
         ]
@@ -67,6 +69,11 @@ def widest_activation(module: object, call: Callable[[], object], least: int) ->
     return max(sizes)
 
 
+def _is_closed(module: nn.Module) -> bool:
+    """Whether a module takes no hooks, or has no layers that hooks could watch."""
+    return isinstance(module, torch.jit.ScriptModule) or is_exported(module)
+
+
 def _elements(output: object) -> int:
     return output.numel() if isinstance(output, Tensor) else 0
 
@@ -74,19 +81,21 @@ def _elements(output: object) -> int:
 def answers(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """A classifier's logits, (n, c, h, w) to (n, classes), computed in batches that fit the cache or the GPU.
 
-    With gradients enabled, all images are one batch. Raises ValueError unless the logits are finite and of that shape.
+    With gradients enabled, all images are one batch. Raises ValueError unless the logits are finite and of that shape,
+    and if those of a torch module depend on the rest of the batch.
     """
     shape, widest, batch_size = images.shape[1:], images[0].numel(), len(images)
     if not torch.is_grad_enabled() and len(images) > _FEW:
         if isinstance(classifier, nn.Module):
             sizes = _widest.setdefault(classifier, {})
             if shape not in sizes:
-                sizes[shape] = widest_activation(classifier, lambda: classifier(images[:1]), widest)
+                sizes[shape] = widest_activation(classifier, lambda: ask(classifier, images[:1]), widest)
             widest = sizes[shape]
         batch_size = fit_at_once(widest * torch.float32.itemsize, images.device)
     batches = []
     for batch in torch.split(images, batch_size):
-        logits = classifier(batch)
+        logits = ask(classifier, batch)
         check_logits(logits, len(batch))
         batches.append(logits)
+    check_module(classifier, "the classifier", partial(ask, classifier), images, random=True)
     return torch.cat(batches) if len(batches) > 1 else batches[0]

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 from torch import Tensor
 
-from vaecore._check import check_choice, check_counts
-from vaecore._metrics import numbers
+from vaecore._check import check_choice, check_integer, clip_rounding
+from vaecore._metrics import numbers, table_and_labels
 
 Vector = NDArray[np.float64]
 Equal = Literal["width", "mass"]
@@ -38,7 +39,7 @@ def reliability(
     n / bins images, and equal confidences stay together.
     """
     score, hit = _answers(confidence, right)
-    check_counts(bins=bins)
+    bins = check_integer("bins", bins, 1)
     check_choice("equal", equal, get_args(Equal))
     inner = np.linspace(0, 1, bins + 1)[1:-1] if equal == "width" else _quantiles(score, bins)
     place = np.searchsorted(inner, score, side="left")
@@ -90,16 +91,11 @@ def brier_parts(
 def fit_temperature(logits: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
     """The temperature in [0.01, 100] that minimises the NLL of softmax(logits / temperature) (Guo et al. 2017).
 
-    logits: (n, classes). labels: (n,) integers. Fit it on images that the classifier was not trained on. If all of them
-    are classified correctly, the NLL has no minimum, and the temperature is 1. Raises ValueError for other shapes and
-    for logits that are not finite.
+    logits: (n, classes). labels: (n,) integers from 0 to classes - 1. Fit it on images that the classifier was not
+    trained on. If all of them are classified correctly, the NLL has no minimum, and the temperature is 1. Raises
+    ValueError for other shapes and labels, and for logits that are not finite.
     """
-    table, label = numbers(logits), numbers(labels).astype(np.int64)
-    if table.ndim != 2 or len(table) == 0 or label.shape != table.shape[:1] or not np.isfinite(table).all():
-        raise ValueError(
-            "logits must be finite and of shape (n, classes), and labels (n,), n at least 1;"
-            f" got {table.shape} and {label.shape}"
-        )
+    table, label = table_and_labels(logits, labels, "logits")
     if bool((table.argmax(axis=1) == label).all()):
         return 1.0
 
@@ -139,13 +135,17 @@ def _quantiles(score: Vector, bins: int) -> Vector:
 
 
 def _answers(score: ArrayLike | Tensor, flag: ArrayLike | Tensor, *, bounded: bool = True) -> tuple[Vector, Vector]:
-    values, flags = numbers(score), numbers(flag)
+    values, flags = numbers(score, "the first argument"), numbers(flag, "the second argument")
     if values.ndim != 1 or values.size == 0 or flags.shape != values.shape:
         raise ValueError(
             f"both arguments must be vectors of one length, 1 or more; got {values.shape} and {flags.shape}"
         )
-    if np.isnan(values).any() or not np.isin(flags, [0, 1]).all():
-        raise ValueError("the first argument must not be NaN, and the second must be true or false")
-    if bounded and not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"confidence must be from 0 to 1; got [{values.min():.3g}, {values.max():.3g}]")
+    if missing := int((~np.isfinite(values) if bounded else np.isnan(values)).sum()):
+        infinite = " or infinite" if bounded else ""
+        raise ValueError(f"the first argument must not be NaN{infinite}; got {missing} of {values.size}")
+    if not np.isin(flags, [0, 1]).all():
+        raise ValueError(f"the second argument must be true or false; got numbers from {flags.min()} to {flags.max()}")
+    if bounded:
+        cause = "logits? apply softmax first"
+        values = clip_rounding(torch.from_numpy(values), "confidence", out_of_range=cause).numpy()
     return values, flags

@@ -1,12 +1,16 @@
 """Checks of arguments. Each error says what was expected, what was passed, and the likely cause."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vaecore._calls import own_parts
+
 CHANNELS = (1, 3)  # grey, or red, green and blue
 _RANGE = "undo mean/std normalisation first; divide bytes by 255"
+_ROUNDING = 1e-6  # eight float32 steps at 1; undoing a normalisation or interpolating gives two or three
 
 
 def quoted(names: Iterable[str]) -> str:
@@ -15,17 +19,53 @@ def quoted(names: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}"
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise ValueError unless `value`, the argument called `name`, is one of two or more choices."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be {quoted(choices)}; got {value!r}")
 
 
-def check_counts(**counts: int | None) -> None:
-    """Raise ValueError unless each count is 1 or more, or None."""
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name} must be 1 or more; got {count}")
+def check_type(name: str, value: object, kind: type, remedy: str = "") -> None:
+    """Raise TypeError unless `value`, the argument called `name`, is of a kind; remedy: what to do."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {kind.__name__}; got {type(value).__name__}" + (remedy and f" ({remedy})"))
+
+
+def check_integer(name: str, value: object, least: int, most: int | None = None, wanted: str = "") -> int:
+    """The value as an int; raises ValueError out of range, and TypeError unless it is an integer, numpy's included.
+
+    A bool is not an integer, nor is a float without fraction: either is more likely a mistake. wanted: the range in
+    words.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer; got {value!r}")
+    if value < least or (most is not None and value > most):
+        wanted = wanted or (f"{least} or more" if most is None else f"from {least} to {most}")
+        raise ValueError(f"{name} must be {wanted}; got {value}")
+    return int(value)
+
+
+def check_counts(**counts: object) -> tuple[int, ...]:
+    """The counts as ints, each 1 or more; raises as `check_integer` does."""
+    return tuple(check_integer(name, count, 1) for name, count in counts.items())
+
+
+def check_seed(seed: object) -> int:
+    """The seed as an int from 0 to 2**64 - 1; raises as `check_integer` does."""
+    return check_integer("seed", seed, 0, (1 << 64) - 1, "from 0 to 2**64 - 1")
+
+
+def check_number(name: str, value: object, fits: Callable[[float], bool], wanted: str, remedy: str = "") -> float:
+    """The value as a float; raises TypeError unless it is a real number, and ValueError unless it `fits`.
+
+    fits: false for NaN. wanted: the same in words. remedy: what to do, for the error message.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number; got {value!r}")
+    number = float(value)
+    if not fits(number):
+        raise ValueError(f"{name} must be {wanted}; got {value}" + (remedy and f" ({remedy})"))
+    return number
 
 
 def describe_shape(shape: tuple[int, int, int]) -> str:
@@ -34,10 +74,28 @@ def describe_shape(shape: tuple[int, int, int]) -> str:
     return f"{height}x{width} in {'grey' if channels == 1 else 'colour'}"
 
 
-def check_images(images: Tensor, name: str = "images", *, out_of_range: str = _RANGE) -> None:
-    """Raise unless `images` is a non-empty float32 tensor (n, channels, height, width) in [0, 1] with 1 or 3 channels.
+def clip_rounding(pixels: Tensor, name: str = "images", *, out_of_range: str = _RANGE) -> Tensor:
+    """Pixels in [0, 1]: the same tensor, or a clipped copy of one that is outside by float32 rounding only (1e-6).
 
-    out_of_range: the likely cause of values outside [0, 1], for the error message.
+    pixels: floating point, not empty. Raises ValueError for pixels farther outside, with their likely cause
+    `out_of_range`, and for NaN and infinity.
+    """
+    low, high = torch.aminmax(pixels)
+    if bool((low >= 0) & (high <= 1)):
+        return pixels
+    if bool((low >= -_ROUNDING) & (high <= 1 + _ROUNDING)):
+        return pixels.clamp(0, 1)
+    if not bool(torch.isfinite(pixels).all()):
+        raise ValueError(f"{name} must be finite; got NaN or infinite pixels")
+    # Seven digits, as fewer would show 1 for a pixel that is too far above it.
+    raise ValueError(f"{name} must lie in [0, 1]; got [{low.item():.7g}, {high.item():.7g}] ({out_of_range})")
+
+
+def check_images(images: Tensor, name: str = "images", *, out_of_range: str = _RANGE) -> Tensor:
+    """Images (n, channels, height, width) float32 in [0, 1], with 1 or 3 channels: the same tensor or a clipped copy.
+
+    Raises TypeError unless `images` is a tensor, and ValueError for another shape or dtype, an empty tensor, and pixels
+    outside [0, 1] by more than rounding (see `clip_rounding`).
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor; got {type(images).__name__}")
@@ -53,11 +111,7 @@ def check_images(images: Tensor, name: str = "images", *, out_of_range: str = _R
         raise ValueError(f"{name} must be float32; got {images.dtype} ({remedy})")
     if images.numel() == 0:
         raise ValueError(f"{name} is empty; got shape {tuple(images.shape)}")
-    low, high = torch.aminmax(images)
-    if not bool((low >= 0) & (high <= 1)):
-        if not bool(torch.isfinite(images).all()):
-            raise ValueError(f"{name} must be finite; got NaN or infinite pixels")
-        raise ValueError(f"{name} must lie in [0, 1]; got [{low.item():.3g}, {high.item():.3g}] ({out_of_range})")
+    return clip_rounding(images, name, out_of_range=out_of_range)
 
 
 def check_labels(labels: Tensor, count: int, classes: int | None = None, name: str = "labels") -> None:
@@ -84,10 +138,17 @@ def check_logits(logits: object, count: int) -> None:
 
 
 def check_classifier(classifier: object) -> None:
-    """Raise ValueError if a part of the classifier is in training mode: dropout is random, batch norm changes."""
-    parts = classifier.modules() if isinstance(classifier, nn.Module) else ()
+    """Raise TypeError unless the classifier is a function, and ValueError if a part of it is in training mode.
+
+    In training mode dropout is random, and batch norm changes.
+    """
+    if not callable(classifier):
+        raise TypeError(
+            f"the classifier must be a function of images that gives logits; got {type(classifier).__name__}"
+        )
+    parts = own_parts(classifier) if isinstance(classifier, nn.Module) else ()
     for part in parts:
-        if part.training:
+        if getattr(part, "training", False):  # a frozen script has no mode
             raise ValueError(
                 f"the classifier must be in evaluation mode; got {type(part).__name__} in training mode"
                 " (call classifier.eval(): dropout and batch norm would make every gradient random)"

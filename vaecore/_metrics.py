@@ -1,8 +1,11 @@
 """Metrics of anomaly scores (AUROC, AUPR, FPR95) and of predicted probabilities (Brier score, NLL)."""
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from vaecore._check import clip_rounding
 
 
 def auroc(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> float:
@@ -70,7 +73,7 @@ def _labelled(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> tuple[
 
 
 def _scores(values: ArrayLike | Tensor, name: str) -> NDArray[np.float64]:
-    scores = numbers(values)
+    scores = numbers(values, name)
     if scores.ndim != 1 or scores.size == 0:
         raise ValueError(f"{name} must be a non-empty vector of scores, one for each image; got shape {scores.shape}")
     if missing := int(np.isnan(scores).sum()):
@@ -81,26 +84,44 @@ def _scores(values: ArrayLike | Tensor, name: str) -> NDArray[np.float64]:
 def _predictions(
     probabilities: ArrayLike | Tensor, labels: ArrayLike | Tensor
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    table, label = numbers(probabilities), numbers(labels)
+    table, label = table_and_labels(probabilities, labels, "probabilities")
+    cause = "logits? apply softmax first"
+    table = clip_rounding(torch.from_numpy(table), "probabilities", out_of_range=cause).numpy()
+    sums = table.sum(1)
+    if not np.allclose(sums, 1, atol=1e-4):  # float32 softmax sums to 1 within 1e-6
+        raise ValueError(
+            "probabilities must sum to 1 for each image;"
+            f" got sums in [{sums.min():.5g}, {sums.max():.5g}] (a row for each image, a column for each class?)"
+        )
+    return table, label
+
+
+def table_and_labels(
+    values: ArrayLike | Tensor, labels: ArrayLike | Tensor, name: str
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """A finite table (n, classes), called `name`, and a label for each row, from 0 to classes - 1; else ValueError."""
+    table, label = numbers(values, name), numbers(labels, "labels")
     if table.ndim != 2 or table.size == 0 or label.shape != table.shape[:1]:
         raise ValueError(
-            "probabilities must have shape (n, classes) and labels (n,), n at least 1;"
-            f" got {table.shape} and {label.shape}"
+            f"{name} must have shape (n, classes) and labels (n,), n at least 1; got {table.shape} and {label.shape}"
         )
-    if missing := int(np.isnan(table).any(1).sum()):
-        raise ValueError(f"probabilities must not be NaN; got NaN for {missing} of {len(table)} images")
-    if table.min() < 0 or not np.allclose(table.sum(1), 1, atol=1e-4):  # float32 softmax sums to 1 within 1e-6
-        raise ValueError(
-            "probabilities must be at least 0 and sum to 1 for each image;"
-            f" got a minimum of {table.min():.3g} and sums in [{table.sum(1).min():.4g}, {table.sum(1).max():.4g}]"
-            " (logits? apply softmax first)"
-        )
-    if not (np.isin(label, np.arange(table.shape[1]))).all():
+    if missing := int((~np.isfinite(table)).any(1).sum()):
+        raise ValueError(f"{name} must be finite; got NaN or infinity for {missing} of {len(table)} images")
+    if not np.isin(label, np.arange(table.shape[1])).all():
         raise ValueError(f"labels must be integers from 0 to {table.shape[1] - 1}; got [{label.min()}, {label.max()}]")
     return table, label.astype(np.int64)
 
 
-def numbers(values: ArrayLike | Tensor) -> NDArray[np.float64]:
-    """A tensor or array-like as a float64 array."""
-    plain = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
-    return np.asarray(plain, dtype=np.float64)
+def numbers(values: ArrayLike | Tensor, name: str) -> NDArray[np.float64]:
+    """A tensor or array-like, called `name`, as a float64 array; raises TypeError unless it holds real numbers."""
+    wanted = f"{name} must be a tensor, an array or a list of numbers"
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values if values.is_complex() else values.double()  # numpy has no bfloat16
+    try:
+        array = np.asarray(values)
+    except (ValueError, RuntimeError) as error:  # lists of unequal length, lists of tensors with gradients
+        raise TypeError(f"{wanted}; got {type(values).__name__} that is no array ({error})") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{wanted}; got {array.dtype}")
+    return array.astype(np.float64, order="C")

@@ -14,6 +14,8 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
+from vaecore._check import check_counts, check_integer, check_seed
+
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
@@ -22,27 +24,33 @@ _CELLS = 1 << 16
 # numpy generates words for consecutive images. Tensor arithmetic takes about ten times as long, so it is used only
 # where the indices span more than this many images for each image in the batch.
 _SPARSE = 8
+_LAST = (1 << 63) - 1  # int64
 
 
 def seed_for(name: str, base: int) -> int:
-    """Derive the seed for a purpose from its name and a base seed; a 64-bit integer.
+    """Derive the seed for a purpose from its name and a base seed; both seeds are from 0 to 2**64 - 1.
 
     Adding a purpose, with a new name, never shifts the random numbers of another.
     """
-    return int.from_bytes(hashlib.blake2b(f"{base}/{name}".encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(f"{check_seed(base)}/{name}".encode(), digest_size=8).digest(), "little")
 
 
 def image_indices(count: int, first_index: int, indices: Tensor | None) -> Tensor:
-    """Index of each image of a batch, (count,) int64: `indices`, or else counted up from `first_index`."""
+    """Index of each image of a batch, (count,) int64: `indices`, or else counted up from `first_index`.
+
+    Raises ValueError for a negative index and another shape or dtype, TypeError for other types.
+    """
     if indices is None:
-        if first_index < 0:
-            raise ValueError(f"first_index must be 0 or more; got {first_index}")
-        return torch.arange(first_index, first_index + count)
-    if indices.dtype != torch.int64 or indices.shape != (count,) or bool((indices < 0).any()):
+        first = check_integer("first_index", first_index, 0, _LAST - count, "0 or more, with all indices below 2**63")
+        return torch.arange(first, first + count)
+    if not isinstance(indices, Tensor):
+        raise TypeError(f"indices must be a torch.Tensor; got {type(indices).__name__} (use torch.as_tensor(indices))")
+    if indices.dtype != torch.int64 or indices.shape != (count,):
         raise ValueError(
-            f"indices must be int64 of shape ({count},), 0 and up, one for each image;"
-            f" got {indices.dtype} {tuple(indices.shape)}"
+            f"indices must be int64 of shape ({count},), one for each image; got {indices.dtype} {tuple(indices.shape)}"
         )
+    if count and (lowest := int(indices.min())) < 0:
+        raise ValueError(f"indices must be 0 or more; got {lowest}")
     return indices
 
 
@@ -125,10 +133,8 @@ def _words(seed: int, indices: Tensor, draws: int, size: int, device: torch.devi
 
     Draw d of image i takes the counters (low, high, d, 0) from i * blocks + 1 on; numpy starts at 1.
     """
-    if draws < 1 or size < 1:
-        raise ValueError(f"draws and size must be 1 or more; got draws={draws}, size={size}")
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed must be from 0 to 2**64 - 1; got {seed}")
+    draws, size = check_counts(draws=draws, size=size)
+    seed = check_seed(seed)
     indices = indices.to(device) if device is not None else indices
     blocks = -(-size // _BLOCK)
     long_words = _words_by_numpy(seed, indices, draws, blocks) if indices.device.type == "cpu" else None

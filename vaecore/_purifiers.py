@@ -1,6 +1,7 @@
 """Purifiers, which clean images before they are classified, and classifiers behind a purifier."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -8,11 +9,23 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, one_hot, pad, unfold
 
 from vaecore._batch_sizes import answers
-from vaecore._check import check_choice, check_classifier, check_counts, check_images, check_labels
+from vaecore._calls import ask, to_evaluation
+from vaecore._check import (
+    check_choice,
+    check_classifier,
+    check_counts,
+    check_images,
+    check_integer,
+    check_labels,
+    check_number,
+    check_seed,
+    check_type,
+)
+from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, normal, seed_for
 from vaecore.attacks._attack import Loss, Objective, class_loss
 from vaecore.models._networks import Autoencoder, Classify
-from vaecore.reconstruction._decode import decode_draws, latents_of, posterior
+from vaecore.reconstruction._decode import check_vae, decode_draws, latents_of, posterior
 
 Decide = Literal["mean-image", "mean-softmax", "majority"]
 Backward = Literal["exact", "identity"]  # or a purifier
@@ -40,7 +53,7 @@ class Purifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The mean over the views, with seed 0 and each image's position in the batch as its index."""
-        check_images(images)
+        images = check_images(images)
         return self.views(images, image_indices(len(images), 0, None).to(images.device), 0).mean(dim=1)
 
 
@@ -51,9 +64,7 @@ class Threshold(Purifier):
 
     def __init__(self, level: float = 0.5) -> None:
         super().__init__()
-        if not 0 < level <= 1:
-            raise ValueError(f"level must be above 0 and at most 1; got {level}")
-        self.level = level
+        self.level = check_number("level", level, lambda value: 0 < value <= 1, "above 0 and at most 1")
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:  # noqa: ARG002  # for random purifiers
         """One view."""
@@ -67,9 +78,7 @@ class BitDepth(Purifier):
 
     def __init__(self, bits: int = 1) -> None:
         super().__init__()
-        if not 1 <= bits <= 8:
-            raise ValueError(f"bits must be from 1 to 8; got {bits}")
-        self.steps = 2**bits - 1
+        self.steps = 2 ** check_integer("bits", bits, 1, 8) - 1
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:  # noqa: ARG002
         """One view."""
@@ -85,14 +94,13 @@ class MedianFilter(Purifier):
 
     def __init__(self, size: int = 3) -> None:
         super().__init__()
-        if size < 1 or size % 2 == 0:
-            raise ValueError(f"size must be odd and 1 or more; got {size}")
-        self.size = size
+        self.size = check_integer("size", size, 1)
+        if self.size % 2 == 0:
+            raise ValueError(f"size must be odd; got {size} (the neighbourhood has the pixel in its middle)")
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:  # noqa: ARG002
         """One view."""
-        edge = self.size // 2
-        around = unfold(pad(_planes(images), (edge,) * 4, mode="reflect"), self.size)
+        around = unfold(_mirrored(images, self.size // 2, f"a median of {self.size}x{self.size} pixels"), self.size)
         return around.median(dim=1).values.view_as(images).unsqueeze(1)
 
 
@@ -104,24 +112,28 @@ class GaussianBlur(Purifier):
 
     def __init__(self, sigma: float = 1.0) -> None:
         super().__init__()
-        if not 0 < sigma < float("inf"):
-            raise ValueError(f"sigma must be above 0 and finite; got {sigma}")
-        self.sigma = sigma
+        self.sigma = check_number("sigma", sigma, lambda value: 0 < 3 * value < math.inf, "above 0 and finite")
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:  # noqa: ARG002
         """One view."""
         # torchvision has this filter, but takes as long to import as torch.
         edge = round(3 * self.sigma)
+        padded = _mirrored(images, edge, f"a blur of sigma {self.sigma:g}")
         offset = torch.arange(-edge, edge + 1, dtype=images.dtype, device=images.device)
         kernel = (-0.5 * (offset / self.sigma).square()).softmax(dim=0)
-        padded = pad(_planes(images), (edge,) * 4, mode="reflect")
         blurred = conv2d(conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
         return blurred.clamp(0, 1).view_as(images).unsqueeze(1)
 
 
-def _planes(images: Tensor) -> Tensor:
-    """Each channel as an image of its own, (n * channels, 1, h, w)."""
-    return images.reshape(-1, 1, *images.shape[2:])
+def _mirrored(images: Tensor, edge: int, what: str) -> Tensor:
+    """Each channel as an image of its own, with `edge` pixels mirrored on each side, (n * channels, 1, h + .., w + ..).
+
+    Raises ValueError, which names `what` needs them, for images that are not larger.
+    """
+    height, width = images.shape[2:]
+    if edge >= min(height, width):
+        raise ValueError(f"{what} needs images of more than {edge:g} pixels high and wide; got {height}x{width}")
+    return pad(images.reshape(-1, 1, height, width), (edge,) * 4, mode="reflect")
 
 
 class VAEPurifier(Purifier):
@@ -129,8 +141,9 @@ class VAEPurifier(Purifier):
 
     def __init__(self, vae: Autoencoder, *, draws: int | None = None) -> None:
         super().__init__()
-        check_counts(draws=draws)
-        self.vae, self.random, self.draws = vae, draws is not None, draws or 1
+        check_vae(vae)
+        self.vae, self.random = vae, draws is not None
+        self.draws = check_integer("draws", 1 if draws is None else draws, 1)
 
     def with_draws(self, draws: int) -> "Purifier":
         """The same purifier with at most `draws` draws."""
@@ -151,8 +164,11 @@ class Chain(Purifier):
 
     def __init__(self, purifiers: Sequence[Purifier]) -> None:
         super().__init__()
+        check_type("purifiers", purifiers, Iterable, "one purifier: [purifier]")
         if not purifiers:
             raise ValueError("purifiers must be one or more; got none")
+        for purifier in purifiers:
+            check_type("a purifier of the chain", purifier, Purifier)
         self.purifiers = nn.ModuleList(purifiers)
         self.differentiable = all(purifier.differentiable for purifier in purifiers)
         self.draws = purifiers[-1].draws
@@ -183,21 +199,23 @@ class LatentSearch(Purifier):
 
     def __init__(self, vae: Autoencoder, *, steps: int = 100, starts: int = 4, rate: float = 0.1) -> None:
         super().__init__()
-        check_counts(steps=steps, starts=starts)
-        self.vae, self.steps, self.starts, self.rate = vae, steps, starts, rate
+        check_vae(vae)
+        self.vae = vae
+        self.steps, self.starts = check_counts(steps=steps, starts=starts)
+        self.rate = check_number("rate", rate, lambda value: 0 < value < math.inf, "above 0 and finite")
 
+    @in_any_mode
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
         """One view."""
         size = posterior(self.vae, images[:1].detach())[0].shape[1]
         start = normal(seed_for("latent-search", seed), indices, draws=self.starts, size=size, device=images.device)
         target = images.detach().unsqueeze(1)
-        with torch.enable_grad():
-            latents = start.clone().requires_grad_()
-            optimizer = torch.optim.Adam([latents], lr=self.rate)
-            for _ in range(self.steps):
-                error = (decode_draws(self.vae, latents, images.shape) - target).square().sum(dim=(2, 3, 4))
-                (latents.grad,) = torch.autograd.grad(error.sum(), latents)
-                optimizer.step()
+        latents = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([latents], lr=self.rate)
+        for _ in range(self.steps):
+            error = (decode_draws(self.vae, latents, images.shape) - target).square().sum(dim=(2, 3, 4))
+            (latents.grad,) = torch.autograd.grad(error.sum(), latents)
+            optimizer.step()
         with torch.no_grad():
             decoded = decode_draws(self.vae, latents, images.shape)
             best = (decoded - target).square().sum(dim=(2, 3, 4)).argmin(dim=1)
@@ -231,19 +249,21 @@ class Purified(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("decide", decide, get_args(Decide))
-        if not isinstance(backward, Purifier) and backward not in (None, "exact", "identity"):
+        is_named = isinstance(backward, str) and backward in ("exact", "identity")
+        if not (backward is None or isinstance(backward, Purifier) or is_named):
             raise ValueError(f"backward must be 'exact', 'identity', a purifier or None; got {backward!r}")
-        check_counts(eot=eot)
+        check_type("purifier", purifier, Purifier)
         check_classifier(classifier)
-        self.purifier, self.classifier, self.decide, self.eot, self.seed = purifier, classifier, decide, eot, seed
+        self.purifier, self.classifier, self.decide = purifier, classifier, decide
+        self.eot, self.seed = check_integer("eot", eot, 1), check_seed(seed)
         self.backward = backward or ("exact" if purifier.differentiable else "identity")
-        self.eval()
+        to_evaluation(self)
 
     def forward(self, images: Tensor, indices: Tensor | None = None) -> Tensor:
         """Logits; the noise depends on the seed and the images' indices, by default their positions in the batch."""
-        check_images(images)
+        images = check_images(images)
         index = image_indices(len(images), 0, indices).to(images.device)
-        return self.of_views(self.purifier.views(images, index, self.seed))
+        return self.of_views(ask(lambda given: self.purifier.views(given, index, self.seed), images))
 
     def of_views(self, views: Tensor, each: Tensor | None = None) -> Tensor:
         """Logits (n, classes) of given views (n, draws, c, h, w).
@@ -274,12 +294,13 @@ class Purified(nn.Module):
         return objective
 
     def _views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
-        views = self.purifier.views(images, indices, seed)
+        views: Tensor = ask(lambda given: self.purifier.views(given, indices, seed), images)
         if self.backward == "exact":
             return views
         substitute = images.unsqueeze(1)
         if isinstance(self.backward, Purifier):
-            substitute = self.backward.views(images, indices, seed).mean(dim=1, keepdim=True)
+            stand_in = self.backward
+            substitute = ask(lambda given: stand_in.views(given, indices, seed), images).mean(dim=1, keepdim=True)
         substitute = substitute.expand_as(views)
         return substitute + (views - substitute).detach()
 

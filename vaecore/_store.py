@@ -4,27 +4,29 @@ An entry is one safetensors file, written atomically, with a checksum. A damaged
 A lock for each key makes sure that processes that share the folder compute an entry once.
 """
 
+import os
 import re
+import stat
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from vaecore._digest import digest
-from vaecore._files import write_atomically
+from vaecore._files import expanded, locked, sweep, write_atomically
 
 Tensors = dict[str, Tensor]
 
 
 class StoreWarning(UserWarning):
-    """An entry was damaged or could not be written; the result is still right."""
+    """An entry was damaged, or could not be written or locked; the result is still right."""
 
 
 def write_tensors(path: Path, tensors: Tensors, header: Mapping[str, str]) -> None:
@@ -35,6 +37,8 @@ def write_tensors(path: Path, tensors: Tensors, header: Mapping[str, str]) -> No
 
 def read_tensors(path: Path) -> tuple[dict[str, str], Tensors]:
     """Read a file that `write_tensors` wrote: header and tensors; raises ValueError if the file is damaged."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise ValueError(f"{path} must be a file; it is a folder, a pipe or a device")
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
@@ -44,15 +48,6 @@ def read_tensors(path: Path) -> tuple[dict[str, str], Tensors]:
     if header.pop("checksum", None) != _checksum(tensors, header):
         raise ValueError(f"{path} must match its own checksum; it does not (a disk error, or an edit by hand)")
     return header, tensors
-
-
-def _is_entry(path: Path) -> bool:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-    except (SafetensorError, OSError):
-        return re.fullmatch("[0-9a-f]{32}", path.stem) is not None  # damaged, but its name is a digest
-    return header.get("key") == path.stem and header.get("stage") == path.parent.name
 
 
 def _checksum(tensors: Tensors, header: Mapping[str, str]) -> str:
@@ -69,12 +64,22 @@ class Usage:
 
 
 class Store:
-    """Results by stage ("models", "evidence") and key, in a folder that processes may share."""
+    """Results by stage ("models", "evidence") and key, in a folder that processes may share.
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser()
+    shared: take a folder that all users of the machine can write to; whoever writes there can plant results. A group's
+    folder needs no asking. What the store makes in the folder is as open as the folder; entries follow the umask.
+    Raises ValueError where the folder can't be written to, or is open to all users unasked.
+    """
+
+    def __init__(self, folder: str | Path, *, shared: bool = False) -> None:
+        self.folder = expanded(folder)
+        self._locks = True  # until one could not be had
         try:
-            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(0o775, parents=True, exist_ok=True)
+            if not shared:
+                self._check_closed()
+            self._mode = stat.S_IMODE(self.folder.stat().st_mode)
+            self._subfolder("locks")
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
@@ -83,13 +88,33 @@ class Store:
                 " (choose another with --cache-dir or VAECORE_CACHE)"
             ) from None
 
+    def _check_closed(self) -> None:
+        """Raise ValueError where users other than the owner and the group can write to the folder or one in it."""
+        if os.name != "posix":
+            return  # other systems' permissions are not in the mode
+        for folder in (self.folder, *(Path(part) for part in os.scandir(self.folder) if part.is_dir())):
+            if folder.stat().st_mode & stat.S_IWOTH:
+                raise ValueError(
+                    f"the cache must be closed to other users, who could plant results; all can write to {folder}"
+                    f" (`chmod o-w {folder}`, or take it as it is: --shared-cache, or Store(..., shared=True))"
+                )
+
+    def _subfolder(self, name: str) -> Path:
+        """A folder in the cache's; one that is new is as open as that, whatever the umask."""
+        folder = self.folder / name
+        with suppress(FileExistsError):
+            folder.mkdir()
+            with suppress(OSError):  # not every file system has modes
+                folder.chmod(self._mode)
+        return folder
+
     def get(
         self, stage: str, key: str, compute: Callable[[], Tensors], *, notes: Mapping[str, str] | None = None
     ) -> Tensors:
         """The tensors stored under `key`; if there are none, compute and store them.
 
-        notes: texts to keep in the entry. A damaged entry or a full disk gives a StoreWarning; the tensors are still
-        returned.
+        notes: texts to keep in the entry. A damaged entry, a full disk or a lock that can't be had gives a
+        StoreWarning; the tensors are still returned.
         """
         tensors = self.read(stage, key)
         if tensors is not None:
@@ -121,11 +146,11 @@ class Store:
     ) -> bool:
         """Store tensors, the seconds that they took and notes; False, with a warning, if they cannot be written."""
         path = self._path(stage, key)
-        for stale in path.parent.glob(f".{path.name}.*.tmp"):  # left by a process that was killed while writing
-            stale.unlink(missing_ok=True)
         header = {**(notes or {}), "stage": stage, "key": key, "seconds": f"{seconds:.6g}"}
         try:
-            path.parent.mkdir(exist_ok=True)
+            self._subfolder(stage)
+            if self._locks:  # else another process may be writing
+                sweep(path.parent, path.name, older=0)
             write_tensors(path, tensors, header)
         except OSError as error:
             cause = error.strerror or error
@@ -134,41 +159,63 @@ class Store:
             return False
         return True
 
-    def lock(self, key: str) -> BaseFileLock:
-        """The lock that a process holds while it computes the entry of a key."""
-        return FileLock(self.folder / "locks" / f"{key}.lock")
+    def lock(self, key: str, *, blocking: bool = True) -> ExitStack:
+        """Hold the lock of a key, while its entry is computed, until the result is closed.
+
+        Raises filelock.Timeout where another process holds it, unless blocking. Where none can be had, the first time
+        gives a StoreWarning.
+        """
+        path = self.folder / "locks" / f"{key}.lock"
+        return locked(path, without=self._unlocked, blocking=blocking, mode=self._mode & 0o666 | 0o600)
+
+    def _unlocked(self, error: OSError) -> None:
+        if self._locks:
+            self._locks = False
+            message = (
+                f"results are computed without locks, as there are none to be had in {self.folder / 'locks'}:"
+                f" {error.strerror or error}; processes that share the cache may compute the same"
+            )
+            warnings.warn(StoreWarning(message), stacklevel=4)
 
     def notes(self) -> list[dict[str, str]]:
         """The header of each entry: its stage, key, seconds and notes."""
-        headers = []
-        for file in self._entries():
-            try:
-                with safe_open(file, framework="pt") as entry:
-                    headers.append(dict(entry.metadata() or {}))
-            except (SafetensorError, OSError):  # damaged, which whoever needs its tensors is warned of
-                continue
-        return headers
+        return [header for _, header in self._entries() if header is not None]
 
     def has(self, stage: str, key: str) -> bool:
         """Whether there is an entry, which may be damaged."""
-        return self._path(stage, key).exists()
+        return os.path.exists(self._path(stage, key))  # noqa: PTH110  # Path.exists may raise
 
     def usage(self) -> list[Usage]:
         """Entries and bytes of each stage, in order of name."""
         stages: dict[str, list[int]] = {}
-        for file in self._entries():
-            stages.setdefault(file.parent.name, []).append(file.stat().st_size)
+        for file, _ in self._entries():
+            with suppress(FileNotFoundError):  # another process cleared it
+                stages.setdefault(file.parent.name, []).append(file.stat().st_size)
         return [Usage(stage, len(sizes), sum(sizes)) for stage, sizes in sorted(stages.items())]
 
     def clear(self) -> None:
-        """Delete all entries and their locks, and no other files."""
-        for file in self._entries():
+        """Delete all entries, their locks, and what killed processes left of them, and no other files."""
+        files = [file for file, _ in self._entries()]
+        for file in files:
             file.unlink(missing_ok=True)
             (self.folder / "locks" / f"{file.stem}.lock").unlink(missing_ok=True)
+        for stage in {file.parent for file in files}:
+            sweep(stage, "*.safetensors")
 
-    def _entries(self) -> list[Path]:
-        """The store's own files; the folder may hold other safetensors files."""
-        return [file for file in self.folder.glob("*/*.safetensors") if _is_entry(file)]
+    def _entries(self) -> Iterator[tuple[Path, dict[str, str] | None]]:
+        """The store's own files, each with its header, None where it is damaged; the folder may hold others."""
+        for file in self.folder.glob("*/*.safetensors"):
+            if not os.path.isfile(file):  # noqa: PTH113  # Path.is_file may raise
+                continue
+            try:
+                with safe_open(file, framework="pt") as entry:
+                    header = dict(entry.metadata() or {})
+            except (SafetensorError, OSError):
+                if re.fullmatch("[0-9a-f]{32}", file.stem):  # a digest
+                    yield file, None
+                continue
+            if header.get("key") == file.stem and header.get("stage") == file.parent.name:
+                yield file, header
 
     def _path(self, stage: str, key: str) -> Path:
         return self.folder / stage / f"{key}.safetensors"

@@ -3,7 +3,9 @@
 
 # Digests, files and names; these import no torch.
 from ._digest import digest as digest
+from ._files import expanded as expanded
 from ._files import sweep as sweep
+from ._files import user_cache as user_cache
 from ._files import write_atomically as write_atomically
 from ._import_by_name import attribute as attribute
 from ._import_by_name import is_named as is_named
@@ -23,6 +25,11 @@ from ._noise import seed_for as seed_for
 from ._noise import signs as signs
 from ._noise import uniform as uniform
 from ._noise import words as words
+
+# Calls of users' models.
+from ._calls import ask as ask
+from ._calls import check_independent as check_independent
+from ._calls import to_evaluation as to_evaluation
 
 # Checks, precision and batch sizes.
 from ._check import check_logits as check_logits

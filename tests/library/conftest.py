@@ -1,4 +1,4 @@
-"""A small VAE, a small classifier and images for both, shared by the tests of the library."""
+"""A small VAE, a small classifier, images for both, and what users' models do, shared by the tests of the library."""
 
 import pytest
 import torch
@@ -39,6 +39,42 @@ def tiny_classifier():
 def some_images():
     """Give a function that makes random grey images, 5x4."""
     return lambda count, seed=0: torch.rand(count, 1, *SIDES, generator=torch.Generator().manual_seed(seed))
+
+
+def spoiling(function):
+    """The function, which also writes into what it is given."""
+
+    def spoil(given):
+        answer = function(given.clone())
+        given.zero_()
+        return answer
+
+    return spoil
+
+
+def converted(*dtypes):
+    """Give a function that wraps a function: what it answers is converted to each dtype in turn."""
+
+    def convert(answer):
+        for dtype in dtypes:
+            answer = tuple(map(convert, answer)) if isinstance(answer, tuple) else answer.to(dtype)
+        return answer
+
+    return lambda function: lambda given: convert(function(given))
+
+
+@pytest.fixture(
+    params=[
+        (spoiling, lambda function: function),
+        (converted(torch.float64), lambda function: function),
+        (converted(torch.bfloat16), converted(torch.bfloat16, torch.float32)),
+        (converted(torch.float16), converted(torch.float16, torch.float32)),
+    ],
+    ids=["writes into what it is given", "float64", "bfloat16", "float16"],
+)
+def habit(request):
+    """Two wrappers of functions that should make no difference: one gives the function a user's habit."""
+    return request.param
 
 
 @pytest.fixture

@@ -63,13 +63,18 @@ class Wide(nn.Module):
 
 @pytest.mark.parametrize("look", ["module", "training", "plain"])
 def test_reconstruct_decodes_as_much_as_fits(look):
-    """What cannot be looked into, as it is no torch module in evaluation mode, counts as its images."""
+    """What cannot be looked into, as it is no torch module in evaluation mode, counts as its images.
+
+    A torch module is asked about two latents twice, to see that its answers do not depend on the batch.
+    """
     vae, draws = Wide().train(look == "training"), fit_at_once(4 * MANY, CPU) // 4
     images, given = torch.rand(10, 1, 5, 4), vae
     if look == "plain":
         given = type("Plain", (), {"encode": staticmethod(vae.encode), "decode": staticmethod(vae.decode)})
     reconstruct(given, images, draws=draws, seed=0)
-    assert vae.shown == ([1, 4 * draws, 4 * draws, 2 * draws] if look == "module" else [10 * draws])
+    rows = [4 * draws, 4 * draws, 2 * draws] if look == "module" else [10 * draws]
+    looked = {"module": [1], "training": [], "plain": []}[look]
+    assert vae.shown == looked + rows[:1] + ([2, 2] if look != "plain" else []) + rows[1:]
     assert not any(module._forward_hooks for module in vae.modules())
 
 
@@ -97,7 +102,8 @@ def test_a_classifier_is_asked_in_portions_that_fit_the_cache():
         return shown
 
     shown = classifier.shown
-    assert asked(classifier, len(images)) == [1, fit, fit, 10]
+    # Two twice, to see that answers do not depend on the batch.
+    assert asked(classifier, len(images)) == [1, fit, fit, 10, 2, 2]
     assert asked(classifier, fit + 10) == [fit, 10]  # how wide it is has been seen
     assert asked(classifier.forward, len(images)) == [len(images)]  # of which only the images' size is known
     with torch.enable_grad():

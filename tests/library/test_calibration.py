@@ -78,6 +78,10 @@ def test_every_image_is_counted_once_and_parts_add_up(seed, bins, equal):
     assert min(parts.reliability, parts.resolution, parts.uncertainty) >= 0
 
 
+def test_rounding_beyond_the_ends_is_clipped():
+    assert reliability([1.0000001, -1e-8], [True, False]) == reliability([1.0, 0.0], [True, False])
+
+
 def test_parts_of_the_brier_score_by_hand():
     # Two bins without spread: 0.2 (one in four right) and 0.8 (three in four).
     parts = brier_parts([0.2] * 4 + [0.8] * 4, [1, 0, 0, 0, 1, 1, 1, 0], bins=2)
@@ -147,7 +151,7 @@ def test_refusing_the_wrong_ones_is_best():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ece([0.5, 1.5], [True, False]), r"confidence must be from 0 to 1; got \[0.5, 1.5\]"),
+        (lambda: ece([0.5, 1.5], [True, False]), r"confidence must lie in \[0, 1\]; got \[0.5, 1.5\]"),
         (lambda: ece([0.5], [True, False]), r"vectors of one length, 1 or more; got \(1,\) and \(2,\)"),
         (lambda: ece([], []), "vectors of one length, 1 or more"),
         (lambda: ece([np.nan], [True]), "must not be NaN"),
@@ -155,7 +159,12 @@ def test_refusing_the_wrong_ones_is_best():
         (lambda: ece([0.5], [True], bins=0), "bins must be 1 or more; got 0"),
         (lambda: ece([0.5], [True], equal="size"), "equal must be 'width' or 'mass'; got 'size'"),
         (lambda: fit_temperature([[0.0, np.inf]], [0]), "logits must be finite"),
+        (lambda: ece([0.5, np.inf], [True, False]), "must not be NaN or infinite"),
         (lambda: fit_temperature([[0.0, 1.0]], [0, 1]), r"got \(1, 2\) and \(2,\)"),
+        (lambda: fit_temperature([[0.0, 1.0]] * 2, [0, -1]), r"labels must be integers from 0 to 1; got \[-1.0, 0.0\]"),
+        (lambda: fit_temperature([[0.0, 1.0]] * 2, [0, 0.5]), r"labels must be integers from 0 to 1; got \[0.0, 0.5\]"),
+        (lambda: fit_temperature([[0.0, 1.0]] * 2, [0, 2]), r"labels must be integers from 0 to 1; got \[0.0, 2.0\]"),
+        (lambda: fit_temperature(np.zeros((2, 0)), [0, 0]), r"got \(2, 0\) and \(2,\)"),
     ],
 )
 def test_unfit_input(call, message):

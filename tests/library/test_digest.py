@@ -25,6 +25,8 @@ class Other:
         ((torch.zeros(6),), (torch.zeros(2, 3),)),
         ((torch.zeros(2, dtype=torch.float32),), (torch.zeros(2, dtype=torch.int32),)),
         ((torch.tensor([0.0]),), (torch.tensor([-0.0]),)),
+        ((torch.zeros(2, dtype=torch.bfloat16),), (torch.zeros(2, dtype=torch.float16),)),
+        ((torch.tensor(1.0, dtype=torch.bfloat16),), (torch.tensor(2.0, dtype=torch.bfloat16),)),
         ((torch.tensor([1.0, 2.0]),), (torch.tensor([2.0, 1.0]),)),
         ((VAEConfig(),), (VAEConfig(beta=2.0),)),
         ((VAEConfig(latent_size=3),), (Other(3),)),
@@ -41,6 +43,7 @@ def test_digest_tells_apart(left, right):
 
 def test_digest_is_of_the_content_and_stable(tmp_path):
     assert digest("fgsm-0.1", 3, None, [1.5]) == "661983b70980d26a3ff5be298bbc2beb"
+    assert digest(torch.tensor([[1.5, -2]])) == "1dbb423b9c239a5bb5c4d9438f584fd9"
     grid = torch.arange(6).view(2, 3)
     assert digest(grid.T) == digest(grid.T.contiguous()) != digest(grid)
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})

@@ -73,14 +73,20 @@ def test_nll_and_brier_reach_the_ends_of_their_ranges():
 
 
 @pytest.mark.parametrize("metric", [brier, nll])
+def test_rounding_beyond_the_ends_is_clipped(metric):
+    assert metric([[1.0000001, -1e-7]], [0]) == metric([[1.0, 0.0]], [0]) == 0
+    assert metric([[1.0000001, -1e-7]], [1]) == metric([[1.0, 0.0]], [1])
+
+
+@pytest.mark.parametrize("metric", [brier, nll])
 def test_what_is_no_probability_or_label_is_refused_in_words(metric):
-    with pytest.raises(ValueError, match=r"sum to 1.*logits\?"):
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]; got \[-1, 2\] \(logits\?"):
         metric([[2.0, -1.0]], [0])
     with pytest.raises(ValueError, match=r"sums in \[1.1, 1.1\]"):
         metric([[0.6, 0.5]], [0])
     with pytest.raises(ValueError, match=r"labels must be integers from 0 to 1"):
         metric([[0.5, 0.5]], [2])
-    with pytest.raises(ValueError, match=r"NaN for 1 of 2 images"):
+    with pytest.raises(ValueError, match=r"NaN or infinity for 1 of 2 images"):
         metric([[0.5, 0.5], [math.nan, 0.5]], [0, 0])
     with pytest.raises(ValueError, match=r"got \(1, 2\) and \(2,\)"):
         metric([[0.5, 0.5]], [0, 1])

@@ -230,12 +230,14 @@ TWO = torch.arange(2)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: image_indices(2, -1, None), r"first_index must be 0 or more; got -1"),
+        (lambda: image_indices(2, -1, None), r"first_index must be 0 or more, .*; got -1"),
+        (lambda: image_indices(2, 2**63 - 1, None), r"all indices below 2\*\*63; got 9223372036854775807"),
+        (lambda: seed_for("a", -1), r"seed must be from 0 to 2\*\*64 - 1; got -1"),
         (lambda: image_indices(2, 0, torch.arange(3)), r"int64 of shape \(2,\), .*; got torch.int64 \(3,\)"),
         (lambda: image_indices(2, 0, torch.tensor([0.0, 1.0])), r"indices must be int64 .*; got torch.float32 \(2,\)"),
-        (lambda: image_indices(2, 0, torch.tensor([0, -1])), r"indices must be int64 of shape \(2,\), 0 and up"),
-        (lambda: words(0, TWO, draws=0, size=1), r"1 or more; got draws=0, size=1"),
-        (lambda: normal(0, TWO, draws=1, size=0), r"1 or more; got draws=1, size=0"),
+        (lambda: image_indices(2, 0, torch.tensor([0, -1])), "indices must be 0 or more; got -1"),
+        (lambda: words(0, TWO, draws=0, size=1), "draws must be 1 or more; got 0"),
+        (lambda: normal(0, TWO, draws=1, size=0), "size must be 1 or more; got 0"),
         (lambda: uniform(-1, TWO, draws=1, size=1), r"seed must be from 0 to 2\*\*64 - 1; got -1"),
         (lambda: signs(2**64, TWO, draws=1, size=1), r"seed must be from 0 to 2\*\*64 - 1; got 184467"),
     ],

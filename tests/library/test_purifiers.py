@@ -26,6 +26,7 @@ from vaecore import (
 )
 
 INDICES = torch.tensor([7, 3, 11, 0])
+GREY = torch.full((1, 1, 5, 4), 0.5)
 PURIFIERS = {  # of a VAE
     "threshold": lambda _: Threshold(),
     "bit depth": lambda _: BitDepth(2),
@@ -127,6 +128,15 @@ def test_every_purifier_maps_images_to_images_whatever_their_batch(vae, classifi
     nn.Sequential(purifier, classifier)(images)
     with pytest.raises(ValueError, match="must lie in"):
         purifier(images * 255)
+    images[:, :, 0] = 1
+    rounded = images + 1e-7 * (images == 1)
+    assert rounded.max() > 1
+    expected = purifier(images)
+    assert torch.equal(purifier(rounded), expected)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert torch.equal(purifier(images), expected)
+            assert torch.equal(Purified(purifier, classifier)(rounded), Purified(purifier, classifier)(images))
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
@@ -260,7 +270,13 @@ def test_it_may_be_attacked_as_a_plain_classifier_too(vae, classifier, some_imag
     [
         (lambda *_: Threshold(0), "level must be above 0 and at most 1; got 0"),
         (lambda *_: BitDepth(9), "bits must be from 1 to 8; got 9"),
-        (lambda *_: MedianFilter(2), "size must be odd and 1 or more; got 2"),
+        (lambda *_: MedianFilter(9)(GREY), r"a median of 9x9 pixels needs images of more than 4 .*; got 5x4"),
+        (lambda *_: GaussianBlur(1.3)(GREY), r"a blur of sigma 1.3 needs images of more than 4 pixels .*; got 5x4"),
+        (
+            lambda *_: GaussianBlur(1e300)(GREY),
+            r"a blur of sigma 1e\+300 needs images of more than 3e\+300 pixels .*; got 5x4",
+        ),
+        (lambda *_: MedianFilter(2), r"size must be odd; got 2 \(the neighbourhood"),
         (lambda *_: GaussianBlur(math.inf), "sigma must be above 0 and finite; got inf"),
         (lambda vae, _: VAEPurifier(vae, draws=0), "draws must be 1 or more; got 0"),
         (lambda *_: Chain([]), "purifiers must be one or more; got none"),

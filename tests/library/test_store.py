@@ -1,10 +1,11 @@
-"""The store under damage, full disks, kills and company: a result is right or computed again, never half there."""
+"""The store under damage, bad disks, kills and company: a result is right or computed again, never half there."""
 
 import errno
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -21,6 +22,7 @@ RESULT = {
     "labels": torch.tensor([3, -1, 2**40]),
     "success": torch.tensor([True, False]),
     "scalar": torch.tensor(0.1, dtype=torch.float64),
+    "half": torch.tensor([0.5, -2], dtype=torch.bfloat16),
 }
 OTHER = {"x": torch.ones(1)}
 
@@ -204,7 +206,7 @@ def test_a_computation_that_fails_leaves_nothing(store, error):
 
 
 def fails_with(number):
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(number, os.strerror(number))
 
     return fail
@@ -214,10 +216,21 @@ FULL_DISK = MagicMock()  # a file that can be opened and not written
 FULL_DISK.return_value.__enter__.return_value.write = fails_with(errno.ENOSPC)
 FULL_DISK.return_value.__exit__.return_value = False
 FAULTS = {
-    "No space left on device": ("os.fdopen", FULL_DISK),
+    "No space left on device": ("pathlib.Path.open", FULL_DISK),
+    "Read-only file system": ("pathlib.Path.open", fails_with(errno.EROFS)),
+    "Disk quota exceeded": ("vaecore._store.Store._subfolder", fails_with(errno.EDQUOT)),
     "Input/output error": ("os.fsync", fails_with(errno.EIO)),
     "Permission denied": ("pathlib.Path.replace", fails_with(errno.EACCES)),
 }
+LOCK_FAULTS = [
+    ("os.open", errno.EACCES),  # another user's file
+    ("os.open", errno.EROFS),
+    ("os.open", errno.ENOSPC),
+    ("os.open", errno.EMFILE),
+    ("fcntl.flock", errno.ENOLCK),  # a network file system without locks
+    ("fcntl.flock", errno.ENOSYS),
+    ("fcntl.flock", errno.EIO),
+]
 
 
 @pytest.mark.parametrize("message", FAULTS)
@@ -233,6 +246,71 @@ def test_a_disk_that_fails_costs_the_entry_but_not_the_result(store, monkeypatch
     assert leftovers(store) == []
     assert same(store.get("s", "k", work))
     assert work.times == 2
+
+
+@pytest.mark.parametrize(("call", "number"), LOCK_FAULTS)
+def test_a_lock_that_cannot_be_had_costs_one_warning_and_not_the_result(store, monkeypatch, call, number):
+    work, real = Work(), os.open
+    others = store.folder / "s" / ".k.safetensors.a1.tmp"  # without locks it may be that of a process at work
+    others.parent.mkdir()
+    others.touch()
+
+    def fail(path, *rest, **settings):
+        if call == "os.open" and not str(path).endswith(".lock"):
+            return real(path, *rest, **settings)
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(call, fail)
+        with pytest.warns(StoreWarning, match=f"computed without locks, .*locks: {os.strerror(number)}") as warned:
+            assert all(same(store.get("s", key, work)) for key in ("k", "k2"))
+    assert len(warned) == 1
+    assert others.exists()
+    assert same(store.get("s", "k", work))
+    assert work.times == 2
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_an_entry_that_cannot_be_read_is_computed_again(store, entry, monkeypatch, number):
+    for call in ("vaecore._store.safe_open", "pathlib.Path.stat"):
+        with monkeypatch.context() as patch:
+            patch.setattr(call, fails_with(number))
+            with pytest.warns(StoreWarning, match=f"is computed again: .*{os.strerror(number)}"):
+                assert store.read("s", "k") is None
+    assert same(store.read("s", "k"))
+
+
+PLANTED = {
+    "pipe": os.mkfifo,
+    "folder": os.mkdir,
+    "link to a device": lambda path: path.symlink_to("/dev/zero"),
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+    "link to itself": lambda path: path.symlink_to(path),
+}
+
+
+@pytest.mark.filterwarnings("ignore::vaecore.StoreWarning")
+@pytest.mark.parametrize("kind", PLANTED)
+def test_what_is_no_file_in_the_place_of_an_entry_stops_nothing(store, kind):
+    key = digest("some")
+    path = store.folder / "s" / f"{key}.safetensors"
+    path.parent.mkdir()
+    PLANTED[kind](path)
+    assert store.read("s", key) is None
+    assert (store.usage(), store.notes()) == ([], [])
+    store.clear()
+    assert os.path.lexists(path)  # as it is not the store's
+    assert same(store.get("s", key, Work()))
+    assert path.is_file() == (kind != "folder")
+    assert (store.read("s", key) is None) == (kind == "folder")
+
+
+def test_an_entry_may_be_a_link_to_another_disk(store, entry, tmp_path):
+    entry.rename(tmp_path / "elsewhere")
+    entry.symlink_to(tmp_path / "elsewhere")
+    assert same(store.read("s", "k"))
+    store.clear()
+    assert (store.has("s", "k"), (tmp_path / "elsewhere").exists()) == (False, True)
 
 
 def test_an_entry_is_on_disk_before_it_has_its_name(store, monkeypatch):
@@ -267,13 +345,53 @@ def test_a_folder_is_expanded_and_must_be_writable(tmp_path, monkeypatch):
         Store(tmp_path / "cache")
 
 
-# Processes that share a folder
+# Processes and users that share a folder
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o2775, 0o757, 0o777, 0o1777])
+@pytest.mark.parametrize("part", ["", "s"])
+def test_a_cache_that_all_users_can_write_to_is_taken_only_when_asked(tmp_path, mode, part):
+    folder = tmp_path / "cache"
+    (folder / part).mkdir(parents=True)
+    (folder / part).chmod(mode)
+    (tmp_path / "cache").parent.chmod(0o1777)  # as /tmp
+    if mode & 0o002:
+        message = rf"must be closed to other users, .*; all can write to {folder / part} \(`chmod o-w .* --shared-cache"
+        with pytest.raises(ValueError, match=message):
+            Store(folder)
+        assert not (folder / "locks").exists()
+    else:
+        Store(folder)
+    assert same(Store(folder, shared=True).get("s", "k", Work()))
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o2775])
+def test_what_a_store_makes_is_as_open_as_its_folder_and_entries_follow_the_umask(tmp_path, mode):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(mode)
+    before = os.umask(0o022)
+    try:
+        Store(folder).get("s", "k", Work())
+        modes = {path.name: path.stat().st_mode & 0o7777 for path in folder.rglob("*")}
+    finally:
+        os.umask(before)
+    assert modes == {"locks": mode, "s": mode, "k.lock": mode & 0o666, "k.safetensors": 0o644}
+
+
+def test_a_new_cache_is_closed_to_other_users_whatever_the_umask(tmp_path):
+    before = os.umask(0)
+    try:
+        Store(tmp_path / "new" / "cache").get("s", "k", Work())
+    finally:
+        os.umask(before)
+    Store(tmp_path / "new" / "cache")
 
 
 def test_a_key_is_locked_while_its_entry_is_computed_and_no_other(store):
     def is_free(key):
         try:
-            with store.lock(key).acquire(timeout=0):
+            with store.lock(key, blocking=False):
                 return True
         except Timeout:
             return False
@@ -328,6 +446,9 @@ def test_usage_and_clear(store):
 
     mine = store.folder / "models" / "mine.txt"
     mine.write_text("keep", encoding="utf-8")
+    left = store.folder / "models" / ".a.safetensors.b2.tmp"  # by a process that was killed an hour ago
+    left.touch()
+    os.utime(left, (time.time() - 3600,) * 2)
     weights = store.folder / "weights" / "own.safetensors"  # a user's own, of the same kind
     weights.parent.mkdir()
     write_tensors(weights, RESULT, {"model": "VAE"})
@@ -337,6 +458,7 @@ def test_usage_and_clear(store):
     assert all(path.exists() for path in (weights, mine, copies / "a.safetensors"))
     assert store.usage() == []
     assert list((store.folder / "locks").iterdir()) == []
+    assert not left.exists()
     assert store.read("models", "a") is None
 
 
@@ -346,9 +468,10 @@ def test_files_of_tensors_outside_the_store(tmp_path):
     header, tensors = read_tensors(path)
     assert header == {"model": "VAE"}
     assert same(tensors)
-    assert path.stat().st_mode & 0o777 == 0o644
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"must be a whole safetensors file; it can't be read"):
         read_tensors(path)
     with pytest.raises(FileNotFoundError):
         read_tensors(tmp_path / "absent")
+    with pytest.raises(ValueError, match="must be a file; it is a folder"):
+        read_tensors(tmp_path)

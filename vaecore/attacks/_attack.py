@@ -3,17 +3,31 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import IntFlag
-from typing import Literal, Protocol, get_args, runtime_checkable
+from inspect import signature
+from math import sqrt
+from typing import Literal, Protocol, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from vaecore._check import check_choice, check_classifier, check_images, check_labels, check_logits
+from vaecore._calls import ask, dependence
+from vaecore._check import (
+    check_choice,
+    check_classifier,
+    check_images,
+    check_labels,
+    check_logits,
+    check_number,
+    check_seed,
+)
 from vaecore.models._networks import Classify
 
 Norm = Literal["linf", "l2"]
 Loss = Literal["cross-entropy", "margin"]
+
+Project = Callable[[Tensor], Tensor]
+"""Moves points (m, c, h, w) to the nearest that an attack may give, in place."""
 
 Objective = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """objective(points, rows, step): whether the attack succeeds at each point (m,) bool, and its loss (m,) to maximise.
@@ -25,7 +39,11 @@ noise of a randomised victim depends on the image and the step.
 
 @runtime_checkable
 class Victim(Protocol):
-    """A target of attacks that is more than a classifier, for instance a detector with a VAE."""
+    """A target of attacks that is more than a classifier, for instance a detector with a VAE.
+
+    `fgsm`, `pgd` and `square` take it. A target that can be called as well, as torch modules can, counts as a victim if
+    its `objective` has arguments of the names below; else it is a classifier, whatever it has.
+    """
 
     @property
     def classifier(self) -> Classify:
@@ -43,6 +61,7 @@ class Sanity(IntFlag):
     ZERO_GRADIENT = 1
     PROBABILITIES = 2
     RANDOMISED = 4
+    BATCH_DEPENDENT = 8
 
 
 _MEANING = {
@@ -52,6 +71,8 @@ _MEANING = {
     " softmax hides gradients (leave the softmax out)",
     Sanity.RANDOMISED: "the classifier answers differently when asked twice: gradients are those of one draw, and"
     " success is luck (average over draws, or fix its noise)",
+    Sanity.BATCH_DEPENDENT: "the answer for an image depends on the other images of its batch: success may not hold"
+    " image by image (a batch norm without running statistics, or a mean over the batch?)",
 }
 
 
@@ -87,37 +108,37 @@ def flag_warnings(flags: Tensor) -> list[str]:
     return [f"{count} of {len(flags)} images: {_MEANING[flag]}" for flag, count in counts.items() if count]
 
 
-def check_aims(images: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    """The classes that an attack must leave (labels) or, if targeted, reach (targets); raises ValueError if invalid."""
-    check_images(images)
+def check_aims(images: Tensor, labels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The images, and the classes that an attack must leave (labels) or, if targeted, reach (targets).
+
+    Raises ValueError if any is invalid.
+    """
+    images = check_images(images)
     check_labels(labels, len(images))
     if targets is None:
-        return labels
+        return images, labels
     check_labels(targets, len(images), name="targets")
     if bool((same := targets == labels).any()):
         raise ValueError(
             f"targets must differ from the labels; {int(same.sum())} of {len(images)} are equal"
             f" (the first at row {int(same.nonzero()[0])})"
         )
-    return targets
+    return images, targets
 
 
 def check_budget(epsilon: float, norm: str, pixels: int) -> None:
     """Raise ValueError unless `norm` is a norm and `epsilon` a possible distance between images in [0, 1]."""
     check_choice("norm", norm, get_args(Norm))
     largest = 1.0 if norm == "linf" else pixels**0.5
-    if not 0 <= epsilon <= largest:
-        raise ValueError(
-            f"epsilon must be from 0 to {largest:g}, as pixels are from 0 to 1; got {epsilon}"
-            " (divide by 255 if it is in bytes)"
-        )
+    wanted = f"from 0 to {largest:g}, as pixels are from 0 to 1"
+    check_number("epsilon", epsilon, lambda value: 0 <= value <= largest, wanted, "divide by 255 if it is in bytes")
 
 
 def classifier_objective(classifier: Classify, aims: Tensor, *, targeted: bool, loss: Loss) -> Objective:
     """The objective of an attack on a classifier alone; see `class_loss`."""
 
     def objective(points: Tensor, rows: Tensor, _step: int) -> tuple[Tensor, Tensor]:
-        logits = classifier(points)
+        logits = ask(classifier, points)
         check_logits(logits, len(points))
         check_labels(aims, len(aims), classes=logits.shape[1], name="targets" if targeted else "labels")
         aim = aims[rows]
@@ -141,16 +162,45 @@ def class_loss(logits: Tensor, aims: Tensor, *, targeted: bool, loss: Loss) -> T
     return -value if targeted else value
 
 
+_OWN = {"targeted", "loss", "indices", "seed"}  # arguments that tell `Victim.objective` from any other objective
+
+
+def parts_of(target: Classify | Victim) -> tuple[Classify, Victim | None]:
+    """The classifier that a target of attacks is or has, and the target itself where it is a victim (see `Victim`).
+
+    Raises ValueError for a classifier in training mode.
+    """
+    asked = getattr(target, "objective", None)
+    is_victim = callable(asked) and hasattr(target, "classifier") and (not callable(target) or _names(asked) >= _OWN)
+    victim = cast(Victim, target) if is_victim else None
+    classifier = cast(Classify, target) if victim is None else victim.classifier
+    check_classifier(classifier)
+    return classifier, victim
+
+
+def _names(function: Callable[..., object]) -> set[str]:
+    try:
+        return {*signature(function).parameters}
+    except ValueError:  # some that are written in C have none
+        return set()
+
+
 def objective_of(
-    victim: Classify | Victim, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int
+    target: Classify | Victim, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int
 ) -> Objective:
     """The objective of an attack on a classifier or victim; raises ValueError for a classifier in training mode."""
     check_choice("loss", loss, get_args(Loss))
-    if isinstance(victim, Victim):
-        check_classifier(victim.classifier)
-        return victim.objective(aims, targeted=targeted, loss=loss, indices=indices, seed=seed)
-    check_classifier(victim)
-    return classifier_objective(victim, aims, targeted=targeted, loss=loss)
+    seed = check_seed(seed)
+    classifier, victim = parts_of(target)
+    if victim is None:
+        return classifier_objective(classifier, aims, targeted=targeted, loss=loss)
+    asked = victim.objective(aims, targeted=targeted, loss=loss, indices=indices, seed=seed)
+
+    def objective(points: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        won, value = asked(points.clone(), rows, step)  # a copy, as in `ask`
+        return won, value.to(points.dtype)
+
+    return objective
 
 
 def gradient_of(objective: Objective, points: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,22 +250,28 @@ def zero_gradient(gradient: Tensor) -> Tensor:
     return is_zero.long() * int(Sanity.ZERO_GRADIENT)
 
 
-def victim_flags(victim: Classify | Victim, images: Tensor, objective: Objective | None = None) -> int:
-    """Flags that concern the victim as a whole, from two evaluations of the first few images."""
+def victim_flags(target: Classify | Victim, images: Tensor, objective: Objective | None = None) -> int:
+    """Flags that concern the target as a whole, from its answers to the first few images.
+
+    objective: the attack's, which a victim is asked by, too; None: the attack asks for logits alone.
+    """
+    classifier, victim = (cast(Classify, target), None) if objective is None else parts_of(target)
     few = images[:8]
-    rows = torch.arange(len(few), device=few.device)
-    classifier = victim.classifier if isinstance(victim, Victim) else victim
+    rows, own = torch.arange(len(few), device=few.device), None if victim is None else objective
+
+    def answer(points: Tensor) -> Tensor:
+        logits: Tensor = ask(classifier, points)
+        check_logits(logits, len(points))
+        return logits if own is None else torch.cat([logits, own(points, rows, 0)[1].unsqueeze(1)], dim=1)
+
     flags = Sanity(0)
     with torch.no_grad():
-        answers = []
-        for _ in range(2):
-            logits = classifier(few)
-            check_logits(logits, len(few))
-            answers.append(logits if objective is None else torch.cat([logits, objective(few, rows, 0)[1][:, None]], 1))
+        answers, cause = dependence(answer, few)
+    logits = answers if own is None else answers[:, :-1]
     if bool((logits >= 0).all() & ((logits.sum(dim=1) - 1).abs() < 1e-4).all()):
         flags |= Sanity.PROBABILITIES
-    if not torch.allclose(answers[0], answers[1], rtol=1e-3, atol=1e-4):  # above the rounding of GPUs
-        flags |= Sanity.RANDOMISED
+    if cause is not None:
+        flags |= {"chance": Sanity.RANDOMISED, "batch": Sanity.BATCH_DEPENDENT}[cause]
     return int(flags)
 
 
@@ -228,6 +284,35 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     scaled: Tensor = gradient / largest
     scaled /= scaled.flatten(1).norm(dim=1).clamp(min=0.5).view(-1, 1, 1, 1)
     return scaled
+
+
+def box(clean: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The least and the largest pixels in [0, 1] that float32 subtraction finds within epsilon of the clean ones."""
+    low, high = (clean - epsilon).clamp_(min=0), (clean + epsilon).clamp_(max=1)
+    # Where rounding has taken them too far, the next number is near enough. Its bits as an integer are one more, or one
+    # less, as no pixel is negative; `nextafter` takes ten times as long.
+    low.view(torch.int32).add_(clean - low > epsilon)
+    high.view(torch.int32).sub_((high - clean > epsilon).int())
+    return low, high
+
+
+def projection(clean: Tensor, epsilon: float, norm: Norm) -> Project:
+    """A function that projects points on the ball around the clean images and then clips them to [0, 1].
+
+    Their distance is then at most epsilon, as float32 subtraction measures it.
+    """
+    if norm == "linf":
+        low, high = box(clean, epsilon)
+        return lambda points: points.clamp_(low, high)
+    # Pixels are rounded by 2^-25 at most, and a norm by a few steps of 2^-23.
+    radius = max(0.0, epsilon * (1 - 2**-20) - 2**-25 * sqrt(clean[0].numel()))
+
+    def project(points: Tensor) -> Tensor:
+        length: Tensor = torch.linalg.vector_norm(points.sub_(clean), dim=(1, 2, 3), keepdim=True)
+        within = (radius / length.clamp_(min=torch.finfo(length.dtype).tiny)).clamp_(max=1)
+        return points.mul_(within).add_(clean).clamp_(0, 1)
+
+    return project
 
 
 def outcome(

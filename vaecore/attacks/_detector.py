@@ -1,31 +1,40 @@
 """Target of adaptive attacks: a classifier guarded by a VAE, differentiated end to end."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from vaecore._check import check_choice, check_counts, check_labels, check_logits
+from vaecore._calls import ask
+from vaecore._check import (
+    check_choice,
+    check_classifier,
+    check_integer,
+    check_labels,
+    check_logits,
+    check_number,
+)
 from vaecore._noise import normal, seed_for
 from vaecore.attacks._attack import Loss, Objective, class_loss
 from vaecore.models._networks import Autoencoder, Classify
-from vaecore.reconstruction._decode import decode_draws, posterior
+from vaecore.reconstruction._decode import check_vae, decode_draws, posterior
 
 
 @dataclass(frozen=True)
 class VAEDetector:
     """A classifier with a VAE that raises an alarm if an image's reconstructions get different labels.
 
-    Attacks accept it in place of a classifier: `pgd(VAEDetector(vae, classifier), images, ...)`. The attacker knows
-    everything except the detector's random numbers. It succeeds if the classifier gives the image a wrong label (with
-    targets: the target) and gives all `draws` reconstructions the same label. The log-probabilities of the image and
-    the mean of those of its reconstructions count half each. Reconstructions are drawn anew in each step (expectation
-    over transformation, EOT; Athalye et al. 2018, section 4.2), and the gradient passes through encoder, draw, decoder
-    and classifier. An untargeted attack aims at the wrong class with the highest averaged log-probability, chosen in
-    each step, so that the labels agree. loss="cross-entropy" is that log-probability in nats; "margin" subtracts the
-    label's.
+    `fgsm`, `pgd` and `square` take it in place of a classifier: `pgd(VAEDetector(vae, classifier), images, ...)`. The
+    attacker knows everything except the detector's random numbers. It succeeds if the classifier gives the image a
+    wrong label (with targets: the target) and gives all `draws` reconstructions the same label. The log-probabilities
+    of the image and the mean of those of its reconstructions count half each. Reconstructions are drawn anew in each
+    step (expectation over transformation, EOT; Athalye et al. 2018, section 4.2), and the gradient passes through
+    encoder, draw, decoder and classifier. An untargeted attack aims at the wrong class with the highest averaged
+    log-probability, chosen in each step, so that the labels agree. loss="cross-entropy" is that log-probability in
+    nats; "margin" subtracts the label's.
 
     error_weight: subtracts the squared error summed over pixels, mean over draws, times this weight from the loss, for
     an attacker who also wants a small reconstruction error. backward: "exact", or "identity", which replaces the
@@ -39,9 +48,10 @@ class VAEDetector:
     backward: Literal["exact", "identity"] = "exact"
 
     def __post_init__(self) -> None:
-        check_counts(draws=self.draws)
-        if not 0 <= self.error_weight < float("inf"):
-            raise ValueError(f"error_weight must be 0 or more, and finite; got {self.error_weight}")
+        check_vae(self.vae)
+        check_classifier(self.classifier)
+        object.__setattr__(self, "draws", check_integer("draws", self.draws, 1))
+        check_number("error_weight", self.error_weight, lambda value: 0 <= value < inf, "0 or more, and finite")
         check_choice("backward", self.backward, ("exact", "identity"))
 
     def objective(self, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int) -> Objective:
@@ -50,7 +60,7 @@ class VAEDetector:
         def objective(points: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
             count, aim = len(points), aims[rows]
             reconstructions = self._reconstruct(points, indices[rows], seed_for(f"eot/{step}", seed))
-            logits = self.classifier(torch.cat([points.unsqueeze(1), reconstructions], dim=1).flatten(0, 1))
+            logits = ask(self.classifier, torch.cat([points.unsqueeze(1), reconstructions], dim=1).flatten(0, 1))
             check_logits(logits, count * (1 + self.draws))
             check_labels(aims, len(aims), classes=logits.shape[1], name="targets" if targeted else "labels")
             scores = log_softmax(logits, dim=1).view(count, 1 + self.draws, -1)

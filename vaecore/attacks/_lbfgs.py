@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.linalg import vecdot, vector_norm
 from torch.nn.functional import softplus
 
-from vaecore._check import check_classifier, check_counts, check_images, check_labels, check_logits
+from vaecore._calls import ask
+from vaecore._check import check_classifier, check_counts, check_images, check_labels, check_logits, check_number
+from vaecore._modes import in_any_mode
 from vaecore._noise import normal, seed_for
 from vaecore.attacks._attack import (
     Attack,
@@ -72,6 +74,7 @@ _ROUNDS = 5
 _COMPACT_BELOW = 0.75
 
 
+@in_any_mode
 def lbfgs(
     classifier: Classify,
     images: Tensor,
@@ -101,20 +104,24 @@ def lbfgs(
     confidence p, log(p / (1 - p)) is subtracted from the target's logit in the cross-entropy, so that success begins at
     even odds.) A failure has the clean image, success False and NaN in l2, linf and constant. An image that is already
     classified as its target has l2, linf and constant 0.
-    Raises ValueError for invalid input, a classifier in training mode, and logits or gradients that are not finite.
+    Raises ValueError for invalid input, a classifier in training mode, and logits or gradients that are not finite, and
+    TypeError for a victim that is no classifier as well: it gives no logits, and minimal changes of its noise would be
+    taken for successes.
     Source: Szegedy et al. (2013), section 4.1; pixels at a bound are held as in Bertsekas (1982).
     """
-    check_images(images)
+    images = check_images(images)
     check_labels(targets, len(images), name="targets")
-    if confidence is not None and not 0 < confidence < 1:
-        raise ValueError(
-            f"confidence must be above 0 and below 1; got {confidence} (None asks only that the target is predicted)"
+    if confidence is not None:
+        remedy = "None asks only that the target is predicted"
+        check_number("confidence", confidence, lambda value: 0 < value < 1, "above 0 and below 1", remedy)
+    evaluations, chunk = check_counts(evaluations=evaluations, chunk=chunk)
+    if not callable(classifier):
+        raise TypeError(
+            f"lbfgs must be given a classifier, whose logits it asks for; got {type(classifier).__name__} (of victims,"
+            " fgsm, pgd and square ask for success and loss alone)"
         )
-    check_counts(evaluations=evaluations, chunk=chunk)
     check_classifier(classifier)
-    # Autograd refuses tensors made in inference mode, but accepts copies made outside it.
-    with torch.inference_mode(mode=False), torch.no_grad():
-        images, targets = images.clone(), targets.clone()
+    with torch.no_grad():
         flags = victim_flags(classifier, images)
         parts = []
         for clean, target in zip(torch.split(images, chunk), torch.split(targets, chunk), strict=True):
@@ -226,7 +233,7 @@ class _Judge:
         """Evaluate points (n, pixels), with gradient."""
         with torch.enable_grad():
             leaf = points.detach().view(-1, *self.shape).requires_grad_()
-            logits = self.classifier(leaf)
+            logits = ask(self.classifier, leaf)
             if first:
                 check_logits(logits, len(points))
                 check_labels(targets, len(points), classes=logits.shape[1], name="targets")
@@ -237,7 +244,7 @@ class _Judge:
 
     def lead(self, points: Tensor, targets: Tensor) -> Tensor:
         """The lead (n,) of points (n, pixels), without gradient."""
-        return self._evaluate(self.classifier(points.view(-1, *self.shape)), targets)[1]
+        return self._evaluate(ask(self.classifier, points.view(-1, *self.shape)), targets)[1]
 
     def check(self) -> None:
         """Raise ValueError if logits or gradients have not been finite."""

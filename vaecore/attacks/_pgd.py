@@ -1,6 +1,5 @@
 """Projected gradient descent with a fixed step size, and Auto-PGD, which adapts it to each image."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -8,19 +7,22 @@ from math import inf
 import torch
 from torch import Tensor
 
-from vaecore._check import check_counts
+from vaecore._check import check_counts, check_number
+from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, normal, seed_for, uniform
 from vaecore.attacks._attack import (
     Attack,
     Loss,
     Norm,
     Objective,
+    Project,
     Victim,
     check_aims,
     check_budget,
     gradient_of,
     objective_of,
     outcome,
+    projection,
     steepest,
     victim_flags,
     zero_gradient,
@@ -31,10 +33,10 @@ from vaecore.models._networks import Classify
 _NEW = 0.75  # share of the new step; the rest is momentum
 _RISING = 0.75  # share of steps that must raise the loss, or the step size is halved
 
-_Project = Callable[[Tensor], Tensor]
 _Result = tuple[Tensor, Tensor, Tensor, Tensor]  # points (m, c, h, w), won (m,), loss (m,), first gradient's flags (m,)
 
 
+@in_any_mode
 def pgd(
     classifier: Classify | Victim,
     images: Tensor,
@@ -72,18 +74,17 @@ def pgd(
     mode, and logits or gradients that are not finite.
     Source: Madry et al. (2018), section 2.1; Croce & Hein (2020), algorithm 1.
     """
-    aims = check_aims(images, labels, targets)
+    images, aims = check_aims(images, labels, targets)
     check_budget(epsilon, norm, images[0].numel())
-    check_counts(chunk=chunk, steps=steps, restarts=restarts)
-    if step_size is not None and not 0 < step_size < inf:
-        raise ValueError(f"step_size must be above 0, and finite; got {step_size} (None adapts it to each image)")
+    chunk, steps, restarts = check_counts(chunk=chunk, steps=steps, restarts=restarts)
+    if step_size is not None:
+        remedy = "None adapts it to each image"
+        check_number("step_size", step_size, lambda value: 0 < value < inf, "above 0, and finite", remedy)
     if restarts > 1 and not random_start:
         raise ValueError(
             f"restarts must be 1 without a random start; got {restarts} (each would repeat the first from the image)"
         )
-    # Autograd refuses tensors made in inference mode, but accepts copies made outside it.
-    with torch.inference_mode(mode=False), torch.no_grad():
-        images, aims = images.clone(), aims.clone()
+    with torch.no_grad():
         index = image_indices(len(images), first_index, indices).to(images.device)
         objective = objective_of(classifier, aims, targeted=targets is not None, loss=loss, indices=index, seed=seed)
         flags = torch.full_like(aims, victim_flags(classifier, images, objective))
@@ -94,7 +95,7 @@ def pgd(
                 if len(rows) == 0:
                     break
                 clean = images[rows]
-                project = _projection(clean, epsilon, norm)
+                project = projection(clean, epsilon, norm)
                 start = clean.clone()
                 if random_start:
                     offset = _uniform_in_ball(seed_for(f"pgd/start/{restart}", seed), index[rows], clean, norm)
@@ -123,27 +124,13 @@ def _uniform_in_ball(seed: int, indices: Tensor, like: Tensor, norm: Norm) -> Te
     return sphere[:, :pixels].reshape(like.shape)
 
 
-def _projection(clean: Tensor, epsilon: float, norm: Norm) -> _Project:
-    """A function that projects points, in place, on the ball around the clean images and then clips them to [0, 1]."""
-    if norm == "linf":
-        low, high = (clean - epsilon).clamp_(min=0), (clean + epsilon).clamp_(max=1)
-        return lambda points: points.clamp_(low, high)
-
-    def project(points: Tensor) -> Tensor:
-        length: Tensor = torch.linalg.vector_norm(points.sub_(clean), dim=(1, 2, 3), keepdim=True)
-        within = (epsilon / length.clamp_(min=torch.finfo(length.dtype).tiny)).clamp_(max=1)
-        return points.mul_(within).add_(clean).clamp_(0, 1)
-
-    return project
-
-
 @dataclass(frozen=True)
 class _Climb:
     """One attempt on a chunk of images; rows: (m,), their positions in the attacked batch."""
 
     objective: Objective
     rows: Tensor
-    project: _Project
+    project: Project
     norm: Norm
     steps: int
     first_step: int

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from vaecore._check import check_counts
+from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, seed_for, signs, words
 from vaecore.attacks._attack import (
     Attack,
     Loss,
     Objective,
     Victim,
+    box,
     check_aims,
     check_budget,
     join,
@@ -29,6 +31,7 @@ _HALVED_AT = (10, 50, 200, 500, 1_000, 2_000, 4_000, 6_000, 8_000)  # queries, o
 _DRAWN_AT_ONCE = 100  # queries whose random numbers are drawn together
 
 
+@in_any_mode
 def square(
     classifier: Classify | Victim,
     images: Tensor,
@@ -59,9 +62,9 @@ def square(
     Source: Andriushchenko et al. (2020), algorithms 1 and 2. A square that would change nothing gets the other sign,
     where the authors' code draws again.
     """
-    aims = check_aims(images, labels, targets)
+    images, aims = check_aims(images, labels, targets)
     check_budget(epsilon, "linf", images[0].numel())
-    check_counts(chunk=chunk, queries=queries)
+    chunk, queries = check_counts(chunk=chunk, queries=queries)
     index = image_indices(len(images), first_index, indices).to(images.device)
     objective = objective_of(classifier, aims, targeted=targets is not None, loss=loss, indices=index, seed=seed)
     flags = torch.full_like(aims, victim_flags(classifier, images, objective))
@@ -89,7 +92,7 @@ class _Searches:
         points, success, spent = clean.clone(), torch.zeros_like(rows, dtype=torch.bool), torch.zeros_like(rows)
         # For the images still without success: positions in the chunk, bounds of each pixel, best point and its loss.
         live = torch.arange(len(rows), device=rows.device)
-        low, high = (clean - self.epsilon).clamp_(min=0), (clean + self.epsilon).clamp_(max=1)
+        low, high = box(clean, self.epsilon)
         best, best_loss = clean, torch.full_like(clean[:, 0, 0, 0], -torch.inf)
         for query in range(self.queries):
             index = self.index[rows[live]]

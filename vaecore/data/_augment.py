@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor
 
+from vaecore._check import check_number
+
 
 def distort(
     images: Tensor,
@@ -35,16 +37,12 @@ def distort(
             "images must be floating point of shape (n, channels, height, width);"
             f" got {images.dtype} {tuple(images.shape)} (bytes 0..255: use images.float() / 255)"
         )
-    strengths = {"rotation": rotation, "scale": scale, "shear": shear, "shift": shift, "elastic": elastic}
+    strengths = {"rotation": rotation, "shear": shear, "shift": shift, "elastic": elastic}
+    both = "it is the size of a change in both directions"
     for name, strength in strengths.items():
-        if not 0 <= strength < math.inf:
-            raise ValueError(
-                f"{name} must be 0 or more; got {strength} (it is the size of a change in both directions)"
-            )
-    if not scale < 1:
-        raise ValueError(f"scale must be below 1; got {scale} (it is relative: 0.12 stretches by 12 percent)")
-    if not 0 < smoothness < math.inf:
-        raise ValueError(f"smoothness must be above 0 pixels; got {smoothness}")
+        check_number(name, strength, lambda value: 0 <= value < math.inf, "0 or more and finite", both)
+    check_number("scale", scale, lambda value: 0 <= value < 1, "0 or more and below 1", "0.12 stretches by 12 percent")
+    check_number("smoothness", smoothness, lambda value: 0 < value < math.inf, "above 0 pixels and finite")
 
     count, _, height, width = images.shape
     basis = _basis(height, width, smoothness).to(images)

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import math
-import operator
 import os
 import queue
 import socket
@@ -19,17 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecore._check import check_choice, check_images, check_labels, quoted
+from vaecore._check import check_choice, check_images, check_integer, check_labels, check_seed, quoted
+from vaecore._files import expanded, locked, user_cache
 from vaecore._import_by_name import is_named
 from vaecore.data import _embedded
 from vaecore.data._names import EMBEDDED, TORCHVISION
-from vaecore.data._user_data import load_user_data, user_data_name
+from vaecore.data._user_data import MOST_CLASSES, load_user_data, user_data_name
 
 SPLITS = ("train", "test")
 LETTERS = 1000
@@ -39,8 +37,8 @@ LETTERS = 1000
 class Images:
     """A set of images, with or without labels; equal if name, split and content are equal.
 
-    pixels: (n, channels, height, width) float32 in [0, 1], 1 channel (grey) or 3. labels: (n,) int64 from 0, or None.
-    digest: 32 hexadecimal digits, of pixels, shape and labels only.
+    pixels: (n, channels, height, width) float32 in [0, 1], 1 channel (grey) or 3. labels: (n,) int64 from 0 to 99999,
+    or None. digest: 32 hexadecimal digits, of pixels, shape and labels only.
     Raises ValueError (TypeError for other types) if pixels or labels are not as above.
     """
 
@@ -52,9 +50,13 @@ class Images:
 
     def __post_init__(self) -> None:
         """Check the content and compute its digest."""
-        check_images(self.pixels, "pixels")
+        object.__setattr__(self, "pixels", check_images(self.pixels, "pixels"))
         if self.labels is not None:
             check_labels(self.labels, len(self.pixels))
+            if (highest := int(self.labels.max())) >= MOST_CLASSES:
+                raise ValueError(
+                    f"labels must be from 0 to {MOST_CLASSES - 1}; got {highest} (number the classes from 0)"
+                )
         object.__setattr__(self, "digest", _digest(self.pixels, self.labels))
 
     def __len__(self) -> int:
@@ -102,8 +104,11 @@ def load_images(
     - "package.module:attribute" is a pair (images, labels), {"train": (images, labels), "test": (images, labels)}, or a
       callable without arguments that returns one of these, as arrays or tensors. Each process calls it once, so it
       should always return the same.
-    - A folder has a subfolder of image files for each class, as torchvision's ImageFolder reads it, or defines a split
-      by two such folders, `train` and `test` (or `val`). Images are grey if all files are, else colour, of one size.
+    - A folder has a subfolder of image files for each class, or defines a split by two such folders, `train` and
+      `test` (or `val`). The files are PNG, JPEG, BMP, PPM, TIFF or WebP, with a suffix of one of these, of one size and
+      with 8 bits a channel. Images are grey if all files are, else colour (a palette is colour). The camera's
+      orientation is applied, and transparency is laid on white. Hidden files and folders (a dot in front) and other
+      suffixes are left out with a warning. Animated files, and white drawings on transparency, are refused.
 
     Raises ValueError for an unknown name or split and for damaged or unsuitable files, FileNotFoundError for a missing
     file (or set, with `download=False`), and ConnectionError if a download fails.
@@ -136,17 +141,17 @@ def letters(count: int, *, seed: int, first_index: int = 0, split: str = "test")
     Image i, counted from `first_index`, depends only on (seed, i); labels cycle from A (0) to Z (25).
     Returns `count` images named "letters". Raises ValueError for a count below 1 or a negative first_index.
     """
-    if operator.index(count) < 1 or operator.index(first_index) < 0:
-        raise ValueError(
-            f"letters needs a count of 1 or more and a first_index of 0 or more; got {count} and {first_index}"
-        )
-    return Images(*_embedded.letters(range(first_index, first_index + count), operator.index(seed)), "letters", split)
+    count, first = check_integer("count", count, 1), check_integer("first_index", first_index, 0)
+    return Images(*_embedded.letters(range(first, first + count), check_seed(seed)), "letters", split)
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The data folder: `root`, else the environment variable VAECORE_DATA, else one in the user's cache."""
+    """The data folder: `root`, else the environment variable VAECORE_DATA, else one in the user's cache.
+
+    Raises FileNotFoundError where it would be in a home folder, and there is none.
+    """
     chosen = root or os.environ.get("VAECORE_DATA")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("vaecore") / "data"
+    return expanded(chosen) if chosen else user_cache("--data-root, root=... or VAECORE_DATA") / "data"
 
 
 def is_available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
@@ -156,8 +161,14 @@ def is_available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
     """
     set_name = _set_name(name)
     if set_name is None:
-        return is_named(os.fspath(name)) or Path(name).expanduser().exists()
-    return set_name in EMBEDDED or not _missing(set_name, data_root(root) / TORCHVISION[set_name].folder / "raw")
+        return is_named(os.fspath(name)) or expanded(name).exists()
+    if set_name in EMBEDDED:
+        return True
+    try:
+        folder = data_root(root)
+    except FileNotFoundError:  # no home folder, so no data in it
+        return False
+    return not _missing(set_name, folder / TORCHVISION[set_name].folder / "raw")
 
 
 def probe(name: str, *, timeout: float = 3.0) -> bool:
@@ -256,7 +267,9 @@ def _fetch(name: str, folder: Path, *, download: bool) -> None:
         raise ConnectionError(f"{lacking}; and no server answers ({reason}). {remedy}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"), tempfile.TemporaryDirectory(dir=folder) as fresh, _socket_timeout(10.0):
+        # Without a lock two processes may download the same; each file still gets its place whole.
+        lock = locked(folder / ".lock", without=lambda _: None)
+        with lock, tempfile.TemporaryDirectory(dir=folder) as fresh, _socket_timeout(10.0):
             if _missing(name, folder):
                 _torchvision_class(name)(fresh, download=True, **TORCHVISION[name].arguments)
             for file in _missing(name, folder):

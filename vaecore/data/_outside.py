@@ -1,14 +1,13 @@
 """Out-of-distribution sets for a test set: made from its images, another set by name, or a user's own."""
 
 import math
-import operator
 import os
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor
 
-from vaecore._check import describe_shape
+from vaecore._check import check_type, describe_shape
 from vaecore._noise import image_indices, normal, seed_for, uniform, words
 from vaecore.data._images import Images, load_images, load_whole
 from vaecore.data._names import EMBEDDED, TORCHVISION
@@ -63,8 +62,7 @@ def outside(
     not Images, and ValueError for an unknown name, for `inside` itself, for images of another shape, and if 4x4 patches
     do not divide the images.
     """
-    if not isinstance(inside, Images):
-        raise TypeError(f"inside must be Images; got {type(inside).__name__} (Images(pixels, None, name, 'test'))")
+    check_type("inside", inside, Images, "Images(pixels, None, name, 'test')")
     set_name = outside_name(name)
     if set_name == inside.name:
         raise ValueError(
@@ -78,7 +76,7 @@ def outside(
         images = load_whole(name)
         _check_shape(set_name, images.shape, inside)
         return images
-    seed = seed_for(f"outside/{set_name}", operator.index(seed))
+    seed = seed_for(f"outside/{set_name}", seed)
     indices = image_indices(len(inside), 0, indices)
     # In parts, as making the random words takes many times the memory of the images.
     parts = [slice(start, start + MADE_AT_ONCE) for start in range(0, len(inside), MADE_AT_ONCE)]

@@ -1,8 +1,9 @@
 """A user's own images and labels, from an `.npz` file, a folder of image files or an attribute of a module."""
 
+import io
+import math
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecore._check import CHANNELS
+from vaecore._check import CHANNELS, clip_rounding
+from vaecore._files import expanded
 from vaecore._import_by_name import attribute, is_named
 from vaecore.data import _folder
+from vaecore.data._decoding import decoding
 from vaecore.data._embedded import evenly_spread
 
 SMALLEST_SIDE = 4  # pixels, as a blur with sigma 1 mirrors three pixels at the border
+MOST_CLASSES = 100_000  # a classifier has a row of weights for each number up to the highest label
+_LONGEST_HEADER = 10_000  # bytes, of an array; what numpy takes to be safe
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _LAYOUTS = "(n, height, width), (n, height, width, 3) or (n, 3, height, width)"
 Loaded = tuple[Tensor, Tensor | None]  # pixels (n, channels, h, w) float32 in [0, 1], and labels (n,) int64
 
@@ -32,7 +38,7 @@ def user_data_name(source: str | os.PathLike[str]) -> str | None:
         return Path(text).name
     if is_named(text):
         return text.replace(":", ".")  # also valid as the name of a folder
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     return f"{folder.resolve().name}-folder" if text and folder.is_dir() else None
 
 
@@ -49,18 +55,19 @@ def load_user_data(
 
 
 def _load(text: str, split: str, *, whole: bool) -> Loaded:
-    path = Path(text).expanduser()
+    path = expanded(text)
     if text.lower().endswith(".npz"):
         return _load_npz(path, split, whole=whole)
     if is_named(text):
         return _load_attribute(text, split, whole=whole)
     files = _folder.list_files(path)
-    key = split if split in files else ""
-    if whole or key:
-        return _folder.read(files[key], [*files.values()], path)
-    rows = _rows_of_split(len(files[""].paths), np.array(files[""].labels), split, f"the folder {path}")
-    paths, labels = zip(*((files[""].paths[row], files[""].labels[row]) for row in rows), strict=True)
-    return _folder.read(_folder.Files(paths, labels), [*files.values()], path)
+    chosen = files[split if split in files else ""]
+    paths, labels = chosen.paths, np.array(chosen.labels)
+    if split not in files and not whole:
+        rows = _rows_of_split(len(paths), labels, split, f"the folder {path}")
+        paths, labels = [paths[row] for row in rows], labels[rows]
+    images = _folder.read(paths, [path for listed in files.values() for path in listed.paths], path)
+    return _checked(f"the images in {path}", images, f"the classes in {path}", labels)
 
 
 def _load_npz(path: Path, split: str, *, whole: bool) -> Loaded:
@@ -118,7 +125,7 @@ def _checked_pair(pair: Any, what: str) -> Loaded:
         )
     try:
         images, labels = (_array(value) for value in pair)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # the latter two of tensors that are sparse, or without data
         raise ValueError(f"{what}: images and labels must be arrays or tensors; {error}") from error
     return _checked(f"{what}: images", images, f"{what}: labels", labels)
 
@@ -133,7 +140,7 @@ def _array(value: Any) -> Any:
 def _checked(
     what: str, images: NDArray[Any], what_labels: str, labels: NDArray[Any] | None
 ) -> tuple[Tensor, Tensor | None]:
-    pixels = torch.from_numpy(_pixels(what, images))
+    pixels = _pixels(what, images)
     return pixels, None if labels is None else torch.from_numpy(_labels(what_labels, labels, len(pixels)))
 
 
@@ -158,33 +165,56 @@ def _rows_of_split(count: int, labels: NDArray[np.int64] | None, split: str, wha
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
+    """The arrays of a file by name; those that are not wanted, whose names are for error messages, are empty."""
+    if not path.exists():
         raise FileNotFoundError(f"there is no file {path} (is the path relative to another folder?)")
+    if not path.is_file():
+        raise ValueError(f"{path} must be a file; it is a folder, a pipe or a device")
     wanted = {f"{part}{kind}" for part in ("", "train_", "test_") for kind in ("images", "labels")}
-    with path.open("rb") as file:
-        # numpy would take any other file for a pickle, with a misleading error.
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"{path} is not an npz archive (truncated, or not written by numpy.savez?)")
-        try:
-            with zipfile.ZipFile(file) as content:
-                damaged = content.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                names = archive.files
-                # The names of other arrays are kept for error messages; their content is not read.
-                return {name: archive[name] if name in wanted else np.empty(0) for name in names}
-        except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
-            if "allow_pickle" in str(error):
-                raise ValueError(
-                    f"{path} holds pickled Python objects, which are never loaded, as they can run code;"
-                    " save numeric arrays (a list of images of unequal size becomes objects)"
-                ) from error
-            raise ValueError(f"{path} cannot be read: {error} (truncated or damaged?)") from error
+    with decoding(f"{path}"), path.open("rb") as file:
+        # A file may be an archive at its end and something else, such as an array, at its beginning.
+        is_archive = file.read(2) == b"PK" and zipfile.is_zipfile(file)
+    if not is_archive:
+        raise ValueError(f"{path} is not an npz archive (truncated, or not written by numpy.savez?)")
+    with decoding(f"{path}"):
+        archive = zipfile.ZipFile(path)
+        for member in archive.namelist():
+            archive.open(member).close()  # compares its two names in the file, so that no array just goes missing
+    with archive:
+        names = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        return {
+            name: _read_array(archive, member, f"{path}: `{name}`") if name in wanted else np.empty(0)
+            for name, member in names.items()
+        }
 
 
-def _pixels(what: str, images: NDArray[Any]) -> NDArray[np.float32]:
+def _read_array(archive: zipfile.ZipFile, member: str, what: str) -> NDArray[Any]:
+    """An array, whose header is checked against the bytes that are there before any memory is taken for it."""
+    with decoding(what), archive.open(member) as file:
+        head = io.BytesIO(file.read(_LONGEST_HEADER))
+        version = np.lib.format.read_magic(head)
+        if version not in _HEADERS:
+            raise ValueError(f"its version is {version}, for arrays of named fields")
+        shape, in_columns, dtype = _HEADERS[version](head)
+    if dtype.hasobject:
+        raise ValueError(
+            f"{what} holds pickled Python objects, which are never loaded, as they can run code;"
+            " save numeric arrays (a list of images of unequal size becomes objects)"
+        )
+    start = head.tell()
+    size = archive.getinfo(member).file_size - start
+    if any(isinstance(side, bool) for side in shape) or math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(
+            f"{what} must have the content that its header declares, {dtype} of shape {shape}; it has {size:,} bytes"
+            " (truncated or damaged?)"
+        )
+    with decoding(what):
+        # All of the member is read, as its checksum is compared at its end.
+        content = np.frombuffer(archive.read(member), dtype, offset=start)
+        return content.reshape(shape, order="F" if in_columns else "C")
+
+
+def _pixels(what: str, images: NDArray[Any]) -> Tensor:
     """Check an array of images and convert it to (n, channels, height, width) float32 in [0, 1]."""
     if images.size == 0:
         raise ValueError(f"{what} is empty; got shape {images.shape}")
@@ -193,22 +223,17 @@ def _pixels(what: str, images: NDArray[Any]) -> NDArray[np.float32]:
         if images.max() == 1:
             raise ValueError(
                 f"{what} of dtype uint8 must run from 0 to 255; got no value above 1"
-                " (binary images: save them as float32)"
+                " (binary images: multiply them by 255)"
             )
         pixels = images.astype(np.float32, order="C")
         pixels /= np.float32(255)
-        return pixels
+        return torch.from_numpy(pixels)
     if not np.issubdtype(images.dtype, np.floating):
         raise ValueError(f"{what} must be uint8 (0..255) or floating (0..1); got {images.dtype}")
-    pixels = images.astype(np.float32, order="C")
-    if not np.isfinite(pixels).all():
-        raise ValueError(f"{what} must be finite; got NaN or infinite pixels")
-    if pixels.min() < 0 or pixels.max() > 1:
-        raise ValueError(
-            f"{what} must lie in [0, 1]; got [{pixels.min():.3g}, {pixels.max():.3g}]"
-            " (undo mean/std normalisation; divide 0..255 by 255)"
-        )
-    return pixels
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused
+        pixels = images.astype(np.float32, order="C")
+    cause = "undo mean/std normalisation; divide 0..255 by 255"
+    return clip_rounding(torch.from_numpy(pixels), what, out_of_range=cause)
 
 
 def _channels_first(what: str, images: NDArray[Any]) -> NDArray[Any]:
@@ -237,6 +262,7 @@ def _labels(what: str, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
         raise ValueError(f"{what} must be integers; got {labels.dtype}")
     if labels.shape != (count,):
         raise ValueError(f"{what} must have shape ({count},), one for each image; got {labels.shape}")
-    if labels.min() < 0:
-        raise ValueError(f"{what} must be 0 or more; got {labels.min()} (number the classes from 0)")
+    for label in (labels.min(), labels.max()):
+        if not 0 <= label < MOST_CLASSES:
+            raise ValueError(f"{what} must be from 0 to {MOST_CLASSES - 1}; got {label} (number the classes from 0)")
     return labels.astype(np.int64)

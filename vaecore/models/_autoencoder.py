@@ -4,13 +4,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from vaecore._modes import in_any_mode
 from vaecore.data._images import Images
 from vaecore.models._networks import VAE, VAEConfig
-from vaecore.models._training import Progress, fit, reference_configs, seeded
+from vaecore.models._training import Progress, fit, seeded, settings
 
 _NO_SPREAD = -60.0  # log-variance of the posterior, so that every draw is its mean
 
 
+@in_any_mode
 def fit_autoencoder(
     train: Images,
     config: VAEConfig | None = None,
@@ -23,9 +25,9 @@ def fit_autoencoder(
 
     The posterior's mean is the code; its log-variance is a constant so low that every draw is the mean. Loss: the
     cross-entropy summed over pixels, in nats, which is the VAE's without noise and KL term (`config.beta` is not used).
-    Raises ValueError if the loss is no longer finite.
+    Raises as `fit_vae` does.
     """
-    config = config or reference_configs(train)[0]
+    config = settings(train, config, VAEConfig)
     unlabelled = torch.zeros(len(train), dtype=torch.int64)
 
     def loss(model: VAE, pixels: Tensor, _: Tensor) -> Tensor:

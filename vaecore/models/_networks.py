@@ -2,15 +2,17 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear, pad, pixel_unshuffle, relu
 
+from vaecore._check import check_choice, check_integer, check_number, check_type
+from vaecore._modes import in_any_mode
 from vaecore._store import read_tensors, write_tensors
 
 Augmentation = Literal["none", "shift", "distort"]
@@ -31,6 +33,12 @@ class VAEConfig:
     learning_rate: float = 4e-3  # peak of a one-cycle schedule
     augmentation: Augmentation = "none"
 
+    def __post_init__(self) -> None:
+        """Check the settings; raises ValueError for bad values and TypeError for other types."""
+        _settle(self, check_integer, "latent_size", 1)
+        _settle(self, check_number, "beta", lambda value: 0 <= value < math.inf, "0 or more and finite")
+        _settle_training(self)
+
 
 @dataclass(frozen=True)
 class ClassifierConfig:
@@ -47,6 +55,29 @@ class ClassifierConfig:
     learning_rate: float = 6e-3  # peak of a one-cycle schedule
     weight_decay: float = 1e-2
     augmentation: Augmentation = "shift"
+
+    def __post_init__(self) -> None:
+        """Check the settings, as those of `VAEConfig`."""
+        channels: object = self.channels
+        if not isinstance(channels, tuple) or len(channels) != 2:
+            raise ValueError(f"channels must be a pair, one number for each convolution; got {channels!r}")
+        object.__setattr__(self, "channels", tuple(check_integer("channels", count, 1) for count in channels))
+        _settle(self, check_number, "dropout", lambda value: 0 <= value < 1, "0 or more and below 1")
+        _settle(self, check_number, "weight_decay", lambda value: 0 <= value < math.inf, "0 or more and finite")
+        _settle_training(self)
+
+
+def _settle_training(config: VAEConfig | ClassifierConfig) -> None:
+    """Check the settings that both models have."""
+    for name in ("hidden_size", "epochs", "batch_size"):
+        _settle(config, check_integer, name, 1)
+    _settle(config, check_number, "learning_rate", lambda value: 0 < value < math.inf, "above 0 and finite")
+    check_choice("augmentation", config.augmentation, get_args(Augmentation))
+
+
+def _settle(config: VAEConfig | ClassifierConfig, check: Callable[..., float], name: str, *range_: Any) -> None:
+    """Check a number and keep it as Python's own, as files and digests do not take numpy's."""
+    object.__setattr__(config, name, check(name, getattr(config, name), *range_))
 
 
 @runtime_checkable
@@ -82,6 +113,7 @@ class VAE(nn.Module):
 
     def __init__(self, config: VAEConfig, image_shape: ImageShape) -> None:
         super().__init__()
+        check_type("config", config, VAEConfig)
         self.config = config
         self.image_shape = _with_channels(image_shape)
         pixels = math.prod(self.image_shape)
@@ -92,6 +124,7 @@ class VAE(nn.Module):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map (n, channels, h, w) in [0, 1] to the posterior's mean and log-variance, each (n, latent)."""
+        _check_shape(self, images)
         mean, log_variance = self.posterior(relu(self.encoder(images.flatten(1)))).chunk(2, dim=1)
         return mean, log_variance
 
@@ -123,9 +156,10 @@ class Classifier(nn.Module):
 
     def __init__(self, config: ClassifierConfig, image_shape: ImageShape, classes: int) -> None:
         super().__init__()
+        check_type("config", config, ClassifierConfig)
         self.config = config
         self.image_shape = _with_channels(image_shape)
-        self.classes = classes
+        self.classes = check_integer("classes", classes, 1)
         first, second = config.channels
         channels, *sides = self.image_shape
         height, width = ((side + 3) // 4 for side in sides)  # halved twice, rounding up
@@ -138,12 +172,22 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (n, channels, h, w) in [0, 1] to logits (n, classes)."""
+        _check_shape(self, images)
         features = relu(self.conv2(relu(_strided(images, self.conv1))))
         return self.output(self.dropout(relu(self.hidden(features.flatten(1)))))  # type: ignore[no-any-return]
 
     def save(self, path: str | Path) -> None:
         """Write settings and weights to a safetensors file, atomically."""
         _save(self, path)
+
+
+def _check_shape(model: VAE | Classifier, images: Tensor) -> None:
+    # Layers would take images of another shape with as many pixels, or nearly as many.
+    if images.shape[1:] != model.image_shape:
+        raise ValueError(
+            f"this {type(model).__name__} takes images (n, {', '.join(map(str, model.image_shape))});"
+            f" got {tuple(images.shape)} (resize or pad them first)"
+        )
 
 
 def _strided(images: Tensor, convolution: nn.Conv2d) -> Tensor:
@@ -168,38 +212,67 @@ def _save(model: VAE | Classifier, path: str | Path) -> None:
     }
     if isinstance(model, Classifier):
         header["classes"] = json.dumps(model.classes)
-    write_tensors(Path(path), {name: value.cpu() for name, value in model.state_dict().items()}, header)
+    weights = model.state_dict()
+    _check_weights(weights, f"a {header['model']} that is saved")
+    write_tensors(Path(path), weights, header)
 
 
+@in_any_mode
 def load_vae(path: str | Path) -> VAE:
-    """Read a VAE that `VAE.save` wrote, in eval mode; raises ValueError if the file is damaged or holds no VAE."""
-    header, weights = _read(path, "VAE")
-    model = VAE(_config(VAEConfig, header["config"]), _shape(header["image_shape"]))
-    model.load_state_dict(weights)
-    return model.eval()
+    """Read a VAE that `VAE.save` wrote, in eval mode.
+
+    Raises ValueError if the file is damaged, holds no VAE, or holds weights that are not finite float32.
+    """
+    return _load(path, VAE, lambda header: VAE(_config(VAEConfig, header), _shape(header)))
 
 
+@in_any_mode
 def load_classifier(path: str | Path) -> Classifier:
     """Read a classifier that `Classifier.save` wrote, in eval mode; raises ValueError as `load_vae` does."""
-    header, weights = _read(path, "Classifier")
-    classes = json.loads(header["classes"])
-    model = Classifier(_config(ClassifierConfig, header["config"]), _shape(header["image_shape"]), classes)
+    return _load(
+        path,
+        Classifier,
+        lambda header: Classifier(_config(ClassifierConfig, header), _shape(header), json.loads(header["classes"])),
+    )
+
+
+_Model = TypeVar("_Model", VAE, Classifier)
+
+
+def _load(path: str | Path, kind: type[_Model], make: Callable[[dict[str, str]], _Model]) -> _Model:
+    """make: gives the model that a header describes, with weights of its own."""
+    header, weights = read_tensors(Path(path))
+    if header.get("model") != kind.__name__:
+        raise ValueError(f"{path} must hold a {kind.__name__} of vaecore; it says {header.get('model', 'nothing')}")
+    try:
+        with torch.device("meta"):  # so that a size that is wrong takes no memory
+            expected = {name: value.shape for name, value in make(header).state_dict().items()}
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        cause = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"  # torch's texts may go on for a page
+        raise ValueError(
+            f"{path} must describe a {kind.__name__} in its header; it does not: {cause} (written by another version?)"
+        ) from error
+    if {name: value.shape for name, value in weights.items()} != expected:
+        raise ValueError(f"{path} must hold the weights that its header describes; their names or shapes are others")
+    _check_weights(weights, str(path))
+    model = make(header)
     model.load_state_dict(weights)
     return model.eval()
 
 
-def _read(path: str | Path, kind: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    header, weights = read_tensors(Path(path))
-    if header.get("model") != kind:
-        raise ValueError(f"{path} must hold a {kind} of vaecore; it says {header.get('model', 'nothing')}")
-    return header, weights
+def _check_weights(weights: Mapping[str, Tensor], what: str) -> None:
+    for name, value in weights.items():
+        if value.dtype is not torch.float32:
+            raise ValueError(f"{what} must hold float32 weights; {name} is {str(value.dtype).removeprefix('torch.')}")
+        if not value.isfinite().all():
+            raise ValueError(f"{what} must hold finite weights; {name} holds NaN or infinity")
 
 
 _Config = TypeVar("_Config", VAEConfig, ClassifierConfig)
 
 
-def _config(kind: type[_Config], text: str) -> _Config:
-    values = json.loads(text)
+def _config(kind: type[_Config], header: dict[str, str]) -> _Config:
+    values = json.loads(header["config"])
     if unknown := sorted(set(values) - {field.name for field in fields(kind)}):
         raise ValueError(f"the file's settings must be those of {kind.__name__}; got {', '.join(unknown)} as well")
     settings: dict[str, Any] = {
@@ -208,9 +281,15 @@ def _config(kind: type[_Config], text: str) -> _Config:
     return kind(**settings)
 
 
-def _shape(text: str) -> tuple[int, int, int]:
-    return _with_channels(tuple(json.loads(text)))
+def _shape(header: dict[str, str]) -> tuple[int, int, int]:
+    shape = tuple(json.loads(header["image_shape"]))
+    if len(shape) not in (2, 3) or not all(isinstance(side, int) and side > 0 for side in shape):
+        raise ValueError(f"the shape of images must be (channels, height, width); got {shape}")
+    return _with_channels(shape)
 
 
-def _with_channels(shape: ImageShape) -> tuple[int, int, int]:
-    return shape if len(shape) == 3 else (1, *shape)
+def _with_channels(shape: object) -> tuple[int, int, int]:
+    if not isinstance(shape, tuple | list) or len(shape) not in (2, 3):
+        raise ValueError(f"image_shape must be (height, width) or (channels, height, width); got {shape!r}")
+    channels, height, width = (check_integer("image_shape", side, 1) for side in (1, *shape)[-3:])
+    return channels, height, width

@@ -6,12 +6,14 @@ The same seed gives the same weights on the same machine and number of threads; 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, pad
 
+from vaecore._check import check_choice, check_seed, check_type
+from vaecore._modes import in_any_mode
 from vaecore.data._augment import distort
 from vaecore.data._images import Images
 from vaecore.models._networks import VAE, Augmentation, Classifier, ClassifierConfig, VAEConfig
@@ -20,6 +22,7 @@ Progress = Callable[[int, int], None]
 """Called after each step with the number of steps done and the total number."""
 
 Model = TypeVar("Model", bound=nn.Module)
+_Config = TypeVar("_Config", VAEConfig, ClassifierConfig)
 
 SMALL = 10_000  # training images; smaller sets are trained on for more epochs, with stronger augmentation
 
@@ -30,7 +33,11 @@ def default_device() -> torch.device:
 
 
 def reference_configs(train: Images) -> tuple[VAEConfig, ClassifierConfig]:
-    """Settings of the reference models for a training set: those for MNIST or, below 10,000 images, for `digits`."""
+    """Settings of the reference models for a training set: those for MNIST or, below 10,000 images, for `digits`.
+
+    Raises TypeError unless `train` is Images.
+    """
+    check_type("train", train, Images, "Images(pixels, labels, name, 'train')")
     if len(train) >= SMALL:
         return VAEConfig(), ClassifierConfig()
     return (
@@ -41,6 +48,16 @@ def reference_configs(train: Images) -> tuple[VAEConfig, ClassifierConfig]:
     )
 
 
+def settings(train: Images, config: _Config | None, kind: type[_Config]) -> _Config:
+    """The settings to train with, by default those of `reference_configs`; raises TypeError for other types."""
+    defaults = reference_configs(train)
+    if config is None:
+        return next(default for default in defaults if isinstance(default, kind))
+    check_type("config", config, kind)
+    return config
+
+
+@in_any_mode
 def fit_vae(
     train: Images,
     config: VAEConfig | None = None,
@@ -52,9 +69,10 @@ def fit_vae(
     """Train the reference VAE on the evidence lower bound; returned on `device` (default: GPU if any), eval mode.
 
     Loss: -log p(x | z) + beta KL(q(z | x) || p(z)), summed over pixels and latents, averaged over images, in nats
-    (Kingma and Welling 2014, equation 10, one draw). Raises ValueError if the loss is no longer finite.
+    (Kingma and Welling 2014, equation 10, one draw). Raises ValueError if the loss is no longer finite, and TypeError
+    for arguments of other types.
     """
-    config = config or reference_configs(train)[0]
+    config = settings(train, config, VAEConfig)
     unlabelled = torch.zeros(len(train), dtype=torch.int64)
 
     def loss(model: VAE, pixels: Tensor, _: Tensor) -> Tensor:
@@ -70,6 +88,7 @@ def fit_vae(
         return fit(model, loss, optimizer, config, train.pixels, unlabelled, device=place, progress=progress)
 
 
+@in_any_mode
 def fit_classifier(
     train: Images,
     config: ClassifierConfig | None = None,
@@ -80,12 +99,14 @@ def fit_classifier(
 ) -> Classifier:
     """Train the reference classifier on cross-entropy; returned on `device` (default: GPU if any), eval mode.
 
-    Raises ValueError without labels, or if the loss is no longer finite.
+    Raises ValueError without labels, or if the loss is no longer finite, and TypeError for arguments of other types.
     """
-    config = config or reference_configs(train)[1]
+    config = settings(train, config, ClassifierConfig)
     labels, classes = train.labels, train.classes
     if labels is None or classes is None:
         raise ValueError(f"a classifier needs labels; the training images of {train.name} have none")
+    if classes < 2:
+        raise ValueError(f"a classifier needs two classes or more; got the label 0 alone in {train.name}")
 
     def loss(model: Classifier, pixels: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(model(pixels), labels)
@@ -142,6 +163,7 @@ def _batches(count: int, batch_size: int, epochs: int) -> Iterator[Tensor]:
 
 def augment(pixels: Tensor, kind: Augmentation) -> Tensor:
     """Random changes of training images: "shift" by up to one pixel, "distort" by affine and elastic maps."""
+    check_choice("augmentation", kind, get_args(Augmentation))
     if kind == "none":
         return pixels
     if kind == "distort":
@@ -158,9 +180,19 @@ def augment(pixels: Tensor, kind: Augmentation) -> Tensor:
 @contextmanager
 def seeded(seed: int, device: torch.device | str | None) -> Iterator[torch.device]:
     """Seed torch's global generators, for initialisation, dropout and augmentation, and restore them afterwards."""
-    place = default_device() if device is None else torch.device(device)
+    place = default_device() if device is None else _device(device)
     # torch.manual_seed seeds every GPU, so all that are in use are restored.
     used = range(torch.cuda.device_count()) if place.type == "cuda" or torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=used):
-        torch.manual_seed(seed)
+        torch.manual_seed(check_seed(seed))
         yield place
+
+
+def _device(name: torch.device | str) -> torch.device:
+    """The device of this name; raises ValueError unless torch can use it here."""
+    try:
+        place = torch.device(name)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, TypeError) as error:  # no name of a device, or of one that is not there
+        raise ValueError(f"device must be one that torch can use here, as 'cpu'; got {name!r} ({error})") from error
+    return place

@@ -77,7 +77,7 @@ def _seconds_on_gpu(way: Callable[[], object]) -> float:
 def _by_torch(vae: Autoencoder, rows: Tensor, latents: Tensor, reduce: Reduce | None, precision: Precision) -> Any:
     shapes = tuple(weight.shape for weight in vae.parameters()) if isinstance(vae, nn.Module) else ()
     compiled = _compiled(rows.device.type, precision, reduce, type(vae), shapes, latents.shape[1:])
-    result = compiled(vae, rows, latents, reduce, precision == "bfloat16")
+    result = compiled(vae, rows, latents, reduce)
     if rows.device.type != "cuda":
         return result
     # A CUDA graph overwrites its results at the next call.
@@ -93,10 +93,9 @@ def _compiled(device: str, *_: object) -> Callable[..., Any]:
     return torch.compile(copied, mode="reduce-overhead" if device == "cuda" else None)
 
 
-def _decode_and_reduce(vae: Autoencoder, rows: Tensor, latents: Tensor, reduce: Reduce | None, half: bool) -> Any:  # noqa: FBT001
+def _decode_and_reduce(vae: Autoencoder, rows: Tensor, latents: Tensor, reduce: Reduce | None) -> Any:
     decoded = decode_draws(vae, latents, rows.shape)
     with torch.autocast(rows.device.type, enabled=False):
-        decoded = decoded.float() if half else decoded
         return decoded if reduce is None else reduce(rows, decoded)
 
 

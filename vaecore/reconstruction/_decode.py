@@ -1,12 +1,21 @@
 """Encoding, sampling, decoding, KL divergence and squared error, with checks of what the VAE returns."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from vaecore._calls import ask, check_module
 from vaecore._check import check_images
 from vaecore.models._networks import Autoencoder
 
 Posterior = tuple[Tensor, Tensor]  # mean and log-variance, (n, latent) each
+
+
+def check_vae(vae: object) -> None:
+    """Raise TypeError unless `vae` has the methods of an `Autoencoder`."""
+    if not callable(getattr(vae, "encode", None)) or not callable(getattr(vae, "decode", None)):
+        raise TypeError(f"the VAE must have methods encode and decode, see Autoencoder; got {type(vae).__name__}")
 
 
 def posterior(vae: Autoencoder, images: Tensor) -> Posterior:
@@ -18,7 +27,14 @@ def posterior(vae: Autoencoder, images: Tensor) -> Posterior:
 
 def encode(vae: Autoencoder, images: Tensor) -> Posterior:
     """As `posterior`, without checking the values."""
-    encoded: object = vae.encode(images)
+    check_vae(vae)
+    posterior = _encode(vae, images)
+    check_module(vae, "the VAE's encode", lambda some: torch.cat(_encode(vae, some), dim=1), images)
+    return posterior
+
+
+def _encode(vae: Autoencoder, images: Tensor) -> Posterior:
+    encoded: object = ask(vae.encode, images)
     if not isinstance(encoded, tuple | list) or len(encoded) != 2:
         raise ValueError(f"the VAE must encode to a pair, mean and log-variance; got {type(encoded).__name__}")
     mean, log_variance = encoded
@@ -45,15 +61,17 @@ def latents_of(encoded: Posterior, noise: Tensor) -> Tensor:
 def decode_draws(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
     """Decode latents (n, draws, latent) to (n, draws, c, h, w), where `shape` is (any, c, h, w); else ValueError."""
     expected = (len(latents) * latents.shape[1], *shape[1:])
-    decoded = vae.decode(latents.flatten(0, 1))
+    decoded: Tensor = ask(vae.decode, latents.flatten(0, 1))
     if decoded.shape != expected:
         raise ValueError(f"the VAE must decode to images shaped as its input, {expected}; got {tuple(decoded.shape)}")
+    if not torch.compiler.is_compiling():
+        check_module(vae, "the VAE's decode", partial(ask, vae.decode), latents[:, 0])
     return decoded.view(len(latents), -1, *shape[1:])
 
 
-def check_reconstructions(images: Tensor) -> None:
-    """Raise ValueError unless decoded images are (n, c, h, w) float32 in [0, 1], without NaN."""
-    check_images(images, "the VAE's reconstructions", out_of_range="logits? end `decode` with a sigmoid")
+def check_reconstructions(images: Tensor) -> Tensor:
+    """As `check_images`, for decoded images."""
+    return check_images(images, "the VAE's reconstructions", out_of_range="logits? end `decode` with a sigmoid")
 
 
 def kl(vae: Autoencoder, images: Tensor) -> Tensor:
@@ -61,7 +79,7 @@ def kl(vae: Autoencoder, images: Tensor) -> Tensor:
 
     Kingma and Welling 2014, appendix B.
     """
-    check_images(images)
+    images = check_images(images)
     with torch.no_grad():
         return kl_of_posterior(*posterior(vae, images))
 
@@ -73,7 +91,7 @@ def kl_of_posterior(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 def latent_mean(vae: Autoencoder, images: Tensor) -> Tensor:
     """Mean of q(z | x); (n, c, h, w) in [0, 1] to (n, latent)."""
-    check_images(images)
+    images = check_images(images)
     with torch.no_grad():
         return posterior(vae, images)[0]
 
@@ -81,7 +99,13 @@ def latent_mean(vae: Autoencoder, images: Tensor) -> Tensor:
 def squared_error(images: Tensor, reconstructions: Tensor) -> Tensor:
     """Squared error of each reconstruction, mean over pixels; for the argument `reduce` of `reconstruct`.
 
-    images (n, c, h, w), reconstructions (n, draws, c, h, w) to (n, draws); higher is more anomalous.
+    images (n, c, h, w), reconstructions (n, draws, c, h, w) to (n, draws); higher is more anomalous. Raises ValueError
+    for other shapes.
     """
+    if (len(reconstructions), *reconstructions.shape[2:]) != images.shape or images.ndim != 4:
+        raise ValueError(
+            "images must have shape (n, c, h, w), and reconstructions (n, draws, c, h, w);"
+            f" got {tuple(images.shape)} and {tuple(reconstructions.shape)}"
+        )
     norm: Tensor = torch.linalg.vector_norm((reconstructions - images.unsqueeze(1)).flatten(2), dim=2)
     return norm.square() / images[0].numel()

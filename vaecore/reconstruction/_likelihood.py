@@ -3,13 +3,16 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from vaecore._check import check_choice, check_counts, check_images
+from vaecore._calls import ask, check_module
+from vaecore._check import check_choice, check_images, check_integer
+from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, normal, seed_for
 from vaecore._precision import Precision, check_precision, computing_in
 from vaecore.models._networks import Autoencoder
@@ -17,6 +20,7 @@ from vaecore.reconstruction._decode import (
     Posterior,
     check_reconstructions,
     decode_draws,
+    encode,
     kl_of_posterior,
     latents_of,
     posterior,
@@ -59,12 +63,12 @@ def log_likelihood(
     1.4. The noise, `first_index`, `indices` and `chunk` are those of `reconstruct`, with the same draws for the same
     seed. Memory for each draw is that of its latents.
     """
-    check_precision(precision, images.device)
 
     def bound(encoded: Posterior, noise: Tensor, densities: Tensor) -> Tensor:
         return importance_weighted(log_weights(encoded, noise, densities))
 
-    index = _check(images, draws, first_index, indices, chunk)
+    images, index = _check(images, first_index, indices)
+    check_precision(precision, images.device)
     return _bounds(bound, vae, images, index, draws, seed, log_density, precision, chunk)
 
 
@@ -88,7 +92,7 @@ def elbo(
     def bound(encoded: Posterior, _: Tensor, densities: Tensor) -> Tensor:
         return elbo_of(encoded, densities)
 
-    index = _check(images, draws, first_index, indices, chunk)
+    images, index = _check(images, first_index, indices)
     return _bounds(bound, vae, images, index, draws, seed, log_density, "float32", chunk)
 
 
@@ -104,7 +108,8 @@ def _bounds(
     chunk: int | None,
 ) -> Tensor:
     """A bound of (posterior, noise, log-densities of its draws), computed chunk by chunk; (n,)."""
-    chunk = chunk or max(1, _CHUNK * _portion(images) // draws)
+    draws = check_integer("draws", draws, 1)
+    chunk = _chunk(chunk, max(1, _CHUNK * _portion(images) // draws))
     parts = []
     with torch.no_grad():
         for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
@@ -115,6 +120,7 @@ def _bounds(
     return torch.cat(parts)
 
 
+@in_any_mode
 def likelihood_regret(
     vae: Autoencoder,
     images: Tensor,
@@ -143,10 +149,10 @@ def likelihood_regret(
     """
     check_choice("how", how, [*_STEPS])
     check_choice("bound", bound, ("elbo", "importance"))
-    check_counts(steps=steps)
-    steps = steps or _STEPS[how]
-    index = _check(images, draws, first_index, indices, chunk)
-    chunk = chunk or max(1, _portion(images) // 2)  # as each step decodes a pair of draws
+    steps = check_integer("steps", _STEPS[how] if steps is None else steps, 1)
+    draws = check_integer("draws", draws, 1)
+    images, index = _check(images, first_index, indices)
+    chunk = _chunk(chunk, max(1, _portion(images) // 2))  # as each step decodes a pair of draws
     parts = []
     for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
         with torch.no_grad():
@@ -217,11 +223,12 @@ def log_odds(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
         check_reconstructions(decoded.flatten(0, 1))
         edge = torch.finfo(torch.float32).eps
         return torch.logit(decoded.flatten(2).clamp(edge, 1 - edge))
-    odds: Tensor = decode_logits(latents.flatten(0, 1)).flatten(1)
+    odds: Tensor = ask(decode_logits, latents.flatten(0, 1)).flatten(1)
     expected = (len(latents) * latents.shape[1], shape[1:].numel())
     if odds.shape != expected:
         raise ValueError(f"the VAE's decode_logits must give log-odds {expected}, one a pixel; got {tuple(odds.shape)}")
-    return odds.float().view(*latents.shape[:2], -1)  # as the decoder may compute in half precision
+    check_module(vae, "the VAE's decode_logits", partial(ask, decode_logits), latents[:, 0])
+    return odds.view(*latents.shape[:2], -1)
 
 
 def log_bernoulli_of_odds(images: Tensor, odds: Tensor) -> Tensor:
@@ -251,8 +258,6 @@ def log_densities(
             with computing_in(precision, latents.device):
                 decode = log_odds if log_density is None else decode_draws
                 decoded = decode(vae, part, rows.shape)
-            if decoded.dtype == torch.bfloat16:
-                decoded = decoded.float()
             if log_density is None:
                 density = log_bernoulli_of_odds(rows, decoded)
             else:
@@ -319,7 +324,7 @@ def _optimised_encoder(vae: Autoencoder, images: Tensor, _: Posterior, noise: Te
         optimizer = torch.optim.Adam(encoder, lr=_ENCODER_RATE, weight_decay=_ENCODER_DECAY, fused=True)
         for draw in draws:
             with torch.enable_grad():
-                mean, log_variance = fitted.encode(image)
+                mean, log_variance = encode(fitted, image)
                 latents = latents_of((mean, log_variance), draw.view(1, 1, -1))
                 density = log_bernoulli_of_odds(image, log_odds(fitted, latents, image.shape))
                 loss = (kl_of_posterior(mean, log_variance) - density.squeeze(1)).sum()
@@ -336,7 +341,7 @@ def _encoder_weights(vae: Any, image: Tensor) -> list[Tensor]:
     weights = [weight for weight in vae.parameters() if weight.is_floating_point()]
     with torch.enable_grad():
         gradients: Sequence[Tensor | None] = torch.autograd.grad(
-            torch.cat(vae.encode(image)).sum(), weights, allow_unused=True
+            torch.cat(encode(vae, image)).sum(), weights, allow_unused=True
         )
     return [weight for weight, gradient in zip(weights, gradients, strict=True) if gradient is not None]
 
@@ -346,8 +351,11 @@ def _portion(tensor: Tensor) -> int:
     return _PORTION.get(tensor.device.type, 4096)
 
 
-def _check(images: Tensor, draws: int, first_index: int, indices: Tensor | None, chunk: int | None) -> Tensor:
-    """Index of each image, (n,) on their device; raises ValueError for invalid arguments."""
-    check_images(images)
-    check_counts(draws=draws, chunk=chunk)
-    return image_indices(len(images), first_index, indices).to(images.device)
+def _check(images: Tensor, first_index: int, indices: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The images, and the index of each, (n,) on their device; raises ValueError for invalid arguments."""
+    images = check_images(images)
+    return images, image_indices(len(images), first_index, indices).to(images.device)
+
+
+def _chunk(chunk: int | None, default: int) -> int:
+    return default if chunk is None else check_integer("chunk", chunk, 1)

@@ -1,7 +1,7 @@
 """Many reconstructions of each image from one encoding, and their labels."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, overload
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vaecore._batch_sizes import answers, fit_at_once, widest_activation
-from vaecore._check import check_classifier, check_counts, check_images
+from vaecore._calls import ask
+from vaecore._check import check_classifier, check_images, check_integer
 from vaecore._noise import image_indices, normal
 from vaecore._precision import Precision, check_precision, computing_in
 from vaecore.models._networks import Autoencoder, Classify
@@ -99,9 +100,10 @@ def reconstruct(
     progress: called after each chunk with the number of images done and the total (0 for an iterable of batches).
     Raises ValueError for invalid arguments and if the VAE returns other shapes or values, TypeError for other types.
     """
-    check_counts(draws=draws, chunk=chunk)
+    draws, first_index = check_integer("draws", draws, 1), check_integer("first_index", first_index, 0)
+    chunk = None if chunk is None else check_integer("chunk", chunk, 1)
     if isinstance(images, Tensor):
-        check_images(images)
+        images = check_images(images)
     count = length(images)
     expected = len(indices) if count is None and indices is not None else count or 0
     image_indices(expected, first_index, indices)  # raises ValueError before anything is computed
@@ -112,16 +114,12 @@ def reconstruct(
     looks, pace, step = _Looks(), _Pace(), chunk
     with torch.no_grad(), looks:
         for loaded in portions(images, portion):
-            if not isinstance(images, Tensor):
-                check_images(loaded)
-            rows = loaded if isinstance(images, Tensor) else _to(device, loaded)
+            rows = loaded if isinstance(images, Tensor) else _to(device, check_images(loaded))
             check_precision(precision, rows.device)
             computing = partial(computing_in, precision, rows.device)
             with computing():
                 mean, log_variance = encode(vae, rows)
             looks.at_posterior(mean, log_variance)
-            if precision == "bfloat16":
-                mean, log_variance = mean.float(), log_variance.float()
             if indices is None:
                 first = first_index + joined.filled
                 index = torch.arange(first, first + len(rows), device=rows.device)
@@ -133,13 +131,13 @@ def reconstruct(
             noise = normal(seed, index, draws=draws, size=mean.shape[1])
             latents = latents_of((mean, log_variance), noise)
             if step is None:
-                widest = widest_activation(vae, partial(vae.decode, latents[:1, 0]), rows[0].numel())
+                widest = widest_activation(vae, partial(ask, vae.decode, latents[:1, 0]), rows[0].numel())
                 dtype = torch.bfloat16 if compiled and precision == "bfloat16" else torch.float32
                 step = max(1, fit_at_once(widest * dtype.itemsize, rows.device) // draws)
             if compiled and not joined.filled:
                 with computing():
                     decoded = decode_draws(vae, latents[:1], rows[:1].shape)
-                looks.at_images(decoded.float() if precision == "bfloat16" else decoded)
+                looks.at_images(decoded)
             # Compiled chunks are of equal size, as each size is compiled separately.
             size = -(-len(rows) // -(-len(rows) // step)) if compiled else step
             for chunk_rows, chunk_latents in zip(torch.split(rows, size), torch.split(latents, size), strict=True):
@@ -148,9 +146,7 @@ def reconstruct(
                 else:
                     with computing():
                         decoded = decode_draws(vae, chunk_latents, chunk_rows.shape)
-                    if precision == "bfloat16":
-                        decoded = decoded.float()
-                    looks.at_images(decoded)
+                    decoded = looks.at_images(decoded)
                     part = decoded if reduce is None else reduce(chunk_rows, decoded)
                 joined.append(part, len(chunk_rows))
                 if progress is not None:
@@ -182,14 +178,15 @@ class _Looks:
         else:
             self.finite = finite if self.finite is None else self.finite & finite
 
-    def at_images(self, decoded: Tensor) -> None:
+    def at_images(self, decoded: Tensor) -> Tensor:
+        """Decoded images (m, draws, c, h, w), without the rounding beyond the ends of [0, 1]."""
         if decoded.device.type == "cpu":
-            check_reconstructions(decoded.flatten(0, 1))
-            return
+            return check_reconstructions(decoded.flatten(0, 1)).view_as(decoded)
         low, high = torch.aminmax(decoded)
         if self.extremes is not None:
             low, high = torch.minimum(low, self.extremes[0]), torch.maximum(high, self.extremes[1])
         self.extremes = torch.stack([low, high])
+        return decoded.clamp(0, 1)
 
     def end(self) -> None:
         finite, extremes = self.finite, self.extremes
@@ -233,6 +230,14 @@ class _Joined:
             self.whole = images.new_empty(len(images), draws, *images.shape[1:])
 
     def append(self, part: Tensor | dict[str, Tensor], count: int) -> None:
+        """Add the results of `count` images."""
+        results: Iterable[object] = part.values() if isinstance(part, dict) else (part,)
+        for result in results:
+            if not isinstance(result, Tensor) or result.shape[:1] != (count,):
+                got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+                raise ValueError(
+                    f"reduce must give a tensor or a dict of tensors, with a row for each of {count} images; got {got}"
+                )
         if self.file is not None:
             if not isinstance(part, Tensor):
                 raise ValueError("with `out`, reduce must give one tensor; got a dict (a file has one array)")
@@ -297,6 +302,8 @@ def reconstruct_labels(
 
 def distinct_labels(labels: Tensor) -> Tensor:
     """Number of different labels among the draws; (n, draws) integers to (n,) int64; higher is more anomalous."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a torch.Tensor; got {type(labels).__name__}")
     if labels.ndim != 2 or labels.shape[1] == 0 or labels.is_floating_point():
         raise ValueError(f"labels must be integers of shape (n, draws); got {labels.dtype} {tuple(labels.shape)}")
     ordered = labels.sort(dim=1).values

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vaecore._batch_sizes import answers
-from vaecore._check import check_counts
+from vaecore._check import check_integer
 from vaecore._noise import normal
 from vaecore.models._networks import Autoencoder, Classify
 from vaecore.reconstruction._decode import kl_of_posterior, latents_of, posterior
@@ -38,7 +38,8 @@ class Settings:
     regret_draws: int
 
     def __post_init__(self) -> None:
-        check_counts(**vars(self))
+        for name, count in vars(self).items():
+            object.__setattr__(self, name, check_integer(name, count, 1))
 
 
 class Features:

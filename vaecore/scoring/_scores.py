@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vaecore._check import check_classifier, check_counts, check_images
+from vaecore._check import check_classifier, check_images, check_integer, check_seed, check_type
+from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, seed_for, words
 from vaecore.models._networks import Autoencoder, Classify
 from vaecore.reconstruction._reconstruct import distinct_labels
@@ -71,6 +72,7 @@ class FittedScores:
     image_shape: torch.Size | None  # of the training images, None without them
     judges: Mapping[str, _learned.Judge] = field(repr=False)
 
+    @in_any_mode
     def __call__(
         self, images: Tensor, *, first_index: int = 0, indices: Tensor | None = None, chunk: int | None = None
     ) -> dict[str, Tensor]:
@@ -79,10 +81,9 @@ class FittedScores:
         images: (n, c, h, w) in [0, 1]. first_index, indices, chunk: as in `reconstruct`. An image's scores do not
         depend on other images.
         """
-        _check_shape(images, self.image_shape)
+        images = _check_shape(images, self.image_shape)
         index = image_indices(len(images), first_index, indices).to(images.device)
-        check_counts(chunk=chunk)
-        chunk = chunk or _chunk(images)
+        chunk = check_integer("chunk", _chunk(images) if chunk is None else chunk, 1)
         parts: dict[str, list[Tensor]] = {name: [] for name in self.names}
         label = any({"vae", "classifier"} <= {*scores[name].needs} for name in self.names)
         with torch.no_grad():
@@ -126,7 +127,7 @@ def fit_scores(
     score, here fewer than the defaults of `likelihood_regret`.
     Raises ValueError for an unknown name, and if a model or training images are needed and missing.
     """
-    settings = Settings(draws, importance_draws, neighbours, regret_steps, regret_draws)
+    settings, seed = Settings(draws, importance_draws, neighbours, regret_steps, regret_draws), check_seed(seed)
     chosen = _chosen(names)
     available: dict[Need, object] = {"vae": vae, "classifier": classifier, "training images": train_images}
     for need, value in available.items():
@@ -136,7 +137,7 @@ def fit_scores(
         check_classifier(classifier)
     judges: dict[str, _learned.Judge] = {}
     if train_images is not None:
-        check_images(train_images, "training images")
+        train_images = check_images(train_images, "training images")
         judges = _learn(vae, train_images, seed, settings, chosen)
     shape = None if train_images is None else train_images.shape[1:]
     return FittedScores(chosen, vae, classifier, seed, settings, shape, judges)
@@ -163,6 +164,8 @@ def _learn(
 
 
 def _chosen(names: Iterable[str] | None) -> tuple[str, ...]:
+    if names is not None:
+        check_type("names", names, Iterable, "names=['mse', 'kl']")
     chosen = tuple(scores) if names is None else tuple(dict.fromkeys([names] if isinstance(names, str) else names))
     if not chosen:
         raise ValueError(f"names must name a score or more; got none (known: {', '.join(scores)})")
@@ -175,13 +178,14 @@ def _chunk(images: Tensor) -> int:
     return _CHUNK.get(images.device.type, 1_024)
 
 
-def _check_shape(images: Tensor, expected: torch.Size | None) -> None:
-    check_images(images)
+def _check_shape(images: Tensor, expected: torch.Size | None) -> Tensor:
+    images = check_images(images)
     if expected is not None and images.shape[1:] != expected:
         raise ValueError(
             f"images must be shaped as the training images, {tuple(expected)}; got {tuple(images.shape[1:])}"
             " (resize or pad them first)"
         )
+    return images
 
 
 def _relative_mse(features: Features) -> Tensor:

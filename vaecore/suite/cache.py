@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_path
+from vaecore.toolkit import expanded, user_cache
 
 
 def cache_folder(option: str | None) -> Path:
     """The cache folder: the option, else VAECORE_CACHE, else one in the user's cache."""
-    return Path(option or os.environ.get("VAECORE_CACHE") or user_cache_path("vaecore")).expanduser()
+    chosen = option or os.environ.get("VAECORE_CACHE")
+    return expanded(chosen) if chosen else user_cache("--cache-dir or VAECORE_CACHE")

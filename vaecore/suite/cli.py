@@ -100,7 +100,7 @@ def _cache(options: argparse.Namespace) -> int:
         raise ValueError(
             f"there is no cache in {folder} (nothing has been computed yet, or it is elsewhere: --cache-dir)"
         )
-    store = Store(folder)
+    store = Store(folder, shared=True)  # to look and to clear, nobody needs to be trusted
     grid = Table("stage", "entries", "MiB")
     for usage in store.usage():
         grid.add_row(Text(printable(usage.stage)), f"{usage.entries:,}", f"{usage.size / 2**20:.1f}")

@@ -1,13 +1,13 @@
 """The detector with a VAE in it, as an attacker's target: closed forms, finite differences, and what counts as won."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import log_softmax
 
-from vaecore import VAEDetector, VAEPurifier, Victim
+from vaecore import VAEDetector, VAEPurifier, fgsm, pgd, square
 from vaecore.toolkit import seed_for
 
 SIDE, LATENT, CLASSES = 4, 3, 4
@@ -163,10 +163,33 @@ def test_the_error_term_lowers_the_loss_by_its_weight_in_squared_error(points):
     torch.testing.assert_close(without - with_term, 0.25 * squares)
 
 
-def test_a_detector_is_a_victim_and_a_classifier_is_not():
-    assert isinstance(VAEDetector(SmallVAE(), classifier), Victim)
-    assert not isinstance(classifier, Victim)
-    assert not isinstance(nn.Sequential(), Victim)
+class Inner(SmallVAE):
+    """Of float32 images; it computes and answers in float64."""
+
+    def encode(self, images):
+        return super().encode(images.double())
+
+    def decode(self, latents):
+        return super().decode(latents.double())
+
+
+@pytest.mark.parametrize(
+    ("attack", "last"),
+    [
+        (fgsm, 1),
+        (partial(pgd, steps=5, step_size=0.1), 5),
+        (partial(square, queries=20), None),  # each image ends at a query of its own
+    ],
+    ids=["fgsm", "pgd", "square"],
+)
+def test_an_attack_on_a_detector_wins_by_its_objective(points, attack, last):
+    detector = VAEDetector(Inner(), classifier, draws=3)
+    result = attack(detector, points.float(), LABELS, epsilon=0.4, seed=7, indices=ROWS + 3, keep_failed=True)
+    assert result.success.any()
+    assert result.flags.tolist() == [0] * 5
+    if last is not None:
+        won = objective(detector, indices=ROWS + 3, seed=7)(result.images, ROWS, last)[0]
+        assert torch.equal(result.success, won)
 
 
 @pytest.mark.parametrize(

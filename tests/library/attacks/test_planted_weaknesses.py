@@ -220,10 +220,36 @@ def test_a_random_classifier_is_flagged(attack, kind):
     )
 
 
-@pytest.mark.parametrize("attack", [partial(pgd, steps=2), partial(square, queries=3)], ids=["pgd", "square"])
-@pytest.mark.parametrize("fixed", [True, False])
-def test_a_victim_whose_objective_is_random_is_flagged_unless_its_noise_is_fixed(attack, fixed):
-    """Though its classifier is sound."""
+class Standardised(nn.Module):
+    """The classifier of images that are standardised over the batch, by a batch norm without running statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.inner = nn.BatchNorm2d(1, track_running_stats=False), MODEL
+
+    def forward(self, images):
+        return self.inner(0.5 + 0.1 * self.norm(images))
+
+
+@BY_ANY
+@pytest.mark.parametrize("count", [2, 12])
+def test_a_classifier_whose_answer_depends_on_the_batch_is_flagged(attack, count):
+    found = attack(Standardised().eval(), IMAGES[:count], LABELS[:count])
+    assert found.flags.tolist() == [int(Sanity.BATCH_DEPENDENT)] * count
+    assert (
+        f"{count} of {count} images: the answer for an image depends on the other images of its batch: success may not"
+        " hold image by image (a batch norm without running statistics, or a mean over the batch?)" in found.warnings()
+    )
+
+
+@pytest.mark.parametrize(
+    "attack", [fgsm, partial(pgd, steps=2), partial(square, queries=3)], ids=["fgsm", "pgd", "square"]
+)
+@pytest.mark.parametrize(
+    ("adds", "flag"), [("fixed noise", 0), ("noise", Sanity.RANDOMISED), ("the batch's mean", Sanity.BATCH_DEPENDENT)]
+)
+def test_a_victim_whose_objective_is_random_is_flagged_unless_its_noise_is_fixed(attack, adds, flag):
+    """Or depends on the batch; though its classifier is sound."""
     generator = torch.Generator().manual_seed(0)
 
     class Victim:
@@ -232,15 +258,18 @@ def test_a_victim_whose_objective_is_random_is_flagged_unless_its_noise_is_fixed
         def objective(self, aims, *, targeted, loss, indices, seed):
             def objective(points, rows, step):
                 logits, aim = MODEL(points), aims[rows]
-                drawn = normal(seed_for(f"{step}", seed), indices[rows], draws=1, size=1).flatten()
-                drawn = drawn if fixed else torch.randn(len(rows), generator=generator)
-                value = class_loss(logits, aim, targeted=targeted, loss=loss) + 0.01 * drawn
+                added = {
+                    "fixed noise": normal(seed_for(f"{step}", seed), indices[rows], draws=1, size=1).flatten(),
+                    "noise": torch.randn(len(rows), generator=generator),
+                    "the batch's mean": logits.mean(),
+                }[adds]
+                value = class_loss(logits, aim, targeted=targeted, loss=loss) + 0.01 * added
                 return (logits.argmax(dim=1) == aim) == targeted, value
 
             return objective
 
     found = attack(Victim(), IMAGES, LABELS, epsilon=0.05, seed=0)
-    assert found.flags.tolist() == [0 if fixed else int(Sanity.RANDOMISED)] * 12
+    assert found.flags.tolist() == [int(flag)] * 12
 
 
 def test_flags_add_up():

@@ -66,11 +66,20 @@ def test_equal_content_is_equal_and_any_other_is_not():
     assert unlabelled.classes is None
 
 
+def test_rounding_beyond_the_ends_is_clipped_from_a_copy():
+    pixels = torch.tensor([-9e-9, 1.0000001] * 32).view(1, 1, 8, 8)
+    assert some(pixels) == some(pixels.clamp(0, 1))
+    assert pixels.max() > 1
+
+
 def test_images_refuse_what_is_not_in_range_and_labels_that_do_not_fit():
     with pytest.raises(ValueError, match=r"pixels must lie in \[0, 1\]; got \[255, 255\]"):
         some(torch.full((2, 1, 8, 8), 255.0))
     with pytest.raises(ValueError, match=r"labels must be int64 of shape \(2,\)"):
         some(torch.zeros(2, 1, 8, 8), torch.tensor([1]))
+    with pytest.raises(ValueError, match="labels must be from 0 to 99999; got 40000000000"):
+        some(torch.zeros(2, 1, 8, 8), torch.tensor([0, 4 * 10**10]))
+    assert torch.equal(some(torch.full((2, 1, 8, 8), 1.0000001)).pixels, torch.ones(2, 1, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +145,7 @@ def test_letters_by_name_are_a_thousand_of_all_26_and_another_thousand_for_train
 
 @pytest.mark.parametrize(("count", "first_index"), [(0, 0), (-1, 0), (3, -1)])
 def test_letters_refuse_an_empty_or_negative_range(count, first_index):
-    with pytest.raises(ValueError, match=rf"count of 1 or more .* got {count} and {first_index}"):
+    with pytest.raises(ValueError, match=rf"(count|first_index) must be . or more; got ({count}|{first_index})"):
         letters(count, seed=0, first_index=first_index)
 
 

@@ -1,5 +1,6 @@
 """The reference models and their training: the same weights for the same seed, files, and models that learn."""
 
+import copy
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 import vaecore as vc
-from vaecore.toolkit import is_available, write_tensors
+from vaecore.toolkit import is_available, read_tensors, write_tensors
 
 SMALL_VAE = vc.VAEConfig(latent_size=4, hidden_size=32, epochs=2, batch_size=64)
 SMALL_CLASSIFIER = vc.ClassifierConfig(channels=(4, 8), hidden_size=16, epochs=2, batch_size=64)
@@ -81,6 +82,14 @@ def test_images_of_other_shapes_are_taken(shape):
     assert vc.fit_classifier(images, vc.ClassifierConfig(epochs=1), **ONCE)(images.pixels).shape == (6, 3)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(1, 56, 14), (1, 27, 28), (3, 28, 28)])
+def test_images_of_another_shape_are_refused_also_if_the_layers_would_take_them(kind, shape, models):
+    model = models[kind].encode if kind == "vae" else models[kind]
+    with pytest.raises(ValueError, match=r"takes images \(n, 1, 28, 28\); got \(2, .*resize or pad"):
+        model(torch.zeros(2, *shape))
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 7, 9), (1, 8, 5), (1, 1, 1), (3, 17, 23), (3, 8, 5), (3, 4, 4)])
 def test_the_layers_of_the_classifier_are_strided_convolutions(shape):
     model = vc.Classifier(vc.ClassifierConfig(), shape, 3).double().eval()
@@ -130,11 +139,96 @@ def test_damaged_and_foreign_files_are_refused(models, tmp_path):
     refused(vc.load_vae, "must be a whole safetensors file")
     write_tensors(path, {"x": torch.zeros(1)}, {})
     refused(vc.load_vae, "it says nothing")
-    header = {"model": "VAE", "config": '{"latent_size": 2, "depth": 3, "attention": 1}', "image_shape": "[8, 8]"}
-    write_tensors(path, {"x": torch.zeros(1)}, header)
-    refused(vc.load_vae, "settings must be those of VAEConfig; got attention, depth as well")
     with pytest.raises(FileNotFoundError):
         vc.load_vae(tmp_path / "absent")
+
+
+# Modes of torch
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_models_are_trained_and_read_in_any_mode(kind, mode, some, models, tmp_path):
+    """Also on images that were made there; the weights are ordinary ones."""
+    fit, config, load = KINDS[kind]
+    models[kind].save(tmp_path / "model")
+    with mode():
+        made = vc.Images(some.pixels.clone(), some.labels.clone(), "mine", "train")
+        within, read = fit(made, config, **ONCE), load(tmp_path / "model")
+    for model in (within, read, fit(made, config, **ONCE)):
+        assert equal(model, models[kind])
+        assert not any(weight.is_inference() for weight in model.parameters())
+
+
+UNFIT = {
+    "no settings": ({"config": None}, {}, "must describe a VAE in its header; it does not: KeyError: 'config'"),
+    "no shape": ({"image_shape": None}, {}, "KeyError: 'image_shape'"),
+    "settings that are no JSON": ({"config": "{"}, {}, "JSONDecodeError: "),
+    "settings that are a list": ({"config": "[]"}, {}, "it does not: AttributeError: "),
+    "settings that are a number": ({"config": "3"}, {}, "it does not: TypeError: "),
+    "unknown settings": (
+        {"config": '{"depth": 3, "attention": 1}'},
+        {},
+        "settings must be those of VAEConfig; got attention, depth as well",
+    ),
+    "a size that is no number": ({"config": '{"hidden_size": "x"}'}, {}, "it does not: TypeError: "),
+    "a negative size": ({"config": '{"hidden_size": -1}'}, {}, "it does not: "),
+    "a size beyond all memory": ({"config": '{"hidden_size": 10000000000000}'}, {}, "names or shapes are others"),
+    "a size beyond all integers": ({"config": f'{{"hidden_size": {2**70}}}'}, {}, "it does not: "),
+    "a shape of one side": ({"image_shape": "[8]"}, {}, r"must be \(channels, height, width\); got \(8,\)"),
+    "a shape without pixels": ({"image_shape": "[1, 0, 8]"}, {}, r"must be \(channels, .* got \(1, 0, 8\)"),
+    "a shape of texts": ({"image_shape": '["a", 8]'}, {}, r"must be \(channels, "),
+    "another shape": ({"image_shape": "[3, 8, 8]"}, {}, "names or shapes are others"),
+    "other settings": ({"config": '{"latent_size": 7}'}, {}, "names or shapes are others"),
+    "weights that lack one": ({}, {"encoder.weight": None}, "names or shapes are others"),
+    "weights of another shape": ({}, {"encoder.bias": torch.zeros(7)}, "names or shapes are others"),
+    "bfloat16": ({}, {"encoder.bias": torch.zeros(32).bfloat16()}, "float32 weights; encoder.bias is bfloat16"),
+    "float64": ({}, {"encoder.bias": torch.zeros(32).double()}, "float32 weights; encoder.bias is float64"),
+    "NaN": ({}, {"encoder.bias": torch.full((32,), torch.nan)}, "finite weights; encoder.bias holds NaN or infinity"),
+    "infinity": ({}, {"encoder.bias": torch.full((32,), torch.inf)}, "finite weights; encoder.bias holds NaN or inf"),
+}
+
+
+def changed(values, by):
+    return {name: value for name, value in {**values, **by}.items() if value is not None}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_a_file_whose_header_and_weights_do_not_fit_is_refused(models, tmp_path, case):
+    header, weights, message = UNFIT[case]
+    path = tmp_path / "model"
+    models["vae"].save(path)
+    told, held = read_tensors(path)
+    write_tensors(path, changed(held, weights), changed(told, header))
+    with pytest.raises(ValueError, match=rf"^{path} .*{message}.*\Z"):  # in one line
+        vc.load_vae(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": None}, {"classes": "0.5"}, {"classes": "9"}, {"config": '{"channels": 3}'}]
+)
+def test_a_classifier_whose_header_does_not_fit_is_refused(models, tmp_path, change):
+    path = tmp_path / "model"
+    models["classifier"].save(path)
+    header, weights = read_tensors(path)
+    write_tensors(path, weights, changed(header, change))
+    with pytest.raises(ValueError, match=rf"^{path} must (describe a Classifier in|hold the weights that) its header"):
+        vc.load_classifier(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda vae: vae.bfloat16(), "float32 weights; encoder.weight is bfloat16"),
+        (lambda vae: vae.posterior.bias.data.fill_(torch.nan), "finite weights; posterior.bias holds NaN"),
+    ],
+)
+def test_a_model_that_could_not_be_read_again_is_not_saved(models, tmp_path, change, message):
+    vae = copy.deepcopy(models["vae"])
+    change(vae)
+    with pytest.raises(ValueError, match=f"a VAE that is saved must hold {message}"):
+        vae.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 # Settings
@@ -216,6 +310,9 @@ def test_a_classifier_needs_labels_and_a_vae_does_not(some, models):
     unlabelled = vc.Images(some.pixels, None, "mine", "train")
     with pytest.raises(ValueError, match="a classifier needs labels; the training images of mine have none"):
         vc.fit_classifier(unlabelled, SMALL_CLASSIFIER, **ONCE)
+    alike = vc.Images(some.pixels, torch.zeros_like(some.labels), "mine", "train")
+    with pytest.raises(ValueError, match="needs two classes or more; got the label 0 alone in mine"):
+        vc.fit_classifier(alike, SMALL_CLASSIFIER, **ONCE)
     assert equal(vc.fit_vae(unlabelled, SMALL_VAE, **ONCE), models["vae"])
 
 

@@ -9,7 +9,17 @@ from hypothesis import given
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
-from vaecore import VAE, VAEConfig, distinct_labels, kl, latent_mean, reconstruct, reconstruct_labels
+from vaecore import (
+    VAE,
+    VAEConfig,
+    distinct_labels,
+    kl,
+    latent_mean,
+    log_likelihood,
+    reconstruct,
+    reconstruct_labels,
+    squared_error,
+)
 from vaecore.toolkit import fit_at_once, normal
 
 LATENT, SIDES = 3, (5, 4)
@@ -174,6 +184,20 @@ def test_kl_is_the_divergence_of_torch(tiny_vae, some_images):
     assert kl(Answering(), images).tolist() == [0] * 20  # of the prior
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 4, 5), (1, 1, 5, 4), (2, 5, 4)])
+def test_errors_of_reconstructions_of_other_images_are_refused(some_images, shape):
+    with pytest.raises(ValueError, match=r"got \(2, 1, 5, 4\) and \(.*\)"):
+        squared_error(some_images(2), torch.zeros(shape[0], 3, *shape[1:]))
+
+
+def test_rounding_beyond_the_ends_of_what_a_decoder_gives_is_clipped(some_images):
+    decoded = torch.tensor([-9e-9, 1.0000001, 0.0, 1.0] * 5).view(1, 1, 5, 4)
+    vae = Answering(decode=lambda latents: decoded.repeat(len(latents), 1, 1, 1))
+    drawn = reconstruct(vae, some_images(2), draws=3, seed=0)
+    assert torch.equal(drawn, decoded.clamp(0, 1).expand_as(drawn))
+    assert log_likelihood(vae, some_images(2), draws=3, seed=0).isfinite().all()
+
+
 # What callers pass in
 
 
@@ -182,6 +206,9 @@ def test_kl_is_the_divergence_of_torch(tiny_vae, some_images):
     [
         ({"precision": "half"}, "precision must be 'float32', 'tf32' or 'bfloat16'; got 'half'"),
         ({"seed": -1}, "seed must be from 0"),
+        ({"reduce": lambda images, _: 0.5}, "with a row for each of 2 images; got float"),
+        ({"reduce": lambda images, _: {"sum": images.sum()}}, r"with a row for each of 2 images; got \(\)"),
+        ({"reduce": lambda images, _: images[:1]}, r"with a row for each of 2 images; got \(1, 1, 5, 4\)"),
     ],
 )
 def test_unfit_settings(some_images, setting, message):

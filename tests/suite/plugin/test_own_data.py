@@ -27,6 +27,7 @@ def module(monkeypatch):
     ("labels", "message"),
     [
         (LABELS * 0, r"must have two labels or more; the test images have one"),
+        (LABELS * 4 * 10**10, r"must be from 0 to 99999; got 40000000000"),
         (LABELS * 3, r"numbered from 0 without gaps, a few images each; there is none of class 1, 2$"),
     ],
 )

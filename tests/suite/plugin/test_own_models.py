@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from vaecore import VAE, Images, Store, VAEConfig, load_images
+from vaecore import VAE, ClassifierConfig, Images, Store, VAEConfig, load_images
 from vaecore.suite import Study, mean
 from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.judging.verdict import judge
-from vaecore.suite.study import sources
+from vaecore.suite.study import collect, setup, sources
 from vaecore.suite.study.models import untrained_digest
 from vaecore.suite.study.protocol import Profile, Protocol
 from vaecore.suite.study.setup import Dataset, Setup
@@ -96,12 +96,14 @@ SHAPE = "must work on the images of mine.npz, shaped (n, 1, 8, 8); "
     [
         ("decode", "result.flatten(1)", "the VAE must decode to images *, (2, 1, 8, 8); got (2, 64)"),
         ("decode", "result.logit()", "*must lie in [[]0, 1]; got *(logits? end `decode` with a sigmoid)"),
-        ("decode", "result.double()", "the VAE's reconstructions must be float32; got torch.float64 *"),
-        ("decode", "result.detach()", "decode must be differentiable; it is not *"),
+        ("decode", "result.detach()", "the VAE's decode must be differentiable; it is not *"),
         ("encode", "result[0]", "the VAE must encode to a pair, mean and log-variance; got Tensor"),
         ("encode", "(result[0], given.new_zeros(2, 1))", "*(2, latent) each; got (2, 4) and (2, 1)"),
-        ("encode", "(torch.rand_like(result[0]), result[1])", "encode must give an image the same mean *a draw, *"),
-        ("encode", "tuple(value.detach() for value in result)", "encode must be differentiable; it is not *"),
+        ("encode", "(torch.rand_like(result[0]), result[1])", "the VAE's encode must give the same answer *a draw, *"),
+        ("encode", "(result[0] - result[0].mean(0), result[1])", "the VAE's encode must answer *alone; *batch *"),
+        ("decode", "(result / result.amax(0)).clamp(0, 1)", "the VAE's decode must answer for each image *alone; *"),
+        ("forward", "result - result.mean(0)", "the classifier must answer for each image as if it were alone; *"),
+        ("encode", "tuple(value.detach() for value in result)", "the VAE's encode must be differentiable; it is not *"),
         ("encode", "(result[0] * torch.nan, result[1])", "the VAE's posterior must be finite; *"),
         (
             "encode",
@@ -127,7 +129,7 @@ def test_a_model_that_gives_something_else_is_refused(run, refused, method, inst
     [
         ("own:large", SHAPE + "RuntimeError: *shapes cannot be multiplied (2x64 and 784x4)"),
         ("own:made", SHAPE + "RuntimeError: *shapes cannot be multiplied (2x64 and 784x4)"),
-        ("large.safetensors", SHAPE + "RuntimeError: *cannot be multiplied (2x64 and 784x4)"),
+        ("large.safetensors", SHAPE + "this VAE takes images (n, 1, 28, 28); got (2, 1, 8, 8) (resize*"),
         ("own:without", "cannot be moved to cpu: Cannot copy out of meta tensor*"),
         ("own:raises", "*calling it with 0 raised RuntimeError: no memory"),
         ("own:nothing", "must give a model with encode and decode; it lacks encode, decode"),
@@ -186,6 +188,64 @@ def test_a_verdict_says_what_the_interval_leaves_out(tiny):
         message = judge(load_registry("mine.npz").claims["A1"], [estimate], facts).message
         assert said in message
         assert not_said not in message
+
+
+# What models do beside
+
+
+def spoiling(method):
+    """The method, which also writes into what it is given, and answers in float64."""
+
+    def spoil(self, given):
+        answer = method(self, given.clone())
+        given.zero_()
+        return tuple(part.double() for part in answer) if isinstance(answer, tuple) else answer.double()
+
+    return spoil
+
+
+def one_of_each_task(study):
+    """The result of a task of each function and title of which a report is made."""
+    tasks = {(task.function.__name__, task.title): task for task in collect.tasks(study)}
+    return dict(zip(tasks, study.plan.results([*tasks.values()]), strict=True))
+
+
+@pytest.mark.slow
+def test_a_whole_study_is_the_same_whatever_models_write_into_and_in_whatever_dtype_they_answer(
+    tiny, tmp_path, monkeypatch
+):
+    plain = sys.modules[tiny.setup.vae.partition(":")[0]]
+    module = ModuleType("a_users_models")
+    methods = {name: spoiling(getattr(plain.vae, name)) for name in ("encode", "decode")}
+    module.vae = type("VAE", (plain.vae,), methods)
+    module.classifier = type("Classifier", (plain.classifier,), {"forward": spoiling(plain.classifier.forward)})
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    small = VAEConfig(latent_size=2, hidden_size=4, epochs=1), ClassifierConfig((2, 2), 4, epochs=1)
+    monkeypatch.setattr(setup, "reference_configs", lambda _: small)  # for the plain autoencoder
+    few = {"protocol": Protocol(Profile("standard", 2, 6, 4, 3))}
+    study = again(tiny, Store(tmp_path), vae="a_users_models:vae", classifier="a_users_models:classifier", **few)
+    study.setup.check()
+    before = study.setup.test.pixels.clone()
+    expected = one_of_each_task(again(tiny, Store(tmp_path), **few))
+    for name, columns in one_of_each_task(study).items():
+        torch.testing.assert_close(columns, expected[name], rtol=0, atol=0, equal_nan=True, msg=str(name))
+    assert torch.equal(study.setup.test.pixels, before)
+
+
+@pytest.mark.parametrize("way", ["scripted", "exported"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+def test_a_classifier_that_cannot_be_looked_into_is_judged_all_the_same(study, way):
+    plain, images = sys.modules["a_users_models"].classifier.eval(), study.setup.test.pixels[:4]
+    if way == "scripted":
+        closed = torch.jit.script(plain)
+    else:
+        shapes = ({0: torch.export.Dim("images")},)
+        closed = torch.export.export(plain, (images,), dynamic_shapes=shapes).module()
+    expected = study.table("fgsm-0.2").wrong
+    sys.modules["a_users_models"].classifier = closed
+    other = again(study)
+    other.setup.check()
+    np.testing.assert_array_equal(other.table("fgsm-0.2").wrong, expected)
 
 
 # Training

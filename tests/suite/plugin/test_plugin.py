@@ -1,5 +1,7 @@
 """Does `pytest claims` judge, report and refuse as it promises? Tiny models and images, synthetic estimates."""
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from vaecore.suite.plugin.conclusion import Conclusion
 from vaecore.suite.plugin.items import VERDICT
 from vaecore.suite.plugin.options import session_of
 from vaecore.suite.study import setup
+from vaecore.suite.study.plan import WorkerDiedError
 from vaecore.suite.text import counted, printable
 
 CLAIMS = load_registry("mine.npz").claims
@@ -428,6 +431,11 @@ def truncated_idx(path):
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + (10).to_bytes(4, "big") + bytes(10))
 
 
+def open_to_all(path):
+    (path / "open").mkdir()
+    (path / "open").chmod(0o777)
+
+
 NPZ = ("--dataset=bad.npz",)
 BAD = {
     "unknown name": (None, ("--dataset=imagenet",), "*'mnist', *; got 'imagenet'"),
@@ -441,10 +449,15 @@ BAD = {
     "no images": (bad(images=None), NPZ, "bad.npz must hold an array `images` *; got labels"),
     "no labels": (bad(labels=None), NPZ, "claims need labels: bad.npz must have `labels` beside `images`"),
     "too few labels": (bad(labels=np.arange(59)), NPZ, "bad.npz: `labels` must have shape (60,), *; got (59,)"),
-    "pickled": (bad(images=np.array([{}, {}])), NPZ, "bad.npz holds pickled Python objects, *"),
+    "pickled": (bad(images=np.array([{}, {}])), NPZ, "bad.npz: `images` holds pickled Python objects, *"),
     "truncated": (truncated, NPZ, "bad.npz is not an npz archive (truncated, *"),
     "truncated idx": (truncated_idx, ("--dataset=mnist", "--data-root=root"), "root/MNIST/raw/*-images-idx3-ubyte*"),
     "cache": (None, ("--cache-dir=mine.npz/below",), "the cache folder must be writable; mine.npz/below is not: *"),
+    "open cache": (
+        open_to_all,
+        ("--cache-dir=open",),
+        "the cache must be closed to other users, *; all can write to *",
+    ),
     "report": (None, ("--report-dir=mine.npz/below",), "the report folder must be writable; */mine.npz is not: *"),
     "workers": (None, ("--workers=0",), "--workers must be 1 or more; got 0"),
     "runs": (None, ("--runs=0",), "--runs must be 1 or more; got 0"),
@@ -507,6 +520,46 @@ def test_a_damaged_cache_is_mended_with_a_warning_under_the_repository_s_own_set
     verdict = [line for line in first.outlines if line.startswith("A1 ")]
     assert verdict
     assert [line for line in again.outlines if line.startswith("A1 ")] == verdict
+
+
+def test_without_a_home_folder_a_run_needs_no_more_than_a_cache(run, refused, monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    text = source("A1", "study.table('clean').consistent")
+    refused(run(text, "--cache-dir="), "there is no home folder, * name a folder with --cache-dir or VAECORE_CACHE")
+    assert any(line.startswith("A1 ") for line in run(text).outlines)
+
+
+def test_an_open_cache_and_no_semaphores_stop_no_run_that_asks_for_it(run, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    open_to_all(run.path)
+    (run.path / "pyproject.toml").write_text(
+        '[tool.pytest.ini_options]\nfilterwarnings = ["error"]\n', encoding="utf-8"
+    )
+    monkeypatch.setattr("_multiprocessing.SemLock", fail)
+    result = run(source("A1", "study.table('clean').consistent"), "--cache-dir=open", "--shared-cache", "--workers=2")
+    result.stdout.fnmatch_lines(
+        ["*WorkersWarning: no processes can be started beside this one, *: Read-only file sys*"]
+    )
+    assert any(line.startswith("A1 ") for line in result.outlines)
+
+
+@pytest.mark.parametrize("options", [(), ("-x",)])
+def test_a_worker_that_died_ends_the_run_with_one_line(run, monkeypatch, options):
+    """Before the tests, where all is computed, or with -x within one."""
+
+    def dies(*_):
+        raise WorkerDiedError("a process ended")
+
+    monkeypatch.setattr("vaecore.suite.study.plan.Plan.compute", dies)
+    result = run(source("A1", "study.table('clean').consistent"), *options)
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    text = result.stdout.str() + result.stderr.str()
+    assert text.count("a process ended") == 1
+    assert "Traceback" not in text
+    assert "INTERNALERROR" not in text
 
 
 def test_reconstructions_are_made_in_the_precision_that_is_asked_for_and_kept_apart(run):

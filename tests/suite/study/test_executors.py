@@ -1,8 +1,11 @@
 """Processes: the same results as in this process, bit for bit; errors, killed workers and interruptions."""
 
+import errno
 import gc
 import os
+import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +21,7 @@ from vaecore.suite.study import executors
 from vaecore.suite.study.cleaning import ATTACKED, MAJORITY
 from vaecore.suite.study.conditions import CLEAN, FGSM, GAUSSIAN, JOINT, PURIFIED
 from vaecore.suite.study.draws import DRAWS
-from vaecore.suite.study.executors import Here, Processes, default_workers
+from vaecore.suite.study.executors import Here, Processes, WorkersWarning, default_workers
 from vaecore.suite.study.plan import Plan, WorkerDiedError
 from vaecore.suite.study.protocol import Profile, Protocol
 from vaecore.suite.study.setup import Dataset, Setup
@@ -80,6 +83,13 @@ def test_workers_compute_and_this_process_keeps(store, workers):
     assert min(int(result["frozen"]) for result in results) > 0
     kept = Plan(store, Here()).results(tasks(process, range(6)))
     assert [result["process"] for result in kept] == [result["process"] for result in results]
+
+
+def test_workers_start_anew_for_code_that_was_edited_and_loaded(store, workers, monkeypatch):
+    before = Plan(store, workers).results(tasks(process, range(2)))
+    monkeypatch.setattr(executors, "look_again", lambda: -1)
+    after = Plan(store, workers).results(tasks(process, range(2, 4)))
+    assert not {int(result["process"]) for result in before} & {int(result["process"]) for result in after}
 
 
 def test_here_is_this_process_with_one_thread_for_the_time_of_a_task(store):
@@ -152,11 +162,114 @@ def test_large_inputs_go_by_a_file_that_is_removed(store, workers, tmp_path, mon
     assert not folder.exists()
 
 
+def doubled(of, sent):
+    """A task that takes and gives a type that NumPy lacks."""
+    return {"sum": sent["of"].double().sum(), "twice": sent["of"][: int(of)] * 2}
+
+
+@pytest.mark.parametrize("count", [0, 3, 1 << 20])
+def test_bfloat16_goes_to_workers_and_comes_back(store, workers, count):
+    given = Given({"of": torch.arange(count).fmod(7).bfloat16().view(-1, 1), "one": torch.tensor(True)})
+    (result,) = Plan(store, workers).results(tasks(doubled, [2], sent=given))
+    assert (result["sum"], result["twice"].dtype) == (given.tensors["of"].double().sum(), torch.bfloat16)
+    assert torch.equal(result["twice"], given.tensors["of"][:2] * 2)
+
+
+def test_large_inputs_go_with_each_task_where_there_is_no_room_for_a_file(store, workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    large = Given({"of": torch.ones(1 << 19)})
+    results = Plan(store, workers).results(tasks(process, range(2), large=large))
+    assert [float(result["of"]) for result in results] == [(1 << 19) + place for place in range(2)]
+
+
 def test_a_worker_that_is_killed_is_an_error_and_not_a_wait(store, workers):
-    with pytest.raises(WorkerDiedError, match="ended without a result, as when memory runs out, while it computed n"):
+    with pytest.raises(WorkerDiedError) as raised:
         Plan(store, workers).compute(tasks(dies, [0]) + tasks(process, range(3)), "numbers")
+    message = (
+        r"a process ended without a result, as when memory runs out, while it computed numbers; processes took up to"
+        r" (\d+\.\d) GiB each, and this one (\d+\.\d) GiB; what was finished is kept, and the same command goes on"
+        r" \(--workers 1 takes the least memory\)"
+    )
+    ended, this = map(float, re.fullmatch(message, str(raised.value)).groups())
+    assert 0.1 < ended < 50
+    assert 0.1 < this < 50
     results = Plan(store, workers).results(tasks(process, range(3)))
     assert [float(result["of"]) for result in results] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSYS, errno.ENOSPC])
+def test_without_semaphores_this_process_computes_alone_with_one_warning(store, monkeypatch, number):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("_multiprocessing.SemLock", fail)
+    with pytest.warns(WorkersWarning, match=rf"computes alone: {os.strerror(number)} .*/dev/shm") as warned:
+        alone = Processes(4)
+    assert (len(warned), alone.workers, alone.slots) == (1, 1, 1)
+    results = Plan(store, alone).results(tasks(process, range(3)))
+    assert {int(result["process"]) for result in results} == {os.getpid()}
+
+
+def test_without_further_processes_this_one_computes_alone_with_one_warning(store, monkeypatch):
+    def fail(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    alone = Processes(4)
+    monkeypatch.setattr("_posixsubprocess.fork_exec", fail)
+    with pytest.warns(WorkersWarning, match="computes alone: Resource temporarily unavailable") as warned:
+        results = Plan(store, alone).results(tasks(process, range(3)))
+    assert len(warned) == 1
+    assert {int(result["process"]) for result in results} == {os.getpid()}
+
+
+PARENT = """
+import os, sys, time
+from pathlib import Path
+import torch
+from vaecore.suite.study.executors import Processes
+from vaecore.suite.study.tasks import Given, Task
+
+def sleeps(of, folder, large):
+    Path(folder, f"{of}-{os.getpid()}").touch()
+    time.sleep(3)
+    return {"of": torch.tensor(of)}
+
+if __name__ == "__main__":
+    workers, large = Processes(2), Given({"of": torch.ones(1 << 19)})
+    for place in range(8):
+        task = Task(sleeps, {"of": place, "folder": sys.argv[1]}, {"large": large}, "draws", "sleeps")
+        workers.submit(task, {large.key: large.tensors})
+    time.sleep(100)
+"""
+
+
+def is_alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return "(zombie)" not in Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_workers_end_with_a_parent_that_is_killed_and_leave_no_files(tmp_path):
+    script, temporary, started = tmp_path / "parent.py", tmp_path / "tmp", tmp_path / "started"
+    script.write_text(PARENT, encoding="utf-8")
+    temporary.mkdir()
+    started.mkdir()
+    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(script), str(started)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as parent:  # noqa: S603  # our own
+        while len([*started.iterdir()]) < 2:
+            assert parent.poll() is None
+            time.sleep(0.05)
+        parent.kill()
+    workers = {int(path.name.partition("-")[2]) for path in started.iterdir()}
+    end = time.monotonic() + 10
+    while any(map(is_alive, workers)) or [*temporary.glob("vaecore-*")]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert len([*started.iterdir()]) <= 4  # nor were the tasks that waited worked on
 
 
 def test_an_interruption_ends_the_workers_at_once_and_keeps_what_was_finished(store, workers, tmp_path):
@@ -180,7 +293,7 @@ def test_an_interruption_ends_the_workers_at_once_and_keeps_what_was_finished(st
     with pytest.raises(ProcessLookupError):
         os.kill(process_id, 0)
     for one in quick + slow:
-        with store.lock(one.key).acquire(blocking=False):
+        with store.lock(one.key, blocking=False):
             assert raised.traceback  # which keeps alive what holds a lock
     assert len([*store.folder.glob("*/*.safetensors")]) == 1
     assert float(Plan(store, Here()).results(quick)[0]["process"]) != os.getpid()

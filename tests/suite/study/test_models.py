@@ -7,9 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from vaecore import VAE, VAEConfig, load_images
+from vaecore import VAE, ClassifierConfig, VAEConfig, load_images
 from vaecore.suite.study.model_checks import check_classes
-from vaecore.suite.study.models import makes_models, model_digest, user_model
+from vaecore.suite.study.models import (
+    made,
+    makes_models,
+    model_digest,
+    reference,
+    train_reference,
+    user_model,
+)
 
 PROBE = torch.rand(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
@@ -143,6 +150,27 @@ def test_log_odds_that_are_not_those_of_the_images_are_refused():
     model_digest(Odd(1.0), "vae", PROBE)
     with pytest.raises(ValueError, match="decode_logits must be the log-odds"):
         model_digest(Odd(2.0), "vae", PROBE)
+
+
+@pytest.mark.parametrize("kind", ["vae", "autoencoder", "classifier"])
+def test_a_reference_model_has_the_weights_of_its_training(kind):
+    train = load_images("digits", "train").take(slice(20))
+    config = ClassifierConfig((2, 2), 4, epochs=1) if kind == "classifier" else VAEConfig(2, 4, epochs=1)
+    tensors = {"pixels": train.pixels, "labels": train.labels}
+    weights = train_reference(kind, config, 0, "cpu", tensors)
+    model = reference(kind, config, train.shape, 10, "cpu", weights)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert not model.training
+
+
+def test_a_maker_s_model_has_the_weights_of_its_training(monkeypatch):
+    module = ModuleType("a_users_module")
+    module.maker = lambda _: linear(nn.ReLU())
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    weights = {name: value + 1 for name, value in linear(nn.ReLU()).state_dict().items()}
+    model = made("a_users_module:maker", "classifier", 0, "cpu", "", None, {"pixels": PROBE}, weights)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert not model.training
 
 
 def test_a_classifier_of_other_classes_is_refused():

@@ -1,5 +1,7 @@
 """The plan: what is computed, once, in which order; failures, damage, full disks, interruptions and costs."""
 
+import errno
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -159,6 +161,18 @@ def test_a_full_disk_costs_the_time_only(tmp_path):
     assert [*tmp_path.rglob("*.safetensors")] == []
 
 
+def test_without_locks_all_is_computed_with_one_warning(store, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with pytest.warns(StoreWarning, match="without locks, .*: No locks available") as warned:
+        assert values(Plan(store).results([task(10, part=task(1)), task(20, part=task(1))])) == [11, 21]
+    assert len(warned) == 1
+    assert sorted(CALLS) == [1, 10, 20]
+    assert values(Plan(store, Refusing()).results([task(1)])) == [1]
+
+
 def test_a_disk_that_loses_what_it_keeps_is_an_error_and_not_a_loop(tmp_path):
     class Forgetful(Store):
         def read(self, *_):
@@ -173,7 +187,7 @@ def test_a_disk_that_loses_what_it_keeps_is_an_error_and_not_a_loop(tmp_path):
 
 
 def is_free(store, one):
-    with store.lock(one.key).acquire(blocking=False):
+    with store.lock(one.key, blocking=False):
         return True
 
 
@@ -240,4 +254,7 @@ def test_costs_count_tasks_and_take_the_seconds_of_the_past(tmp_path):
         Cost("x", 1, 0, None),
     ]
     assert Plan(store).costs(training[:2]) == [Cost("training", 2, 2, 0.0)]
+    file = store.folder / "models" / f"{training[2].key}.safetensors"
+    file.write_bytes(file.read_bytes().replace(b'"seconds":"100"', b'"seconds":"1o0"'))  # a damaged header
+    assert Plan(store).costs(asked)[0] == Cost("training", 3, 2, 3.0)
     assert CALLS == [0, 1, 2]

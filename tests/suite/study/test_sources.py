@@ -1,6 +1,9 @@
 """Keys follow the code: every line that a result can depend on moves its key, and no comment or docstring does."""
 
+import importlib
 import json
+import linecache
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +12,9 @@ from pathlib import Path
 import pytest
 
 import vaecore
+from vaecore.suite.study.sources import code_digest, digest_of, look_again, sources_of_module
+from vaecore.suite.study.study import Study
+from vaecore.suite.study.tasks import OwnFunction, Task
 
 # Run on a copy of the package. Prints, for a task of each family: the files and libraries that its code and that of its
 # inputs depends on, the modules that its import loads, and the tasks whose keys each edit moves.
@@ -82,6 +88,7 @@ def keys():
     for function in vars(sources).values():
         if hasattr(function, "cache_clear") and function is not sources.sources_of:  # as no import changes
             function.cache_clear()
+    sources._read.clear()
     return {name: anew(task).key for name, task in tasks.items()}
 
 
@@ -214,3 +221,90 @@ def test_files_that_lists_kept_by_hand_left_out_are_among_them(found):
         *((name, "_batch_sizes.py") for name in found["files"] if name.partition(" ")[0] not in ("training", "made")),
     ):
         assert f"vaecore/{file}" in found["files"][name], (name, file)
+
+
+# Modules that are loaded anew, as in a notebook
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """A module `notebook_maker`, which imports `notebook_part`; both are imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "notebook_part.py").write_text("def part():\n    return 1\n", encoding="utf-8")
+    text = "import notebook_part\n\n\ndef make():\n    return notebook_part.part() + 1\n"
+    (tmp_path / "notebook_maker.py").write_text(text, encoding="utf-8")
+    yield [importlib.import_module(f"notebook_{name}") for name in ("maker", "part")]
+    for name in ("maker", "part"):
+        sys.modules.pop(f"notebook_{name}", None)
+
+
+def edit(module):
+    file = Path(module.__file__)
+    status = file.stat()
+    file.write_text(file.read_text(encoding="utf-8").replace("1", "2"), encoding="utf-8")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))  # the loader looks at whole seconds
+
+
+def keys(maker):
+    """By each way to them."""
+    return [
+        Task(maker.make).key,
+        OwnFunction(maker.make).key,
+        digest_of(sources_of_module("notebook_maker")),
+    ]
+
+
+LOOKS = [lambda maker: OwnFunction(maker.make).key, lambda _: Study.of(None, None)]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_key_is_of_the_code_in_memory_and_moves_once_an_edited_module_is_loaded_anew(modules, place, look):
+    maker, before, count = modules[0], keys(modules[0]), look_again()
+    edit(modules[place])
+    assert maker.make() == 2
+    assert (keys(maker), look_again()) == (before, count)  # the old code still runs
+    importlib.reload(modules[place])
+    assert maker.make() == 3
+    look(maker)
+    assert [key == old for key, old in zip(keys(maker), before, strict=True)] == [False] * 3
+    assert look_again() == count + 1
+    importlib.reload(modules[place])
+
+
+def test_a_module_that_is_loaded_later_counts_as_it_will_be_loaded(modules):
+    maker, part = modules
+    del sys.modules["notebook_part"]
+    before, count = keys(maker), look_again()
+    sys.modules["notebook_part"] = part
+    assert (keys(maker), look_again()) == (before, count)
+    del sys.modules["notebook_part"]
+    assert keys(maker) == before
+    edit(part)
+    assert keys(maker)[2] != before[2]
+
+
+def test_a_script_counts_as_it_was_when_it_started(tmp_path):
+    script = tmp_path / "script.py"
+    text = """
+from pathlib import Path
+from vaecore.suite.study.tasks import OwnFunction
+def own():
+    pass
+if __name__ == "__main__":
+    before = OwnFunction(own).key
+    file = Path(__file__)
+    file.write_text(file.read_text() + "more = 1")
+    assert OwnFunction(own).key == before
+"""
+    script.write_text(text, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, str(script)], check=True, env=environment)  # noqa: S603  # our own script
+
+
+def test_a_function_that_stands_in_no_file_has_no_key(tmp_path):
+    namespace, text, file = {}, "def cell(): pass", str(tmp_path / "cell.py")
+    exec(compile(text, file, "exec"), namespace)  # noqa: S102  # as a notebook does
+    linecache.cache[file] = (1, None, [text], file)
+    with pytest.raises(ValueError, match="cell must stand in a file, so that a change to it is noticed"):
+        code_digest(namespace["cell"])

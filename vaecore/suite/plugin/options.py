@@ -95,6 +95,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "models and evidence are kept here (default: VAECORE_CACHE, else the user's cache folder;"
         " see `vaecore cache`)",
     },
+    "--shared-cache": {
+        "action": "store_true",
+        "help": "take a cache folder that all users of the machine can write to; whoever writes there can plant results"
+        " (default: refuse it; a folder of one group is taken)",
+    },
     "--pilot": {
         "action": "store_true",
         "help": "measure and do not judge, on training seeds from 1000 on, which claims never use; suggests bounds",

@@ -78,7 +78,7 @@ class ClaimsSession:
                 precision=option("--precision"),
                 ood=tuple(option("--ood")),
             )
-            store = Store(cache_folder(option("--cache-dir")))
+            store = Store(cache_folder(option("--cache-dir")), shared=option("--shared-cache"))
             study = Study.of(setup, store, self._executor(device), self.meter)
             setup.check()
             _ = study.facts
@@ -276,7 +276,9 @@ class ClaimsSession:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-        """Turn a claim's test that passed without concluding into an error."""
+        """Turn a claim's test that passed without concluding into an error; stop where a worker died within a test."""
+        if call.excinfo is not None and isinstance(call.excinfo.value, WorkerDiedError):
+            pytest.exit(str(call.excinfo.value), returncode=pytest.ExitCode.INTERNAL_ERROR)
         outcome = yield
         unfinished = item.stash.get(_UNFINISHED, None)
         if call.when == "call" and outcome.passed and unfinished is not None and unfinished.verdict is None:

@@ -49,7 +49,7 @@ from vaecore.suite.study.perturbations import CHUNK
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tables import Columns, join, stack
 from vaecore.suite.study.tasks import Task
-from vaecore.toolkit import Classify, Tensors, seed_for
+from vaecore.toolkit import Classify, Tensors, ask, seed_for
 
 NONE, MAJORITY, THRESHOLD, SEARCH = "none", "vae-majority", "threshold", "latent-search"
 CLEANED = (CLEAN, *map(FGSM, SIZES), *map(SIGN, SIZES), PGD(0.5), PGD(1), LBFGS, GAUSSIAN)
@@ -330,7 +330,7 @@ def judge_attacks(
             images = attack["images"].to(device)
             right[kind] = models[name](images, indices=indices).argmax(dim=1) == labels
             if kind == "ignoring":
-                right[NONE] = classifier(images).argmax(dim=1) == labels
+                right[NONE] = ask(classifier, images).argmax(dim=1) == labels
     return {kind: column.cpu() for kind, column in right.items()}
 
 
@@ -346,7 +346,7 @@ def clean(
     views: dict[int, Tensor] = {}  # of each purifier, which several decisions share
     logits: dict[int, Tensor] = {}  # of each view, likewise
     with torch.no_grad():
-        right[NONE] = classifier(images).argmax(dim=1) == labels
+        right[NONE] = ask(classifier, images).argmax(dim=1) == labels
         for name, model in models.items():
             some = slice(searched if name == SEARCH else None)
             if some.stop == 0:

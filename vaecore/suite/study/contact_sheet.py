@@ -6,7 +6,7 @@ from vaecore import Autoencoder, reconstruct
 from vaecore.suite.study.conditions import CLEAN, FGSM, JOINT, LBFGS, SIGN
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tasks import Task
-from vaecore.toolkit import Classify, Precision, Tensors, answers, seed_for
+from vaecore.toolkit import Classify, Precision, Tensors, answers, ask, seed_for
 
 SHEET = (CLEAN, FGSM(1), LBFGS, SIGN(1), JOINT(1.5))
 IMAGES = 3  # the first that the study looks at, whatever becomes of them
@@ -55,7 +55,7 @@ def draw_sheet(
     own_seed = seed_for("reconstructions", seed)
     drawn = reconstruct(vae, images, draws=draws, seed=own_seed, indices=indices, precision=precision)
     with torch.no_grad():
-        label = classifier(images).argmax(dim=1)
+        label = ask(classifier, images).argmax(dim=1)
         draw_label = answers(classifier, drawn.flatten(0, 1)).argmax(dim=1).view(drawn.shape[:2])
     columns = {"images": images, "draws": drawn, "label": label, "draw_label": draw_label}
     return {name: column.cpu() for name, column in columns.items()} | {"success": attack["success"]}

@@ -71,7 +71,8 @@ def _of_shard(
     vae: Autoencoder,
     classifier: Classify,
 ) -> Tensors:
-    rows = Shard(**{name: value.to(device) for name, value in shard.items()}, seed=seed)
+    # Copies, as the function may write into them.
+    rows = Shard(**{name: value.to(device, copy=True) for name, value in shard.items()}, seed=seed)
     values = function(Run(seed, vae, classifier), rows, **settings)
     if getattr(values, "shape", None) != rows.indices.shape:
         got = tuple(values.shape) if hasattr(values, "shape") else type(values).__name__

@@ -5,9 +5,14 @@ plain values go to and fro, so an executor needs no shared folder.
 """
 
 import gc
+import multiprocessing
+import os
 import shutil
+import sys
 import tempfile
+import threading
 import time
+import warnings
 import weakref
 from collections import OrderedDict
 from concurrent.futures import Future
@@ -18,14 +23,19 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from loky import get_reusable_executor
+from loky.backend import resource_tracker
+from numpy.typing import NDArray
+from torch import Tensor
 
 from vaecore import keep_freed_memory
+from vaecore.suite.study.sources import look_again
 from vaecore.suite.study.tasks import Results, Task, one_thread, run
 from vaecore.toolkit import Tensors
 
 MOST_WORKERS = 8  # processes: each holds PyTorch and models, about a gigabyte
 _LARGE = 1 << 20  # bytes; inputs of that size go to the workers by a file, written once
 _KEPT_INPUTS = 64  # large inputs that a worker keeps for its next tasks
+_LOOK = 1.0  # seconds between a worker's looks at the process above it
 
 
 @dataclass(frozen=True)
@@ -69,26 +79,45 @@ class Here:
         """Nothing runs between tasks."""
 
 
+class WorkersWarning(UserWarning):
+    """There can be no processes beside this one, which computes alone."""
+
+
 class Processes:
-    """Processes of this machine, each with one thread. PyTorch splits a small product among threads that then wait."""
+    """Processes of this machine, each with one thread. PyTorch splits a small product among threads that then wait.
+
+    Where the system gives no semaphores or no further process, this one computes, with a WorkersWarning.
+    """
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.slots = workers + 1  # so that no worker waits for its next task
+        self._alone: Here | None = None
         self._pool: Any = None
         self._folder: Path | None = None  # of large inputs
-        self._sent: dict[str, Path] = {}
+        self._sent: dict[str, Any] = {}
+        try:
+            multiprocessing.get_context("fork" if os.name == "posix" else "spawn").Lock()
+        except OSError as error:
+            self._give_up(error)
 
     def submit(self, task: Task, needs: Results) -> "Future[Outcome]":
         """Have a worker run a task; large inputs are written to a file once, which all workers read."""
+        if self._alone is not None:
+            return self._alone.submit(task, needs)
         sent = {key: self._send(key, tensors) for key, tensors in needs.items()}
-        self._pool = get_reusable_executor(
-            max_workers=self.workers,
-            timeout=60,
-            initializer=_start,
-            env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-        )
-        future: Future[Outcome] = self._pool.submit(_work, task, sent)
+        try:
+            self._pool = get_reusable_executor(
+                max_workers=self.workers,
+                timeout=60,
+                initializer=_start,
+                initargs=(os.getpid(), look_again()),  # others for code that was edited
+                env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            )
+            future: Future[Outcome] = self._pool.submit(_work, task, sent)
+        except OSError as error:
+            self._give_up(error)
+            return self.submit(task, needs)
         return future
 
     def cancel(self) -> None:
@@ -96,23 +125,50 @@ class Processes:
         if self._pool is not None:
             self._pool.shutdown(wait=True, kill_workers=True)
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            _remove(self._folder)
         self._pool, self._folder, self._sent = None, None, {}
+
+    def _give_up(self, error: OSError) -> None:
+        self._alone, self.workers, self.slots = Here(), Here.workers, Here.slots
+        message = (
+            f"no processes can be started beside this one, which computes alone: {error.strerror or error}"
+            " (they need semaphores, so a /dev/shm that can be written to, and memory; --workers 1 does without)"
+        )
+        with warnings.catch_warnings():  # it costs time and is no failure, even where a project makes warnings errors
+            warnings.simplefilter("default", WorkersWarning)
+            warnings.warn(WorkersWarning(message), stacklevel=3)
 
     def _send(self, key: str, tensors: Tensors) -> Any:
         if key in self._sent:
             return self._sent[key]
-        arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
-        if sum(array.nbytes for array in arrays.values()) < _LARGE:
-            return arrays
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="vaecore-"))
-            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._sent[key] = folder = self._folder / key
-        folder.mkdir()
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
-        return folder
+        packed = {name: _packed(value) for name, value in tensors.items()}
+        if sum(array.nbytes for array, *_ in packed.values()) < _LARGE:
+            return packed
+        try:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="vaecore-"))
+                resource_tracker.register(str(self._folder), "folder")  # which removes it if this process is killed
+                weakref.finalize(self, _remove, self._folder)
+            folder = self._folder / key
+            folder.mkdir()
+            for name, (array, *_) in packed.items():
+                np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        except OSError:  # no room for files: they go with every task
+            return packed
+        self._sent[key] = {name: (folder / f"{name}.npy", *form) for name, (_, *form) in packed.items()}
+        return self._sent[key]
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        resource_tracker.unregister(str(folder), "folder")
+
+
+def _packed(value: Tensor) -> tuple[NDArray[np.uint8], torch.dtype, torch.Size]:
+    """A tensor's bytes, type and shape, as NumPy lacks some types."""
+    value = value.detach().cpu().contiguous()
+    return value.flatten().view(torch.uint8).numpy(), value.dtype, value.shape
 
 
 def default_workers(device: torch.device) -> int:
@@ -128,12 +184,39 @@ def timed(task: Task, needs: Results) -> Outcome:
     return Outcome(result, time.perf_counter() - start)
 
 
-def _start() -> None:
+def peak_memory() -> str:
+    """The most memory that a process took which has ended, and that this one took, in words; empty where not known."""
+    if sys.platform == "win32":
+        return ""
+    import resource  # noqa: PLC0415  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    ended, this = (
+        resource.getrusage(who).ru_maxrss * unit / 2**30 for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF)
+    )
+    return f" processes took up to {ended:.1f} GiB each, and this one {this:.1f} GiB;"
+
+
+def _start(parent: int, _edits: int) -> None:
     """Set up a worker: one thread, and a garbage collector that leaves alone what has been imported."""
+    if os.name == "posix":
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     keep_freed_memory()
     gc.collect()
     gc.freeze()
+
+
+def _end_with(parent: int) -> None:
+    """End this process once the one that asks for results has ended: where that is killed, it ends no workers."""
+    above = os.getppid()  # the parent, or what launches Python between the two
+    try:
+        while os.getppid() == above:
+            os.kill(parent, 0)  # raises where it is gone
+            time.sleep(_LOOK)
+    except OSError:
+        pass
+    os._exit(1)
 
 
 def _work(task: Task, sent: dict[str, Any]) -> Outcome:
@@ -144,15 +227,20 @@ def _work(task: Task, sent: dict[str, Any]) -> Outcome:
 _inputs: OrderedDict[str, Tensors] = OrderedDict()
 
 
-def _received(key: str, sent: Any) -> Tensors:
-    if not isinstance(sent, Path):
-        return {name: torch.from_numpy(array) for name, array in sent.items()}
+def _received(key: str, packed: dict[str, Any]) -> Tensors:
+    if not any(isinstance(array, Path) for array, *_ in packed.values()):
+        return {name: _unpacked(*parts) for name, parts in packed.items()}
     if key not in _inputs:
         # Copy on write: torch wants memory that may be written to.
         _inputs[key] = {
-            file.stem: torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False)) for file in sent.iterdir()
+            name: _unpacked(np.load(file, mmap_mode="c", allow_pickle=False), *form)
+            for name, (file, *form) in packed.items()
         }
         if len(_inputs) > _KEPT_INPUTS:
             _inputs.popitem(last=False)
     _inputs.move_to_end(key)
     return _inputs[key]
+
+
+def _unpacked(array: NDArray[np.uint8], dtype: torch.dtype, shape: torch.Size) -> Tensor:
+    return torch.from_numpy(array).view(dtype).view(shape)

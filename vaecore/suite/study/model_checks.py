@@ -1,6 +1,7 @@
 """Can a user's model be used on a user's images? Asked of two images, before anything is computed."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,22 +9,20 @@ from torch import Tensor
 
 from vaecore import Images
 from vaecore.suite.study.models import model_digest
-from vaecore.toolkit import posterior
+from vaecore.toolkit import ask, check_independent, posterior
 
 
 def check_model(model: Any, text: str, kind: str, test: Images, device: torch.device) -> None:
     """Raise ValueError, in a line that names the option, where a model (vae, classifier) can't be used on images."""
     probe = test.pixels[:2].to(device)
     try:
-        _check_device(model.encode(probe)[0] if kind == "vae" else model(probe), kind, device)
+        _check_device(ask(model.encode, probe)[0] if kind == "vae" else ask(model, probe), kind, device)
         model_digest(model, kind, probe)
         if kind == "vae":
-            mean, log_variance = posterior(model, probe)
-            _check_repeats(model, probe, mean, log_variance)
-            _check_differentiable("encode", lambda images: torch.cat(posterior(model, images), dim=1), probe)
-            _check_differentiable("decode", model.decode, mean)
+            _check_function("the VAE's encode", lambda images: torch.cat(posterior(model, images), dim=1), probe)
+            _check_function("the VAE's decode", partial(ask, model.decode), posterior(model, probe)[0])
         else:
-            _check_differentiable("the classifier", model, probe)
+            _check_function("the classifier", partial(ask, model), probe, random=True)
             check_classes(model, test, device)
     except Exception as error:
         cause = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -37,7 +36,7 @@ def check_model(model: Any, text: str, kind: str, test: Images, device: torch.de
 def check_classes(classifier: Any, test: Images, device: torch.device) -> None:
     """Raise ValueError unless a classifier has a logit for each class of the test images."""
     with torch.no_grad():
-        classes = classifier(test.pixels[:1].to(device)).shape[1]
+        classes = ask(classifier, test.pixels[:2].to(device)).shape[1]
     if classes < (test.classes or 0):
         raise ValueError(
             f"the classifier must know all {test.classes} classes of {test.name}; it gives {classes} logits"
@@ -50,18 +49,9 @@ def _check_device(value: object, kind: str, device: torch.device) -> None:
         raise ValueError(f"{what} must answer on {device}, where the images are; it does on {value.device}")
 
 
-def _check_repeats(vae: Any, probe: Tensor, mean: Tensor, log_variance: Tensor) -> None:
-    with torch.no_grad():
-        again = posterior(vae, probe)
-    if not (torch.allclose(mean, again[0], atol=1e-4) and torch.allclose(log_variance, again[1], atol=1e-4)):
-        raise ValueError(
-            "encode must give an image the same mean and log-variance each time; it does not (does it return a draw,"
-            " or is dropout left on?)"
-        )
-
-
-def _check_differentiable(what: str, function: Callable[[Tensor], Tensor], point: Tensor) -> None:
+def _check_function(what: str, function: Callable[[Tensor], Tensor], point: Tensor, *, random: bool = False) -> None:
     """Attacks that know a model differentiate through it; where it has no gradient they would only seem to fail."""
+    check_independent(what, function, point, random=random)
     with torch.enable_grad():
         leaf = point.detach().clone().requires_grad_()
         value = function(leaf)

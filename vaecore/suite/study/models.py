@@ -37,6 +37,7 @@ from vaecore.suite.study.tasks import one_thread
 from vaecore.toolkit import (
     Classify,
     Tensors,
+    ask,
     attribute,
     check_logits,
     check_reconstructions,
@@ -45,6 +46,7 @@ from vaecore.toolkit import (
     is_named,
     posterior,
     seeded,
+    to_evaluation,
 )
 
 _ALIKE = 1e-3  # difference of a reconstruction and the sigmoid of its log-odds
@@ -94,10 +96,13 @@ def user_model(text: str, kind: str, seed: int, device: torch.device, train: Cal
     if not isinstance(model, nn.Module):
         return model
     try:
-        model = model.to(device).eval()
+        model = to_evaluation(model.to(device))
     except (RuntimeError, NotImplementedError) as error:
         raise ValueError(f"--{kind} {text} cannot be moved to {device}: {error}") from error
-    return model if makes_models(text, kind) and fits(model) else model.requires_grad_(requires_grad=False)
+    if not (makes_models(text, kind) and fits(model)):
+        for weight in model.parameters():  # `Module.requires_grad_`, which a script does not have
+            weight.requires_grad_(False)
+    return model
 
 
 def fits(model: Any) -> bool:
@@ -168,10 +173,10 @@ def model_digest(model: Any, kind: str, probe: Tensor) -> str:
             check_reconstructions(decoded)
             parts += [mean, log_variance, decoded]
             if (give := getattr(model, "decode_logits", None)) is not None:
-                parts.append(odds := give(mean))
+                parts.append(odds := ask(give, mean))
                 _check_odds(odds, decoded)
         else:
-            logits = model(probe)
+            logits = ask(model, probe)
             check_logits(logits, len(probe))
             if bool((logits >= 0).all() & torch.isclose(logits.sum(1), logits.new_ones(()), atol=1e-4).all()):
                 raise ValueError("the classifier must return logits; got probabilities (leave out its last softmax)")
@@ -180,7 +185,7 @@ def model_digest(model: Any, kind: str, probe: Tensor) -> str:
 
 
 def _check_odds(odds: Tensor, decoded: Tensor) -> None:
-    difference = float((odds.float().sigmoid().flatten(1) - decoded.flatten(1)).abs().max())
+    difference = float((odds.sigmoid().flatten(1) - decoded.flatten(1)).abs().max())
     if not difference < _ALIKE:
         raise ValueError(
             "the VAE's decode_logits must be the log-odds of what decode gives; their sigmoid is off by"

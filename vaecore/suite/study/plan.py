@@ -4,15 +4,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from filelock import BaseFileLock, Timeout
+from filelock import Timeout
 
 from vaecore import Store
-from vaecore.suite.study.executors import Executor, Here, Outcome
+from vaecore.suite.study.executors import Executor, Here, Outcome, peak_memory
 from vaecore.suite.study.tasks import Given, Task, make
 from vaecore.toolkit import Progress, Tensors
 
@@ -109,7 +109,7 @@ class Plan:
         if not waiting:
             return
         of, done, start = len(waiting), 0, time.perf_counter()
-        running: dict[Future[Outcome], tuple[Task, BaseFileLock]] = {}
+        running: dict[Future[Outcome], tuple[Task, ExitStack]] = {}
         try:
             with self.meter(title) as advance:
                 while waiting or running:
@@ -137,7 +137,8 @@ class Plan:
             titles = dict.fromkeys(task.title for task, _ in running.values())
             raise WorkerDiedError(
                 f"a process ended without a result, as when memory runs out, while it computed {' or '.join(titles)};"
-                " what was finished is kept, and the same command goes on (--workers 1 takes the least memory)"
+                f"{peak_memory()} what was finished is kept, and the same command goes on (--workers 1 takes the least"
+                " memory)"
             ) from error
         except BaseException:
             self.executor.cancel()
@@ -145,7 +146,7 @@ class Plan:
         finally:
             self.wall += time.perf_counter() - start
             for _, lock in running.values():
-                lock.release()
+                lock.close()
 
     def make(self, task: Task) -> Any:
         """The result of a task without a stage, made in this process."""
@@ -158,15 +159,16 @@ class Plan:
         missing = self._missing(tasks)
         took: dict[str, list[float]] = {}
         for note in self.store.notes():
-            if "title" in note:
-                took.setdefault(note["title"], []).append(float(note["seconds"]))
+            with suppress(KeyError, ValueError):  # no task's, or damaged
+                seconds = float(note["seconds"])
+                took.setdefault(note["title"], []).append(seconds)
         titles = dict.fromkeys(task.title for task in every.values())
         costs = []
         for title in titles:
             count = sum(task.title == title for task in every.values())
             left = sum(task.title == title for task in missing.values())
-            seconds = left * median(took[title]) if title in took else None if left else 0.0
-            costs.append(Cost(title, count, count - left, seconds))
+            needed = left * median(took[title]) if title in took else None if left else 0.0
+            costs.append(Cost(title, count, count - left, needed))
         return costs
 
     def _missing(self, tasks: Iterable[Task], *, stored: bool = False) -> dict[str, Task]:
@@ -192,17 +194,16 @@ class Plan:
         return stored or task.key in self._unstored
 
     @staticmethod
-    def _runs(need: Task | Given, running: dict[Future[Outcome], tuple[Task, BaseFileLock]]) -> bool:
+    def _runs(need: Task | Given, running: dict[Future[Outcome], tuple[Task, ExitStack]]) -> bool:
         return any(task.key == need.key for task, _ in running.values())
 
-    def _start(self, task: Task) -> "tuple[Future[Outcome] | None, BaseFileLock] | None":
+    def _start(self, task: Task) -> "tuple[Future[Outcome] | None, ExitStack] | None":
         """Submit a task under its lock: the future and the lock.
 
         The future is None where nothing is left to compute. Returns None where another process holds the lock.
         """
-        lock = self.store.lock(task.key)
         try:
-            lock.acquire(blocking=False)
+            lock = self.store.lock(task.key, blocking=False)
         except Timeout:
             return None
         future = None
@@ -217,7 +218,7 @@ class Plan:
             return future, lock
         finally:
             if future is None:
-                lock.release()
+                lock.close()
 
     def _need(self, need: Task | Given) -> Tensors:
         """A result that a task needs; computed in this process where the store's entry turns out to be damaged."""
@@ -236,7 +237,7 @@ class Plan:
         if len(self._memory) > _KEPT:
             del self._memory[next(iter(self._memory))]
 
-    def _end(self, task: Task, lock: BaseFileLock, future: "Future[Outcome]") -> None:
+    def _end(self, task: Task, lock: ExitStack, future: "Future[Outcome]") -> None:
         error = future.exception()
         if error is None:
             self._keep(task, future.result())
@@ -244,7 +245,7 @@ class Plan:
             self.failures[task.key] = error
         else:
             raise error
-        lock.release()
+        lock.close()
 
     def _keep(self, task: Task, outcome: Outcome) -> Tensors:
         result, stage = outcome.result, task.stage

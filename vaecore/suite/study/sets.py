@@ -62,7 +62,10 @@ class Sets:
         if any(side % PATCHES_ALONG_A_SIDE for side in shape[1:]):
             made.remove("shuffled-patches")
             self._left_out["shuffled-patches"] = f"{PATCHES_ALONG_A_SIDE} does not divide {shape[1]}x{shape[2]}"
-        at_hand = sorted(map(str, (data_root(root) / "ood").glob("*.npz")))
+        try:
+            at_hand = sorted(map(str, (data_root(root) / "ood").glob("*.npz")))
+        except FileNotFoundError:  # no home folder, so no data in it
+            at_hand = []
         loaded = [*(name for name in TORCHVISION if is_available(name, root)), "letters"]
         if self._fits_loaded:
             at_hand = [*loaded, *at_hand]

@@ -4,13 +4,16 @@ Source counts without comments and docstrings. It is that of the function's modu
 their import statements name, wherever these stand, and so on; not of the standard library, nor of installed packages
 other than this one. Names that `vaecore`, `vaecore.toolkit` and `vaecore.suite` offer lead to the modules that define
 them.
+
+Keys are of the code in memory. A file counts as it was when it was first read. Edited, it is read again once its module
+has been loaded anew, as in a notebook, or as long as that has not been loaded at all.
 """
 
 import ast
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -42,11 +45,60 @@ class Sources:
     libraries: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A file as it was read. loaded: tells loads of its module apart, None without one. state: its time and size."""
+
+    module: str
+    loaded: object
+    state: tuple[int, int] | None
+    tree: ast.Module
+
+
+_read: dict[Path, _Read] = {}
+_edited: list[Path] = []  # files that had to be read again, in order
+
+
+def look_again() -> int:
+    """Forget what was read of files that were edited since, and loaded anew; returns how many there were so far."""
+    edited = []
+    for file, read in _read.items():
+        loaded = _loaded(read.module)
+        same = loaded is read.loaded
+        if same and loaded is not None:
+            continue
+        if (read.loaded is not None and not same) or _state(file) != read.state:
+            edited.append(file)
+        else:
+            _read[file] = replace(read, loaded=loaded)
+    if edited:
+        for file in edited:
+            del _read[file]
+        for cached in (code_digest, digest_of, sources_of, _code, _imports, _stub, _find, _spec):
+            cached.cache_clear()
+        _edited.extend(edited)
+    return len(_edited)
+
+
+def _loaded(name: str) -> object:
+    module = sys.modules.get(name)
+    return getattr(module, "__spec__", None) or module  # a script has no spec
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
 @lru_cache(maxsize=256)
 def code_digest(function: Callable[..., Any]) -> str:
     """Digest of all code that a function's result depends on; raises ValueError where its source can't be read."""
+    look_again()
     file = inspect.getsourcefile(function)
-    if file is None:
+    if file is None or not Path(file).is_file():  # a cell of a notebook
         raise ValueError(f"{function.__qualname__} must stand in a file, so that a change to it is noticed")
     return digest_of(sources_of(Path(file).resolve(), _package(function.__module__, Path(file))))
 
@@ -80,6 +132,7 @@ def sources_of(file: Path, package: str) -> Sources:
 
 def sources_of_module(name: str) -> Sources:
     """What a module, by its dotted name, can reach."""
+    look_again()
     reached = _find(name)
     if reached is None:
         return Sources((), ())
@@ -88,9 +141,14 @@ def sources_of_module(name: str) -> Sources:
     return Sources(tuple(sorted(files)), tuple(sorted({name for part in parts for name in part.libraries})))
 
 
-@lru_cache(maxsize=1024)
-def _tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_bytes())
+def _tree(file: Path, package: str = "") -> ast.Module:
+    if file not in _read:
+        module = package if file.name == "__init__.py" else f"{package}.{file.stem}".lstrip(".")
+        if file == Path(getattr(sys.modules["__main__"], "__file__", None) or "").resolve():
+            module = "__main__"
+        loaded, state = _loaded(module), _state(file)
+        _read[file] = _Read(module, loaded, state, ast.parse(file.read_bytes()))
+    return _read[file].tree
 
 
 @lru_cache(maxsize=1024)
@@ -111,7 +169,7 @@ def _is_text(line: ast.AST) -> bool:
 @lru_cache(maxsize=1024)
 def _imports(file: Path, package: str) -> tuple[str, ...]:
     """Names that a file's import statements may stand for: modules, and names in them, which may be modules, too."""
-    left: list[ast.AST] = [_tree(file)]
+    left: list[ast.AST] = [_tree(file, package)]
     names: dict[str, None] = {}
     while left:
         node = left.pop()

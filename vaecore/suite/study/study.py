@@ -20,10 +20,11 @@ from vaecore.suite.study.models import Run, model_digest
 from vaecore.suite.study.plan import Meter, Plan, silent
 from vaecore.suite.study.sets import Sets
 from vaecore.suite.study.setup import PROBE, Setup
+from vaecore.suite.study.sources import look_again
 from vaecore.suite.study.tables import Content, Table
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.text import visible
-from vaecore.toolkit import Classify, Tensors
+from vaecore.toolkit import Classify, Tensors, ask
 
 
 class TooFewError(ValueError):
@@ -45,6 +46,7 @@ class Study:
     @classmethod
     def of(cls, setup: Setup, store: Store, executor: Executor | None = None, meter: Meter = silent) -> "Study":
         """A study that keeps its results in a store; executor: None for this process."""
+        look_again()  # a notebook may have loaded modules anew since the last one
         return cls(setup, Plan(store, executor or Here(), meter))
 
     def planning(self) -> "Study":
@@ -224,5 +226,5 @@ def accuracy_tasks(setup: Setup) -> list[Task]:
 
 def _accuracy(device: str, test: Tensors, classifier: Classify) -> Tensors:
     with torch.no_grad():
-        parts = [classifier(rows.to(device)).argmax(dim=1).cpu() for rows in torch.split(test["pixels"], 500)]
+        parts = [ask(classifier, rows.to(device)).argmax(dim=1).cpu() for rows in torch.split(test["pixels"], 500)]
     return {"right": torch.cat(parts) == test["labels"]}

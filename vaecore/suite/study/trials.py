@@ -16,7 +16,7 @@ from vaecore.suite.study.protocol import Protocol
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.text import counted
-from vaecore.toolkit import Classify, Tensors, seed_for
+from vaecore.toolkit import Classify, Tensors, ask, seed_for
 
 QUERIES = 500
 _STEPS = int(JOINT.settings["steps"])
@@ -117,7 +117,7 @@ def attack_and_judge(
     else:
         images = joint_pgd(detector, rows, epsilon=epsilon, steps=steps, seed=attack_seed).images
     with torch.no_grad():
-        label = classifier(images).argmax(dim=1)
+        label = ask(classifier, images).argmax(dim=1)
     won = label != labels
     if victim == "detector":
         fresh = seed_for("trial/judge", seed)

@@ -101,6 +101,6 @@ def render(figure: Figure, suffix: str) -> bytes:
 def _in_few_colours(png: io.BytesIO) -> bytes:
     """The same picture in 256 colours: a third of the size, and it looks alike."""
     file = io.BytesIO()
-    with Image.open(png) as image:
+    with Image.open(png, formats=("PNG",)) as image:
         image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
     return file.getvalue()

@@ -29,7 +29,7 @@ from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tables import stack
 from vaecore.suite.study.tasks import Task
-from vaecore.toolkit import Classify, Tensors
+from vaecore.toolkit import Classify, Tensors, ask
 
 LEVEL = 0.95  # of intervals that describe and decide nothing
 STRIP = (CLEAN, FGSM(1), PGD(1), LBFGS)  # what the strip of images shows,
@@ -144,7 +144,7 @@ def clean_strip(
         columns[f"{name}/confidence"] = confidence.cpu()
 
     with torch.no_grad():
-        add(NONE, images, classifier(images))
+        add(NONE, images, ask(classifier, images))
         for name in shown:
             views = models[name].purifier.views(images, indices, models[name].seed)
             add(name, views.mean(dim=1), models[name].of_views(views))

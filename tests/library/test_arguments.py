@@ -1,0 +1,127 @@
+"""Wrong arguments of every public function: refused by our own checks, in words, and never taken for others."""
+
+import inspect
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vaecore as vc
+
+OURS = Path(vc.__file__).parent
+NAN, INF = float("nan"), float("inf")
+COUNTS = [0, -1, 1.5, 2.0, True, "2", np.float64(2), NAN, INF, torch.tensor(2)]
+NUMBERS = [NAN, INF, -1.0, "0.1", True, 1j, torch.tensor(0.1)]
+CHOICES = ["shfit", "", 0, True, np.array(["a", "b"])]
+VECTORS = ["abc", ["a", "b"], [[1.0, 2.0], [3.0]], [[[1.0]]], [], [1j, 2j], [NAN, NAN], [None, 0.5]]
+IMAGES = [[[0.0]], np.zeros((4, 1, 5, 4)), torch.zeros(4, 1, 5, 4, dtype=torch.int64), torch.zeros(0, 1, 5, 4)]
+STRANGERS = ["mine", 0, torch.zeros(4, 1, 5, 4)]
+# Wrong values by the name of the argument; None is one, too, unless it is the default.
+WRONG = {
+    **dict.fromkeys(("draws", "chunk", "steps", "starts", "restarts", "queries", "evaluations", "eot", "bins"), COUNTS),
+    **dict.fromkeys(("importance_draws", "neighbours", "regret_steps", "regret_draws", "count", "classes"), COUNTS),
+    **dict.fromkeys(("latent_size", "hidden_size", "epochs", "batch_size"), COUNTS),
+    "bits": [*COUNTS, 9],
+    "size": [*COUNTS, 2],
+    "seed": [-1, 2**64, 0.5, 1.0, True, "0", np.int64(-1), NAN],
+    "first_index": [-1, 0.5, True, "0", 2**63],
+    **dict.fromkeys(("epsilon", "step_size", "sigma", "rate", "level", "error_weight"), NUMBERS),
+    **dict.fromkeys(("beta", "learning_rate", "dropout", "weight_decay"), NUMBERS),
+    **dict.fromkeys(("norm", "loss", "how", "bound", "precision", "equal", "decide", "backward"), CHOICES),
+    **dict.fromkeys(("augmentation", "split"), CHOICES),
+    "indices": [np.arange(4), [0, 1, 2, 3], torch.arange(4.0), torch.arange(3), torch.tensor([0, 1, 2, -1]), 0],
+    **dict.fromkeys(("images", "train_images", "pixels"), IMAGES),
+    "labels": ["ab", torch.full((4,), -1), torch.full((4,), 0.5), torch.full((4,), 9), torch.arange(3)],
+    "targets": [[0, 1, 2, 3], torch.full((4,), -1), torch.full((4,), 9), torch.arange(3), torch.arange(4.0)],
+    **dict.fromkeys(("inside", "outside", "confidence", "doubt", "right", "wrong", "probabilities", "logits"), VECTORS),
+    "image_shape": [(8,), (0, 8), 8, "ab", (8.5, 8), (1, 1, 8, 8)],
+    "channels": [(1,), (0, 1), "ab", (1.5, 2)],
+    **dict.fromkeys(("train", "config", "vae", "classifier", "purifier"), STRANGERS),
+    "purifiers": [[], [None], "mine", vc.Threshold()],
+    "names": ["no score", [], [5]],
+}
+# Arguments of the same name that mean something else.
+OTHERS = {
+    ("lbfgs", "confidence"): NUMBERS,
+    ("outside", "inside"): STRANGERS,
+    ("letters", "first_index"): [-1, 0.5, True, "0"],
+    ("distinct_labels", "labels"): ["ab", torch.zeros(4, 2), torch.arange(3), torch.zeros(4, 0, dtype=torch.int64)],
+}
+# Any will do, or their own tests say what will.
+FREE = {("Images", "split"), ("Images", "labels"), ("letters", "split"), ("squared_error", "images")}
+GIVEN_TO_USERS = {"Attack", "Bin", "BrierParts", "FittedScores", "Sanity", "Score", "StoreWarning"}
+
+
+def wrong_arguments():
+    """Each argument of each public function that some values are wrong for, with these values."""
+    functions = {name: getattr(vc, name) for name in vc.__all__ if name not in GIVEN_TO_USERS}
+    for name, function in functions.items():
+        for argument, details in inspect.signature(function).parameters.items() if callable(function) else ():
+            if argument in WRONG and (name, argument) not in FREE:
+                none = [] if details.default is None else [None]
+                yield name, argument, [*OTHERS.get((name, argument), WRONG[argument]), *none]
+
+
+WRONG_ARGUMENTS = [*wrong_arguments()]
+
+
+@pytest.fixture(scope="module")
+def given(tiny_vae, tiny_classifier, some_images):
+    """What to give for an argument without a default."""
+    vae, classifier, images = tiny_vae(), tiny_classifier(), some_images(4)
+    logits = classifier(images).detach()
+    labels = logits.argmax(dim=1)
+    train = vc.Images(images, labels, "mine", "train")
+    models = {"vae": vae, "classifier": classifier, "purifier": vc.Threshold(), "purifiers": [vc.Threshold()]}
+    tensors = {
+        "images": images,
+        "pixels": images,
+        "train_images": images,
+        "labels": labels,
+        "targets": (labels + 1) % 4,
+    }
+    numbers = {"draws": 2, "seed": 0, "epsilon": 0.1, "count": 2, "classes": 4, "image_shape": (5, 4)}
+    results = {"inside": [0.5, 0.9], "outside": [0.5, 0.9], "logits": logits, "probabilities": logits.softmax(dim=1)}
+    answers = {"confidence": [0.5, 0.9], "right": [True, False], "doubt": [0.5, 0.9], "wrong": [True, False]}
+    return models | tensors | numbers | results | answers | {"train": train, "name": "digits", "split": "test"}
+
+
+def required(name, given):
+    """The arguments without a default of a public function, and settings for a short training."""
+    parameters = inspect.signature(getattr(vc, name)).parameters.values()
+    of_classifier = "lassifier" in name
+    config = vc.ClassifierConfig((2, 2), 4, epochs=1) if of_classifier else vc.VAEConfig(2, 4, epochs=1)
+    known = given | {"config": config} | ({"name": "rotated-15", "inside": given["train"]} if name == "outside" else {})
+    wanted = [each.name for each in parameters if each.default is each.empty or each.name == "config"]
+    return {argument: known[argument] for argument in wanted}
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "values"), WRONG_ARGUMENTS, ids=[f"{n}-{a}" for n, a, _ in WRONG_ARGUMENTS]
+)
+def test_a_wrong_argument_is_refused_by_our_own_checks(given, name, argument, values):
+    arguments = required(name, given)
+    for value in values:
+        with pytest.raises((ValueError, TypeError), match="; got ") as caught:
+            getattr(vc, name)(**arguments | {argument: value})
+        raised = traceback.extract_tb(caught.value.__traceback__)[-1]
+        assert OURS in Path(raised.filename).parents, (value, caught.value)
+
+
+SMALL = {"draws": 200, "first_index": 250, "seed": 250}  # the largest is 255, and sums of them overflow
+INTEGERS = [each for each in WRONG if WRONG[each] is COUNTS or each in ("bits", "size", "seed", "first_index")]
+
+
+@pytest.mark.parametrize("name", sorted({name for name, argument, _ in WRONG_ARGUMENTS if argument in INTEGERS}))
+def test_integers_of_numpy_are_integers(given, name):
+    function, arguments = getattr(vc, name), required(name, given)
+    numbers = {each: SMALL.get(each, 3) for each in inspect.signature(function).parameters if each in INTEGERS}
+    plain, of_numpy = (
+        function(**arguments | {each: kind(number) for each, number in numbers.items()}) for kind in (int, np.uint8)
+    )
+    plain, of_numpy = (getattr(result, "images", result) for result in (plain, of_numpy))
+    if isinstance(plain, torch.Tensor):
+        assert torch.equal(plain, of_numpy)
+    assert not any(isinstance(value, np.integer) for value in getattr(of_numpy, "__dict__", {}).values())

@@ -1,0 +1,94 @@
+"""Calls of users' models: what they are given, what they answer, and what else their answers depend on."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+_independent: WeakKeyDictionary[nn.Module, set[tuple[str, bool]]] = WeakKeyDictionary()  # methods checked, with modes
+
+
+def ask(model: Callable[[Tensor], Any], given: Tensor) -> Any:
+    """A model's answer to images or latents; a tensor, or each of a tuple, in the dtype of what it was given.
+
+    The model gets a copy, since a model that preprocesses in place writes into it.
+    """
+    answer = model(given.clone())
+    if isinstance(answer, tuple | list):
+        return tuple(_converted(part, given) for part in answer)
+    return _converted(answer, given)
+
+
+def _converted(part: object, given: Tensor) -> object:
+    return part.to(given.dtype) if isinstance(part, Tensor) else part
+
+
+def dependence(answer: Callable[[Tensor], Tensor], given: Tensor) -> tuple[Tensor, Literal["batch", "chance"] | None]:
+    """Answers to the rows of `given` (n, ...), and what else they depend on: the rest of the batch, chance, or nothing.
+
+    The first half is asked about again, beside other rows: the negatives of the second half, at half the contrast. The
+    size of the batch stays, as rounding may depend on it. One row alone has no batch to depend on.
+    """
+    first, half = answer(given), (len(given) + 1) // 2
+    mixed = answer(torch.cat([given[:half], (1 - given[half:]) / 2]))
+    if _alike(first[:half], mixed[:half]):
+        return first, None
+    return first, "batch" if _alike(first, answer(given)) else "chance"
+
+
+def _alike(left: Tensor, right: Tensor) -> bool:
+    return torch.allclose(left, right, rtol=1e-3, atol=1e-4, equal_nan=True)  # above the rounding of GPUs
+
+
+def check_independent(what: str, answer: Callable[[Tensor], Tensor], given: Tensor, *, random: bool = False) -> None:
+    """Raise ValueError if the answers to the rows of `given` depend on the rest of the batch or, unless random, chance.
+
+    what: who answers, for the error message. answer: as in `dependence`.
+    """
+    with torch.no_grad():
+        cause = dependence(answer, given.detach())[1]
+    if cause == "batch":
+        raise ValueError(
+            f"{what} must answer for each image as if it were alone; the answer depends on the rest of the batch"
+            " (a batch norm without running statistics, or a mean over the batch?)"
+        )
+    if cause == "chance" and not random:
+        raise ValueError(
+            f"{what} must give the same answer each time; it does not (does it return a draw, or is dropout left on?)"
+        )
+
+
+def check_module(
+    model: object, what: str, answer: Callable[[Tensor], Tensor], given: Tensor, *, random: bool = False
+) -> None:
+    """As `check_independent`, once for each mode of a torch module; other models are taken at their word."""
+    if not isinstance(model, nn.Module) or len(given) < 2:
+        return
+    checked, key = _independent.setdefault(model, set()), (what, getattr(model, "training", False))
+    if key not in checked:
+        check_independent(what, answer, given[:2], random=random)
+        checked.add(key)
+
+
+def is_exported(module: nn.Module) -> bool:
+    """Whether torch.export has made a module: it has one mode alone, of which its flags say nothing, and no `eval`."""
+    return isinstance(module, torch.fx.GraphModule) and "eval" in vars(module)
+
+
+def own_parts(module: nn.Module) -> Iterator[nn.Module]:
+    """The module and its parts, but for exported ones."""
+    if not is_exported(module):
+        yield module
+        for child in module.children():
+            yield from own_parts(child)
+
+
+def to_evaluation(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, but for exported parts."""
+    if not any(map(is_exported, model.modules())):
+        return model.eval()
+    for part in own_parts(model):
+        part.training = False
+    return model
