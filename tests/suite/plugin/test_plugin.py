@@ -551,13 +551,13 @@ def test_a_worker_that_died_ends_the_run_with_one_line(run, monkeypatch, options
     """Before the tests, where all is computed, or with -x within one."""
 
     def dies(*_):
-        raise WorkerDiedError("a process ended")
+        raise WorkerDiedError("a process\x1b ended")
 
     monkeypatch.setattr("vaecore.suite.study.plan.Plan.compute", dies)
     result = run(source("A1", "study.table('clean').consistent"), *options)
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
     text = result.stdout.str() + result.stderr.str()
-    assert text.count("a process ended") == 1
+    assert text.count(r"a process\x1b ended") == 1
     assert "Traceback" not in text
     assert "INTERNALERROR" not in text
 

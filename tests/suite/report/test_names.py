@@ -1,6 +1,7 @@
 """Names of all kinds, through everything that shows results: none runs, none is lost, and the page keeps its form."""
 
 import xml.etree.ElementTree as ET
+from functools import cache
 from html.parser import HTMLParser
 
 import pytest
@@ -44,15 +45,17 @@ def texts(results):
     return texts | {DRAWN_NAME}
 
 
-@pytest.fixture
-def renamed(results, texts, tmp_path):
+@pytest.fixture(scope="module")
+def renamed(results, texts, tmp_path_factory):
     """Give a function that adds a name to those texts, in a file, and reads it."""
+    folder = tmp_path_factory.mktemp("renamed")
 
+    @cache
     def make(name):
         bounds = {"file": f"bounds{name}.toml", "digest": "0" * 32, "date": f"2026{name}", "notes": [f"note {name}"]}
         changed = each_text(results | {"bounds": bounds}, lambda text: text + name * (text in texts))
-        (tmp_path / "results.json").write_bytes(to_json(changed))
-        return load(tmp_path)
+        (folder / "results.json").write_bytes(to_json(changed))
+        return load(folder)
 
     return make
 
@@ -92,7 +95,7 @@ def kinds(tokens):
 
 @pytest.mark.parametrize("render", MARKDOWN)
 @pytest.mark.parametrize("name", NAMES)
-def test_markdown_shows_a_name_as_it_stands_and_keeps_its_form(results, renamed, name, render):
+def test_markdown_shows_a_name_as_it_stands_and_keeps_its_form(renamed, name, render):
     """By another's parser of Markdown, with raw HTML, tables and what is struck through."""
     parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     hostile = renamed(NAMES[name])

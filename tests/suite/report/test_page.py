@@ -1,5 +1,6 @@
 """Is the page whole, self-contained, safe against odd names, and honest in what it says?"""
 
+import os
 import re
 from html.parser import HTMLParser
 from importlib.resources import files as package_files
@@ -286,9 +287,11 @@ def test_every_verdict_has_a_shape(results):
 
 def test_the_page_is_drawn_again_from_a_folder(results, files, tmp_path, capsys):
     (tmp_path / "results.json").write_bytes(to_json(results))
-    for name, content in files.items():
+    for name, content in {**files, ".index.html.a1b2.tmp": b"left by a process that was killed"}.items():
         (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (0, 0))
     assert main(["page", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {*files, "index.html", "results.json"}
     assert capsys.readouterr().out == f"{tmp_path / 'index.html'}\n"
     assert (tmp_path / "index.html").read_text() == page.render(results, files)
 

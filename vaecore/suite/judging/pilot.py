@@ -5,6 +5,7 @@ power at that bound is below LEAST_POWER gets none. A pilot has training seeds o
 the runs that its bounds will judge, as with `digits`.
 """
 
+import glob
 import math
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -69,7 +70,7 @@ def write_bounds(file: Path, facts: Facts, registry: Registry, verdicts: Sequenc
         "date": today,
     }
     check_new(file, facts)  # it may have been written since the pilot began
-    sweep(file.parent, file.name)
+    sweep(file.parent, glob.escape(file.name))
     write_atomically(file, (_HEAD + tomli_w.dumps({"pilot": pilot, "bounds": entries})).encode())
     none = sum("unregistered" in entry for entry in entries.values())
     return f"{counted(len(entries) - none, 'claim')} with a bound, {none} without for want of power"

@@ -272,13 +272,13 @@ class ClaimsSession:
         try:
             yield
         except WorkerDiedError as error:
-            pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
+            pytest.exit(printable(str(error)), returncode=pytest.ExitCode.INTERNAL_ERROR)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
         """Turn a claim's test that passed without concluding into an error; stop where a worker died within a test."""
         if call.excinfo is not None and isinstance(call.excinfo.value, WorkerDiedError):
-            pytest.exit(str(call.excinfo.value), returncode=pytest.ExitCode.INTERNAL_ERROR)
+            pytest.exit(printable(str(call.excinfo.value)), returncode=pytest.ExitCode.INTERNAL_ERROR)
         outcome = yield
         unfinished = item.stash.get(_UNFINISHED, None)
         if call.when == "call" and outcome.passed and unfinished is not None and unfinished.verdict is None:
