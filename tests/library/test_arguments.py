@@ -110,6 +110,15 @@ def test_a_wrong_argument_is_refused_by_our_own_checks(given, name, argument, va
         assert OURS in Path(raised.filename).parents, (value, caught.value)
 
 
+@pytest.mark.parametrize("name", [name for name in vc.__all__ if inspect.isfunction(getattr(vc, name))])
+def test_settings_go_by_name_alone(name):
+    """What has a default does, but for a model's config and where a set is; what has none may go by either."""
+    for argument in inspect.signature(getattr(vc, name)).parameters.values():
+        setting = argument.default is not argument.empty and argument.name not in ("config", "split", "root")
+        by_name = argument.kind is argument.KEYWORD_ONLY
+        assert by_name if setting else by_name or argument.kind is argument.POSITIONAL_OR_KEYWORD
+
+
 SMALL = {"draws": 200, "first_index": 250, "seed": 250}  # the largest is 255, and sums of them overflow
 INTEGERS = [each for each in WRONG if WRONG[each] is COUNTS or each in ("bits", "size", "seed", "first_index")]
 

@@ -154,6 +154,7 @@ def test_refusing_the_wrong_ones_is_best():
         (lambda: ece([0.5, 1.5], [True, False]), r"confidence must lie in \[0, 1\]; got \[0.5, 1.5\]"),
         (lambda: ece([0.5], [True, False]), r"vectors of one length, 1 or more; got \(1,\) and \(2,\)"),
         (lambda: ece([], []), "vectors of one length, 1 or more"),
+        (lambda: ece([[0.5]], [[True]]), r"vectors of one length, 1 or more; got \(1, 1\) and \(1, 1\)"),
         (lambda: ece([np.nan], [True]), "must not be NaN"),
         (lambda: ece([0.5], [0.5]), "second .*true or false"),
         (lambda: ece([0.5], [True], bins=0), "bins must be 1 or more; got 0"),

@@ -14,6 +14,11 @@ class Other:
     latent_size: int = 20
 
 
+@dataclasses.dataclass
+class Holding:
+    settings: dict[str, int]
+
+
 @pytest.mark.parametrize(
     ("left", "right"),
     [
@@ -47,6 +52,7 @@ def test_digest_is_of_the_content_and_stable(tmp_path):
     grid = torch.arange(6).view(2, 3)
     assert digest(grid.T) == digest(grid.T.contiguous()) != digest(grid)
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest(Holding({"a": 1, "b": 2})) == digest(Holding({"b": 2, "a": 1}))
     assert digest(VAEConfig()) == digest(VAEConfig(latent_size=20))
     path = tmp_path / "file"
     path.write_bytes(b"one")

@@ -90,3 +90,5 @@ def test_what_is_no_probability_or_label_is_refused_in_words(metric):
         metric([[0.5, 0.5], [math.nan, 0.5]], [0, 0])
     with pytest.raises(ValueError, match=r"got \(1, 2\) and \(2,\)"):
         metric([[0.5, 0.5]], [0, 1])
+    with pytest.raises(ValueError, match=r"n at least 1; got \(0, 2\) and \(0,\)"):
+        metric(np.zeros((0, 2)), [])

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 import vaecore
 from vaecore.suite.statistics.estimates import (
+    beats,
     absolute,
     aurc,
     auroc,
@@ -253,6 +254,7 @@ def test_nan_scores_give_nan_with_a_reason(generator):
         assert math.isnan(estimate.value)
         assert math.isnan(interval(estimate, 0.95).low)
         assert "NaN" in estimate.reason
+    assert spearman(x, y).reason == "1 of 120 pairs hold NaN"
 
 
 def bootstrap_cases():
@@ -313,3 +315,13 @@ def test_standard_error_agrees_with_the_pigeonhole_bootstrap(case):
 def test_what_is_misshapen_is_refused_in_words(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "flagged"),
+    [(0, 0, False), (4, 0, False), (5, 0, True), (10, 4, False), (30, 19, False), (30, 16, True)],
+)
+def test_beats_is_mcnemars_test(more, less, flagged):
+    one = np.array([True] * more + [False] * less + [True, False] * 20)
+    other = np.array([False] * more + [True] * less + [True, False] * 20)
+    assert beats(one, other) == flagged

@@ -187,6 +187,13 @@ def test_a_decided_interval_requires_what_it_has_and_one_run_says_nothing_of_run
     assert needed.runs is None
 
 
+def test_the_end_on_the_bound_s_side_has_to_clear_it():
+    """Near 1 the lower end lies farther away than the upper one."""
+    result = interval(mean(np.random.default_rng(0).random((5, 400)) < 0.97), 0.95)
+    gap = 0.8 * (result.high - result.estimate)
+    assert result.required(result.estimate - gap).runs > result.required(result.estimate + gap).runs
+
+
 # The smallest of several
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from vaecore import Sanity
-from vaecore.suite.statistics.estimates import beats
 from vaecore.suite.study import trials
 from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS
 from vaecore.suite.study.protocol import Profile, Protocol
@@ -118,16 +117,6 @@ def test_fgsm_that_weakens_as_epsilon_grows_is_flagged():
     of = study(fgsm_0_2={"success": np.stack([share(0.5), share(0.5)])})
     (flag,) = flags(of, [FGSM(0.5), FGSM(1), FGSM(1.5)])
     assert flag == "success falls from 100% to 50% with more effort: fgsm-0.1, then fgsm-0.2"
-
-
-@pytest.mark.parametrize(
-    ("more", "less", "flagged"),
-    [(0, 0, False), (4, 0, False), (5, 0, True), (10, 4, False), (30, 19, False), (30, 16, True)],
-)
-def test_beats_is_mcnemars_test(more, less, flagged):
-    one = np.array([True] * more + [False] * less + [True, False] * 20)
-    other = np.array([False] * more + [True] * less + [True, False] * 20)
-    assert beats(one, other) == flagged
 
 
 # The trials
