@@ -12,11 +12,11 @@ from sklearn.metrics import roc_auc_score
 
 import vaecore
 from vaecore.suite.statistics.estimates import (
-    beats,
     absolute,
     aurc,
     auroc,
     auroc_of_groups,
+    beats,
     difference,
     group_mean_ratio,
     group_mean_step,
