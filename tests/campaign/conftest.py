@@ -17,7 +17,7 @@ from vaecore.toolkit import write_atomically
 
 COUNT = "campaign"  # property of a test report: what was tried, how often, and how often a promise was broken
 _SHARED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}
-settings.register_profile("few", max_examples=120, derandomize=True, database=None, **_SHARED)
+settings.register_profile("ci", max_examples=120, derandomize=True, database=None, **_SHARED)
 settings.register_profile("campaign", max_examples=5_000, print_blob=True, **_SHARED)
 
 

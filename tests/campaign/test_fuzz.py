@@ -560,7 +560,7 @@ def test_public_functions_called_at_random(request, large, count):
     """Fit arguments give what a plain computation gives, and unfit ones an error that the package raises in words."""
     outcomes, broken = Counter(), []
 
-    @hypothesis.settings(hypothesis.settings.get_profile("campaign" if large else "few"))
+    @hypothesis.settings(hypothesis.settings.get_profile("campaign" if large else "ci"))
     @hypothesis.seed(request.config.option.campaign_seed)
     @hypothesis.given(st.data())
     def call(data):
@@ -585,7 +585,7 @@ def test_each_check_notices_a_wrong_result(name):
     """Each oracle refuses what is a little off, so that none passes whatever comes."""
     seen = []
 
-    @hypothesis.settings(hypothesis.settings.get_profile("few"), max_examples=30)
+    @hypothesis.settings(hypothesis.settings.get_profile("ci"), max_examples=30)
     @hypothesis.given(st.data())
     def call(data):
         function, arguments, settings, check = CALLS[name](data.draw)
