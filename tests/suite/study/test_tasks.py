@@ -32,6 +32,7 @@ def test_keys_follow_function_arguments_and_inputs_but_no_words():
         task(b=1),
         *(task(parts={"part": part}) for part in (ONE, task(a=1), task(a=2), (task(a=1),), (), None, OwnFunction(add))),
         task(parts={"of": ONE}),
+        *(task(parts={"of": of, "part": part}) for of, part in ((ONE, task(a=1)), (task(a=1), ONE))),
         task(parts={"part": task(parts={"part": ONE})}),
         task(parts={"part": task(a=1, stage="", parts={"part": ONE})}),
     ]
