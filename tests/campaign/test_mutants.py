@@ -28,7 +28,7 @@ MODULES = {
     "vaecore/attacks/_attack.py": [*ATTACKS, "library/attacks/test_pgd.py"],
     "vaecore/attacks/_fgsm.py": [*ATTACKS, "library/attacks/test_fgsm.py"],
     "vaecore/attacks/_pgd.py": ["library/attacks/test_pgd.py", ATTACKS[0]],
-    "vaecore/attacks/_square.py": ["library/attacks/test_square.py", ATTACKS[0]],
+    "vaecore/attacks/_square.py": ["library/attacks/test_square.py", ATTACKS[0], "library/test_arguments.py"],
     "vaecore/attacks/_detector.py": ["library/attacks/test_detector.py", ATTACKS[0]],
     "vaecore/suite/judging/bound.py": ["suite/judging"],
     "vaecore/suite/judging/verdict.py": ["suite/judging"],
