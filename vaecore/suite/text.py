@@ -28,6 +28,8 @@ def each_text(value: Any, change: Callable[[str], str]) -> Any:
     """Plain values, dataclasses among them, with every text changed."""
     if isinstance(value, str):
         return change(value)
+    if value is None or isinstance(value, int | float):  # most values; what follows is slow to ask
+        return value
     if isinstance(value, Mapping):
         return {each_text(key, change): each_text(item, change) for key, item in value.items()}
     if isinstance(value, list | tuple):
