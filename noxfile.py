@@ -42,7 +42,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def campaign(session: nox.Session) -> None:
-    """Many faults at random (kills, damage, calls, mutants), some 20 minutes; writes reports/campaign.md."""
+    """Many faults at random (kills, damage, calls, mutants), some 15 minutes; writes reports/campaign.md."""
     session.install("-e", ".[suite]", *nox.project.dependency_groups(PROJECT, "campaign"))
     command = ("python", "-m", "pytest", "tests/campaign", "--campaign", "--campaign-page=reports/campaign.md")
     spread = ("--numprocesses=2", "--dist=worksteal")

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from vaecore.toolkit import write_atomically
 
 COUNT = "campaign"  # property of a test report: what was tried, how often, and how often a promise was broken
+_all = []  # counts of this process, or, in the controller of xdist, of all
 _SHARED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}
 settings.register_profile("ci", max_examples=120, derandomize=True, database=None, **_SHARED)
 settings.register_profile("campaign", max_examples=5_000, print_blob=True, **_SHARED)
@@ -23,7 +24,7 @@ settings.register_profile("campaign", max_examples=5_000, print_blob=True, **_SH
 
 def pytest_addoption(parser):
     group = parser.getgroup("campaign of faults")
-    group.addoption("--campaign", action="store_true", help="make many tries, which take some 20 minutes on two cores")
+    group.addoption("--campaign", action="store_true", help="make many tries, which take some 15 minutes on two cores")
     group.addoption(
         "--campaign-seed", type=int, metavar="S", help="make the tries of an earlier campaign (default: a new seed)"
     )
@@ -72,9 +73,6 @@ def count(request):
 def pytest_runtest_logreport(report):
     if report.when == "call":
         _all.extend(value for name, value in report.user_properties if name == COUNT)
-
-
-_all = []  # counts of this process, or, in the controller of xdist, of all
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -140,6 +140,13 @@ def vae_for(draw, images):
     return vae
 
 
+def classified(draw):
+    """Images, the weights of a classifier that takes them, and labels of three classes; some are unfit."""
+    images = draw(images_or_unfit())
+    count, *shape = images.shape if isinstance(images, torch.Tensor) else (2, 1, 4, 5)
+    return images, weights(draw, math.prod(shape), 3), draw(labels_or_unfit(count, 3))
+
+
 numbers = st.integers(-8, 8).map(lambda k: k / 8)
 vectors = st.lists(numbers, min_size=1, max_size=12)
 UNFIT_VECTORS = ([], [math.nan], [[0.5]], "x", None)
@@ -406,11 +413,8 @@ def call_likelihood(draw):
 
 
 def call_fgsm(draw):
-    images = draw(images_or_unfit())
-    shape = tuple(images.shape[1:]) if isinstance(images, torch.Tensor) else (1, 4, 5)
-    weight = weights(draw, math.prod(shape), 3)
-    count = len(images) if isinstance(images, torch.Tensor) else 2
-    labels, epsilon = draw(labels_or_unfit(count, 3)), draw(fit_or(st.floats(0, 1), *SHARES))
+    images, weight, labels = classified(draw)
+    epsilon = draw(fit_or(st.floats(0, 1), *SHARES))
 
     def check(got):
         clean, matrix = images.flatten(1).double().numpy(), weight.astype(np.float64)
@@ -442,11 +446,8 @@ def holds(attack, images, labels, weight, epsilon):
 
 def call_bounded(draw):
     """PGD and Square, in any chunks."""
-    images = draw(images_or_unfit())
-    shape = tuple(images.shape[1:]) if isinstance(images, torch.Tensor) else (1, 4, 5)
-    weight = weights(draw, math.prod(shape), 3)
-    count = len(images) if isinstance(images, torch.Tensor) else 2
-    labels, epsilon = draw(labels_or_unfit(count, 3)), draw(fit_or(st.floats(0, 1), *SHARES))
+    images, weight, labels = classified(draw)
+    epsilon = draw(fit_or(st.floats(0, 1), *SHARES))
     attack, effort = draw(st.sampled_from([(vc.pgd, "steps"), (vc.square, "queries")]))
     settings = {"epsilon": epsilon, effort: draw(fit_or(st.integers(1, 5), *COUNTS))}
     settings |= {"seed": draw(fit_or(st.integers(0, 2**64 - 1), *SEEDS))}
@@ -457,11 +458,7 @@ def call_bounded(draw):
 
 
 def call_lbfgs(draw):
-    images = draw(images_or_unfit())
-    shape = tuple(images.shape[1:]) if isinstance(images, torch.Tensor) else (1, 4, 5)
-    weight = weights(draw, math.prod(shape), 3)
-    count = len(images) if isinstance(images, torch.Tensor) else 2
-    targets = draw(labels_or_unfit(count, 3))
+    images, weight, targets = classified(draw)
 
     def check(got):
         logits = got.images.flatten(1).double().numpy() @ weight.astype(np.float64)

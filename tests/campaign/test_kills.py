@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from vaecore import VAE, Classifier, ClassifierConfig, Store, VAEConfig, load_classifier, load_vae
 from vaecore.suite import results as results_file
 from vaecore.suite.report import writing
-from vaecore.toolkit import read_tensors
+from vaecore.toolkit import read_tensors, seeded
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -177,9 +177,10 @@ def test_writing_of_reports_killed_at_random_moments(chance, large, count, tmp_p
 
 def test_flipped_bits(chance, large, count, tmp_path):
     """A file of weights or of the store in which a bit was flipped is refused, with a ValueError."""
-    VAE(VAEConfig(3, 16), (8, 8)).save(tmp_path / "vae.safetensors")
-    Classifier(ClassifierConfig((3, 4), 8), (8, 8), 10).save(tmp_path / "classifier.safetensors")
-    Store(tmp_path).write("store", "key", {"x": torch.rand(99), "y": torch.arange(9) > 4}, seconds=1)
+    with seeded(0, torch.device("cpu")):
+        VAE(VAEConfig(3, 16), (8, 8)).save(tmp_path / "vae.safetensors")
+        Classifier(ClassifierConfig((3, 4), 8), (8, 8), 10).save(tmp_path / "classifier.safetensors")
+        Store(tmp_path).write("store", "key", {"x": torch.rand(99), "y": torch.arange(9) > 4}, seconds=1)
     (tmp_path / "store/key.safetensors").rename(tmp_path / "store.safetensors")
     readers = {"vae": load_vae, "classifier": load_classifier}
     tries, broken = 3_000 if large else 60, []

@@ -9,8 +9,7 @@ A claim has *moved* where the interval of its change leaves out 0. The intervals
 the claims that have not moved at that level; it is stepped down from all claims compared, so that at most 0.05 of
 comparisons show any false move (Holm 1979). Where 0 is within, *no movement was seen*: the interval says how large a
 move may have been missed, and no two values are called equal. Where there is no interval, or it covers images only
-while models vary between runs, the comparison *cannot tell*, unless both reports are of the
-same weights and images.
+while models vary between runs, the comparison *cannot tell*, unless both reports are of the same weights and images.
 """
 
 import math
