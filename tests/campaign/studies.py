@@ -47,6 +47,7 @@ def run(job):
     return int(pytest.main(["claims", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *options]))
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
 for job in json.loads(sys.argv[1]):
     start = time.monotonic()
     child = os.fork()

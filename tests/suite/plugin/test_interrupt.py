@@ -22,6 +22,7 @@ from vaecore.suite.study import draws, models, perturbations, setup
 from vaecore.suite.study.executors import Here
 from vaecore.suite.study.protocol import Profile, Protocol
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
 setup.reference_configs = lambda train: (
     VAEConfig(latent_size=3, hidden_size=16, epochs=1, batch_size=100),
     ClassifierConfig(channels=(3, 4), hidden_size=8, epochs=2, batch_size=100),
