@@ -15,7 +15,7 @@ from vaecore._noise import image_indices, seed_for, words
 from vaecore.models._networks import Autoencoder, Classify
 from vaecore.reconstruction._reconstruct import distinct_labels
 from vaecore.scoring import _learned
-from vaecore.scoring._features import Features, Settings
+from vaecore.scoring._features import Features, OfDraws, Settings
 
 Need = Literal["vae", "classifier", "training images"]
 
@@ -23,6 +23,7 @@ Need = Literal["vae", "classifier", "training images"]
 _CHUNK = {"cpu": 250, "cuda": 8_192}
 # Training images for a mean or one-dimensional density where each image costs many draws; more would not help.
 _ENOUGH = 2_000
+_MAGNET_TEMPERATURE = 10  # of the softmax in MagNet's divergence (Meng and Chen 2017, section 5.3)
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Score:
     """An anomaly score. Call it to compute this score only; use `fit_scores` for several.
 
     name: its key in `scores`. description: one sentence. source: the publication. needs: the models and data it needs.
+    expensive: it takes milliseconds an image, and is computed only where it is named.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Score:
     look: Callable[[Features], Tensor] = field(repr=False)  # the scores, or the feature for `learn`
     learn: Callable[[Tensor, Settings], _learned.Judge] | None = field(default=None, repr=False)  # from training images
     learn_from: int | None = field(default=None, repr=False)  # largest number of training images
+    of_draws: tuple[OfDraws, ...] = field(default=(), repr=False)  # see `Features`
+    expensive: bool = False
 
     def __call__(
         self,
@@ -85,7 +89,7 @@ class FittedScores:
         index = image_indices(len(images), first_index, indices).to(images.device)
         chunk = check_integer("chunk", _chunk(images) if chunk is None else chunk, 1)
         parts: dict[str, list[Tensor]] = {name: [] for name in self.names}
-        label = any({"vae", "classifier"} <= {*scores[name].needs} for name in self.names)
+        of_draws = {part for name in self.names for part in scores[name].of_draws}
         with torch.no_grad():
             for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
                 features = Features(
@@ -95,7 +99,7 @@ class FittedScores:
                     row_index,
                     seed=self.seed,
                     settings=self.settings,
-                    label_draws=label,
+                    of_draws=of_draws,
                 )
                 for name in self.names:
                     values = scores[name].look(features)
@@ -113,21 +117,28 @@ def fit_scores(
     draws: int = 10,
     importance_draws: int = 16,
     neighbours: int = 10,
-    regret_steps: int = 6,
-    regret_draws: int = 8,
+    regret_steps: int = 100,
+    posterior_steps: int = 20,
+    regret_draws: int = 32,
 ) -> FittedScores:
-    """Prepare scores, all or those in `names`, and fit those that need training images.
+    """Prepare scores, all but the expensive ones or those in `names`, and fit those that need training images.
+
+    Expensive (`Score.expensive`) are the two regrets. On MNIST and one core an image takes 8 ms of likelihood-regret,
+    of a VAE of a class of one's own 60, and 1 of posterior-regret; of all others together 0.5.
 
     vae, classifier, train_images (m, c, h, w): may be None if no score needs them (see `Score.needs`). The latent
     scores are fitted on all training images, typicality and density of states on 2,000 of them, chosen by the seed.
     seed: of the draws, which are those of `reconstruct`; training images get other draws.
 
     draws: reconstructions of each image. importance_draws: of the log-likelihood; the first are the same draws.
-    neighbours: k of the k-th nearest latent. regret_steps, regret_draws: of the likelihood regret, the most expensive
-    score, here fewer than the defaults of `likelihood_regret`.
+    neighbours: k of the k-th nearest latent. regret_steps: of likelihood-regret; posterior_steps: of posterior-regret;
+    regret_draws: of both. The defaults are those of `likelihood_regret`.
     Raises ValueError for an unknown name, and if a model or training images are needed and missing.
     """
-    settings, seed = Settings(draws, importance_draws, neighbours, regret_steps, regret_draws), check_seed(seed)
+    settings, seed = (
+        Settings(draws, importance_draws, neighbours, regret_steps, posterior_steps, regret_draws),
+        check_seed(seed),
+    )
     chosen = _chosen(names)
     available: dict[Need, object] = {"vae": vae, "classifier": classifier, "training images": train_images}
     for need, value in available.items():
@@ -156,7 +167,7 @@ def _learn(
     with torch.no_grad():
         for start in range(0, max(counts.values(), default=0), chunk):
             rows = order[start : start + chunk]
-            features = Features(vae, None, train[rows], rows, seed=seed, settings=settings, label_draws=False)
+            features = Features(vae, None, train[rows], rows, seed=seed, settings=settings)
             for name in learning:
                 if start < counts[name]:
                     parts[name].append(scores[name].look(features))
@@ -166,7 +177,9 @@ def _learn(
 def _chosen(names: Iterable[str] | None) -> tuple[str, ...]:
     if names is not None:
         check_type("names", names, Iterable, "names=['mse', 'kl']")
-    chosen = tuple(scores) if names is None else tuple(dict.fromkeys([names] if isinstance(names, str) else names))
+    if names is None:
+        names = [name for name, score in scores.items() if not score.expensive]
+    chosen = tuple(dict.fromkeys([names] if isinstance(names, str) else names))
     if not chosen:
         raise ValueError(f"names must name a score or more; got none (known: {', '.join(scores)})")
     if unknown := [name for name in chosen if name not in scores]:
@@ -196,6 +209,14 @@ def _relative_mse(features: Features) -> Tensor:
 def _disagreement(features: Features) -> Tensor:
     label = features.logits.argmax(dim=1).view(-1, 1, 1).expand(-1, features.drawn_logits.shape[1], 1)
     return 1 - features.drawn_logits.softmax(dim=2).gather(2, label).mean(dim=(1, 2))
+
+
+def _divergence(features: Features) -> Tensor:
+    """Jensen-Shannon divergence in nats of the classifier's tempered answers to the image and its reconstruction."""
+    both = torch.stack([features.logits, features.mean_reconstruction_logits])
+    logarithms = (both / _MAGNET_TEMPERATURE).log_softmax(dim=2)
+    middle = torch.logsumexp(logarithms, dim=0) - math.log(2)
+    return (logarithms.exp() * (logarithms - middle)).sum(dim=2).mean(dim=0)
 
 
 def _nearest(latents: Tensor, settings: Settings) -> _learned.Judge:
@@ -282,17 +303,27 @@ _SCORES = (
     ),
     Score(
         "input-complexity",
-        "Minus the log-likelihood in bits, minus the bits of the compressed image.",
-        "Serra et al. 2020; with zlib, and the likelihood of grey pixels as Bernoulli probabilities",
+        "Bits that the VAE takes for the image's 8-bit pixels, minus those of the compressed image.",
+        "Serra et al. 2020; with LZMA, and a continuous Bernoulli density (Loaiza-Ganem and Cunningham 2019)",
         _VAE,
-        lambda features: -features.log_likelihood / math.log(2) - 8 * features.compressed,
+        lambda features: features.code_length - 8 * features.compressed,
+        of_draws=("normaliser",),
     ),
     Score(
         "likelihood-regret",
+        "Nats that the ELBO gains by an encoder optimised for the image.",
+        "Xiao et al. 2020",
+        _VAE,
+        lambda features: features.regret("encoder"),
+        expensive=True,
+    ),
+    Score(
+        "posterior-regret",
         "Nats that the ELBO gains by a posterior optimised for the image.",
         "Xiao et al. 2020, who optimise encoders",
         _VAE,
-        lambda features: features.regret,
+        lambda features: features.regret("posterior"),
+        expensive=True,
     ),
     Score(
         "density-of-states",
@@ -309,6 +340,7 @@ _SCORES = (
         "Majumdar 2020, finding A",
         _BOTH,
         lambda features: distinct_labels(features.drawn_logits.argmax(dim=2)),
+        of_draws=("logits",),
     ),
     Score(
         "disagreement",
@@ -316,6 +348,22 @@ _SCORES = (
         "Majumdar 2020, finding A",
         _BOTH,
         _disagreement,
+        of_draws=("logits",),
+    ),
+    Score(
+        "magnet-error",
+        "Absolute error of the image decoded from the posterior mean, mean over pixels.",
+        "Meng and Chen 2017, equation 1, p = 1; with a VAE's mean for their autoencoder",
+        _VAE,
+        lambda features: (features.images - features.mean_reconstruction).abs().mean(dim=(1, 2, 3)),
+    ),
+    Score(
+        "magnet-divergence",
+        "Jensen-Shannon divergence in nats of the classifier's softmax at temperature 10, of the image and of the image"
+        " decoded from the posterior mean.",
+        "Meng and Chen 2017, section 5.3; with a VAE's mean for their autoencoder",
+        _BOTH,
+        _divergence,
     ),
     Score(
         "mean-pixel",
@@ -333,7 +381,7 @@ _SCORES = (
     ),
     Score(
         "compressed-size",
-        "Bytes of the image's 8-bit pixels after zlib at its default level.",
+        "Bytes of the image's 8-bit pixels after LZMA.",
         "Serra et al. 2020, as the complexity",
         (),
         lambda features: features.compressed,

@@ -141,12 +141,12 @@ def look(
     logits, mean (the logarithm of the mean softmax over draws), both (n, classes); and each signal, (n,).
     """
     images, indices = shard["pixels"] if attack is None else attack["images"], shard["indices"]
-    settings, parts = Settings(draws, 1, 1, 1, 1), list[Tensors]()
+    settings, parts = Settings(draws, 1, 1, 1, 1, 1), list[Tensors]()
     with torch.no_grad():
         for some in zip(torch.split(images, CHUNK), torch.split(indices, CHUNK), strict=True):
             rows, at = (value.to(device) for value in some)
             own_seed = seed_for(f"decisions/{role}", seed)
-            features = Features(vae, classifier, rows, at, seed=own_seed, settings=settings, label_draws=True)
+            features = Features(vae, classifier, rows, at, seed=own_seed, settings=settings, of_draws={"logits"})
             mean = features.drawn_logits.double().log_softmax(dim=2).logsumexp(dim=1) - np.log(draws)
             part = {"logits": features.logits, "mean": mean}
             part |= {name: scores[name].look(features) for name in SIGNALS}
