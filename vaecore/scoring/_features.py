@@ -111,8 +111,8 @@ class Features:
             part = {"log_density": log_bernoulli_of_odds(rows, odds)}
             if "normaliser" in self._of_draws:
                 part["normaliser"] = log_normaliser_of_odds(odds)
-            reconstructions = odds.sigmoid_()
-            part["mse"] = (reconstructions - rows.flatten(1).unsqueeze(1)).square_().flatten(1).mean(dim=1)
+            reconstructions = odds.sigmoid() if odds.requires_grad else odds.sigmoid_()
+            part["mse"] = (reconstructions - rows.flatten(1).unsqueeze(1)).square().flatten(1).mean(dim=1)
             if "logits" in self._of_draws:
                 logits = self._classify(reconstructions.view(-1, *shape[1:]))
                 part["logits"] = logits.view(len(rows), draws, -1)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaecore._check import check_classifier, check_images, check_integer, check_seed, check_type
 from vaecore._modes import in_any_mode
@@ -17,7 +17,7 @@ from vaecore.reconstruction._reconstruct import distinct_labels
 from vaecore.scoring import _learned
 from vaecore.scoring._features import Features, OfDraws, Settings
 
-Need = Literal["vae", "classifier", "training images"]
+Need = Literal["vae", "classifier", "training images", "a VAE that is a torch.nn.Module"]
 
 # Images whose features are computed at once.
 _CHUNK = {"cpu": 250, "cuda": 8_192}
@@ -88,23 +88,23 @@ class FittedScores:
         images = _check_shape(images, self.image_shape)
         index = image_indices(len(images), first_index, indices).to(images.device)
         chunk = check_integer("chunk", _chunk(images) if chunk is None else chunk, 1)
-        parts: dict[str, list[Tensor]] = {name: [] for name in self.names}
-        of_draws = {part for name in self.names for part in scores[name].of_draws}
         with torch.no_grad():
-            for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
-                features = Features(
-                    self.vae,
-                    self.classifier,
-                    rows,
-                    row_index,
-                    seed=self.seed,
-                    settings=self.settings,
-                    of_draws=of_draws,
-                )
-                for name in self.names:
-                    values = scores[name].look(features)
-                    parts[name].append((self.judges[name](values) if name in self.judges else values).float())
-        return {name: torch.cat(columns) for name, columns in parts.items()}
+            parts = [
+                self.look(rows, row_index, seed=self.seed, names=self.names)
+                for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True)
+            ]
+        return {name: torch.cat([part[name] for part in parts]) for name in self.names}
+
+    def look(self, rows: Tensor, index: Tensor, *, seed: int, names: Iterable[str]) -> dict[str, Tensor]:
+        """Scores of one chunk of images with draws of a seed, differentiable where a score is, without any checks."""
+        of_draws = {part for name in names for part in scores[name].of_draws}
+        features = Features(
+            self.vae, self.classifier, rows, index, seed=seed, settings=self.settings, of_draws=of_draws
+        )
+        values = {name: scores[name].look(features) for name in names}
+        return {
+            name: (self.judges[name](value) if name in self.judges else value).float() for name, value in values.items()
+        }
 
 
 def fit_scores(
@@ -140,10 +140,10 @@ def fit_scores(
         check_seed(seed),
     )
     chosen = _chosen(names)
-    available: dict[Need, object] = {"vae": vae, "classifier": classifier, "training images": train_images}
-    for need, value in available.items():
-        if value is None and (needing := [name for name in chosen if need in scores[name].needs]):
-            raise ValueError(f"{', '.join(needing)} need {need}; got None (or choose others with names=...)")
+    lacking = lacking_needs(vae, classifier, train_images)
+    for need in lacking:
+        if needing := [name for name in chosen if need in scores[name].needs]:
+            raise ValueError(f"{', '.join(needing)} need {need}; got none (or choose others with names=...)")
     if classifier is not None:
         check_classifier(classifier)
     judges: dict[str, _learned.Judge] = {}
@@ -152,6 +152,17 @@ def fit_scores(
         judges = _learn(vae, train_images, seed, settings, chosen)
     shape = None if train_images is None else train_images.shape[1:]
     return FittedScores(chosen, vae, classifier, seed, settings, shape, judges)
+
+
+def lacking_needs(vae: Autoencoder | None, classifier: Classify | None, train_images: Tensor | None) -> list[Need]:
+    """What scores may need (see `Score.needs`) and is not there."""
+    there: dict[Need, bool] = {
+        "vae": vae is not None,
+        "classifier": classifier is not None,
+        "training images": train_images is not None,
+        _MODULE: isinstance(vae, nn.Module),
+    }
+    return [need for need, is_there in there.items() if not is_there]
 
 
 def _learn(
@@ -224,6 +235,7 @@ def _nearest(latents: Tensor, settings: Settings) -> _learned.Judge:
 
 
 _VAE: tuple[Need, ...] = ("vae",)
+_MODULE: Need = "a VAE that is a torch.nn.Module"
 _FITTED: tuple[Need, ...] = ("vae", "training images")
 _BOTH: tuple[Need, ...] = ("vae", "classifier")
 _CLASSIFIER: tuple[Need, ...] = ("classifier",)
@@ -313,7 +325,7 @@ _SCORES = (
         "likelihood-regret",
         "Nats that the ELBO gains by an encoder optimised for the image.",
         "Xiao et al. 2020",
-        _VAE,
+        ("vae", _MODULE),
         lambda features: features.regret("encoder"),
         expensive=True,
     ),

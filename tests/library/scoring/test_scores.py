@@ -199,7 +199,7 @@ def test_the_registry_names_every_score_and_says_what_it_is():
         assert score.description.endswith(".")
         assert score.source
         assert ("training images" in score.needs) == (score.learn is not None) == (name in FITTED)
-        assert set(score.needs) <= {"vae", "classifier", "training images"}
+        assert set(score.needs) <= {"vae", "classifier", "training images", "a VAE that is a torch.nn.Module"}
     assert [name for name, score in scores.items() if not score.needs] == WITHOUT_MODELS
     assert [name for name, score in scores.items() if score.expensive] == EXPENSIVE
     with pytest.raises(TypeError):
@@ -484,12 +484,16 @@ def test_fitted_scores_can_be_sent_to_another_process(fitted, blotted):
         ({"names": ["mse", "msee"]}, "names must be among mse, bce, .*, energy; got 'msee'"),
         ({"names": "kll"}, "names must be among .*; got 'kll'"),
         ({"names": []}, r"names must name a score or more; got none \(known: mse, "),
-        ({"vae": None, "names": ["kl", "zeros"]}, r"kl need vae; got None \(or choose others"),
+        ({"vae": None, "names": ["kl", "zeros"]}, r"kl need vae; got none \(or choose others"),
         (
             {"classifier": None},
-            "distinct-labels, disagreement, magnet-divergence, max-softmax, energy need classifier; got None",
+            "distinct-labels, disagreement, magnet-divergence, max-softmax, energy need classifier; got none",
         ),
-        ({"train": None}, "mahalanobis, latent-knn, typicality, density-of-states need training images; got None"),
+        ({"train": None}, "mahalanobis, latent-knn, typicality, density-of-states need training images; got none"),
+        (
+            {"vae": Halves(), "names": ["mse", "likelihood-regret"]},
+            r"likelihood-regret need a VAE that is a torch\.nn\.Module",
+        ),
         ({"neighbours": 11}, "neighbours must be at most the number of training images, 10; got 11"),
         ({"neighbours": 0}, "neighbours must be 1 or more; got 0"),
         ({"draws": 0}, "draws must be 1 or more; got 0"),

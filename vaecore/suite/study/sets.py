@@ -23,6 +23,13 @@ from vaecore.toolkit import (
 )
 
 SEED = 0  # of the sets that are made: the same images for all runs and studies
+LEARNT = 0.8  # share of a set that a VAE of its own is trained on
+# Groups after OpenOOD v1.5 (Zhang et al. 2023). Covariate shift: a person still reads the class off the image. Near:
+# other characters, beside a set of characters. Far: things of another kind, and noise. A user's own sets are in none.
+COVARIATE, NEAR, FAR, OWN = GROUPS = ("covariate shift", "near", "far", "own")
+_KEEP_THE_CLASS = ("rotated", "mirrored", "inverted", "dimmed")
+_CHARACTERS = ("mnist", "digits", "letters", "kmnist", "emnist-letters", "notmnist", "omniglot")
+_THINGS = ("fashion-mnist",)
 
 
 @dataclass
@@ -173,6 +180,22 @@ class Sets:
         chosen = in_random_order("outside-images", len(whole), SEED)[: self.most]
         return whole.take(chosen), chosen
 
+    def group(self, condition: Condition) -> str:
+        """The one of GROUPS that a set is in. Files go by the name that they start with."""
+        if is_made(condition.label):
+            return COVARIATE if condition.label.startswith(_KEEP_THE_CLASS) else FAR
+        kinds = {_kind_of(condition.label), _kind_of(self.test.name)}
+        if not kinds <= {*_CHARACTERS, *_THINGS}:
+            return OWN
+        return NEAR if kinds <= {*_CHARACTERS} or kinds <= {*_THINGS} else FAR
+
+    def parted(self, condition: Condition) -> tuple[Images, Images, torch.Tensor]:
+        """A set's images for a VAE of its own: those to train on, and others with the index of each."""
+        whole = self._load(self.sources[condition.label])
+        order = in_random_order("trained-on", len(whole), SEED)
+        rest = order[int(LEARNT * len(whole)) :][: self.most]
+        return whole.take(order[: int(LEARNT * len(whole))]), whole.take(rest), rest
+
     def shard(self, condition: Condition, start: int, stop: int) -> Given:
         """Some of a set's images as an input: pixels and indices."""
         key = condition, start, stop
@@ -180,6 +203,13 @@ class Sets:
             images, indices = self.images(condition)
             self._shards[key] = Given({"pixels": images.pixels[start:stop], "indices": indices[start:stop]})
         return self._shards[key]
+
+
+def _kind_of(name: str) -> str:
+    """The kind of a loaded set, such as "kmnist" for kmnist-test.npz; a name of no known kind stays as it is."""
+    stem = name.removesuffix(".npz")
+    known = [kind for kind in (*_CHARACTERS, *_THINGS) if stem == kind or stem.startswith(f"{kind}-")]
+    return max(known, key=len, default=name)
 
 
 def in_random_order(purpose: str, count: int, seed: int = 0) -> torch.Tensor:
