@@ -100,7 +100,7 @@ def _looks(setup: Setup, condition: Condition, number: int, count: int, mix: Giv
 
 def judges(setup: Setup, number: int) -> Task:
     """The judges of a run, counted from 0, fitted on images held out, as an input."""
-    held = setup.held
+    held = setup.held(setup.seeds[number])
     labels = Given({"labels": held.tensors["labels"]})
     return Task(fit_judges, {}, {"held": _look(setup, number, "held-out", held, None), "labels": labels})
 

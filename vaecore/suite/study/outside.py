@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from vaecore import Autoencoder, FittedScores, fit_scores
 from vaecore import scores as all_scores
 from vaecore.suite.study.conditions import INSIDE, Condition
 from vaecore.suite.study.evidence import Evidence
+from vaecore.suite.study.models import seen
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tables import Columns, join
 from vaecore.suite.study.tasks import Task
@@ -53,13 +55,24 @@ SCORES = Scores()
 def fitted_scores(setup: Setup, number: int) -> Task:
     """The scores of a run, counted from 0, fitted on training images, as an input."""
     seed = setup.seeds[number]
-    inputs = {"vae": setup.model("vae", number), "classifier": setup.model("classifier", number)}
-    return Task(fit, {"seed": seed, "device": str(setup.device)}, {**inputs, "train": setup.training})
+    inputs: dict[str, Any] = {kind: setup.model(kind, number) for kind in ("vae", "classifier")}
+    held_out = None if setup.training is None else setup.held_places(seed)
+    inputs |= {"train": setup.training, "held_out": held_out}
+    return Task(fit, {"seed": seed, "device": str(setup.device)}, inputs)
 
 
-def fit(seed: int, device: str, vae: Autoencoder, classifier: Classify, train: Tensors | None) -> FittedScores:
+def fit(
+    seed: int,
+    device: str,
+    vae: Autoencoder,
+    classifier: Classify,
+    train: Tensors | None,
+    held_out: Tensors | None,
+) -> FittedScores:
     """All scores that can be had; a task."""
-    pixels = None if train is None else train["pixels"].to(device)
+    pixels = None
+    if train is not None and held_out is not None:
+        pixels = seen(train, held_out).pixels.to(device)
     names = [name for name, score in all_scores.items() if pixels is not None or _FITTED_ON not in score.needs]
     return fit_scores(vae, classifier, pixels, seed=seed_for("scores", seed), names=names)
 

@@ -23,6 +23,7 @@ from vaecore.toolkit import (
 )
 
 SEED = 0  # of the sets that are made: the same images for all runs and studies
+KEPT_FOR_PILOTS = 3  # one image in so many of a set, so that what sets bounds is never judged by them
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Sets:
     """The sets outside that a study looks at. A set goes by the name that `vaecore.outside` gives it.
 
     test, indices: the test images, and the indices of those looked at. most: images of a set that are looked at. asked:
-    what `--ood` names.
+    what `--ood` names. pilot: take the images of a set that are kept for pilots, and else never those.
     """
 
     test: Images
@@ -38,6 +39,7 @@ class Sets:
     most: int
     root: str | None = None
     asked: tuple[str, ...] = ()
+    pilot: bool = False
     _left_out: dict[str, str] = field(default_factory=dict)
     _kinds: dict[str, str | None] = field(default_factory=dict)
     _images: dict[str, tuple[Images, torch.Tensor]] = field(default_factory=dict)
@@ -157,7 +159,7 @@ class Sets:
     def images(self, condition: Condition) -> tuple[Images, torch.Tensor]:
         """The images of a set that the study looks at, and the index of each.
 
-        Made sets are made of the study's test images, in their order; of others, as many are taken at random.
+        Made sets are made of the study's test images, in their order; of others, images are taken at random.
         """
         if condition.label not in self._images:
             self._images[condition.label] = self._of_set(condition)
@@ -170,7 +172,9 @@ class Sets:
         if is_made(name):
             return outside(name, inside, seed=SEED, indices=self.indices, root=self.root), self.indices
         whole = self._load(self.sources[name])
-        chosen = in_random_order("outside-images", len(whole), SEED)[: self.most]
+        order = in_random_order("outside-images", len(whole), SEED)
+        kept = len(whole) - len(whole) // KEPT_FOR_PILOTS
+        chosen = (order[kept:] if self.pilot else order[:kept])[: self.most]
         return whole.take(chosen), chosen
 
     def shard(self, condition: Condition, start: int, stop: int) -> Given:
