@@ -23,7 +23,7 @@ def tasks(study: Study) -> list[Task]:
     """All that `everything` asks for; what takes longest comes first, so that no process is left alone with it."""
     setup = study.setup
     conditions = sorted(
-        setup.protocol.conditions, key=lambda condition: ("vae" not in condition.kind.knows, condition.attack is None)
+        setup.conditions, key=lambda condition: ("vae" not in condition.kind.knows, condition.attack is None)
     )
     return [
         *(task for condition in conditions for task in DRAWS.tasks(setup, condition)),
@@ -61,13 +61,13 @@ def looked_at(study: Study, names: Collection[str]) -> dict[str, Any]:
 def _named(study: Study, names: Collection[str]) -> tuple[list[Condition], list[Condition]]:
     """The protocol's conditions and the sets of some full names."""
     protocol = study.setup.protocol
-    chosen = [condition for condition in protocol.conditions if protocol.full_name(condition) in names]
+    chosen = [condition for condition in study.setup.conditions if protocol.full_name(condition) in names]
     return chosen, [condition for condition in study.setup.sets.conditions if protocol.full_name(condition) in names]
 
 
 def everything(study: Study) -> dict[str, Any]:
     """All sections."""
-    every = study.setup.protocol.conditions
+    every = study.setup.conditions
     return {
         "conditions": consistency.conditions(study, every),
         "panels": [study.setup.protocol.name(condition) for condition in consistency.PANELS],
@@ -107,7 +107,7 @@ def every_condition(study: Study) -> list[Condition]:
     """All conditions that a study knows."""
     purified = [PURIFIED(size, label=name) for name in names(study.setup) for size in CURVE]
     sets = [INSIDE, *study.setup.sets.conditions]
-    return [*study.setup.protocol.conditions, *CLEANED, *purified, *sets, *ASKED]
+    return [*study.setup.conditions, *CLEANED, *purified, *sets, *ASKED]
 
 
 def _processor() -> str:

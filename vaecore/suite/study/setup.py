@@ -24,6 +24,7 @@ from vaecore.suite.study.models import (
 from vaecore.suite.study.perturbations import perturb
 from vaecore.suite.study.protocol import PILOT_SEED, Protocol
 from vaecore.suite.study.sets import Sets, in_random_order
+from vaecore.suite.study.signals import look, thresholds
 from vaecore.suite.study.tasks import Given, Task, remember
 from vaecore.toolkit import Precision, check_precision, default_device, is_available, probe
 
@@ -174,7 +175,8 @@ class Setup:
 
         Conditions of fewer images take the first ones.
         """
-        return in_random_order("test-images", len(self.test))[: self.protocol.profile.images]
+        profile = self.protocol.profile
+        return in_random_order("test-images", len(self.test))[: max(profile.images, profile.clean_images)]
 
     @cached_property
     def training(self) -> Given | None:
@@ -185,7 +187,7 @@ class Setup:
     def sets(self) -> Sets:
         """The sets outside."""
         most = self.protocol.profile.images
-        return Sets(self.test, self.indices, most, self.root, self.ood, pilot=self.pilot)
+        return Sets(self.test, self.indices[:most], most, self.root, self.ood, pilot=self.pilot)
 
     def held(self, seed: int) -> Given:
         """The training images that are held out from a run's models, as an input."""
@@ -364,7 +366,30 @@ class Setup:
     def _made_first(self) -> dict[str, Any]:
         return {}
 
+    # What models say of images.
+
+    def look(self, number: int, role: str, images: Given, attack: Task | None) -> Task:
+        """What a run's models, counted from 0, say of images, or of what an attack has made of them; see `signals`."""
+        arguments = {"seed": self.seeds[number], "role": role, "draws": self.protocol.draws, "device": str(self.device)}
+        models = {kind: self.model(kind, number) for kind in ("vae", "classifier")}
+        inputs = {"shard": images, "attack": attack, **models}
+        return Task(look, arguments, inputs, "decisions", f"looking, {role} images")
+
+    def look_at_held_out(self, number: int) -> Task:
+        """What a run's models, counted from 0, say of the training images that they have not seen."""
+        return self.look(number, "held-out", self.held(self.seeds[number]), None)
+
+    def thresholds(self, number: int) -> Task:
+        """The thresholds of a run's alarms, by images held out, as an input."""
+        return Task(thresholds, {}, {"held": self.look_at_held_out(number)})
+
     # Conditions.
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The protocol's, without attackers that avoid alarms where there are no images held out to set alarms by."""
+        every = self.protocol.conditions
+        return tuple(one for one in every if self.training is not None or "alarms" not in one.kind.knows)
 
     def attack(self, condition: Condition, number: int, rows: Rows) -> Task:
         """Test images under a condition, as a run (counted from 0) sees them, as an input; see `perturb`."""
@@ -393,7 +418,10 @@ class Setup:
             "device": str(self.device),
         }
         inputs: dict[str, Any] = {"shard": self.shard(rows)}
-        inputs |= {model: self.model(model, number) for model in kind.knows}
+        inputs |= {model: self.model(model, number) for model in kind.knows if model != "alarms"}
+        if "alarms" in kind.knows:
+            arguments["draws"] = protocol.draws
+            inputs["thresholds"] = self.thresholds(number)
         if kind.twin_of is not None:
             inputs["twin"] = self.attack(kind.twin_of, number, rows)
         return Task(perturb, arguments, inputs, "attacks" if kind.kept else "", f"attack, {protocol.name(condition)}")
