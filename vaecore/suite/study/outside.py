@@ -1,10 +1,10 @@
 """Family C: the scores that models give to images from outside the data set.
 
-Beside the scores of each set: p-values by scores of images held out, scores of images that an attacker has moved to hide
-them, and scores of a VAE trained on another set, to which the study's images are outside.
+Beside the scores of each set: p-values by scores of images held out, scores of images that an attacker has moved to
+hide them, and scores of a VAE trained on another set, to which the study's images are outside.
 """
 
-from abc import abstractmethod
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,13 +15,15 @@ from vaecore import Autoencoder, FittedScores, ScoreDetector, conformal_p_values
 from vaecore import scores as all_scores
 from vaecore.suite.study.conditions import AWAY, HIDDEN, HOME, INSIDE, OUTSIDE, Condition
 from vaecore.suite.study.evidence import Evidence
-from vaecore.suite.study.models import reference, train_reference
+from vaecore.suite.study.models import all_but, reference, seen, train_reference
 from vaecore.suite.study.perturbations import CHUNK
 from vaecore.suite.study.setup import Setup, given
 from vaecore.suite.study.tables import Columns, join
 from vaecore.suite.study.tasks import Given, Task
 from vaecore.toolkit import Classify, Tensors, is_made, lacking_needs, seed_for
 
+FALSE_ALARMS = 0.05  # share of images inside at which it is said what share outside is found
+HIDDEN_BY = 1.5  # budgets by which images move to hide
 HIDDEN_FROM = ("latent-knn", "max-softmax", "mse")  # scores that attackers hide from
 
 
@@ -31,15 +33,11 @@ def paired_with_inside(condition: Condition) -> bool:
 
 
 class _OfShards(Evidence):
-    """Evidence whose tasks are those of some shards of images, run after run."""
-
-    @abstractmethod
-    def size(self, setup: Setup) -> int:
-        """Images of a shard."""
+    """Evidence whose tasks are those of shards of `Protocol.scored` images, run after run."""
 
     def columns(self, setup: Setup, condition: Condition, results: Sequence[Tensors]) -> Columns:
         """A column for each name of the results."""
-        return join(results, len(setup.shards(self.count(setup, condition), self.size(setup))))
+        return join(results, len(setup.shards(self.count(setup, condition), setup.protocol.scored)))
 
 
 class Scores(_OfShards):
@@ -53,13 +51,9 @@ class Scores(_OfShards):
         """All images of the set that the study looks at."""
         return len(setup.sets.images(condition)[0])
 
-    def size(self, setup: Setup) -> int:
-        """As the protocol says."""
-        return setup.protocol.scored
-
     def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
         """One task for each run and `Protocol.scored` images."""
-        shards = setup.shards(self.count(setup, condition), self.size(setup))
+        shards = setup.shards(self.count(setup, condition), setup.protocol.scored)
         most = setup.protocol.profile.adaptive_images
         return [
             Task(
@@ -85,10 +79,6 @@ class PValues(_OfShards):
         """As the scores'."""
         return self._of(condition).count(setup, condition)
 
-    def size(self, setup: Setup) -> int:
-        """As the protocol says; hidden images are fewer."""
-        return setup.protocol.scored
-
     def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
         """One task for each that computes scores."""
         tasks = self._of(condition).tasks(setup, condition)
@@ -113,10 +103,6 @@ class Hiding(_OfShards):
         """As the condition says, of those that the set has."""
         return min(setup.protocol.images(condition), SCORES.count(setup, OUTSIDE(label=condition.label)))
 
-    def size(self, setup: Setup) -> int:
-        """As the protocol says."""
-        return setup.protocol.scored
-
     def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
         """One task for each run and shard."""
         protocol = setup.protocol
@@ -139,7 +125,7 @@ class Hiding(_OfShards):
                 f"hiding, {condition.label}",
             )
             for number, seed in enumerate(setup.seeds)
-            for rows in setup.shards(self.count(setup, condition), self.size(setup))
+            for rows in setup.shards(self.count(setup, condition), setup.protocol.scored)
         ]
 
 
@@ -153,38 +139,35 @@ class Abroad(_OfShards):
         """Images of the set that the VAE has not seen, or test images."""
         if condition.kind is AWAY:
             return SCORES.count(setup, INSIDE)
-        return len(setup.sets.parted(condition)[1])
-
-    def size(self, setup: Setup) -> int:
-        """As the protocol says."""
-        return setup.protocol.scored
+        return len(setup.sets.parted(condition)[2])
 
     def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
         """One task for each run and `Protocol.scored` images."""
-        train, inside, indices = setup.sets.parted(condition)
-        shown, places = (inside, indices) if condition.kind is HOME else setup.sets.images(INSIDE)
-        learnt, device = given(train), str(setup.device)
-        described: dict[str, Any] = {"kind": "vae", "config": reference_configs(train)[0], "device": device}
+        whole, held_out, home = setup.sets.parted(condition)
+        shown, indices = (whole.take(home), home) if condition.kind is HOME else setup.sets.images(INSIDE)
+        learnt = {"train": given(whole), "held_out": Given({"places": held_out})}
+        config, device = reference_configs(whole.take(all_but(held_out, len(whole))))[0], str(setup.device)
+        described: dict[str, Any] = {"kind": "vae", "config": config, "device": device}
         tasks = []
         for seed in setup.seeds:
             title = f"training a VAE on {condition.label}"
-            weights = Task(train_reference, {**described, "seed": seed}, {"train": learnt}, "models", title)
-            vae = Task(reference, {**described, "shape": train.shape, "classes": 0}, {"weights": weights})
-            models = {"vae": vae, "classifier": None, "train": learnt}
-            fitted = Task(fit, {"seed": seed, "device": device, "expensive": False}, models)
+            weights = Task(train_reference, {**described, "seed": seed}, learnt, "models", title)
+            vae = Task(reference, {**described, "shape": whole.shape, "classes": 0}, {"weights": weights})
+            arguments = {"seed": seed, "device": device, "expensive": False}
+            fitted = Task(fit, arguments, {"vae": vae, "classifier": None, **learnt})
             tasks += [
                 Task(
                     score,
                     {"device": device, "few": 0},
                     {
-                        "shard": Given({"pixels": shown.pixels[slice(*rows)], "indices": places[slice(*rows)]}),
+                        "shard": Given({"pixels": shown.pixels[slice(*rows)], "indices": indices[slice(*rows)]}),
                         "fitted": fitted,
                         "expensive": None,
                     },
                     "scores",
                     f"scores by a VAE of {condition.label}",
                 )
-                for rows in setup.shards(self.count(setup, condition), self.size(setup))
+                for rows in setup.shards(self.count(setup, condition), setup.protocol.scored)
             ]
         return tasks
 
@@ -194,14 +177,16 @@ SCORES, P_VALUES, HIDING, ABROAD = Scores(), PValues(), Hiding(), Abroad()
 
 def fitted_scores(setup: Setup, number: int, *, expensive: bool = False) -> Task:
     """The scores of a run, counted from 0, fitted on training images, as an input."""
-    arguments = {"seed": setup.seeds[number], "device": str(setup.device), "expensive": expensive}
-    inputs = {"vae": setup.model("vae", number), "classifier": setup.model("classifier", number)}
-    return Task(fit, arguments, {**inputs, "train": setup.training})
+    seed = setup.seeds[number]
+    inputs: dict[str, Any] = {kind: setup.model(kind, number) for kind in ("vae", "classifier")}
+    held_out = None if setup.training is None else setup.held_places(seed)
+    inputs |= {"train": setup.training, "held_out": held_out}
+    return Task(fit, {"seed": seed, "device": str(setup.device), "expensive": expensive}, inputs)
 
 
 def held_scores(setup: Setup, number: int) -> Task:
     """Scores of the training images that a run's models have not seen, but for expensive ones; as an input."""
-    inputs = {"shard": setup.held, "fitted": fitted_scores(setup, number), "expensive": None}
+    inputs = {"shard": setup.held(setup.seeds[number]), "fitted": fitted_scores(setup, number), "expensive": None}
     return Task(score, {"device": str(setup.device), "few": 0}, inputs, "scores", "scores, held-out images")
 
 
@@ -212,9 +197,12 @@ def fit(
     vae: Autoencoder,
     classifier: Classify | None,
     train: Tensors | None,
+    held_out: Tensors | None,
 ) -> FittedScores:
     """All expensive scores that can be had, or all others; a task."""
-    pixels = None if train is None else train["pixels"].to(device)
+    pixels = None
+    if train is not None and held_out is not None:
+        pixels = seen(train, held_out).pixels.to(device)
     lacking = {*lacking_needs(vae, classifier, pixels)}
     names = [name for name, one in all_scores.items() if one.expensive == expensive and not lacking & {*one.needs}]
     return fit_scores(vae, classifier, pixels, seed=seed_for("scores", seed), names=names)
@@ -234,9 +222,17 @@ def _scored(fitted: FittedScores, device: str, shard: Tensors, images: int) -> T
 
 
 def p_values(scored: Tensors, held: Tensors) -> Tensors:
-    """Conformal p-values, (n,), of each column of scores by those of images held out; a task."""
-    columns = {name: held[name.rpartition("/")[2]] for name in scored if name.rpartition("/")[2] in held}
-    return {name: torch.from_numpy(conformal_p_values(known, scored[name])) for name, known in columns.items()}
+    """Conformal p-values, (n,), of each column of scores by those of images held out; a task.
+
+    NaN by a score that gave NaN to any.
+    """
+    values = {}
+    for name, new in scored.items():
+        known = held.get(name.rpartition("/")[2])
+        if known is not None:
+            defined = not (known.isnan().any() or new.isnan().any())
+            values[name] = torch.from_numpy(conformal_p_values(known, new)) if defined else new.double() * math.nan
+    return values
 
 
 def hide(
@@ -256,7 +252,7 @@ def hide(
     pixels, indices = shard["pixels"].to(device), shard["indices"].to(device)
     labels = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)  # which play no part
     attacker = replace(fitted, settings=replace(fitted.settings, draws=draws))
-    columns = {}
+    columns: Tensors = {}
     for name in (name for name in names if name in fitted.names):
         attack = pgd(
             ScoreDetector(attacker, name),

@@ -23,7 +23,8 @@ from vaecore.toolkit import (
 )
 
 SEED = 0  # of the sets that are made: the same images for all runs and studies
-LEARNT = 0.8  # share of a set that a VAE of its own is trained on
+KEPT_FOR_PILOTS = 3  # one image in so many of a set, so that what sets bounds is never judged by them
+HOME_SHARE = 0.2  # of a set, on which a VAE that is trained on it is judged, and as much in pilots; the rest trains it
 # Groups after OpenOOD v1.5 (Zhang et al. 2023). Covariate shift: a person still reads the class off the image. Near:
 # other characters, beside a set of characters. Far: things of another kind, and noise. A user's own sets are in none.
 COVARIATE, NEAR, FAR, OWN = GROUPS = ("covariate shift", "near", "far", "own")
@@ -37,7 +38,7 @@ class Sets:
     """The sets outside that a study looks at. A set goes by the name that `vaecore.outside` gives it.
 
     test, indices: the test images, and the indices of those looked at. most: images of a set that are looked at. asked:
-    what `--ood` names.
+    what `--ood` names. pilot: take the images of a set that are kept for pilots, and else never those.
     """
 
     test: Images
@@ -45,6 +46,7 @@ class Sets:
     most: int
     root: str | None = None
     asked: tuple[str, ...] = ()
+    pilot: bool = False
     _left_out: dict[str, str] = field(default_factory=dict)
     _kinds: dict[str, str | None] = field(default_factory=dict)
     _images: dict[str, tuple[Images, torch.Tensor]] = field(default_factory=dict)
@@ -164,7 +166,7 @@ class Sets:
     def images(self, condition: Condition) -> tuple[Images, torch.Tensor]:
         """The images of a set that the study looks at, and the index of each.
 
-        Made sets are made of the study's test images, in their order; of others, as many are taken at random.
+        Made sets are made of the study's test images, in their order; of others, images are taken at random.
         """
         if condition.label not in self._images:
             self._images[condition.label] = self._of_set(condition)
@@ -177,7 +179,9 @@ class Sets:
         if is_made(name):
             return outside(name, inside, seed=SEED, indices=self.indices, root=self.root), self.indices
         whole = self._load(self.sources[name])
-        chosen = in_random_order("outside-images", len(whole), SEED)[: self.most]
+        order = in_random_order("outside-images", len(whole), SEED)
+        kept = len(whole) - len(whole) // KEPT_FOR_PILOTS
+        chosen = (order[kept:] if self.pilot else order[:kept])[: self.most]
         return whole.take(chosen), chosen
 
     def group(self, condition: Condition) -> str:
@@ -189,12 +193,17 @@ class Sets:
             return OWN
         return NEAR if kinds <= {*_CHARACTERS} or kinds <= {*_THINGS} else FAR
 
-    def parted(self, condition: Condition) -> tuple[Images, Images, torch.Tensor]:
-        """A set's images for a VAE of its own: those to train on, and others with the index of each."""
+    def parted(self, condition: Condition) -> tuple[Images, torch.Tensor, torch.Tensor]:
+        """All images of a set, the places of those that a VAE trained on it does not see, and of which it is judged on.
+
+        Raises ValueError for a set of too few images.
+        """
         whole = self._load(self.sources[condition.label])
-        order = in_random_order("trained-on", len(whole), SEED)
-        rest = order[int(LEARNT * len(whole)) :][: self.most]
-        return whole.take(order[: int(LEARNT * len(whole))]), whole.take(rest), rest
+        order, each = in_random_order("trained-on", len(whole), SEED), int(HOME_SHARE * len(whole))
+        if each < 2:
+            raise ValueError(f"a set to train a VAE on must have 10 images or more; {condition.label} has {len(whole)}")
+        home = order[each : 2 * each] if self.pilot else order[:each]
+        return whole, order[: 2 * each], home[: self.most]
 
     def shard(self, condition: Condition, start: int, stop: int) -> Given:
         """Some of a set's images as an input: pixels and indices."""
