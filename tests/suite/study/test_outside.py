@@ -106,7 +106,10 @@ def test_cells_are_what_scikit_learn_says(tiny, content, label):
 
 def test_the_matrix_is_whole_or_of_some_sets(tiny, content):
     assert [*content["cells"]] == [*scores]
-    assert all([*row] == MADE for row in content["cells"].values())
+    groups = content["groups"]
+    assert [*groups] == sorted(MADE, key=lambda name: (groups[name] != "far", MADE.index(name)))
+    assert {*groups.values()} == {"far", "covariate shift"}
+    assert all([*row] == [*groups] for row in content["cells"].values())
     only = section.matrix(tiny, [MIRRORED])
     assert only == {name: {"mirrored": row["mirrored"]} for name, row in content["cells"].items()}
 
