@@ -327,7 +327,9 @@ def _optimised_encoder(vae: Autoencoder, images: Tensor, _: Posterior, noise: Te
             f"how='encoder' optimises a copy of the VAE's weights: it must be a torch.nn.Module; got"
             f" {type(vae).__name__} (how='posterior' needs no weights)"
         )
-    fitted: Any = copy.deepcopy(vae).requires_grad_()
+    fitted: Any = copy.deepcopy(vae)
+    for weight in fitted.parameters():  # `Module.requires_grad_`, which a script does not have
+        weight.requires_grad_(weight.is_floating_point())
     if isinstance(vae, VAE) and type(vae).encode is VAE.encode:
         optimise, at_once = partial(_optimised_layers, fitted), _ENCODERS.get(images.device.type, 256)
     else:
@@ -393,9 +395,13 @@ def _encoder_weights(vae: Any, image: Tensor) -> list[Tensor]:
     """The weights that `encode` depends on."""
     weights = [weight for weight in vae.parameters() if weight.is_floating_point()]
     with torch.enable_grad():
-        gradients: Sequence[Tensor | None] = torch.autograd.grad(
-            torch.cat(encode(vae, image)).sum(), weights, allow_unused=True
+        encoded = torch.cat(encode(vae, image)).sum()
+    if not (weights and encoded.requires_grad):
+        raise ValueError(
+            "how='encoder' needs an encoder with weights that can be differentiated; this VAE's has none"
+            " (a torch.no_grad or a detach inside? how='posterior' needs no weights)"
         )
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(encoded, weights, allow_unused=True)
     return [weight for weight, gradient in zip(weights, gradients, strict=True) if gradient is not None]
 
 

@@ -17,7 +17,7 @@ from vaecore.reconstruction._reconstruct import distinct_labels
 from vaecore.scoring import _learned
 from vaecore.scoring._features import Features, OfDraws, Settings
 
-Need = Literal["vae", "classifier", "training images", "a VAE that is a torch.nn.Module"]
+Need = Literal["vae", "classifier", "training images", "a VAE with weights, a torch.nn.Module"]
 
 # Images whose features are computed at once.
 _CHUNK = {"cpu": 250, "cuda": 8_192}
@@ -160,7 +160,7 @@ def lacking_needs(vae: Autoencoder | None, classifier: Classify | None, train_im
         "vae": vae is not None,
         "classifier": classifier is not None,
         "training images": train_images is not None,
-        _MODULE: isinstance(vae, nn.Module),
+        _MODULE: isinstance(vae, nn.Module) and any(True for _ in vae.parameters()),
     }
     return [need for need, is_there in there.items() if not is_there]
 
@@ -235,7 +235,7 @@ def _nearest(latents: Tensor, settings: Settings) -> _learned.Judge:
 
 
 _VAE: tuple[Need, ...] = ("vae",)
-_MODULE: Need = "a VAE that is a torch.nn.Module"
+_MODULE: Need = "a VAE with weights, a torch.nn.Module"
 _FITTED: tuple[Need, ...] = ("vae", "training images")
 _BOTH: tuple[Need, ...] = ("vae", "classifier")
 _CLASSIFIER: tuple[Need, ...] = ("classifier",)

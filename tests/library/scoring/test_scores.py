@@ -199,7 +199,7 @@ def test_the_registry_names_every_score_and_says_what_it_is():
         assert score.description.endswith(".")
         assert score.source
         assert ("training images" in score.needs) == (score.learn is not None) == (name in FITTED)
-        assert set(score.needs) <= {"vae", "classifier", "training images", "a VAE that is a torch.nn.Module"}
+        assert set(score.needs) <= {"vae", "classifier", "training images", "a VAE with weights, a torch.nn.Module"}
     assert [name for name, score in scores.items() if not score.needs] == WITHOUT_MODELS
     assert [name for name, score in scores.items() if score.expensive] == EXPENSIVE
     with pytest.raises(TypeError):
@@ -492,7 +492,7 @@ def test_fitted_scores_can_be_sent_to_another_process(fitted, blotted):
         ({"train": None}, "mahalanobis, latent-knn, typicality, density-of-states need training images; got none"),
         (
             {"vae": Halves(), "names": ["mse", "likelihood-regret"]},
-            r"likelihood-regret need a VAE that is a torch\.nn\.Module",
+            r"likelihood-regret need a VAE with weights, a torch\.nn\.Module",
         ),
         ({"neighbours": 11}, "neighbours must be at most the number of training images, 10; got 11"),
         ({"neighbours": 0}, "neighbours must be 1 or more; got 0"),
