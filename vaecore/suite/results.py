@@ -137,10 +137,18 @@ _DRAWN = {  # by `vaecore page`, beside that
     "weaker_attacks?": ListOf(ListOf({"name": str, "success": _SHARE, "images": _COUNT}, 2, 2), 1),
     "detection?": (None, {"cells": _CELLS}),
 }
+_MEASURED = {"estimate": _MAYBE, "low": _MAYBE, "high": _MAYBE}
 _EFFORT = {"epsilon": Number(), "steps": _COUNT, "draws": _COUNT}
 _SECTIONS = {  # of a report on all claims, by `vaecore page`
     "panels": ListOf(str),
     "error_by_confidence": ListOf({"count": _COUNT}),
+    "by_size?": ListOf({"epsilon": Number(), "fgsm": _MEASURED, "sign": _MEASURED, "share": (None, _MEASURED)}, 1),
+    "signals?": ListOf(
+        {"condition": str, "clean": MapOf(_MAYBE), "noise": (None, MapOf(_MAYBE)), "failed": _SHARE}
+        | {"successes": (None, MapOf(_MAYBE))},
+        1,
+    ),
+    "evasion?": (None, {"false": MapOf(_MEASURED), "attacked": MapOf(MapOf(_MEASURED))}),
     "trials": {"steps": ListOf(_EFFORT, 1), "draws": ListOf(_EFFORT, 1)},
     "weaker_attacks": list,
     "contact_sheet": {"labels": ListOf(_COUNT), "rows": ListOf({"draw_label": ListOf(ListOf(_COUNT), 1)}, 1)},

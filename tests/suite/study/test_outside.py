@@ -51,12 +51,13 @@ def test_scores_are_fitted_on_training_images_alone_once_a_run(tiny, tmp_path, m
     for condition in (INSIDE, MIRRORED):
         assert table(study, condition)["mse"].shape == (2, 12)
     assert len(fitted_on) == 2
-    assert all(torch.equal(train, study.setup.train.pixels) for train in fitted_on)
+    pairs = zip(fitted_on, study.setup.seeds, strict=True)
+    assert all(torch.equal(train, study.setup.seen(seed).pixels) for train, seed in pairs)
     for condition in (INSIDE, MIRRORED):  # what is said of an image does not follow from the others
         for number in range(2):
             run, some = study.run(number), study.setup.sets.shard(condition, 0, 6).tensors
-            train = study.setup.training.tensors
-            few = score("cpu", some, fit(run.seed, "cpu", run.vae, run.classifier, train))
+            train = study.setup.training.tensors, study.setup.held_places(run.seed).tensors
+            few = score("cpu", some, fit(run.seed, "cpu", run.vae, run.classifier, *train))
             for name, column in few.items():
                 np.testing.assert_array_equal(column, table(study, condition)[name][number, :6], err_msg=name)
 

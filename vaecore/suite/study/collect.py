@@ -27,6 +27,7 @@ def tasks(study: Study) -> list[Task]:
     )
     return [
         *(task for condition in conditions for task in DRAWS.tasks(setup, condition)),
+        *consistency.tasks(study),
         *trial_tasks(setup).values(),
         *cleaning.tasks(study),
         *outside.tasks(study),
@@ -71,6 +72,9 @@ def everything(study: Study) -> dict[str, Any]:
     return {
         "conditions": consistency.conditions(study, every),
         "panels": [study.setup.protocol.name(condition) for condition in consistency.PANELS],
+        "by_size": consistency.by_size(study),
+        "signals": consistency.signals(study),
+        "evasion": consistency.evasion(study),
         "error_by_confidence": consistency.error_by_confidence(study),
         "sanity_flags": [*trials.flags(study, every), *cleaning.flags(study)],
         **trials.section(study),

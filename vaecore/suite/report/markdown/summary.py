@@ -6,7 +6,7 @@ from typing import Any
 
 from vaecore.suite.judging.registry import family_of
 from vaecore.suite.judging.verdict import tally
-from vaecore.suite.report.markdown import cleaning
+from vaecore.suite.report.markdown import cleaning, consistency
 from vaecore.suite.report.markdown.parts import figures, literal
 from vaecore.suite.results import number
 from vaecore.suite.text import counted
@@ -66,6 +66,7 @@ def summary(results: Mapping[str, Any]) -> str:
             f" | {row['l2']:.2f}"
             f" | {row['consistent']:.3f} | {row['mse']:.4f} | {row['kl']:.1f} |"
         )
+    consistency.section(results, line)
     line("\n## Can the attacks be believed?\n")
     for flag in results["sanity_flags"] or ["No sanity flag was raised."]:
         line(f"- {flag}")
