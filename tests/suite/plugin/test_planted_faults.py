@@ -257,9 +257,9 @@ TURNED = [(name, fault) for fault, names in PLANTED.items() for name in names.sp
 MOVED = [  # what is only reported, and by how much a fault moves it at least
     ("A7d", "sign noise ten times too weak", -0.3),
     ("A16e", "selective PGD is idle", -0.2),
-    ("A24a", "fgsm is idle", -0.2),
-    ("A24b", "fgsm is idle", -0.2),
-    ("A24c", "fgsm is idle", -0.2),
+    ("A24a", "fgsm climbs down", -0.2),
+    ("A24b", "fgsm climbs down", -0.2),
+    ("A24c", "fgsm climbs down", -0.2),
 ]
 
 
@@ -335,7 +335,7 @@ class MadeUp:
         table = Table.of(self.columns(name, np.random.default_rng(len(name))))
         return table if draws is None else table.first_draws(draws)
 
-    def paired(self, *conditions, draws=None, of=None, reached=False):  # noqa: ARG002
+    def paired(self, *conditions, draws=None, of=None, reached=False):
         return [self.table(condition, draws=draws, of=of) for condition in conditions]
 
 
@@ -422,6 +422,15 @@ def cleaned(**shares):
     return columns
 
 
+def raised(one_in):
+    """An alarm that is raised on one image in so many, in all runs alike."""
+
+    def columns(_condition, _generator):
+        return {"disagreement-0.05": np.broadcast_to(np.arange(SHAPE[1]) % one_in == 0, SHAPE)}
+
+    return columns
+
+
 def decisions(sharp=None, **changes):
     """What judges say: NLL that grows by `changes` from one judge to the next.
 
@@ -460,7 +469,7 @@ LAWS: list[tuple[str, Law, Law]] = [  # of a claim: one under which it holds, an
     ("A4", draws(FALLING), draws({**FALLING, "fgsm-0.15": 0.9})),
     ("A6", draws({"sign-0.2": 0.98, "fgsm-0.2": 0.9}), draws({"sign-0.2": 0.95, "fgsm-0.2": 0.95})),
     ("A11a", draws(FALLING), draws(FALLING, blind=True)),
-    ("A16f", cleaned(**{"disagreement-0.05": 0.05}), cleaned(**{"disagreement-0.05": 0.1})),
+    ("A16f", raised(20), raised(10)),
     ("A17", draws(FALLING, count=50), draws(FALLING, count=50, rough=True)),
     ("A18a", FGSM_2(confidence=3), FGSM_2(count=3)),
     ("A18b", FGSM_2(), FGSM_2(count=3)),
