@@ -8,6 +8,7 @@ from scipy.stats import chisquare
 from torch.nn.functional import cross_entropy
 
 from vaecore import Images, outside, pgd, reconstruct
+from vaecore.suite.study import perturbations
 from vaecore.suite.study.cleaning import CLEANED
 from vaecore.suite.study.conditions import (
     CLEAN,
@@ -175,6 +176,19 @@ def test_adaptive_attacks_stay_in_their_budget_and_mind_the_alarms(models, pertu
         errors.append((draws - attack["images"][:, None]).square().mean(dim=(1, 2, 3, 4)))
     assert (errors[1] < errors[0]).float().mean() > 0.8
     assert not torch.equal(errors[1], errors[2])
+
+
+@pytest.mark.parametrize(("condition", "draws", "known"), [(EVADE(1), 5, False), (EVADE_KNOWN(1), 10, True)])
+def test_an_attacker_knows_the_strictest_thresholds_and_draws_only_where_it_is_said(
+    perturbed, shard, monkeypatch, condition, draws, known
+):
+    detectors, make = [], perturbations.VAEDetector
+    monkeypatch.setattr(perturbations, "VAEDetector", lambda *a, **b: detectors.append(make(*a, **b)) or detectors[-1])
+    perturbed(condition, {name: rows[:2] for name, rows in shard.items()})
+    (detector,) = detectors
+    assert detector.draws == draws
+    assert detector.known_seed == (seed_for("reconstructions", 3) if known else None)
+    assert detector.thresholds == pytest.approx({"mse": 0.01, "disagreement": 0.1, "max-softmax": 0.1})
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
