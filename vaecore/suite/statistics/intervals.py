@@ -100,29 +100,31 @@ class Spread:
         below, above = self.margins(level, freedom)
         return max(self.estimate - below, self.limits[0]), min(self.estimate + above, self.limits[1])
 
-    def mirrored(self) -> "Spread":
-        """That of the estimand's negative."""
-        return replace(self, estimate=-self.estimate, limits=(-self.limits[1], -self.limits[0]))
+    def chance_within(self, low: float, high: float, level: float, *, again: bool) -> float:
+        """Chance that the whole interval of another study of the same design lies between two values.
 
-    def chance_above(self, value: float, level: float, *, again: bool) -> float:
-        """Chance that the lower end of another study of the same design lies above a value.
-
-        Other runs and images, as many of each. again: given this study alone, whose estimate is off as well, so that
-        the two differ by sqrt(2) standard errors; else were this estimate the truth. Both estimates are taken as normal
-        on the scale of the interval, their variances as chi-squared, with its degrees of freedom. NaN where the ends
-        are infinite.
+        Other runs and images, as many of each; a side may be infinite. again: given this study alone, whose estimate is
+        off as well, so that the two differ by sqrt(2) standard errors; else were this estimate the truth. Both
+        estimates are taken as normal on the scale of the interval, their variances as chi-squared, with its degrees of
+        freedom. NaN where the ends are infinite.
         """
-        gap = self.estimate - value
-        margin = self.margins(level)[0 if gap > 0 else 1]
-        if not np.isfinite(margin):
+        margins = self.margins(level)
+        if not np.isfinite(margins).all():
             return float("nan")
         # Where all influence values agree, the margin is no t interval's: as if its variance were known.
         known = not self.standard_error > 0
         quantile = ndtri((1 + level) / 2) if known else stdtrit(self.freedom, (1 + level) / 2)
         ratio = np.ones(1) if known else gammaincinv(self.freedom / 2, _NODES) * 2 / self.freedom  # estimated to true
-        distance = quantile * gap / margin * (np.sqrt(ratio) if again else np.ones(1))
-        clear = (distance[:, None] - quantile * np.sqrt(ratio)) / (2**0.5 if again else 1.0)
-        return float(ndtr(clear).mean())
+        true = np.sqrt(ratio)[:, None] if again else np.ones((1, 1))
+
+        def clear(gap: float, towards: float, away: float) -> Array:
+            """How far the other estimate may move towards a side so that its interval clears it."""
+            distance = quantile * gap / (towards if gap > 0 else away)
+            steps: Array = (distance * true - quantile * np.sqrt(ratio)) / (2**0.5 if again else 1.0)
+            return steps
+
+        down, up = clear(self.estimate - low, *margins), clear(high - self.estimate, *reversed(margins))
+        return float(np.maximum(0, ndtr(up) - ndtr(-down)).mean())
 
 
 @dataclass(frozen=True)
@@ -165,18 +167,20 @@ class Interval:
         error, freedom = _standard_error(*variances, runs=runs, images=images, count=count)
         return Spread(self.estimate, error, freedom, images, count, self.limits)
 
-    def chance_above(self, value: float, *, again: bool) -> float:
-        """As `Spread.chance_above`; of several estimands, the least that it can be, however they depend on each other.
+    def chance_within(self, low: float, high: float, *, again: bool) -> float:
+        """As `Spread.chance_within`; of several estimands, the least that it can be, however they depend on each other.
 
         NaN where there is no interval.
         """
-        return _chance_above(self.spreads, self.level, value, self.pick, again=again)
-
-    def chance_below(self, value: float, *, again: bool) -> float:
-        """Chance that the upper end of another study lies below a value, likewise."""
-        mirrored: Pick = "greatest" if self.pick == "smallest" else "smallest"
-        spreads = [spread.mirrored() for spread in self.spreads]
-        return _chance_above(spreads, self.level, -value, mirrored, again=again)
+        spreads, level = self.spreads, self.level
+        if len(spreads) < 2:
+            return spreads[0].chance_within(low, high, level, again=again) if spreads else float("nan")
+        corrected = 1 - (1 - level) / len(spreads)
+        above, below = (level, corrected) if self.pick == "smallest" else (corrected, level)
+        aboves = [spread.chance_within(low, np.inf, above, again=again) for spread in spreads]
+        belows = [spread.chance_within(-np.inf, high, below, again=again) for spread in spreads]
+        every, some = (aboves, belows) if self.pick == "smallest" else (belows, aboves)
+        return float(np.maximum(0, np.max(some) - np.sum(np.subtract(1, every))))
 
     def required(self, bound: float) -> "Required":
         """How many images (at these runs) or runs (at these images) would decide on the estimate's side of a bound.
@@ -199,9 +203,8 @@ class Interval:
             return Required(self.images, self.runs if self.runs > 1 else None)
 
         def decided(images: int, runs: int) -> bool:
-            spread = self._spread(runs, images)
-            spread, value = (spread, bound) if bound < self.estimate else (spread.mirrored(), -bound)
-            return spread.chance_above(value, self.level, again=False) >= DECIDED
+            low, high = (bound, np.inf) if bound < self.estimate else (-np.inf, bound)
+            return self._spread(runs, images).chance_within(low, high, self.level, again=False) >= DECIDED
 
         images = _first(lambda images: decided(images, self.runs), self.images, MOST_IMAGES)
         runs = _first(lambda runs: decided(self.images, runs), self.runs, MOST_RUNS) if self.runs > 1 else None
@@ -309,17 +312,6 @@ def of_several(
     if pick == "smallest":
         return min(values), min(low for low, _ in ends), min(high for _, high in corrected)
     return max(values), max(low for low, _ in corrected), max(high for _, high in ends)
-
-
-def _chance_above(spreads: Sequence[Spread], level: float, value: float, pick: Pick, *, again: bool) -> float:
-    """Of the smallest, that every lower end lies above; of the greatest, that one does, at Bonferroni's level."""
-    if not spreads:
-        return float("nan")
-    level = level if pick == "smallest" else 1 - (1 - level) / len(spreads)
-    chances = [spread.chance_above(value, level, again=again) for spread in spreads]
-    if len(chances) == 1:
-        return chances[0]
-    return float(np.maximum(0, 1 - np.sum(np.subtract(1, chances))) if pick == "smallest" else np.max(chances))
 
 
 def change(
