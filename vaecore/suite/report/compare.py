@@ -21,6 +21,7 @@ from rich import box
 from rich.table import Table as Grid
 from rich.text import Text
 
+from vaecore.suite.judging.registry import FAMILY
 from vaecore.suite.report.markdown.parts import literal
 from vaecore.suite.report.terminal import ASCII, printed, recording
 from vaecore.suite.results import number, plain
@@ -179,6 +180,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
             "classifier": models["classifier"],
             "weights": f"of {counted(len(seeds), 'run')}, digest {digest(models['digests'])[:12]}",
             "registry": results["registry_digest"][:12],
+            "error rate": f"0.05 by {results.get('error_rate', FAMILY)}",
             "bounds": f"{bounds['file']}, digest {bounds['digest'][:12]}" if bounds else "registered",
             "git revision": results["git_revision"] or "unknown",
             "made": results["made"],
