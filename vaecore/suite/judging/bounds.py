@@ -59,7 +59,7 @@ class Bounds:
         for what, name, size in (("budget", "attack budget", facts.budget), ("draws", "number of draws", facts.draws)):
             if pilot[what] != size:
                 notes.append(f"the bounds were set with another {name}: {pilot[what]:g}")
-        if (rate := pilot.get("error_rate", "family")) != error_rate:  # files of before 2.5 do not say
+        if (rate := pilot.get("error_rate", "family")) != error_rate:  # older files do not say
             notes.append(f"the power at the bounds was that of another error rate: 0.05 by {rate}")
         if pilot["registry"] != registry:
             notes.append("the bounds were set under another registry: claims may have changed since")
