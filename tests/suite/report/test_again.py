@@ -22,8 +22,8 @@ def words(text):
 def test_a_claim_near_its_bound_is_marked_and_named(near):
     said = (
         (
-            "Near their bounds: X1 (0.62); another study of this design, with trainings and images of its own, gives the"
-            " same verdict with this chance, below 0.9."
+            "Near their bounds: X1 (0.62); another study of this design, with trainings and images of its own, gives"
+            " the same verdict with this chance, below 0.9."
         ),
         "Such a study may be expected to support 1 to 2 of 2 claims.",
     )
