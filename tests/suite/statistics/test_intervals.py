@@ -344,6 +344,10 @@ def test_chances_of_both_sides_mirror_and_are_nan_without_an_interval(crossed):
     within = result.chance_within(result.estimate - 2 * gap, result.estimate + 2 * gap, again=True)
     assert 2 * above - 1 - 1e-9 <= within < above
     assert result.chance_within(result.low, INF, again=False) == pytest.approx(0.5, abs=0.05)
+    always = interval(mean(np.ones((3, 50))), 0.95)
+    assert always.chance_within(0.5, INF, again=True) == always.chance_within(0.5, 1.1, again=True)
+    assert always.chance_within(0.5, INF, again=True) > 0.99
+    assert always.chance_within(1.0, INF, again=True) == 0
     for hopeless in (interval(mean([[NAN, 1.0]]), 0.95), interval(mean(np.full((3, 9), 0.1)), 0.95)):
         assert math.isnan(hopeless.chance_within(0.0, INF, again=True))
 

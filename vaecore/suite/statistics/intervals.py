@@ -119,7 +119,10 @@ class Spread:
 
         def clear(gap: float, towards: float, away: float) -> Array:
             """How far the other estimate may move towards a side so that its interval clears it."""
-            distance = quantile * gap / (towards if gap > 0 else away)
+            margin = towards if gap > 0 else away
+            if np.isinf(gap) or margin == 0:  # no bound, or an estimate at the end of its range
+                return np.full_like(ratio, np.inf if gap > 0 else -np.inf)
+            distance = quantile * gap / margin
             steps: Array = (distance * true - quantile * np.sqrt(ratio)) / (2**0.5 if again else 1.0)
             return steps
 
