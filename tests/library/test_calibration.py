@@ -56,8 +56,8 @@ def test_calibrated_ece_is_the_mean_deviation_of_a_binomial(count, share):
 def test_calibrated_ece_is_the_mean_ece_of_calibrated_answers(equal):
     """By `ece` itself, on answers that are right with the chance of their confidence."""
     generator = np.random.default_rng(0)
-    confidence = generator.beta(8, 1, 300)
-    found = [ece(confidence, generator.random(300) < confidence, equal=equal) for _ in range(400)]
+    confidence = np.concatenate([np.ones(60), generator.beta(4, 1, 300)])
+    found = [ece(confidence, generator.random(360) < confidence, equal=equal) for _ in range(400)]
     assert calibrated_ece(confidence, equal=equal, draws=400, seed=0) == pytest.approx(np.mean(found), rel=0.05)
     assert (
         calibrated_ece(confidence, seed=3) == calibrated_ece(confidence, seed=3) != calibrated_ece(confidence, seed=4)
