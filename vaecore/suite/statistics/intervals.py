@@ -33,9 +33,9 @@ and 0.993 (0.018 and 0.099); on the arcsine scale 0.845 and 0.980; by Clopper an
 What remains: where runs differ far more than images and the estimand is near an end of its range, the intervals cover
 less than they say, nearly always by lying on the side of the end. Runs of which few are bad cannot be seen in few runs
 at all. And a set of runs that is better run by run may still have the lower end, where its runs differ more: runs that
-differ leave their mean less known. Of 19,152 such pairs of five runs with 0 to 6 mistakes in 150 images it did in 0.2 of
-them at level 0.9972, by 0.06 at most (on the logit scale alone in 0.6, by 0.75), and by 0.02 at level 0.95; with 8 runs
-by 0.02 and with 10 by 0.01 at level 0.9972.
+differ leave their mean less known. Of 19,152 such pairs of five runs with 0 to 6 mistakes in 150 images it did in 0.2
+of them at level 0.9972, by 0.06 at most (on the logit scale alone in 0.6, by 0.75), and by 0.02 at level 0.95; with 8
+runs by 0.02 and with 10 by 0.01 at level 0.9972.
 
 With one run the interval covers images only (`runs == 1` says so). NaN anywhere gives an interval of NaN, which clears
 no bound.
