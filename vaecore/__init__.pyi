@@ -71,6 +71,7 @@ from ._calibration import aurc as aurc
 from ._calibration import Bin as Bin
 from ._calibration import brier_parts as brier_parts
 from ._calibration import BrierParts as BrierParts
+from ._calibration import calibrated_ece as calibrated_ece
 from ._calibration import ece as ece
 from ._calibration import fit_temperature as fit_temperature
 from ._calibration import reliability as reliability

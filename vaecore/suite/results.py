@@ -99,6 +99,7 @@ _COMPARED = {  # by `vaecore compare`
     "pilot": bool,
     "dataset": {"name": str, "test_images": _COUNT, "test_digest": str, "train_digest": (None, str)},
     "registry_digest": str,
+    "error_rate?": str,
     "bounds": (None, {"file": str, "digest": str}),
     "profile": str,
     "draws": _COUNT,
@@ -107,7 +108,7 @@ _COMPARED = {  # by `vaecore compare`
     "images": MapOf(_COUNT),
     "models": {"vae": str, "classifier": str, "fixed": bool, "digests": ListOf({"vae": str, "classifier": str})},
     "claims": ListOf(
-        {"claim": str, "estimand": str, "message": str, "verdict": str, "runs": _SIZE, "level": _SHARE}
+        {"claim": str, "estimand": str, "message": str, "verdict": str, "runs": _SIZE, "level": _SHARE, "pick?": str}
         | {"estimate": _MAYBE, "low": _MAYBE, "high": _MAYBE, "spreads": ListOf(_SPREAD)}
     ),
     "not_concluded": MapOf(str),
@@ -130,7 +131,9 @@ _DRAWN = {  # by `vaecore page`, beside that
         | dict.fromkeys(("power", "bound_low", "bound_high"), _MAYBE)
         | {"images": _SIZE, "per_run": ListOf(_MAYBE), "conditions": ListOf(str)}
         | {"no_effect": {"low": _MAYBE, "high": _MAYBE}}
+        | dict.fromkeys(("same?", "again_supported?"), (None, _SHARE))
     ),
+    "expected_supported?": (None, ListOf(_COUNT, 2, 2)),
     "threats": MapOf(str),
     "conditions": MapOf({"images": _COUNT, "success": _MAYBE, "kl": _MAYBE}),
     "sanity_flags?": ListOf(str),

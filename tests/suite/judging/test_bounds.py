@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,3 +237,11 @@ def test_a_report_names_the_file_its_digest_and_what_to_mind(pilot, tiny):
         "the bounds were set on another vae: models:TinyVAE",
         "the bounds were set on another classifier: models:TinyClassifier",
     ]
+    whole = load_registry("mine.npz", bounds=bounds, error_rate="study")
+    said = "the power at the bounds was that of another error rate: 0.05 by family"
+    found = reporting.partial(tiny, whole, [])
+    assert said in found["bounds"]["notes"]
+    assert (found["error_rate"], "--error-rate study" in found["command"]) == ("study", True)
+    older = replace(bounds, pilot={key: value for key, value in bounds.pilot.items() if key != "error_rate"})
+    assert said in older.notes(tiny.facts, whole.digest, whole.claims, "study")
+    assert said not in older.notes(tiny.facts, whole.digest, whole.claims, "family")

@@ -115,6 +115,13 @@ def test_a_family_shares_one_error_rate(dataset):
     assert {claim.family for claim in claims} == {"A", "B", "C", "D", "E"}
 
 
+def test_all_claims_may_share_one_error_rate():
+    loaded = load_registry("mnist", error_rate="study")
+    judged = [claim for claim in loaded.claims.values() if claim.bound and not claim.reported]
+    assert {claim.level for claim in judged} == {1 - 0.05 / len(judged)}
+    assert (loaded.error_rate, loaded.judged_families) == ("study", ["A", "B", "C", "D", "E"])
+
+
 def test_unregistered_claims_do_not_count_in_their_family(load):
     second = ENTRY.replace("[A1]", "[A2]").replace("above = 0.8", 'unregistered = "power 0.5"')
     second = second.replace(", date = 2026-11-22", "")  # which only a bound needs

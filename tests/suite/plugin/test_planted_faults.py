@@ -41,16 +41,21 @@ TESTS = {
 FACTS = SimpleNamespace(decisive=True, pilot=False, test_images=797, finished=())  # all that judging asks for
 
 
-def estimates(name, study):
-    """What the claim's own test concludes on a study."""
-    concluded = []
-    TESTS[name](study, SimpleNamespace(conclude=lambda *given: concluded.extend(given)))
-    return concluded
+def judged(name, study, dataset):
+    """What is judged of the claim's own test on a study, by the bound registered for `dataset`."""
+    claim, verdicts = load_registry(dataset).claims[name], []
+    TESTS[name](study, SimpleNamespace(conclude=lambda *given, **of: verdicts.append(judge(claim, given, FACTS, **of))))
+    return verdicts[0]
 
 
 def verdict(name, study, dataset):
-    """The verdict of the claim's own test on a study, by the bound registered for `dataset`."""
-    return judge(load_registry(dataset).claims[name], estimates(name, study), FACTS).verdict
+    """The verdict alone."""
+    return judged(name, study, dataset).verdict
+
+
+def value(name, study):
+    """The estimate alone."""
+    return judged(name, study, "mine.npz").estimate
 
 
 def bounds_of(name):
@@ -275,7 +280,7 @@ def test_a_planted_fault_turns_the_verdict(study_with, name, fault):
 
 @pytest.mark.parametrize(("name", "fault", "shift"), MOVED)
 def test_a_planted_fault_moves_what_is_only_reported(study_with, name, fault, shift):
-    sound, moved = (estimates(name, study)[0].value for study in (study_with(), study_with(fault)))
+    sound, moved = (value(name, study) for study in (study_with(), study_with(fault)))
     assert (moved - sound) * np.sign(shift) > abs(shift)
 
 
@@ -534,12 +539,11 @@ def test_a_claim_follows_the_law(name, sound, broken):
 def test_what_is_reported_of_trivial_scores_is_theirs(score, part, of_set):
     name = f"C11{part if score == 'mean-pixel' else chr(ord(part) + 4)}"
     for shift, expected in ((0.0, 0.5), (2.0, 0.921)):  # Phi(shift / sqrt 2)
-        (estimate,) = estimates(name, MadeUp(sets(of_set, **{score: shift})))
-        assert estimate.value == pytest.approx(expected, abs=0.02)
+        assert value(name, MadeUp(sets(of_set, **{score: shift}))) == pytest.approx(expected, abs=0.02)
 
 
 def test_what_is_reported_of_refusing_turns_with_the_better_doubt():
-    first, second = (estimates("E7a", MadeUp(decisions(sharp)))[0].value for sharp in ("confidence", "disagreement"))
+    first, second = (value("E7a", MadeUp(decisions(sharp))) for sharp in ("confidence", "disagreement"))
     assert first > 0.1
     assert second < -0.1
 

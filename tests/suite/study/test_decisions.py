@@ -10,7 +10,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from vaecore import ClassifierConfig, Store, VAEConfig, aurc, ece, fit_temperature, reconstruct
+from vaecore import ClassifierConfig, Store, VAEConfig, aurc, calibrated_ece, ece, fit_temperature, reconstruct
 from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS, MIX, NOISY, OUTSIDE, PGD, ROTATED
 from vaecore.suite.study.decisions import (
     ALL,
@@ -239,7 +239,8 @@ def test_the_report_has_every_judge_and_condition(study, content):
             assert measures["accuracy"]["estimate"] == pytest.approx(right.mean())
             each = [ece(*one) for one in zip(confidence, right, strict=True)]
             spread = {"mean": pytest.approx(np.mean(each)), "least": min(each), "most": max(each)}
-            assert measures["ece_width"] == spread
+            seen = [calibrated_ece(one, draws=2000, seed=1) for one in confidence]
+            assert measures["ece_width"] == spread | {"calibrated": pytest.approx(np.mean(seen), rel=0.15, abs=1e-4)}
             areas = [aurc(1 - one, ~two) for one, two in zip(confidence, right, strict=True)]
             assert measures["aurc"]["estimate"] == pytest.approx(np.mean(areas))
             parts = measures["brier_parts"]
