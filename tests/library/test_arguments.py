@@ -21,7 +21,10 @@ STRANGERS = ["mine", 0, torch.zeros(4, 1, 5, 4)]
 # Wrong values by the name of the argument; None is one, too, unless it is the default.
 WRONG = {
     **dict.fromkeys(("draws", "chunk", "steps", "starts", "restarts", "queries", "evaluations", "eot", "bins"), COUNTS),
-    **dict.fromkeys(("importance_draws", "neighbours", "regret_steps", "regret_draws", "count", "classes"), COUNTS),
+    **dict.fromkeys(
+        ("importance_draws", "neighbours", "regret_steps", "posterior_steps", "regret_draws", "count", "classes"),
+        COUNTS,
+    ),
     **dict.fromkeys(("latent_size", "hidden_size", "epochs", "batch_size"), COUNTS),
     "bits": [*COUNTS, 9],
     "size": [*COUNTS, 2],

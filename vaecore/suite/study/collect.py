@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vaecore.suite.study.cleaning import CLEANED, CURVE, names
-from vaecore.suite.study.conditions import INSIDE, PURIFIED, Condition
+from vaecore.suite.study.conditions import AWAY, HIDDEN, HOME, INSIDE, PURIFIED, Condition
 from vaecore.suite.study.contact_sheet import sheet_tasks
 from vaecore.suite.study.decisions import ASKED
 from vaecore.suite.study.draws import DRAWS
+from vaecore.suite.study.outside import HIDDEN_BY
 from vaecore.suite.study.sections import cleaning, consistency, decisions, outside, trials
 from vaecore.suite.study.study import Study, accuracy_tasks
 from vaecore.suite.study.tasks import Task
@@ -76,7 +77,7 @@ def everything(study: Study) -> dict[str, Any]:
         "signals": consistency.signals(study),
         "evasion": consistency.evasion(study),
         "error_by_confidence": consistency.error_by_confidence(study),
-        "sanity_flags": [*trials.flags(study, every), *cleaning.flags(study)],
+        "sanity_flags": [*trials.flags(study, every), *cleaning.flags(study), *outside.flags(study)],
         **trials.section(study),
         "detection": outside.section(study),
         "cleaning": cleaning.section(study),
@@ -110,7 +111,10 @@ def threats(study: Study, names: Sequence[str]) -> dict[str, str]:
 def every_condition(study: Study) -> list[Condition]:
     """All conditions that a study knows."""
     purified = [PURIFIED(size, label=name) for name in names(study.setup) for size in CURVE]
-    sets = [INSIDE, *study.setup.sets.conditions]
+    sets = [INSIDE]
+    for one in study.setup.sets.conditions:
+        label = one.label
+        sets += [one, HIDDEN(HIDDEN_BY, label=label), HOME(label=label), AWAY(label=label)]
     return [*study.setup.conditions, *CLEANED, *purified, *sets, *ASKED]
 
 

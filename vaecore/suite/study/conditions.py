@@ -211,6 +211,29 @@ INSIDE = Kind("inside", "inside", "No attacker: test images as they are.", room=
 OUTSIDE = Kind(
     "", "{label}", "No attacker: images of {label}, which are not of the data set.", room="outside"
 )  # called with the label of a set
+HIDDEN = Kind(
+    "hidden",
+    "{label}, hiding from a score, $\\epsilon$ = {size}",
+    "White box: PGD knows the models, the score and what it has learnt, all but the random numbers of its draws (EOT);"
+    " changes each pixel of images of {label} by {size} at most, and wants a score as low as can be had.",
+    knows=("classifier", "vae"),
+    unit="budgets",
+    share="adaptive",
+    settings={"steps": 100},
+    room="outside/{label}",
+)
+HOME = Kind(
+    "inside",
+    "inside",
+    "No attacker: images of {label} that the VAE, trained on others of {label}, has not seen.",
+    room="trained-on/{label}",
+)
+AWAY = Kind(
+    "outside",
+    "test images",
+    "No attacker: test images, which are outside for a VAE trained on {label}.",
+    room="trained-on/{label}",
+)
 
 # Conditions under which reconstructions are classified, in the order of tables.
 DRAWN: tuple[Condition, ...] = (

@@ -31,12 +31,12 @@ def look(
     signal: (n,). role: of the images; each has draws of its own.
     """
     images, indices = shard["pixels"] if attack is None else attack["images"], shard["indices"]
-    settings, parts = Settings(draws, 1, 1, 1, 1), list[Tensors]()
+    settings, parts = Settings(draws, 1, 1, 1, 1, 1), list[Tensors]()
     with torch.no_grad():
         for some in zip(torch.split(images, _CHUNK), torch.split(indices, _CHUNK), strict=True):
             rows, at = (value.to(device) for value in some)
             own_seed = seed_for(f"decisions/{role}", seed)
-            features = Features(vae, classifier, rows, at, seed=own_seed, settings=settings, label_draws=True)
+            features = Features(vae, classifier, rows, at, seed=own_seed, settings=settings, of_draws={"logits"})
             mean = features.drawn_logits.double().log_softmax(dim=2).logsumexp(dim=1) - np.log(draws)
             part = {"logits": features.logits, "mean": mean}
             part |= {name: scores[name].look(features) for name in SIGNALS}
