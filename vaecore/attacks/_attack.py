@@ -33,7 +33,8 @@ Objective = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """objective(points, rows, step): whether the attack succeeds at each point (m,) bool, and its loss (m,) to maximise.
 
 points: (m, c, h, w) in [0, 1]. rows: (m,) int64, the position of each image in the attacked batch. step: from 0; the
-noise of a randomised victim depends on the image and the step.
+noise of a randomised victim depends on the image and the step. `pgd` counts its steps, so that it averages over the
+noise; `square`, which compares its points by their loss, stays at step 0.
 """
 
 

@@ -64,7 +64,8 @@ def pgd(
 
     step_size: of every step, in the units of epsilon; the result is the last point. None is Auto-PGD: steps start at
     2 epsilon, with momentum, and are halved for an image whose loss no longer rises, which also returns to its best
-    point. The result is the best point: a success before a failure, then the higher loss.
+    point. The result is the best point: a success before a failure, then the higher loss. A randomised victim is better
+    attacked with a `step_size`, since the best of points that were seen with different draws is the luckiest.
     random_start: start from a uniform point of the ball, which depends only on `seed`, the image's index and the
     restart. Image i has index `first_index` + i, or `indices[i]`, (n,) int64. restarts: attempts for each image without
     success; of failures, the one with the highest loss is kept.
