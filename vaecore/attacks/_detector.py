@@ -27,14 +27,14 @@ from vaecore.reconstruction._decode import check_vae, decode_draws, posterior
 class VAEDetector:
     """A classifier with a VAE that raises an alarm if an image's reconstructions get different labels.
 
-    `fgsm`, `pgd` and `square` take it in place of a classifier: `pgd(VAEDetector(vae, classifier), images, ...)`. The
+    `fgsm`, `pgd`, `square` and `worst_case` take it in place of a classifier: `pgd(VAEDetector(vae, classifier), images, ...)`. The
     attacker knows everything except the detector's random numbers. It succeeds if the classifier gives the image a
     wrong label (with targets: the target) and gives all `draws` reconstructions the same label. The log-probabilities
     of the image and the mean of those of its reconstructions count half each. Reconstructions are drawn anew in each
     step (expectation over transformation, EOT; Athalye et al. 2018, section 4.2), and the gradient passes through
     encoder, draw, decoder and classifier. An untargeted attack aims at the wrong class with the highest averaged
     log-probability, chosen in each step, so that the labels agree. loss="cross-entropy" is that log-probability in
-    nats; "margin" subtracts the label's.
+    nats; "margin" subtracts the label's, and "dlr" scales that.
 
     error_weight: subtracts the squared error summed over pixels, mean over draws, times this weight from the loss, for
     an attacker who also wants a small reconstruction error. backward: "exact", or "identity", which replaces the
@@ -90,7 +90,7 @@ class VAEDetector:
 
 def joint_loss(scores: Tensor, aims: Tensor, *, targeted: bool, loss: Loss) -> Tensor:
     """The loss that the attacker maximises; scores: (m, classes) averaged log-probabilities; returns (m,)."""
-    if loss == "margin":
+    if loss != "cross-entropy":
         return class_loss(scores, aims, targeted=targeted, loss=loss)
     if targeted:
         return scores.gather(1, aims.unsqueeze(1)).squeeze(1)

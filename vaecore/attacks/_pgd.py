@@ -59,8 +59,8 @@ def pgd(
     """Steps that raise the loss, each projected on the ball of radius epsilon around the image and clipped to [0, 1].
 
     images: (n, c, height, width) in [0, 1]. labels: (n,) int64, the true classes. targets: (n,) int64, classes to
-    reach; without, success means that the label is not predicted, also if it was not before. loss: "cross-entropy" or
-    "margin", the largest other logit minus the label's.
+    reach; without, success means that the label is not predicted, also if it was not before. loss: "cross-entropy",
+    "margin", the largest other logit minus the label's, or "dlr", the margin over a difference of the largest logits.
 
     step_size: of every step, in the units of epsilon; the result is the last point. None is Auto-PGD: steps start at
     2 epsilon, with momentum, and are halved for an image whose loss no longer rises, which also returns to its best
