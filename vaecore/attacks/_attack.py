@@ -42,8 +42,8 @@ noise; `square`, which compares its points by their loss, stays at step 0.
 class Victim(Protocol):
     """A target of attacks that is more than a classifier, for instance a detector with a VAE.
 
-    `fgsm`, `pgd`, `square` and `worst_case` take it. A target that can be called as well, as torch modules can, counts as a victim if
-    its `objective` has arguments of the names below; else it is a classifier, whatever it has.
+    `fgsm`, `pgd`, `square` and `worst_case` take it. A target that can be called as well, as torch modules can, counts
+    as a victim if its `objective` has arguments of the names below; else it is a classifier, whatever it has.
     """
 
     @property
@@ -153,7 +153,8 @@ def class_loss(logits: Tensor, aims: Tensor, *, targeted: bool, loss: Loss) -> T
 
     "cross-entropy": in nats (Madry et al. 2018). "margin": the largest other logit minus the aim's, which never
     saturates (Carlini & Wagner 2017, objective 6). "dlr": the margin over a difference of the largest logits, so that
-    their scale says nothing (Croce & Hein 2020, equations 6 and 7); it raises ValueError below 3 classes, 4 if targeted.
+    their scale says nothing (Croce & Hein 2020, equations 6 and 7). Raises ValueError where "dlr" has fewer than 3
+    classes or, targeted, 4.
     """
     check_choice("loss", loss, get_args(Loss))
     if loss == "cross-entropy":

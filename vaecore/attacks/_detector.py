@@ -27,8 +27,8 @@ from vaecore.reconstruction._decode import check_vae, decode_draws, posterior
 class VAEDetector:
     """A classifier with a VAE that raises an alarm if an image's reconstructions get different labels.
 
-    `fgsm`, `pgd`, `square` and `worst_case` take it in place of a classifier: `pgd(VAEDetector(vae, classifier), images, ...)`. The
-    attacker knows everything except the detector's random numbers. It succeeds if the classifier gives the image a
+    `fgsm`, `pgd`, `square` and `worst_case` take it in place of a classifier: `pgd(VAEDetector(vae, classifier), ...)`.
+    The attacker knows everything except the detector's random numbers. It succeeds if the classifier gives the image a
     wrong label (with targets: the target) and gives all `draws` reconstructions the same label. The log-probabilities
     of the image and the mean of those of its reconstructions count half each. Reconstructions are drawn anew in each
     step (expectation over transformation, EOT; Athalye et al. 2018, section 4.2), and the gradient passes through

@@ -56,8 +56,8 @@ def square(
     of the highest loss (`loss` as in `pgd`). Random numbers depend only on `seed` and the image's index: `first_index`
     + i for image i, or `indices[i]`, (n,) int64.
 
-    A randomised victim answers all queries about an image with the same draws, its step 0: of new ones, the search would
-    keep the luckiest. Success is then success on these draws; judge it by others.
+    A randomised victim answers all queries about an image with the same draws, those of step 0: of new draws, the
+    search would keep the luckiest. Success is then success on these draws; judge it by others.
 
     keep_failed: as in `fgsm`. chunk: images attacked at once; results depend on it by rounding only.
     Evaluations are queries. Raises ValueError for invalid input, a classifier in training mode and logits that are not

@@ -1,5 +1,7 @@
 """An ensemble of attacks, of which the worst case counts image by image."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from vaecore._batch_sizes import answers
 from vaecore._check import check_counts, check_labels
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, seed_for
-from vaecore.attacks._attack import Attack, Victim, check_aims, check_budget, outcome, parts_of
+from vaecore.attacks._attack import Attack, Loss, Victim, check_aims, check_budget, outcome, parts_of
 from vaecore.attacks._pgd import pgd
 from vaecore.attacks._square import square
 from vaecore.models._networks import Classify
@@ -52,13 +54,13 @@ def worst_case(
 
         def attempt(number: int, rows: Tensor) -> Attack:
             """One of the attacks on some of the images."""
-            common = {"epsilon": epsilon, "indices": index[rows], "keep_failed": True, "chunk": chunk}
+            common: dict[str, Any] = {"epsilon": epsilon, "indices": index[rows], "keep_failed": True, "chunk": chunk}
             given = classifier, images[rows], labels[rows]
             own_seed = seed_for(f"worst-case/{number}", seed)
             if number == 0:
                 return pgd(*given, seed=own_seed, steps=steps, **common)
             if number <= aimed:
-                loss = "dlr" if classes >= 4 else "margin"
+                loss: Loss = "dlr" if classes >= 4 else "margin"
                 return pgd(*given, seed=own_seed, steps=steps, targets=likely[rows, number - 1], loss=loss, **common)
             return square(*given, seed=own_seed, queries=queries, **common)
 
