@@ -43,6 +43,7 @@ from .attacks._pgd import pgd as pgd
 from .attacks._square import square as square
 from .attacks._lbfgs import lbfgs as lbfgs
 from .attacks._worst_case import worst_case as worst_case
+from .attacks._flips import flips as flips
 from .attacks._detector import VAEDetector as VAEDetector
 
 # Anomaly scores.

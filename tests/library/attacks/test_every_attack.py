@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vaecore import fgsm, lbfgs, pgd, square, worst_case
+from vaecore import fgsm, flips, lbfgs, pgd, square, worst_case
 from vaecore.toolkit import to_evaluation
 
 ATTACKS = {
@@ -22,10 +22,11 @@ ATTACKS = {
     "auto-pgd-l2": partial(pgd, seed=0, epsilon=0.4, norm="l2", steps=6),
     "square": partial(square, seed=0, epsilon=0.1, queries=50),
     "worst-case": partial(worst_case, seed=0, epsilon=0.05, steps=4, targets=2, queries=20),
+    "flips": partial(flips, rounding=lambda images: (images * 15).round() / 15, seed=0, epsilon=0.05, steps=4),
     "lbfgs": lbfgs,  # whose third argument is the targets
 }
 EVERY = list(ATTACKS)
-ONE = [name for name in EVERY if name != "worst-case"]
+ONE = [name for name in EVERY if name not in ("worst-case", "flips")]
 BUDGETED = [name for name in ONE if name != "lbfgs"]
 SEEDED = [name for name in BUDGETED if "fgsm" not in name]  # of which the seed must be given
 PGD = [name for name in SEEDED if "pgd" in name]
