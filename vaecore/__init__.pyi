@@ -62,6 +62,8 @@ from ._purifiers import Purified as Purified
 from ._purifiers import Purifier as Purifier
 from ._purifiers import Threshold as Threshold
 from ._purifiers import VAEPurifier as VAEPurifier
+from ._smoothing import Certificate as Certificate
+from ._smoothing import certify as certify
 
 # Metrics and calibration.
 from ._metrics import aupr as aupr

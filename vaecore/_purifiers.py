@@ -42,6 +42,7 @@ class Purifier(nn.Module):
 
     differentiable = True
     draws = 1
+    random = False  # whether views change with the seed
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
         """Cleaned images, (n, draws, c, h, w); their noise depends only on the seed and the image's index."""
@@ -172,6 +173,7 @@ class Chain(Purifier):
             check_type("a purifier of the chain", purifier, Purifier)
         self.purifiers = nn.ModuleList(purifiers)
         self.differentiable = all(purifier.differentiable for purifier in purifiers)
+        self.random = any(purifier.random for purifier in purifiers)
         self.draws = purifiers[-1].draws
 
     def with_draws(self, draws: int) -> "Purifier":
@@ -197,6 +199,8 @@ class LatentSearch(Purifier):
     of the least error, by the implicit function theorem with Gauss and Newton's second derivative: the steps need not
     be differentiated.
     """
+
+    random = True  # in where it starts
 
     def __init__(self, vae: Autoencoder, *, steps: int = 100, starts: int = 4, rate: float = 0.1) -> None:
         super().__init__()

@@ -37,6 +37,7 @@ from .study.conditions import PURIFIED as PURIFIED
 from .study.conditions import ROTATED as ROTATED
 from .study.conditions import SIGN as SIGN
 from .study.conditions import UNIFORM as UNIFORM
+from .study.conditions import WORST_CASE as WORST_CASE
 from .study.conditions import Condition as Condition
 from .study.decisions import DECISIONS as DECISIONS
 from .study.draws import DRAWS as DRAWS

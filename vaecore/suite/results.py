@@ -155,7 +155,7 @@ _SECTIONS = {  # of a report on all claims, by `vaecore page`
         "attacked": MapOf(
             ListOf(
                 {"images": _COUNT, "epsilon": Number()}
-                | {f"{attack}?": {"accuracy": _SHARE} for attack in ("ignoring", "through", "queried", "worst")},
+                | {f"{attack}?": {"accuracy": _SHARE} for attack in ("ignoring", "through", "flipped", "queried", "worst")},
                 1,
             ),
             1,

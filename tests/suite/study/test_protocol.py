@@ -109,7 +109,7 @@ def test_expensive_attacks_and_what_is_only_shown_take_fewer_images():
     few = shown | {LBFGS, CONFIDENT, GAUSSIAN, GAUSSIAN_CONFIDENT}
     fewest = {JOINT(1.5), JOINT_MSE(1.5)}
     assert images == {one: 150 if one in fewest else 500 if one in few else 2000 for one in images}
-    assert PROTOCOL.trial_images == 37
+    assert PROTOCOL.trial_images == 75
     assert replace(PROTOCOL, profile=replace(PROTOCOL.profile, adaptive_images=4)).trial_images == 2
 
 

@@ -157,6 +157,17 @@ PGD = Kind(
     settings={"steps": 40},
     kept=True,
 )
+WORST_CASE = Kind(
+    "worst-case",
+    "worst of four attacks, $\\epsilon$ = {size}",
+    f"Auto-PGD on the cross-entropy and towards each class, and Square: the worst case image by image. It {_OF_CLASSIFIER}"
+    " or of any purifier; changes each pixel by {size} at most.",
+    knows=("classifier",),
+    unit="budgets",
+    share="few",
+    settings={"steps": 50, "targets": 9, "queries": 500},
+    kept=True,
+)
 PURIFIED = Kind(
     "pgd",
     "PGD through {label}, $\\epsilon$ = {size}",
