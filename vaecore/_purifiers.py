@@ -251,7 +251,8 @@ class LatentSearch(Purifier):
         # Latents that the decoder does not use have no slope: a little of the others' keeps the product invertible.
         scale = square.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=torch.finfo(square.dtype).tiny ** 0.5)
         damping = _DAMPING * scale.view(-1, 1, 1) * torch.eye(square.shape[1], dtype=square.dtype, device=square.device)
-        return torch.linalg.solve(square + damping, slopes)
+        solved: Tensor = torch.linalg.solve(square + damping, slopes)
+        return solved
 
 
 class Purified(nn.Module):

@@ -41,11 +41,11 @@ def certify(
     """Certify the label that a classifier gives most often under Gaussian noise of standard deviation `sigma`.
 
     images: (n, c, height, width) in [0, 1]; noisy ones are clipped to it before the classifier sees them, as a part of
-    it. selection: noisy copies that choose the label; draws: others, that count how often it is given. Its chance has an
-    exact binomial lower bound; above a half the radius is sigma times its normal quantile, else there is none. A
-    certificate is wrong with a chance of `alpha` at most. A denoiser in front, as `Purified`, is part of the classifier
-    (Salman et al. 2020; Carlini et al. 2023). Noise depends only on `seed` and the image's index, `first_index` + i for
-    image i, or `indices[i]`. Raises ValueError for invalid input.
+    it. selection: noisy copies that choose the label; draws: others, that count how often it is given. Its chance has
+    an exact binomial lower bound; above a half the radius is sigma times its normal quantile, else there is none. A
+    certificate is wrong with a chance of `alpha` at most. A denoiser in front, as in `Purified`, is a part of the
+    classifier (Salman et al. 2020; Carlini et al. 2023). Noise depends only on `seed` and the image's index,
+    `first_index` + i for image i, or `indices[i]`. Raises ValueError for invalid input.
     Source: Cohen, Rosenfeld & Kolter (2019), section 3.2, CERTIFY.
     """
     images = check_images(images)

@@ -172,7 +172,7 @@ def test_a_latent_search_has_the_gradient_of_its_optimum(tiny_vae):
     images = vae.decode(latents).requires_grad_()
     weight, direction = (torch.randn(images.shape, generator=generator, dtype=torch.float64) for _ in range(2))
     search = LatentSearch(vae, steps=400, starts=1)
-    search._search = lambda images, indices, seed: latents  # noqa: SLF001  # where Adam would end in the long run
+    search._search = lambda images, indices, seed: latents  # where Adam would end in the long run
     views = search.views(images, torch.arange(6), 0)[:, 0]
     assert_close(views, images)
     (gradient,) = torch.autograd.grad((views * weight).sum(), images)

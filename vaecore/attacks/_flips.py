@@ -129,7 +129,10 @@ class _Search:
     def run(self, steps: int) -> tuple[Tensor, Tensor]:
         """Images that are rounded to the best points, (m, c, h, w), and whether these won, (m,)."""
         point = best = self.levels.middle
-        best_won, best_loss = torch.zeros_like(self.rows, dtype=torch.bool), torch.full_like(point[:, 0, 0, 0], -torch.inf)
+        best_won, best_loss = (
+            torch.zeros_like(self.rows, dtype=torch.bool),
+            torch.full_like(point[:, 0, 0, 0], -torch.inf),
+        )
         for step in range(steps):
             moved, won, loss, gained = self._climb(point)
             better = (won & ~best_won) | ((won == best_won) & (loss > best_loss))
@@ -159,7 +162,9 @@ class _Search:
 
     def _kicked(self, point: Tensor, step: int) -> Tensor:
         """The point with some pixels at random levels."""
-        chosen, side = uniform(seed_for(f"kick/{step}", self.seed), self.index, draws=2, size=point[0].numel()).unbind(1)
+        chosen, side = uniform(seed_for(f"kick/{step}", self.seed), self.index, draws=2, size=point[0].numel()).unbind(
+            1
+        )
         ends = torch.where(side.view_as(point) < 0.5, self.levels.floor, self.levels.ceiling)
         return ends.where(chosen.view_as(point) < _KICKED, point)
 

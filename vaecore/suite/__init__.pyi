@@ -36,6 +36,7 @@ from .study.conditions import PGD as PGD
 from .study.conditions import PURIFIED as PURIFIED
 from .study.conditions import ROTATED as ROTATED
 from .study.conditions import SIGN as SIGN
+from .study.conditions import SMOOTHED as SMOOTHED
 from .study.conditions import UNIFORM as UNIFORM
 from .study.conditions import WORST_CASE as WORST_CASE
 from .study.conditions import Condition as Condition
@@ -44,5 +45,6 @@ from .study.draws import DRAWS as DRAWS
 from .study.each_image import Shard as Shard
 from .study.models import Run as Run
 from .study.outside import SCORES as SCORES
+from .study.smoothing import CERTIFICATES as CERTIFICATES
 from .study.study import Study as Study
 from .study.tables import Table as Table

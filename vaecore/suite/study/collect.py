@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vaecore.suite.study.cleaning import CLEANED, CURVE, names
-from vaecore.suite.study.conditions import INSIDE, PURIFIED, Condition
+from vaecore.suite.study.conditions import INSIDE, PURIFIED, SMOOTHED, Condition
 from vaecore.suite.study.contact_sheet import sheet_tasks
 from vaecore.suite.study.decisions import ASKED
 from vaecore.suite.study.draws import DRAWS
 from vaecore.suite.study.sections import cleaning, consistency, decisions, outside, trials
+from vaecore.suite.study.smoothing import SIGMAS
 from vaecore.suite.study.study import Study, accuracy_tasks
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.study.trials import trial_tasks
@@ -107,7 +108,8 @@ def every_condition(study: Study) -> list[Condition]:
     """All conditions that a study knows."""
     purified = [PURIFIED(size, label=name) for name in names(study.setup) for size in CURVE]
     sets = [INSIDE, *study.setup.sets.conditions]
-    return [*study.setup.protocol.conditions, *CLEANED, *purified, *sets, *ASKED]
+    smoothed = [SMOOTHED(sigma) for sigma in SIGMAS]
+    return [*study.setup.protocol.conditions, *CLEANED, *purified, *smoothed, *sets, *ASKED]
 
 
 def _processor() -> str:

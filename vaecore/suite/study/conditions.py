@@ -159,9 +159,9 @@ PGD = Kind(
 )
 WORST_CASE = Kind(
     "worst-case",
-    "worst of four attacks, $\\epsilon$ = {size}",
-    f"Auto-PGD on the cross-entropy and towards each class, and Square: the worst case image by image. It {_OF_CLASSIFIER}"
-    " or of any purifier; changes each pixel by {size} at most.",
+    "worst of three attacks, $\\epsilon$ = {size}",
+    "Auto-PGD on the cross-entropy and towards each class, and Square, the worst case image by image: it"
+    f" {_OF_CLASSIFIER} or of any purifier; changes each pixel by {{size}} at most.",
     knows=("classifier",),
     unit="budgets",
     share="few",
@@ -191,6 +191,14 @@ NOISY = Kind(
     "No attacker: Gaussian noise of standard deviation {size} a pixel, which nobody aims.",
     unit="intensity",
     room="decisions",
+)
+SMOOTHED = Kind(
+    "smoothed",
+    "smoothing, $\\sigma$ = {size}",
+    "No attacker: certificates of the classifier under Gaussian noise of standard deviation {size} a pixel hold against"
+    " every change that is smaller (L2) than their radius.",
+    unit="intensity",
+    room="certified",
 )
 MIX = Kind(
     "outside-mix",

@@ -186,7 +186,7 @@ def _pgd(
 def _worst_case(
     rows: Tensors, *, classifier: Classify, epsilon: float, settings: Mapping[str, float], seed: int, **_: Any
 ) -> Attack:
-    effort = {name: int(value) for name, value in settings.items()}
+    effort: Any = {name: int(value) for name, value in settings.items()}
     own_seed = seed_for("attack/worst-case", seed)
     common: Any = {"epsilon": epsilon, "seed": own_seed, "indices": rows["indices"], "keep_failed": True}
     return worst_case(classifier, rows["pixels"], rows["labels"], **effort, **common)

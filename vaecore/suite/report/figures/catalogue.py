@@ -148,7 +148,8 @@ def _accuracy_by_epsilon(results: Results) -> Caption:
     return Caption(
         "Accuracy behind each purifier as the attack grows",
         "Solid, circles: PGD that does not know the purifier. Dashed, squares: PGD through it. Triangles: Square,"
-        " upside down the discrete search behind rounding. Dotted, crosses: no purifier. Bands: 95% intervals over images.",
+        " upside down the discrete search behind rounding. Dotted, crosses: no purifier. Bands: 95% intervals over"
+        " images.",
         f"{_images(row['images'] for row in rows)}, run of seed {results['seeds'][0]}",
     )
 

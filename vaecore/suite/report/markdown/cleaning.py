@@ -21,7 +21,9 @@ def section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
         shown = " | ".join(f"{row[name]['accuracy']:.3f}" if name in row else "-" for name in names)
         line(f"| {condition} | {cleaning['images'][condition]} | {shown} |")
     line(f"\nOf {cleaning['search']} the first {counted(cleaning['searched'], 'image', 'd')}, but all under L-BFGS.\n")
-    line("Accuracy on the first run under PGD that does not know the purifier / through it / under the discrete search,")
+    line(
+        "Accuracy on the first run under PGD that does not know the purifier / through it / under the discrete search,"
+    )
     line("where it rounds / under Square, where it has no exact gradient / right under all of these.\n")
     sizes = [row["epsilon"] for row in next(iter(attacked.values()))]
     line(f"| purifier | images | {' | '.join(f'epsilon {size:g}' for size in sizes)} |")
@@ -29,4 +31,17 @@ def section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
     for name, rows in attacked.items():
         cells = [" / ".join(f"{row[key]['accuracy']:.2f}" for key in ATTACKS if key in row) for row in rows]
         line(f"| {name} | {rows[0]['images']} | {' | '.join(cells)} |")
+    _certified(cleaning["certified"], line)
     line(figures(results, "cleaning"))
+
+
+def _certified(certified: Mapping[str, Any], line: Callable[[str], None]) -> None:
+    shown = f"Certified accuracy by randomised smoothing, all runs, {counted(certified['images'], 'image', 'd')}:"
+    line(f"\n{shown} no change of an image below the radius (L2) alters its label.\n")
+    first, *_ = [rows for purifiers in certified["accuracy"].values() for rows in purifiers.values()]
+    radii = " | ".join(f"radius {row['radius']:g}" for row in first)
+    line(f"| noise | purifier | {radii} |\n|---|---|{'---:|' * len(first)}")
+    for condition, purifiers in certified["accuracy"].items():
+        for name, rows in purifiers.items():
+            cells = " | ".join(f"{row['accuracy']:.3f}" for row in rows)
+            line(f"| {condition} | {name} | {cells} |")

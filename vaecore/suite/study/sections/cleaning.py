@@ -26,8 +26,9 @@ from vaecore.suite.study.cleaning import (
     names,
     purified_models,
 )
-from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS, PGD
+from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS, PGD, SMOOTHED
 from vaecore.suite.study.setup import Setup
+from vaecore.suite.study.smoothing import CERTIFICATES, RADII, SIGMAS
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tables import stack
 from vaecore.suite.study.tasks import Task
@@ -45,7 +46,8 @@ def tasks(study: Study) -> list[Task]:
     setup = study.setup
     tables = [task for condition in CLEANED for task in CLEANING.tasks(setup, condition)]
     attacked = [task for condition in in_all_runs(setup) for task in ATTACKED.tasks(setup, condition)]
-    return [*curve_tasks(setup).values(), *attacked, *tables, *_strip_tasks(setup)]
+    certified = [task for sigma in SIGMAS for task in CERTIFICATES.tasks(setup, SMOOTHED(sigma))]
+    return [*curve_tasks(setup).values(), *attacked, *certified, *tables, *_strip_tasks(setup)]
 
 
 def section(study: Study) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def section(study: Study) -> dict[str, Any]:
             for name, columns in tables.items()
         },
         "attacked": curves,
+        "certified": _certified(study),
         "strip": _strip(study),
     }
 
@@ -84,8 +87,8 @@ def flags(study: Study) -> list[str]:
     lines, protocol = [], study.setup.protocol
     attacked: dict[tuple[str, float], list[Any]] = {key: [right] for key, right in _curves(study).items()}
     for condition in in_all_runs(study.setup):
-        key = condition.label, condition.size or 0.0
-        attacked.setdefault(key, []).append(study.table(condition, of=ATTACKED).columns)
+        all_runs = study.table(condition, of=ATTACKED).columns
+        attacked.setdefault((condition.label, condition.size or 0.0), []).append(all_runs)
     for (name, size), looks in attacked.items():
         for key, what in (("ignoring", "PGD that does not know it"), ("queried", "Square")):
             # One that knows more has all that its best attack wins: rounding has two.
@@ -101,6 +104,18 @@ def flags(study: Study) -> list[str]:
                         " (are gradients masked?)"
                     )
     return lines
+
+
+def _certified(study: Study) -> dict[str, Any]:
+    """Certified accuracy, all runs: by the smoothing's condition, with and without the VAE, at each radius."""
+    protocol, shown = study.setup.protocol, dict[str, Any]()
+    for condition in map(SMOOTHED, SIGMAS):
+        columns = study.table(condition, of=CERTIFICATES).columns
+        shown[protocol.name(condition)] = {
+            name: [{"radius": radius} | _accuracy(column >= radius) for radius in RADII]
+            for name, column in columns.items()
+        }
+    return {"images": CERTIFICATES.count(study.setup, SMOOTHED(SIGMAS[0])), "accuracy": shown}
 
 
 def _curves(study: Study) -> dict[tuple[str, float], Any]:
