@@ -21,11 +21,11 @@ def linear(images):
 def test_of_a_linear_classifier_it_certifies_nearly_the_distance_and_no_more():
     distance = torch.linspace(-0.15, 0.15, 40, dtype=torch.float64)
     images = GREY + distance.float().view(-1, 1, 1, 1) * DIRECTION
-    found = certify(linear, images, sigma=0.1, seed=0, draws=4000)
+    found = certify(linear, images, sigma=0.1, seed=0, draws=4000, alpha=1e-6)
     assert bool((found.radius <= distance.abs()).all())
-    assert bool((found.radius > distance.abs() - 0.015).all())
+    assert bool((found.radius > distance.abs() - 0.025).all())
     sure = found.label >= 0
-    assert 30 < sure.sum() < 40  # it abstains where the distance is next to nothing
+    assert 20 < sure.sum() < 40  # it abstains where the distance is next to nothing
     assert torch.equal(found.label[sure], (distance[sure] > 0).long())
     assert bool((found.radius[~sure] == 0).all())
 
@@ -42,7 +42,7 @@ def test_it_counts_and_bounds_as_the_paper_does():
 
 
 def test_a_label_that_is_always_given_has_the_largest_radius():
-    found = certify(lambda images: images.flatten(1)[:, :3] * 0 + torch.tensor([0.0, 1, 0]), GREY[:2], sigma=0.5, seed=0)
+    found = certify(lambda images: torch.eye(3)[[1] * len(images)], GREY[:2], sigma=0.5, seed=0)
     assert found.label.tolist() == [1, 1]
     assert found.radius.tolist() == pytest.approx([0.5 * norm.ppf(0.001 ** (1 / 1000))] * 2)
 

@@ -126,7 +126,7 @@ PURIFIERS = {
 
 def in_all_runs(setup: Setup) -> list[Condition]:
     """The attacks on a study's purifiers that are made in all runs."""
-    return [condition for condition in _IN_ALL_RUNS if condition.label in names(setup)]
+    return [condition for condition in IN_ALL_RUNS if condition.label in names(setup)]
 
 
 def names(setup: Setup) -> list[str]:
@@ -218,7 +218,7 @@ class AttackedPurifiers(Evidence):
 
 
 ATTACKED = AttackedPurifiers()
-_IN_ALL_RUNS = (  # attacks that claims take; others are shown in the first run
+IN_ALL_RUNS = (  # attacks that claims take; others are shown in the first run
     PURIFIED(0.5, label=MAJORITY),
     PURIFIED(1, label=MAJORITY),
     PURIFIED(1.5, label=SEARCH),
