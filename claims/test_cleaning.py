@@ -22,6 +22,7 @@ from vaecore.suite import (
     SIGN,
     SMOOTHED,
     WORST_CASE,
+    YARDSTICK,
     Conclusion,
     Condition,
     Estimate,
@@ -133,6 +134,18 @@ def test_a_threshold_withstands_an_attack_made_for_it(study: Study, claim: Concl
 def test_a_threshold_withstands_a_larger_attack_made_for_it(study: Study, claim: Conclusion) -> None:
     """A threshold at 0.5 withstands a discrete search made for it (epsilon 0.3)."""
     claim.conclude(behind_threshold(study, 1.5))
+
+
+@pytest.mark.claim("D11c")
+def test_a_threshold_beside_adversarial_training(study: Study, claim: Conclusion) -> None:
+    """A threshold at 0.5 beside an adversarially trained classifier, under attacks made for each (epsilon 0.3)."""
+    train = study.setup.training
+    if train is None or "labels" not in train.tensors:
+        pytest.skip("adversarial training needs training images with labels; this study has none")
+    behind = study.table(PURIFIED(1.5, label=THRESHOLD), of=ATTACKED)
+    trained = study.table(WORST_CASE(1.5), of=YARDSTICK)["right"]
+    right = (behind["through"] & behind["flipped"])[: len(trained)]
+    claim.conclude(mean(right.astype(float) - trained.astype(float), limits=(-1, 1)))
 
 
 def rival(study: Study, purifier: str) -> Estimate:

@@ -22,6 +22,7 @@ from .models._training import fit_classifier as fit_classifier
 from .models._training import fit_vae as fit_vae
 from .models._training import reference_configs as reference_configs
 from .models._autoencoder import fit_autoencoder as fit_autoencoder
+from .models._robust import fit_robust as fit_robust
 
 # Reconstruction and likelihood.
 from .reconstruction._reconstruct import distinct_labels as distinct_labels

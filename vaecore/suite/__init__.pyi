@@ -48,3 +48,4 @@ from .study.outside import SCORES as SCORES
 from .study.smoothing import CERTIFICATES as CERTIFICATES
 from .study.study import Study as Study
 from .study.tables import Table as Table
+from .study.yardstick import YARDSTICK as YARDSTICK

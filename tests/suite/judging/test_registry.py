@@ -20,7 +20,7 @@ E1 > 0.60, E2a > 0.60, E2b > 0.60, E4 > 0.95, E5a < -0.37, E5b < -0.23, E5c < -0
 E7b < -0.09
 """
 MARGINS = {"D3": Bound(0.0, 0.05), "E3": Bound(0.4, 0.6)}  # equal to within a margin
-REPORTED = {*(f"A16{part}" for part in "abcd"), *(f"C11{part}" for part in "abcdefgh"), "E7a"}
+REPORTED = {*(f"A16{part}" for part in "abcd"), *(f"C11{part}" for part in "abcdefgh"), "D11c", "E7a"}
 LETTERS = {"C1d", "C2d", "C3d", "C4d", "C5d"}  # for digits alone
 ENTRY = """
 [A1]

@@ -306,6 +306,7 @@ class MadeUp:
     def __init__(self, columns):
         self.columns = columns
         self.facts = SimpleNamespace(dataset="made up")
+        self.setup = SimpleNamespace(training=SimpleNamespace(tensors={"labels": None}))
         self.outside = SimpleNamespace(condition=lambda kind: OUTSIDE(label=kind))
 
     def table(self, condition, *, draws=10, of=None):
@@ -514,6 +515,11 @@ def test_what_is_reported_of_refusing_turns_with_the_better_doubt():
     assert second < -0.1
 
 
+def test_what_is_reported_of_the_yardstick_counts_what_is_right_under_both_attacks():
+    (estimate,) = estimates("D11c", MadeUp(cleaned(through=0.9, flipped=0.8, right=0.6)))
+    assert estimate.value == pytest.approx(0.9 * 0.8 - 0.6, abs=0.02)
+
+
 def test_every_claim_has_a_planted_fault():
-    reported = {"E7a", *(f"C11{part}" for part in "abcdefgh")}
+    reported = {"D11c", "E7a", *(f"C11{part}" for part in "abcdefgh")}
     assert {row[0] for row in (*TURNED, *MOVED, *LAWS)} | reported == set(TESTS)

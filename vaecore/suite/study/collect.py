@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vaecore.suite.study.cleaning import CLEANED, CURVE, names
-from vaecore.suite.study.conditions import INSIDE, PURIFIED, SMOOTHED, Condition
+from vaecore.suite.study.conditions import INSIDE, PURIFIED, SMOOTHED, WORST_CASE, Condition
 from vaecore.suite.study.contact_sheet import sheet_tasks
 from vaecore.suite.study.decisions import ASKED
 from vaecore.suite.study.draws import DRAWS
@@ -108,8 +108,8 @@ def every_condition(study: Study) -> list[Condition]:
     """All conditions that a study knows."""
     purified = [PURIFIED(size, label=name) for name in names(study.setup) for size in CURVE]
     sets = [INSIDE, *study.setup.sets.conditions]
-    smoothed = [SMOOTHED(sigma) for sigma in SIGMAS]
-    return [*study.setup.protocol.conditions, *CLEANED, *purified, *smoothed, *sets, *ASKED]
+    others = [*(SMOOTHED(sigma) for sigma in SIGMAS), WORST_CASE(1.5)]
+    return [*study.setup.protocol.conditions, *CLEANED, *purified, *others, *sets, *ASKED]
 
 
 def _processor() -> str:
