@@ -22,6 +22,7 @@ from .models._training import fit_classifier as fit_classifier
 from .models._training import fit_vae as fit_vae
 from .models._training import reference_configs as reference_configs
 from .models._autoencoder import fit_autoencoder as fit_autoencoder
+from .models._robust import fit_robust as fit_robust
 
 # Reconstruction and likelihood.
 from .reconstruction._reconstruct import distinct_labels as distinct_labels
@@ -42,6 +43,8 @@ from .attacks._fgsm import fgsm as fgsm
 from .attacks._pgd import pgd as pgd
 from .attacks._square import square as square
 from .attacks._lbfgs import lbfgs as lbfgs
+from .attacks._worst_case import worst_case as worst_case
+from .attacks._flips import flips as flips
 from .attacks._detector import VAEDetector as VAEDetector
 
 # Anomaly scores.
@@ -61,6 +64,8 @@ from ._purifiers import Purified as Purified
 from ._purifiers import Purifier as Purifier
 from ._purifiers import Threshold as Threshold
 from ._purifiers import VAEPurifier as VAEPurifier
+from ._smoothing import Certificate as Certificate
+from ._smoothing import certify as certify
 
 # Metrics and calibration.
 from ._metrics import aupr as aupr

@@ -41,7 +41,9 @@ from .study.conditions import PGD as PGD
 from .study.conditions import PURIFIED as PURIFIED
 from .study.conditions import ROTATED as ROTATED
 from .study.conditions import SIGN as SIGN
+from .study.conditions import SMOOTHED as SMOOTHED
 from .study.conditions import UNIFORM as UNIFORM
+from .study.conditions import WORST_CASE as WORST_CASE
 from .study.conditions import Condition as Condition
 from .study.decisions import DECISIONS as DECISIONS
 from .study.draws import DRAWS as DRAWS
@@ -54,6 +56,8 @@ from .study.outside import HIDDEN_BY as HIDDEN_BY
 from .study.outside import HIDING as HIDING
 from .study.outside import P_VALUES as P_VALUES
 from .study.outside import SCORES as SCORES
+from .study.smoothing import CERTIFICATES as CERTIFICATES
 from .study.squeezing import SQUEEZING as SQUEEZING
 from .study.study import Study as Study
 from .study.tables import Table as Table
+from .study.yardstick import YARDSTICK as YARDSTICK

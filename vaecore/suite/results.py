@@ -167,11 +167,18 @@ _SECTIONS = {  # of a report on all claims, by `vaecore page`
         "attacked": MapOf(
             ListOf(
                 {"images": _COUNT, "epsilon": Number()}
-                | {f"{attack}?": {"accuracy": _SHARE} for attack in ("ignoring", "through", "queried", "worst")},
+                | {
+                    f"{attack}?": {"accuracy": _SHARE}
+                    for attack in ("ignoring", "through", "flipped", "queried", "worst")
+                },
                 1,
             ),
             1,
         ),
+        "certified": {
+            "images": _COUNT,
+            "accuracy": MapOf(MapOf(ListOf({"radius": Number(), "accuracy": _SHARE}, 1), 1), 1),
+        },
         "strip": {"labels": ListOf(_COUNT)},
     },
     "decisions": (None, {"bins": _COUNT, "images": MapOf(_COUNT)}),

@@ -20,7 +20,7 @@ E1 > 0.60, E2a > 0.60, E2b > 0.60, E4 > 0.95, E5a < -0.37, E5b < -0.23, E5c < -0
 E7b < -0.09
 """
 MARGINS = {"D3": Bound(0.0, 0.05), "E3": Bound(0.4, 0.6)}  # equal to within a margin
-REPORTED = {*(f"A16{part}" for part in "abcd"), *(f"C11{part}" for part in "abcdefgh"), "E7a"}
+REPORTED = {"A7d", "A16e", *(f"A24{part}" for part in "abc"), *(f"C11{part}" for part in "abcdefgh"), "D11c", "E7a"}
 LETTERS = {*(f"C{part}d" for part in range(1, 6)), *(f"C13{part}" for part in "efg")}  # for digits alone
 LETTERS |= {*(f"C14{part}" for part in "def"), "C15c"}
 ENTRY = """

@@ -18,10 +18,10 @@ from scipy.special import ndtr
 
 from claims import test_calibration, test_cleaning, test_consistency, test_decisions, test_latent, test_outside
 from vaecore import Store, pgd, scores
-from vaecore.suite import ATTACKED, CLEAN, CLEANING, DECISIONS, LBFGS, PURIFIED, Study, Table
+from vaecore.suite import ATTACKED, CLEAN, CLEANING, DECISIONS, Study, Table
 from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.judging.verdict import SUPPORTED, judge
-from vaecore.suite.study.cleaning import JUDGED, MAJORITY, NONE, THRESHOLD
+from vaecore.suite.study.cleaning import BITS, CLEANED, IN_ALL_RUNS, MAJORITY, NONE, SEARCH, THRESHOLD
 from vaecore.suite.study.conditions import OUTSIDE
 from vaecore.suite.study.decisions import ASKED, MEAN_SCALED, SCALED
 from vaecore.suite.study.protocol import PROFILES, Profile, Protocol
@@ -330,11 +330,11 @@ class MadeUp:
     def __init__(self, columns):
         self.columns = columns
         self.facts = SimpleNamespace(dataset="made up")
+        self.setup = SimpleNamespace(training=SimpleNamespace(tensors={"labels": None}))
         self.outside = SimpleNamespace(condition=lambda kind: OUTSIDE(label=kind))
 
     def table(self, condition, *, draws=None, of=None):
-        attacked = [PURIFIED(size, label=MAJORITY) for size in (0.5, 1)]
-        looked_at = {CLEANING: (*JUDGED, LBFGS), ATTACKED: attacked, DECISIONS: ASKED}
+        looked_at = {CLEANING: (*CLEANED,), ATTACKED: IN_ALL_RUNS, DECISIONS: ASKED}
         assert of not in looked_at or condition in looked_at[of]  # of others a study has fewer images, or none
         name = Protocol().name(condition)
         table = Table.of(self.columns(name, np.random.default_rng(len(name))))
@@ -446,6 +446,26 @@ def raised(one_in):
     return columns
 
 
+def left(*, pgd, worst):
+    """Whether labels are right under PGD and under the ensemble, of which one takes what the other leaves."""
+
+    def columns(condition, _generator):
+        share = {"pgd-0.1": pgd, "worst-case-0.1": worst}[condition]
+        return {NONE: np.random.default_rng(0).uniform(size=SHAPE) < share}
+
+    return columns
+
+
+def certified(plain, behind):
+    """Certified radii that reach 0.5 as often as is said, without the VAE and behind it."""
+
+    def columns(_condition, generator):
+        shares = {NONE: plain, "vae-posterior-mean": behind}
+        return {name: 0.4 + 0.2 * (generator.uniform(size=SHAPE) < share) for name, share in shares.items()}
+
+    return columns
+
+
 def decisions(sharp=None, **changes):
     """What judges say: NLL that grows by `changes` from one judge to the next.
 
@@ -544,6 +564,16 @@ LAWS: list[tuple[str, Law, Law]] = [  # of a claim: one under which it holds, an
     ("D6", majority(0.95, 0.0), majority(0.5, 0.0)),
     ("D7", majority(0.6, 0.0), majority(0.1, 0.1)),
     ("D8", majority(0.6, 0.95), majority(0.95, 0.95)),
+    ("D9", cleaned(through=0.1), cleaned(through=0.6)),
+    ("D10", left(pgd=0.3, worst=0.25), left(pgd=0.3, worst=0.3)),
+    ("D10", left(pgd=0.3, worst=0.25), left(pgd=0.3, worst=0.1)),
+    *((name, cleaned(through=0.9, flipped=0.9), cleaned(through=0.9, flipped=0.4)) for name in ("D11a", "D11b")),
+    *((name, cleaned(through=0.9, flipped=0.9), cleaned(through=0.4, flipped=0.9)) for name in ("D11a", "D11b")),
+    *(
+        (f"D12{part}", cleaned(**{MAJORITY: 0.9, rival: 0.97}), cleaned(**{MAJORITY: 0.9, rival: 0.9}))
+        for part, rival in zip("abc", (THRESHOLD, BITS, SEARCH), strict=True)
+    ),
+    ("D13", certified(0.8, 0.4), certified(0.8, 0.8)),
     *((f"E5{part}", decisions(classifier=1.9), decisions(mean=0.05)) for part in "abcd"),
     ("E6", decisions(mean=1.0), decisions(classifier=0.05)),
     ("E7b", decisions("disagreement"), decisions("confidence")),
@@ -570,6 +600,12 @@ def test_what_is_reported_of_refusing_turns_with_the_better_doubt():
     assert second < -0.1
 
 
+def test_what_is_reported_of_the_yardstick_counts_what_is_right_under_both_attacks():
+    assert value("D11c", MadeUp(cleaned(through=0.9, flipped=0.8, right=0.6))) == pytest.approx(
+        0.9 * 0.8 - 0.6, abs=0.02
+    )
+
+
 def test_every_claim_has_a_planted_fault():
-    reported = {"E7a", *(f"C11{part}" for part in "abcdefgh")}
+    reported = {"D11c", "E7a", *(f"C11{part}" for part in "abcdefgh")}
     assert {row[0] for row in (*TURNED, *MOVED, *LAWS)} | reported == set(TESTS)

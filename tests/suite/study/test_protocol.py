@@ -122,7 +122,7 @@ def test_expensive_attacks_and_what_is_only_shown_take_fewer_images():
     expected = dict.fromkeys(images, 2000) | dict.fromkeys(few, 500) | dict.fromkeys(fewest, 150) | {CLEAN: 10_000}
     assert images == expected
     assert replace(PROTOCOL, profile=PROFILES["smoke"]).images(CLEAN) == 200
-    assert PROTOCOL.trial_images == 37
+    assert PROTOCOL.trial_images == 75
     assert replace(PROTOCOL, profile=replace(PROTOCOL.profile, adaptive_images=4)).trial_images == 2
 
 

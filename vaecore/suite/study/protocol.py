@@ -100,4 +100,4 @@ class Protocol:
     @property
     def trial_images(self) -> int:
         """Test images on which an attacker's effort is varied, in the first run."""
-        return max(2, self.profile.adaptive_images // 4)
+        return max(2, self.profile.adaptive_images // 2)

@@ -157,8 +157,9 @@ def _accuracy_by_epsilon(results: Results) -> Caption:
     rows = [row for rows in results["cleaning"]["attacked"].values() for row in rows]
     return Caption(
         "Accuracy behind each purifier as the attack grows",
-        "Solid, circles: PGD that does not know the purifier. Dashed, squares: PGD through it. Triangles: Square, where"
-        " the purifier has no gradient of its own. Dotted, crosses: no purifier. Bands: 95% intervals over images.",
+        "Solid, circles: PGD that does not know the purifier. Dashed, squares: PGD through it. Triangles: Square,"
+        " upside down the discrete search behind rounding. Dotted, crosses: no purifier. Bands: 95% intervals over"
+        " images.",
         f"{_images(row['images'] for row in rows)}, run of seed {results['seeds'][0]}",
     )
 
