@@ -141,6 +141,7 @@ _DRAWN = {  # by `vaecore page`, beside that
     "detection?": (None, {"cells": _CELLS}),
 }
 _EFFORT = {"epsilon": Number(), "steps": _COUNT, "draws": _COUNT}
+_MEASURES = {"ece_width": {"mean": _SHARE, "calibrated?": _SHARE}}
 _SECTIONS = {  # of a report on all claims, by `vaecore page`
     "panels": ListOf(str),
     "error_by_confidence": ListOf({"count": _COUNT}),
@@ -165,5 +166,5 @@ _SECTIONS = {  # of a report on all claims, by `vaecore page`
         ),
         "strip": {"labels": ListOf(_COUNT)},
     },
-    "decisions": (None, {"bins": _COUNT, "images": MapOf(_COUNT)}),
+    "decisions": (None, {"bins": _COUNT, "images": MapOf(_COUNT), "measures": MapOf(MapOf(_MEASURES), 1)}),
 }
