@@ -142,6 +142,7 @@ _DRAWN = {  # by `vaecore page`, beside that
 }
 _MEASURED = {"estimate": _MAYBE, "low": _MAYBE, "high": _MAYBE}
 _EFFORT = {"epsilon": Number(), "steps": _COUNT, "draws": _COUNT}
+_MEASURES = {"ece_width": {"mean": _SHARE, "calibrated?": _SHARE}}
 _SECTIONS = {  # of a report on all claims, by `vaecore page`
     "panels": ListOf(str),
     "error_by_confidence": ListOf({"count": _COUNT}),
@@ -181,5 +182,5 @@ _SECTIONS = {  # of a report on all claims, by `vaecore page`
         },
         "strip": {"labels": ListOf(_COUNT)},
     },
-    "decisions": (None, {"bins": _COUNT, "images": MapOf(_COUNT)}),
+    "decisions": (None, {"bins": _COUNT, "images": MapOf(_COUNT), "measures": MapOf(MapOf(_MEASURES), 1)}),
 }
