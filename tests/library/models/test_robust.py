@@ -5,7 +5,7 @@ import torch
 
 from vaecore import ClassifierConfig, Images, fit_classifier, fit_robust, load_images, pgd
 
-CONFIG = ClassifierConfig((8, 8), 32, dropout=0.0, epochs=8, batch_size=50, learning_rate=5e-3, augmentation="none")
+CONFIG = ClassifierConfig((8, 8), 32, dropout=0.0, epochs=20, batch_size=50, learning_rate=5e-3, augmentation="none")
 
 
 def test_it_withstands_an_attack_that_takes_a_plain_classifier():
