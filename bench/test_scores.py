@@ -28,7 +28,7 @@ def test_score(benchmark: BenchmarkFixture, study: Study, device: str, name: str
         study.setup.train.pixels[:LEARNT].to(device),
         study.setup.test.pixels[study.setup.indices[:IMAGES]].to(device),
     )
-    judge = fit_scores(vae, classifier, train, seed=0, names=None if name == ALL else [name])  # type: ignore[arg-type]
+    judge = fit_scores(vae, classifier, train, seed=0, names=[*scores] if name == ALL else [name])  # type: ignore[arg-type]
 
     def run_all() -> Tensor:
         return torch.stack(list(judge(images).values()), dim=1)

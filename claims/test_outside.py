@@ -5,9 +5,27 @@ against a set outside. Which sets there are:
 vaecore/suite/study/sets.py.
 """
 
+import numpy as np
 import pytest
 
-from vaecore.suite import INSIDE, SCORES, Conclusion, Estimate, Study, auroc, difference
+from vaecore.suite import (
+    ABROAD,
+    AWAY,
+    FALSE_ALARMS,
+    HIDDEN,
+    HIDDEN_BY,
+    HOME,
+    INSIDE,
+    P_VALUES,
+    SCORES,
+    Conclusion,
+    Condition,
+    Estimate,
+    Study,
+    auroc,
+    difference,
+    mean,
+)
 from vaecore.toolkit import is_made
 
 
@@ -18,6 +36,25 @@ def detection(study: Study, score: str, kind: str) -> Estimate:
     if score not in inside:
         raise ValueError(f"{score} learns from training images, of which {study.facts.dataset} has none")
     return auroc(inside[score], others[score], paired=is_made(outside.label))
+
+
+def abroad(study: Study, score: str, kind: str) -> Estimate:
+    """AUROC of a score of VAEs trained on a set, the test images against images of the set that they have not seen."""
+    label = study.outside.condition(kind).label
+    home, away = (study.table(one(label=label), of=ABROAD) for one in (HOME, AWAY))
+    return auroc(home[score], away[score], paired=False)
+
+
+def alarms(study: Study, condition: Condition, column: str) -> Estimate:
+    """The share of a condition's images that raise an alarm by conformal p-values; the column: see `P_VALUES`."""
+    values = study.table(condition, of=P_VALUES)[column]
+    return mean(np.where(np.isnan(values), np.nan, values <= FALSE_ALARMS), limits=(0, 1))
+
+
+def alarms_of_hidden(study: Study, score: str, kind: str) -> Estimate:
+    """The share of a set's images, moved to hide from a score, that raise an alarm by it."""
+    hidden = HIDDEN(HIDDEN_BY, label=study.outside.condition(kind).label)
+    return alarms(study, hidden, f"{score}/{score}")
 
 
 @pytest.mark.claim("C1a")
@@ -147,8 +184,8 @@ def test_mirrored_images_stay_hard(study: Study, claim: Conclusion) -> None:
 
 
 @pytest.mark.claim("C10")
-def test_likelihood_regret_does_not_find_dim_images(study: Study, claim: Conclusion) -> None:
-    """Likelihood regret does not find dim images (0.3 of their brightness) either."""
+def test_dim_images_stay_hard_for_likelihood_regret(study: Study, claim: Conclusion) -> None:
+    """Dim images (0.3 of their brightness) stay hard for the likelihood regret."""
     claim.conclude(detection(study, "likelihood-regret", "dimmed-0.3"))
 
 
@@ -198,3 +235,135 @@ def test_compressed_size_on_fashion_mnist(study: Study, claim: Conclusion) -> No
 def test_compressed_size_on_letters(study: Study, claim: Conclusion) -> None:
     """How well the compressed size, a trivial score, detects capital letters drawn from fonts."""
     claim.conclude(detection(study, "compressed-size", "letters"))
+
+
+@pytest.mark.claim("C12a")
+def test_omniglot_stays_hard_for_the_error(study: Study, claim: Conclusion) -> None:
+    """Omniglot stays hard for the reconstruction error."""
+    claim.conclude(detection(study, "mse", "omniglot"))
+
+
+@pytest.mark.claim("C12b")
+def test_kl_hardly_tells_omniglot(study: Study, claim: Conclusion) -> None:
+    """The KL term hardly tells Omniglot from test images."""
+    claim.conclude(detection(study, "kl", "omniglot"))
+
+
+@pytest.mark.claim("C12c")
+def test_max_softmax_beats_the_error_on_omniglot(study: Study, claim: Conclusion) -> None:
+    """The classifier's max-softmax beats the reconstruction error on Omniglot."""
+    claim.conclude(difference(detection(study, "max-softmax", "omniglot"), detection(study, "mse", "omniglot")))
+
+
+@pytest.mark.claim("C12d")
+def test_latent_neighbours_detect_omniglot(study: Study, claim: Conclusion) -> None:
+    """The distance to the 10th nearest training latent detects Omniglot."""
+    claim.conclude(detection(study, "latent-knn", "omniglot"))
+
+
+@pytest.mark.claim("C13a")
+def test_error_of_a_vae_of_kmnist_fails(study: Study, claim: Conclusion) -> None:
+    """A VAE trained on KMNIST takes test images for more ordinary by its reconstruction error."""
+    claim.conclude(abroad(study, "mse", "kmnist"))
+
+
+@pytest.mark.claim("C13b")
+def test_elbo_of_a_vae_of_kmnist_fails(study: Study, claim: Conclusion) -> None:
+    """A VAE trained on KMNIST takes test images for more ordinary by its ELBO."""
+    claim.conclude(abroad(study, "elbo", "kmnist"))
+
+
+@pytest.mark.claim("C13c")
+def test_latent_neighbours_of_a_vae_of_kmnist_detect(study: Study, claim: Conclusion) -> None:
+    """A VAE trained on KMNIST detects test images by the distance to the 10th nearest training latent."""
+    claim.conclude(abroad(study, "latent-knn", "kmnist"))
+
+
+@pytest.mark.claim("C13d")
+def test_input_complexity_by_a_vae_of_kmnist_detects(study: Study, claim: Conclusion) -> None:
+    """A VAE trained on KMNIST detects test images by input complexity."""
+    claim.conclude(abroad(study, "input-complexity", "kmnist"))
+
+
+@pytest.mark.claim("C13e")
+def test_elbo_of_a_vae_of_letters_fails(study: Study, claim: Conclusion) -> None:
+    """A VAE trained on capital letters drawn from fonts takes test images for more ordinary by its ELBO."""
+    claim.conclude(abroad(study, "elbo", "letters"))
+
+
+@pytest.mark.claim("C13f")
+def test_latent_neighbours_of_a_vae_of_letters_detect(study: Study, claim: Conclusion) -> None:
+    """A VAE trained on capital letters drawn from fonts detects test images by the distance to the 10th nearest
+    training latent.
+    """
+    claim.conclude(abroad(study, "latent-knn", "letters"))
+
+
+@pytest.mark.claim("C13g")
+def test_input_complexity_by_a_vae_of_letters_detects(study: Study, claim: Conclusion) -> None:
+    """A VAE trained on capital letters drawn from fonts detects test images by input complexity."""
+    claim.conclude(abroad(study, "input-complexity", "letters"))
+
+
+@pytest.mark.claim("C14a")
+def test_kmnist_hides_from_latent_neighbours(study: Study, claim: Conclusion) -> None:
+    """Few KMNIST images that hide (epsilon 0.3) from the distance to the 10th nearest training latent are found by
+    it at 5% false alarms.
+    """
+    claim.conclude(alarms_of_hidden(study, "latent-knn", "kmnist"))
+
+
+@pytest.mark.claim("C14b")
+def test_kmnist_hides_from_max_softmax(study: Study, claim: Conclusion) -> None:
+    """Few KMNIST images that hide (epsilon 0.3) from max-softmax are found by it at 5% false alarms."""
+    claim.conclude(alarms_of_hidden(study, "max-softmax", "kmnist"))
+
+
+@pytest.mark.claim("C14c")
+def test_kmnist_hides_from_the_error(study: Study, claim: Conclusion) -> None:
+    """Not all KMNIST images that hide (epsilon 0.3) from the reconstruction error are found by it at 5% false
+    alarms.
+    """
+    claim.conclude(alarms_of_hidden(study, "mse", "kmnist"))
+
+
+@pytest.mark.claim("C14d")
+def test_letters_hides_from_latent_neighbours(study: Study, claim: Conclusion) -> None:
+    """Few capital letters drawn from fonts that hide (epsilon 0.3) from the distance to the 10th nearest training
+    latent are found by it at 5% false alarms.
+    """
+    claim.conclude(alarms_of_hidden(study, "latent-knn", "letters"))
+
+
+@pytest.mark.claim("C14e")
+def test_letters_hides_from_max_softmax(study: Study, claim: Conclusion) -> None:
+    """Few capital letters drawn from fonts that hide (epsilon 0.3) from max-softmax are found by it at 5% false
+    alarms.
+    """
+    claim.conclude(alarms_of_hidden(study, "max-softmax", "letters"))
+
+
+@pytest.mark.claim("C14f")
+def test_letters_hides_from_the_error(study: Study, claim: Conclusion) -> None:
+    """Not all capital letters drawn from fonts that hide (epsilon 0.3) from the reconstruction error are found by
+    it at 5% false alarms.
+    """
+    claim.conclude(alarms_of_hidden(study, "mse", "letters"))
+
+
+@pytest.mark.claim("C15a")
+def test_false_alarms_are_as_many_as_promised(study: Study, claim: Conclusion) -> None:
+    """Conformal p-values keep their promise on test images: 5% of them raise false alarms."""
+    claim.conclude(alarms(study, INSIDE, "latent-knn"))
+
+
+@pytest.mark.claim("C15b")
+def test_latent_neighbours_find_kmnist_at_few_false_alarms(study: Study, claim: Conclusion) -> None:
+    """At 5% false alarms the distance to the 10th nearest training latent finds KMNIST."""
+    claim.conclude(alarms(study, study.outside.condition("kmnist"), "latent-knn"))
+
+
+@pytest.mark.claim("C15c")
+def test_latent_neighbours_find_letters_at_few_false_alarms(study: Study, claim: Conclusion) -> None:
+    """At 5% false alarms the distance to the 10th nearest training latent finds capital letters drawn from fonts."""
+    claim.conclude(alarms(study, study.outside.condition("letters"), "latent-knn"))

@@ -55,6 +55,7 @@ from .scoring._scores import fit_scores as fit_scores
 from .scoring._scores import FittedScores as FittedScores
 from .scoring._scores import Score as Score
 from .scoring._scores import scores as scores
+from .scoring._detector import ScoreDetector as ScoreDetector
 
 # Purifiers.
 from ._purifiers import BitDepth as BitDepth
@@ -71,6 +72,7 @@ from ._purifiers import VAEPurifier as VAEPurifier
 from ._metrics import aupr as aupr
 from ._metrics import auroc as auroc
 from ._metrics import brier as brier
+from ._metrics import conformal_p_values as conformal_p_values
 from ._metrics import fpr95 as fpr95
 from ._metrics import nll as nll
 from ._calibration import aurc as aurc

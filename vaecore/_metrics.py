@@ -44,6 +44,20 @@ def fpr95(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> float:
     return float((high <= threshold).mean())
 
 
+def conformal_p_values(calibration: ArrayLike | Tensor, scores: ArrayLike | Tensor) -> NDArray[np.float64]:
+    """For each image, the chance of a score as high as its own if it is exchangeable with the calibration images.
+
+    calibration: (m,) scores of images inside that nothing was fitted on, scores: (n,); higher is more anomalous.
+    Returns (n,), from 1 / (m + 1) to 1: the share of calibration scores that are at least as high, the image's own
+    counted as one. An alarm at values up to a level is false that often at most, on average over calibration sets. For
+    many images, `scipy.stats.false_discovery_control` of these values bounds the share of false alarms among all
+    alarms. Raises ValueError as `auroc` does. Source: Bates et al. 2023, marginal conformal p-values.
+    """
+    known, new = np.sort(_scores(calibration, "calibration")), _scores(scores, "scores")
+    as_high = len(known) - np.searchsorted(known, new, side="left")
+    return np.asarray((1 + as_high) / (1 + len(known)))
+
+
 def brier(probabilities: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
     """Squared distance between probabilities and one-hot label, summed over classes, mean over images (Brier 1950).
 

@@ -76,3 +76,4 @@ from .attacks._attack import outcome as outcome
 # Anomaly scores.
 from .scoring._features import Features as Features
 from .scoring._features import Settings as Settings
+from .scoring._scores import lacking_needs as lacking_needs

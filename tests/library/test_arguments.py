@@ -21,13 +21,19 @@ STRANGERS = ["mine", 0, torch.zeros(4, 1, 5, 4)]
 # Wrong values by the name of the argument; None is one, too, unless it is the default.
 WRONG = {
     **dict.fromkeys(("draws", "chunk", "steps", "starts", "restarts", "queries", "evaluations", "eot", "bins"), COUNTS),
-    **dict.fromkeys(("importance_draws", "neighbours", "regret_steps", "regret_draws", "count", "classes"), COUNTS),
+    **dict.fromkeys(
+        ("importance_draws", "neighbours", "regret_steps", "posterior_steps", "regret_draws", "count", "classes"),
+        COUNTS,
+    ),
     **dict.fromkeys(("latent_size", "hidden_size", "epochs", "batch_size"), COUNTS),
     "bits": [*COUNTS, 9],
     "size": [*COUNTS, 2],
     "seed": [-1, 2**64, 0.5, 1.0, True, "0", np.int64(-1), NAN],
+    "known_seed": [-1, 2**64, 0.5, True, "0"],
+    "thresholds": [{"kl": 1.0}, {"mse": 0.0}, {"mse": NAN}, 0.5, ["mse"]],
+    "shrinking": ["yes", 1, 0.0],
     "first_index": [-1, 0.5, True, "0", 2**63],
-    **dict.fromkeys(("epsilon", "step_size", "sigma", "rate", "level", "error_weight"), NUMBERS),
+    **dict.fromkeys(("epsilon", "step_size", "sigma", "rate", "level", "momentum"), NUMBERS),
     **dict.fromkeys(("beta", "learning_rate", "dropout", "weight_decay"), NUMBERS),
     **dict.fromkeys(("norm", "loss", "how", "bound", "precision", "equal", "decide", "backward"), CHOICES),
     **dict.fromkeys(("augmentation", "split"), CHOICES),

@@ -51,7 +51,8 @@ def functions_of(some_images):
         def every_score(images, *, draws, seed, names=None, **at):
             key = draws, seed, names
             if key not in fitted:
-                few = {"importance_draws": 6, "neighbours": 1, "regret_steps": 2, "regret_draws": 4, "draws": draws}
+                few = {"importance_draws": 6, "neighbours": 1, "draws": draws}
+                few |= {"regret_steps": 2, "posterior_steps": 2, "regret_draws": 4}
                 fitted[key] = fit_scores(vae, classifier, some_images(60, 9), seed=seed, names=names, **few)
             return torch.stack(list(fitted[key](images, **at).values()), dim=1)
 
@@ -109,7 +110,7 @@ def test_chunks_portions_order_and_splits_change_nothing(functions, some_images,
 
 @EACH
 def test_seed_and_index_choose_the_draws(functions, some_images, name):
-    by_draws = ("mse", "log-likelihood", "likelihood-regret", "disagreement")
+    by_draws = ("mse", "log-likelihood", "posterior-regret", "disagreement")
     images, more = some_images(5), {"names": by_draws} if name == "scores" else {}
 
     def result(rows=slice(None), *, seed=1, **at):
@@ -367,7 +368,7 @@ def test_weights_made_in_inference_mode_are_named_where_they_are_differentiated(
     remedy = r"made outside torch.inference_mode .* \(a copy made outside will do: copy.deepcopy\(model\)\)"
     for fail in (
         lambda: likelihood_regret(made, images, seed=0),
-        lambda: fit_scores(made, None, None, seed=0, names="likelihood-regret")(images),
+        lambda: fit_scores(made, None, None, seed=0, names="posterior-regret")(images),
         lambda: LatentSearch(made, steps=2)(images),
     ):
         with pytest.raises(ValueError, match=remedy):

@@ -1,7 +1,9 @@
 """Target of adaptive attacks: a classifier guarded by a VAE, differentiated end to end."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import inf
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -16,6 +18,8 @@ from vaecore._check import (
     check_labels,
     check_logits,
     check_number,
+    check_seed,
+    check_type,
 )
 from vaecore._noise import normal, seed_for
 from vaecore.attacks._attack import Loss, Objective, class_loss
@@ -25,33 +29,45 @@ from vaecore.reconstruction._decode import check_vae, decode_draws, posterior
 
 @dataclass(frozen=True)
 class VAEDetector:
-    """A classifier with a VAE that raises an alarm if an image's reconstructions get different labels.
+    """A classifier with a VAE that raises an alarm where reconstructions disagree or a score exceeds its threshold.
 
     `fgsm`, `pgd` and `square` take it in place of a classifier: `pgd(VAEDetector(vae, classifier), images, ...)`. The
     attacker knows everything except the detector's random numbers. It succeeds if the classifier gives the image a
-    wrong label (with targets: the target) and gives all `draws` reconstructions the same label. The log-probabilities
-    of the image and the mean of those of its reconstructions count half each. Reconstructions are drawn anew in each
-    step (expectation over transformation, EOT; Athalye et al. 2018, section 4.2), and the gradient passes through
-    encoder, draw, decoder and classifier. An untargeted attack aims at the wrong class with the highest averaged
-    log-probability, chosen in each step, so that the labels agree. loss="cross-entropy" is that log-probability in
-    nats; "margin" subtracts the label's.
+    wrong label (with targets: the target), all `draws` reconstructions get the same label, and no score is above its
+    threshold. Reconstructions are drawn anew in each step (expectation over transformation, EOT; Athalye et al. 2018,
+    section 4.2), and the gradient passes through encoder, draw, decoder and classifier.
 
-    error_weight: subtracts the squared error summed over pixels, mean over draws, times this weight from the loss, for
-    an attacker who also wants a small reconstruction error. backward: "exact", or "identity", which replaces the
-    reconstruction by the identity in the backward pass (BPDA; section 4.1 there): a cross-check, not a strong attack.
+    The loss: the log-probabilities of the image and the mean of those of its reconstructions count half each. An
+    untargeted attack aims at the wrong class with the highest averaged log-probability, chosen in each step, so that
+    the labels agree. loss="cross-entropy" is that log-probability in nats; "margin" subtracts the label's.
+
+    thresholds: the alarms, by the names of `scores`: "mse", "disagreement" and "max-softmax", each above 0. As soon as
+    the label is wrong, the loss is then minus the sum of what the attacker still lacks: the logarithm of each score
+    over its threshold, where it is above, and the mean margin by which draws miss the image's label. So it changes what
+    one alarm sees only as long as that alarm would be raised (selective PGD: Bryniarski et al. 2022).
+    known_seed: the seed of the detector's own draws, which the attacker knows in place of drawing anew; those of
+    `reconstruct`. backward: "exact", or "identity", which replaces the reconstruction by the identity in the backward
+    pass (BPDA; section 4.1 of Athalye et al.): a cross-check, not a strong attack.
     """
 
     vae: Autoencoder
     classifier: Classify
     draws: int = 10
-    error_weight: float = 0.0
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    known_seed: int | None = None
     backward: Literal["exact", "identity"] = "exact"
 
     def __post_init__(self) -> None:
         check_vae(self.vae)
         check_classifier(self.classifier)
         object.__setattr__(self, "draws", check_integer("draws", self.draws, 1))
-        check_number("error_weight", self.error_weight, lambda value: 0 <= value < inf, "0 or more, and finite")
+        check_type("thresholds", self.thresholds, Mapping, "{'mse': 0.02}")
+        for name, value in self.thresholds.items():
+            check_choice("a threshold's score", name, _ALARMS)
+            check_number(f"the threshold of {name}", value, lambda number: 0 < number < inf, "above 0, and finite")
+        object.__setattr__(self, "thresholds", MappingProxyType(dict(self.thresholds)))
+        if self.known_seed is not None:
+            object.__setattr__(self, "known_seed", check_seed(self.known_seed))
         check_choice("backward", self.backward, ("exact", "identity"))
 
     def objective(self, aims: Tensor, *, targeted: bool, loss: Loss, indices: Tensor, seed: int) -> Objective:
@@ -59,15 +75,23 @@ class VAEDetector:
 
         def objective(points: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
             count, aim = len(points), aims[rows]
-            reconstructions = self._reconstruct(points, indices[rows], seed_for(f"eot/{step}", seed))
+            own_seed = seed_for(f"eot/{step}", seed) if self.known_seed is None else self.known_seed
+            reconstructions = self._reconstruct(points, indices[rows], own_seed)
             logits = ask(self.classifier, torch.cat([points.unsqueeze(1), reconstructions], dim=1).flatten(0, 1))
             check_logits(logits, count * (1 + self.draws))
             check_labels(aims, len(aims), classes=logits.shape[1], name="targets" if targeted else "labels")
-            scores = log_softmax(logits, dim=1).view(count, 1 + self.draws, -1)
+            logits = logits.view(count, 1 + self.draws, -1)
+            scores = log_softmax(logits, dim=2)
             labels = scores.argmax(dim=2)
-            won = (labels == labels[:, :1]).all(dim=1) & ((labels[:, 0] == aim) == targeted)
+            fooled = (labels[:, 0] == aim) == targeted
+            won = (labels == labels[:, :1]).all(dim=1) & fooled
             joint = (scores[:, 0] + scores[:, 1:].mean(dim=1)) / 2
-            return won, joint_loss(joint, aim, targeted=targeted, loss=loss) - self._error(points, reconstructions)
+            value = joint_loss(joint, aim, targeted=targeted, loss=loss)
+            if not self.thresholds:
+                return won, value
+            excess = self._excess(points, reconstructions, scores, labels[:, 0])
+            lacking = excess.clamp(min=0).sum(dim=1) + _missing_margin(logits[:, 1:], labels[:, 0])
+            return won & (excess <= 0).all(dim=1), torch.where(fooled, -lacking, value)
 
         return objective
 
@@ -81,11 +105,29 @@ class VAEDetector:
             return identity + (decoded - identity).detach()
         return decoded
 
-    def _error(self, points: Tensor, reconstructions: Tensor) -> Tensor | float:
-        if self.error_weight == 0:
-            return 0.0
-        squares = (reconstructions - points.unsqueeze(1)).square().sum(dim=(2, 3, 4))
-        return self.error_weight * squares.mean(dim=1)
+    def _excess(self, points: Tensor, reconstructions: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+        """Logarithm of each score over its threshold, (m, thresholds)."""
+        own = labels.view(-1, 1, 1).expand(-1, self.draws, 1)
+        alarms = {
+            "mse": lambda: (reconstructions - points.unsqueeze(1)).square().mean(dim=(1, 2, 3, 4)),
+            "disagreement": lambda: 1 - scores[:, 1:].exp().gather(2, own).mean(dim=(1, 2)),
+            "max-softmax": lambda: 1 - scores[:, 0].exp().amax(dim=1),
+        }
+        values = torch.stack([alarms[name]() for name in self.thresholds], dim=1)
+        limits = values.new_tensor([*self.thresholds.values()])
+        return (values / limits).clamp(min=_LEAST).log()
+
+
+_ALARMS = ("mse", "disagreement", "max-softmax")
+_LEAST = 1e-6  # of a score over its threshold: far below 1, where it counts no more
+_SAFE = 1.0  # logits by which a draw's label should lead, so that other draws have it too
+
+
+def _missing_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """What draws' logits (m, draws, classes) lack for a safe lead of each image's label (m,), mean over draws; (m,)."""
+    own = labels.view(-1, 1, 1).expand(-1, logits.shape[1], 1)
+    lead = logits.gather(2, own).squeeze(2) - logits.scatter(2, own, -inf).amax(dim=2)
+    return (_SAFE - lead).clamp(min=0).mean(dim=1)
 
 
 def joint_loss(scores: Tensor, aims: Tensor, *, targeted: bool, loss: Loss) -> Tensor:

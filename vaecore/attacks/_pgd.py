@@ -1,4 +1,4 @@
-"""Projected gradient descent with a fixed step size, and Auto-PGD, which adapts it to each image."""
+"""Projected gradient descent with planned steps, and Auto-PGD, which adapts them to each image."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -7,7 +7,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from vaecore._check import check_counts, check_number
+from vaecore._check import check_counts, check_number, check_type
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, normal, seed_for, uniform
 from vaecore.attacks._attack import (
@@ -47,6 +47,8 @@ def pgd(
     norm: Norm = "linf",
     steps: int = 40,
     step_size: float | None = None,
+    shrinking: bool = False,
+    momentum: float = 0.0,
     random_start: bool = True,
     restarts: int = 1,
     targets: Tensor | None = None,
@@ -62,9 +64,12 @@ def pgd(
     reach; without, success means that the label is not predicted, also if it was not before. loss: "cross-entropy" or
     "margin", the largest other logit minus the label's.
 
-    step_size: of every step, in the units of epsilon; the result is the last point. None is Auto-PGD: steps start at
-    2 epsilon, with momentum, and are halved for an image whose loss no longer rises, which also returns to its best
-    point. The result is the best point: a success before a failure, then the higher loss.
+    step_size: of every step, in the units of epsilon; the result is the last point. shrinking: only of the first step;
+    the others shrink linearly, to 0. momentum: share, from 0 and below 1, of the last direction that a step keeps; each
+    gradient counts divided by its mean absolute value (Dong et al. 2018, equation 6). Both steady an attack whose loss
+    is noisy. step_size=None is Auto-PGD, which takes neither: steps start at 2 epsilon, with a momentum of their own,
+    and are halved for an image whose loss no longer rises, which also returns to its best point. The result is the best
+    point: a success before a failure, then the higher loss.
     random_start: start from a uniform point of the ball, which depends only on `seed`, the image's index and the
     restart. Image i has index `first_index` + i, or `indices[i]`, (n,) int64. restarts: attempts for each image without
     success; of failures, the one with the highest loss is kept.
@@ -80,6 +85,10 @@ def pgd(
     if step_size is not None:
         remedy = "None adapts it to each image"
         check_number("step_size", step_size, lambda value: 0 < value < inf, "above 0, and finite", remedy)
+    check_number("momentum", momentum, lambda value: 0 <= value < 1, "from 0 and below 1")
+    check_type("shrinking", shrinking, bool)
+    if step_size is None and (shrinking or momentum):
+        raise ValueError("shrinking steps and momentum must have a step_size; got None, which sets its own (Auto-PGD)")
     if restarts > 1 and not random_start:
         raise ValueError(
             f"restarts must be 1 without a random start; got {restarts} (each would repeat the first from the image)"
@@ -101,9 +110,10 @@ def pgd(
                     offset = _uniform_in_ball(seed_for(f"pgd/start/{restart}", seed), index[rows], clean, norm)
                     start = project(start.add_(offset, alpha=epsilon))
                 climb = _Climb(objective, rows, project, norm, steps, first_step=restart * (steps + 1))
-                end, won, end_loss, first_flags = (
-                    climb.adaptive(start, 2 * epsilon) if step_size is None else climb.constant(start, step_size)
-                )
+                if step_size is None:
+                    end, won, end_loss, first_flags = climb.adaptive(start, 2 * epsilon)
+                else:
+                    end, won, end_loss, first_flags = climb.planned(start, step_size, momentum, shrinking=shrinking)
                 better = won | (end_loss > highest[rows])
                 improved = rows[better]
                 points[improved], highest[improved], success[improved] = end[better], end_loss[better], won[better]
@@ -135,14 +145,18 @@ class _Climb:
     steps: int
     first_step: int
 
-    def constant(self, point: Tensor, size: float) -> _Result:
-        """Take steps of one size from `point`, which is overwritten; returns the last point."""
-        first = torch.zeros_like(self.rows)
+    def planned(self, point: Tensor, size: float, momentum: float, *, shrinking: bool) -> _Result:
+        """Take steps of planned sizes from `point`, which is overwritten; returns the last point."""
+        first, direction = torch.zeros_like(self.rows), torch.zeros_like(point)
         for step in range(self.steps):
             _, _, gradient = self._gradient(point, step)
             if step == 0:
                 first = zero_gradient(gradient)
-            self.project(point.add_(steepest(gradient, self.norm), alpha=size))
+            if momentum:
+                scale = gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
+                gradient = direction = torch.add(gradient / scale, direction, alpha=momentum)
+            now = size * (1 - step / self.steps) if shrinking else size
+            self.project(point.add_(steepest(gradient, self.norm), alpha=now))
         won, loss = self.objective(point, self.rows, self.first_step + self.steps)
         return point, won, loss, first
 

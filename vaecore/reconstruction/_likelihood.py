@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
 
 from vaecore._calls import ask, check_module
 from vaecore._check import check_choice, check_images, check_integer
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, normal, seed_for
 from vaecore._precision import Precision, check_precision, computing_in
-from vaecore.models._networks import Autoencoder
+from vaecore.models._networks import VAE, Autoencoder
 from vaecore.reconstruction._decode import (
     Posterior,
     check_reconstructions,
@@ -37,7 +37,8 @@ _CHUNK = 40
 _STEPS = {"posterior": 20, "encoder": 100}
 _POSTERIOR_RATE = 0.1  # Adam's learning rate, which falls to 0 along a half cosine
 _DECAYS = (0.9, 0.999)  # of Adam's moments
-_ENCODER_RATE, _ENCODER_DECAY = 2e-4, 5e-5  # Adam's learning rate and weight decay in the authors' code
+_ENCODER_RATE = 2e-4  # Adam's learning rate in the authors' code
+_ENCODERS = {"cpu": 32, "cuda": 2_048}  # optimised at once: on a CPU what Adam keeps of them fits a core's cache
 
 
 def log_likelihood(
@@ -58,7 +59,8 @@ def log_likelihood(
     expectation is the ELBO for one draw and approaches log p(x) with more draws.
 
     log_density: of images given decoded latents; None for a Bernoulli distribution of each grey pixel, as in training,
-    from the decoder's log-odds (see `log_odds`). precision: of decoding. "bfloat16" (torch.autocast) is faster on
+    from the decoder's log-odds (see `log_odds`). This is no density of grey pixels, so do not compare its nats with the
+    bits of files; the score input-complexity may be. precision: of decoding. "bfloat16" (torch.autocast) is faster on
     processors that support it; on MNIST it changes an image's bound by 0.02 nats (standard deviation), another seed by
     1.4. The noise, `first_index`, `indices` and `chunk` are those of `reconstruct`, with the same draws for the same
     seed. Memory for each draw is that of its latents.
@@ -136,9 +138,11 @@ def likelihood_regret(
 ) -> Tensor:
     """Nats that an image's bound gains by optimising its posterior; (n, c, h, w) to (n,); higher is more anomalous.
 
-    Xiao et al. 2020. how="posterior" optimises the mean and log-variance of each image, all images at once (20 steps of
-    Adam). how="encoder" is the published variant: it optimises a copy of the encoder for each image in turn (100 steps
-    of Adam at rate 2e-4 with weight decay 5e-5, as in the authors' code), and needs a VAE that is a torch module.
+    Xiao et al. 2020. how="encoder" is the published variant: it optimises an encoder for each image (100 steps of Adam
+    at rate 2e-4, as in the authors' code, without its weight decay of 5e-5, which hardly moves a rank), and
+    needs a VAE that is a torch module. Encoders of a `VAE` are optimised several at once, others in turn, which takes
+    some ten times as long. how="posterior" optimises mean and log-variance themselves (20 steps), all images at once,
+    and comes nearer to the optimum; it ranks images inside otherwise.
 
     The bounds before and after use the same `draws` antithetic draws, which differ from the optimiser's. So overfitting
     to the optimiser's noise does not count, and a regret can be negative. bound="elbo" is the paper's definition;
@@ -240,6 +244,16 @@ def log_bernoulli_of_odds(images: Tensor, odds: Tensor) -> Tensor:
     return density
 
 
+def log_normaliser_of_odds(odds: Tensor) -> Tensor:
+    """What makes a log-density of a Bernoulli log-likelihood of grey pixels; (n, draws, pixels) to (n, draws) nats.
+
+    That of the continuous Bernoulli distribution (Loaiza-Ganem and Cunningham 2019), from log-odds l:
+    log(l / tanh(l / 2)) for each pixel, which is log(2) where l is 0.
+    """
+    size = odds.abs().clamp(min=torch.finfo(odds.dtype).tiny)
+    return (size.neg().exp().log1p() - (size.neg().expm1().neg() / size).log()).sum(dim=2)
+
+
 def log_densities(
     vae: Autoencoder,
     images: Tensor,
@@ -314,26 +328,65 @@ def _optimised_encoder(vae: Autoencoder, images: Tensor, _: Posterior, noise: Te
             f" {type(vae).__name__} (how='posterior' needs no weights)"
         )
     fitted: Any = copy.deepcopy(vae).requires_grad_()
-    encoder = _encoder_weights(fitted, images[:1])
-    start = [weight.detach().clone() for weight in encoder]
-    posteriors = []
-    for image, draws in zip(torch.split(images, 1), noise, strict=True):
-        with torch.no_grad():
-            for weight, value in zip(encoder, start, strict=True):
-                weight.copy_(value)
-        optimizer = torch.optim.Adam(encoder, lr=_ENCODER_RATE, weight_decay=_ENCODER_DECAY, fused=True)
-        for draw in draws:
-            with torch.enable_grad():
-                mean, log_variance = encode(fitted, image)
-                latents = latents_of((mean, log_variance), draw.view(1, 1, -1))
-                density = log_bernoulli_of_odds(image, log_odds(fitted, latents, image.shape))
-                loss = (kl_of_posterior(mean, log_variance) - density.squeeze(1)).sum()
-            for weight, gradient in zip(encoder, torch.autograd.grad(loss, encoder), strict=True):
-                weight.grad = gradient
-            optimizer.step()
-        with torch.no_grad():
-            posteriors.append(posterior(fitted, image))
-    return torch.cat([mean for mean, _ in posteriors]), torch.cat([log_variance for _, log_variance in posteriors])
+    if isinstance(vae, VAE) and type(vae).encode is VAE.encode:
+        optimise, at_once = partial(_optimised_layers, fitted), _ENCODERS.get(images.device.type, 256)
+    else:
+        encoder = _encoder_weights(fitted, images[:1])
+        start = [weight.detach().clone() for weight in encoder]
+        optimise, at_once = partial(_optimised_copy, fitted, encoder, start), 1
+    parts = [
+        optimise(rows, draws)
+        for rows, draws in zip(torch.split(images, at_once), torch.split(noise, at_once), strict=True)
+    ]
+    return torch.cat([mean for mean, _ in parts]), torch.cat([log_variance for _, log_variance in parts])
+
+
+def _optimised_copy(fitted: Any, encoder: list[Tensor], start: list[Tensor], image: Tensor, noise: Tensor) -> Posterior:
+    """The posterior of one image by the encoder's weights, optimised from `start`."""
+    with torch.no_grad():
+        for weight, value in zip(encoder, start, strict=True):
+            weight.copy_(value)
+    _climb(fitted, image, noise, partial(encode, fitted, image), encoder)
+    return posterior(fitted, image)
+
+
+def _optimised_layers(vae: VAE, images: Tensor, noise: Tensor) -> Posterior:
+    """The posteriors of images, (n, latent) each, by an encoder of two layers that is optimised for each.
+
+    An image's gradient of the first layer's weights is the gradient of a hidden unit times the pixels, none below 0.
+    Adam's steps do not change with a gradient's scale. So all weights of a unit from pixels above 0 move by the same
+    step, as its bias does, and a unit moves by that step times one plus the sum of the pixels.
+    """
+    pixels = images.flatten(1)
+    with torch.no_grad():
+        hidden, scale = vae.encoder(pixels), 1 + pixels.sum(dim=1, keepdim=True)
+    steps = torch.zeros_like(hidden)
+    weight = vae.posterior.weight.detach().expand(len(images), -1, -1).clone()
+    bias = vae.posterior.bias.detach().expand(len(images), -1).clone().unsqueeze(2)
+
+    def encode() -> Posterior:
+        units = relu(hidden + scale * steps).unsqueeze(2)
+        mean, log_variance = torch.baddbmm(bias, weight, units).squeeze(2).chunk(2, dim=1)
+        return mean, log_variance
+
+    _climb(vae, images, noise, encode, [one.requires_grad_() for one in (steps, weight, bias)])
+    return encode()
+
+
+def _climb(
+    vae: Autoencoder, images: Tensor, noise: Tensor, encode: Callable[[], Posterior], weights: list[Tensor]
+) -> None:
+    """Take a step of Adam on the weights that `encode` depends on for each draw of noise (n, steps, latent)."""
+    optimizer = torch.optim.Adam(weights, lr=_ENCODER_RATE, fused=True)
+    for draw in noise.unbind(dim=1):
+        with torch.enable_grad():
+            mean, log_variance = encode()
+            latents = latents_of((mean, log_variance), draw.unsqueeze(1))
+            density = log_bernoulli_of_odds(images, log_odds(vae, latents, images.shape))
+            loss = (kl_of_posterior(mean, log_variance) - density.squeeze(1)).sum()
+        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            weight.grad = gradient
+        optimizer.step()
 
 
 def _encoder_weights(vae: Any, image: Tensor) -> list[Tensor]:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaecore._check import check_classifier, check_images, check_integer, check_seed, check_type
 from vaecore._modes import in_any_mode
@@ -15,14 +15,15 @@ from vaecore._noise import image_indices, seed_for, words
 from vaecore.models._networks import Autoencoder, Classify
 from vaecore.reconstruction._reconstruct import distinct_labels
 from vaecore.scoring import _learned
-from vaecore.scoring._features import Features, Settings
+from vaecore.scoring._features import Features, OfDraws, Settings
 
-Need = Literal["vae", "classifier", "training images"]
+Need = Literal["vae", "classifier", "training images", "a VAE that is a torch.nn.Module"]
 
 # Images whose features are computed at once.
 _CHUNK = {"cpu": 250, "cuda": 8_192}
 # Training images for a mean or one-dimensional density where each image costs many draws; more would not help.
 _ENOUGH = 2_000
+_MAGNET_TEMPERATURE = 10  # of the softmax in MagNet's divergence (Meng and Chen 2017, section 5.3)
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Score:
     """An anomaly score. Call it to compute this score only; use `fit_scores` for several.
 
     name: its key in `scores`. description: one sentence. source: the publication. needs: the models and data it needs.
+    expensive: it takes milliseconds an image, and is computed only where it is named.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Score:
     look: Callable[[Features], Tensor] = field(repr=False)  # the scores, or the feature for `learn`
     learn: Callable[[Tensor, Settings], _learned.Judge] | None = field(default=None, repr=False)  # from training images
     learn_from: int | None = field(default=None, repr=False)  # largest number of training images
+    of_draws: tuple[OfDraws, ...] = field(default=(), repr=False)  # see `Features`
+    expensive: bool = False
 
     def __call__(
         self,
@@ -84,23 +88,23 @@ class FittedScores:
         images = _check_shape(images, self.image_shape)
         index = image_indices(len(images), first_index, indices).to(images.device)
         chunk = check_integer("chunk", _chunk(images) if chunk is None else chunk, 1)
-        parts: dict[str, list[Tensor]] = {name: [] for name in self.names}
-        label = any({"vae", "classifier"} <= {*scores[name].needs} for name in self.names)
         with torch.no_grad():
-            for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
-                features = Features(
-                    self.vae,
-                    self.classifier,
-                    rows,
-                    row_index,
-                    seed=self.seed,
-                    settings=self.settings,
-                    label_draws=label,
-                )
-                for name in self.names:
-                    values = scores[name].look(features)
-                    parts[name].append((self.judges[name](values) if name in self.judges else values).float())
-        return {name: torch.cat(columns) for name, columns in parts.items()}
+            parts = [
+                self.look(rows, row_index, seed=self.seed, names=self.names)
+                for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True)
+            ]
+        return {name: torch.cat([part[name] for part in parts]) for name in self.names}
+
+    def look(self, rows: Tensor, index: Tensor, *, seed: int, names: Iterable[str]) -> dict[str, Tensor]:
+        """Scores of one chunk of images with draws of a seed, differentiable where a score is, without any checks."""
+        of_draws = {part for name in names for part in scores[name].of_draws}
+        features = Features(
+            self.vae, self.classifier, rows, index, seed=seed, settings=self.settings, of_draws=of_draws
+        )
+        values = {name: scores[name].look(features) for name in names}
+        return {
+            name: (self.judges[name](value) if name in self.judges else value).float() for name, value in values.items()
+        }
 
 
 def fit_scores(
@@ -113,26 +117,33 @@ def fit_scores(
     draws: int = 10,
     importance_draws: int = 16,
     neighbours: int = 10,
-    regret_steps: int = 6,
-    regret_draws: int = 8,
+    regret_steps: int = 100,
+    posterior_steps: int = 20,
+    regret_draws: int = 32,
 ) -> FittedScores:
-    """Prepare scores, all or those in `names`, and fit those that need training images.
+    """Prepare scores, all but the expensive ones or those in `names`, and fit those that need training images.
+
+    Expensive (`Score.expensive`) are the two regrets. On MNIST and one core an image takes 8 ms of likelihood-regret,
+    of a VAE of a class of one's own 60, and 1 of posterior-regret; of all others together 0.5.
 
     vae, classifier, train_images (m, c, h, w): may be None if no score needs them (see `Score.needs`). The latent
     scores are fitted on all training images, typicality and density of states on 2,000 of them, chosen by the seed.
     seed: of the draws, which are those of `reconstruct`; training images get other draws.
 
     draws: reconstructions of each image. importance_draws: of the log-likelihood; the first are the same draws.
-    neighbours: k of the k-th nearest latent. regret_steps, regret_draws: of the likelihood regret, the most expensive
-    score, here fewer than the defaults of `likelihood_regret`.
+    neighbours: k of the k-th nearest latent. regret_steps: of likelihood-regret; posterior_steps: of posterior-regret;
+    regret_draws: of both. The defaults are those of `likelihood_regret`.
     Raises ValueError for an unknown name, and if a model or training images are needed and missing.
     """
-    settings, seed = Settings(draws, importance_draws, neighbours, regret_steps, regret_draws), check_seed(seed)
+    settings, seed = (
+        Settings(draws, importance_draws, neighbours, regret_steps, posterior_steps, regret_draws),
+        check_seed(seed),
+    )
     chosen = _chosen(names)
-    available: dict[Need, object] = {"vae": vae, "classifier": classifier, "training images": train_images}
-    for need, value in available.items():
-        if value is None and (needing := [name for name in chosen if need in scores[name].needs]):
-            raise ValueError(f"{', '.join(needing)} need {need}; got None (or choose others with names=...)")
+    lacking = lacking_needs(vae, classifier, train_images)
+    for need in lacking:
+        if needing := [name for name in chosen if need in scores[name].needs]:
+            raise ValueError(f"{', '.join(needing)} need {need}; got none (or choose others with names=...)")
     if classifier is not None:
         check_classifier(classifier)
     judges: dict[str, _learned.Judge] = {}
@@ -141,6 +152,17 @@ def fit_scores(
         judges = _learn(vae, train_images, seed, settings, chosen)
     shape = None if train_images is None else train_images.shape[1:]
     return FittedScores(chosen, vae, classifier, seed, settings, shape, judges)
+
+
+def lacking_needs(vae: Autoencoder | None, classifier: Classify | None, train_images: Tensor | None) -> list[Need]:
+    """What scores may need (see `Score.needs`) and is not there."""
+    there: dict[Need, bool] = {
+        "vae": vae is not None,
+        "classifier": classifier is not None,
+        "training images": train_images is not None,
+        _MODULE: isinstance(vae, nn.Module),
+    }
+    return [need for need, is_there in there.items() if not is_there]
 
 
 def _learn(
@@ -156,7 +178,7 @@ def _learn(
     with torch.no_grad():
         for start in range(0, max(counts.values(), default=0), chunk):
             rows = order[start : start + chunk]
-            features = Features(vae, None, train[rows], rows, seed=seed, settings=settings, label_draws=False)
+            features = Features(vae, None, train[rows], rows, seed=seed, settings=settings)
             for name in learning:
                 if start < counts[name]:
                     parts[name].append(scores[name].look(features))
@@ -166,7 +188,9 @@ def _learn(
 def _chosen(names: Iterable[str] | None) -> tuple[str, ...]:
     if names is not None:
         check_type("names", names, Iterable, "names=['mse', 'kl']")
-    chosen = tuple(scores) if names is None else tuple(dict.fromkeys([names] if isinstance(names, str) else names))
+    if names is None:
+        names = [name for name, score in scores.items() if not score.expensive]
+    chosen = tuple(dict.fromkeys([names] if isinstance(names, str) else names))
     if not chosen:
         raise ValueError(f"names must name a score or more; got none (known: {', '.join(scores)})")
     if unknown := [name for name in chosen if name not in scores]:
@@ -198,11 +222,20 @@ def _disagreement(features: Features) -> Tensor:
     return 1 - features.drawn_logits.softmax(dim=2).gather(2, label).mean(dim=(1, 2))
 
 
+def _divergence(features: Features) -> Tensor:
+    """Jensen-Shannon divergence in nats of the classifier's tempered answers to the image and its reconstruction."""
+    both = torch.stack([features.logits, features.mean_reconstruction_logits])
+    logarithms = (both / _MAGNET_TEMPERATURE).log_softmax(dim=2)
+    middle = torch.logsumexp(logarithms, dim=0) - math.log(2)
+    return (logarithms.exp() * (logarithms - middle)).sum(dim=2).mean(dim=0)
+
+
 def _nearest(latents: Tensor, settings: Settings) -> _learned.Judge:
     return _learned.kth_nearest(latents, settings.neighbours)
 
 
 _VAE: tuple[Need, ...] = ("vae",)
+_MODULE: Need = "a VAE that is a torch.nn.Module"
 _FITTED: tuple[Need, ...] = ("vae", "training images")
 _BOTH: tuple[Need, ...] = ("vae", "classifier")
 _CLASSIFIER: tuple[Need, ...] = ("classifier",)
@@ -282,17 +315,27 @@ _SCORES = (
     ),
     Score(
         "input-complexity",
-        "Minus the log-likelihood in bits, minus the bits of the compressed image.",
-        "Serra et al. 2020; with zlib, and the likelihood of grey pixels as Bernoulli probabilities",
+        "Bits that the VAE takes for the image's 8-bit pixels, minus those of the compressed image.",
+        "Serra et al. 2020; with LZMA, and a continuous Bernoulli density (Loaiza-Ganem and Cunningham 2019)",
         _VAE,
-        lambda features: -features.log_likelihood / math.log(2) - 8 * features.compressed,
+        lambda features: features.code_length - 8 * features.compressed,
+        of_draws=("normaliser",),
     ),
     Score(
         "likelihood-regret",
+        "Nats that the ELBO gains by an encoder optimised for the image.",
+        "Xiao et al. 2020",
+        ("vae", _MODULE),
+        lambda features: features.regret("encoder"),
+        expensive=True,
+    ),
+    Score(
+        "posterior-regret",
         "Nats that the ELBO gains by a posterior optimised for the image.",
         "Xiao et al. 2020, who optimise encoders",
         _VAE,
-        lambda features: features.regret,
+        lambda features: features.regret("posterior"),
+        expensive=True,
     ),
     Score(
         "density-of-states",
@@ -309,6 +352,7 @@ _SCORES = (
         "Majumdar 2020, finding A",
         _BOTH,
         lambda features: distinct_labels(features.drawn_logits.argmax(dim=2)),
+        of_draws=("logits",),
     ),
     Score(
         "disagreement",
@@ -316,6 +360,22 @@ _SCORES = (
         "Majumdar 2020, finding A",
         _BOTH,
         _disagreement,
+        of_draws=("logits",),
+    ),
+    Score(
+        "magnet-error",
+        "Absolute error of the image decoded from the posterior mean, mean over pixels.",
+        "Meng and Chen 2017, equation 1, p = 1; with a VAE's mean for their autoencoder",
+        _VAE,
+        lambda features: (features.images - features.mean_reconstruction).abs().mean(dim=(1, 2, 3)),
+    ),
+    Score(
+        "magnet-divergence",
+        "Jensen-Shannon divergence in nats of the classifier's softmax at temperature 10, of the image and of the image"
+        " decoded from the posterior mean.",
+        "Meng and Chen 2017, section 5.3; with a VAE's mean for their autoencoder",
+        _BOTH,
+        _divergence,
     ),
     Score(
         "mean-pixel",
@@ -333,7 +393,7 @@ _SCORES = (
     ),
     Score(
         "compressed-size",
-        "Bytes of the image's 8-bit pixels after zlib at its default level.",
+        "Bytes of the image's 8-bit pixels after LZMA.",
         "Serra et al. 2020, as the complexity",
         (),
         lambda features: features.compressed,

@@ -17,18 +17,23 @@ from .statistics.estimates import spearman as spearman
 from .statistics.estimates import spearman_within as spearman_within
 
 # Kinds of evidence, for `Study.table(condition, of=...)`.
+from .study.alarms import RAISED as RAISED
 from .study.cleaning import ATTACKED as ATTACKED
 from .study.cleaning import CLEANING as CLEANING
 
 # Conditions, and kinds of conditions that take a size.
+from .study.conditions import AWAY as AWAY
 from .study.conditions import CLEAN as CLEAN
 from .study.conditions import CONFIDENT as CONFIDENT
+from .study.conditions import EVADE as EVADE
+from .study.conditions import EVADE_KNOWN as EVADE_KNOWN
 from .study.conditions import FGSM as FGSM
 from .study.conditions import GAUSSIAN as GAUSSIAN
 from .study.conditions import GAUSSIAN_CONFIDENT as GAUSSIAN_CONFIDENT
+from .study.conditions import HIDDEN as HIDDEN
+from .study.conditions import HOME as HOME
 from .study.conditions import INSIDE as INSIDE
 from .study.conditions import JOINT as JOINT
-from .study.conditions import JOINT_MSE as JOINT_MSE
 from .study.conditions import LBFGS as LBFGS
 from .study.conditions import MIX as MIX
 from .study.conditions import NOISY as NOISY
@@ -40,8 +45,15 @@ from .study.conditions import UNIFORM as UNIFORM
 from .study.conditions import Condition as Condition
 from .study.decisions import DECISIONS as DECISIONS
 from .study.draws import DRAWS as DRAWS
+from .study.draws import MANY_DRAWS as MANY_DRAWS
 from .study.each_image import Shard as Shard
 from .study.models import Run as Run
+from .study.outside import ABROAD as ABROAD
+from .study.outside import FALSE_ALARMS as FALSE_ALARMS
+from .study.outside import HIDDEN_BY as HIDDEN_BY
+from .study.outside import HIDING as HIDING
+from .study.outside import P_VALUES as P_VALUES
 from .study.outside import SCORES as SCORES
+from .study.squeezing import SQUEEZING as SQUEEZING
 from .study.study import Study as Study
 from .study.tables import Table as Table

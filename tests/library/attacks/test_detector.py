@@ -55,10 +55,14 @@ def reconstructions_of(points, draws):
     return VAEPurifier(SmallVAE(), draws=draws).views(points, ROWS, seed_for("eot/0", 0))
 
 
+ALARMS = {"mse": 0.01, "disagreement": 0.05, "max-softmax": 0.01}
+
+
+@pytest.mark.parametrize("thresholds", [{}, ALARMS], ids=["count", "scores"])
 @pytest.mark.parametrize("loss", ["cross-entropy", "margin"])
 @pytest.mark.parametrize("targeted", [False, True])
-def test_the_gradient_goes_end_to_end(points, loss, targeted):
-    detector = VAEDetector(SmallVAE(), classifier, draws=4, error_weight=0.3)
+def test_the_gradient_goes_end_to_end(points, loss, targeted, thresholds):
+    detector = VAEDetector(SmallVAE(), classifier, draws=4, thresholds=thresholds)
     climb = objective(detector, loss=loss, targeted=targeted)
     leaf = points.clone().requires_grad_()
     # A tolerance that the kink of the maximum over classes and finite steps leave room for, and no missing path does.
@@ -156,11 +160,47 @@ def test_the_untargeted_loss_heads_for_the_best_class_in_common():
     assert Scripted(sure.expand(2, 4)).answer(0)[1] == pytest.approx(float(sure[1]))  # never for the label itself
 
 
-def test_the_error_term_lowers_the_loss_by_its_weight_in_squared_error(points):
-    detector = VAEDetector(SmallVAE(), classifier, draws=2)
-    squares = (reconstructions_of(points, 2) - points[:, None]).square().sum(dim=(2, 3, 4)).mean(dim=1)
-    without, with_term = (objective(replace(detector, error_weight=weight))(points, ROWS, 0)[1] for weight in (0, 0.25))
-    torch.testing.assert_close(without - with_term, 0.25 * squares)
+def test_once_the_label_is_wrong_the_loss_is_what_the_alarms_still_see(points):
+    draws, aims = 3, classifier(points).argmax(dim=1)
+    aims[0] = (aims[0] + 1) % CLASSES  # image 0 is fooled already, the others are not
+    detector = VAEDetector(SmallVAE(), classifier, draws=draws, thresholds=ALARMS)
+    won, loss = objective(detector, aims=aims)(points, ROWS, 0)
+    plain = objective(replace(detector, thresholds={}), aims=aims)(points, ROWS, 0)[1]
+    torch.testing.assert_close(loss[1:], plain[1:])
+
+    image, views = points[:1], reconstructions_of(points, draws)[0]
+    label, logits = classifier(image).argmax(), classifier(views)
+    seen = {
+        "mse": (views - image).square().mean(),
+        "disagreement": 1 - logits.softmax(dim=1)[:, label].mean(),
+        "max-softmax": 1 - classifier(image).softmax(dim=1).max(),
+    }
+    excess = sum(max(0.0, float((seen[name] / limit).log())) for name, limit in ALARMS.items())
+    lead = logits[:, label] - logits.masked_fill(torch.arange(CLASSES) == label, -torch.inf).amax(dim=1)
+    expected = -excess - float((1 - lead).clamp(min=0).mean())
+    assert float(loss[0]) == pytest.approx(expected)
+    assert not won.any()
+
+
+@pytest.mark.parametrize("alarm", [None, *ALARMS])
+def test_a_score_above_its_threshold_is_an_alarm(points, alarm):
+    """Draws of no variance agree, so that only the scores can raise one."""
+    detector = VAEDetector(SmallVAE(spread=-80.0), classifier, draws=2, thresholds=dict.fromkeys(ALARMS, 1e3))
+    agreeing = objective(replace(detector, thresholds={}))(points, ROWS, 0)[0]
+    assert agreeing.any()
+    if alarm is not None:
+        detector = replace(detector, thresholds={**detector.thresholds, alarm: 1e-9})
+    assert torch.equal(objective(detector)(points, ROWS, 0)[0], agreeing & (alarm is None))
+
+
+def test_draws_that_are_known_are_those_of_the_detector(points):
+    known = VAEDetector(SmallVAE(), classifier, draws=3, known_seed=11)
+    drawn = known._reconstruct(points, ROWS, 11)
+    torch.testing.assert_close(drawn, VAEPurifier(SmallVAE(), draws=3).views(points, ROWS, 11))
+    answers = [objective(known, seed=seed)(points, ROWS, step)[1] for seed, step in ((0, 0), (0, 9), (5, 0))]
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[0], answers[2])
+    assert not torch.equal(answers[0], objective(replace(known, known_seed=12))(points, ROWS, 0)[1])
 
 
 class Inner(SmallVAE):
@@ -194,10 +234,18 @@ def test_an_attack_on_a_detector_wins_by_its_objective(points, attack, last):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("draws", 0), ("error_weight", -0.1), ("error_weight", float("nan")), ("backward", "straight-through")],
+    [
+        ("draws", 0),
+        ("thresholds", {"mse": 0.0}),
+        ("thresholds", {"mse": float("nan")}),
+        ("thresholds", {"kl": 1.0}),
+        ("backward", "straight-through"),
+    ],
 )
 def test_bad_settings_are_named(setting, value):
-    with pytest.raises(ValueError, match=rf"{setting} must be .*; got '?{value}"):
+    given = next(iter(value.items())) if isinstance(value, dict) else (value,)
+    got = "|".join(map(repr, given))
+    with pytest.raises(ValueError, match=rf"{setting.removesuffix('s')}.* must be .*; got ({got})"):
         VAEDetector(SmallVAE(), classifier, **{setting: value})
 
 

@@ -34,17 +34,19 @@ def loss_of(toy, images):
 # Against peers, and against the algorithms written plainly
 
 
-def plain(toy, *, norm, epsilon, size, steps, targeted):
-    """PGD as Madry et al. write it, for one image after the other; images."""
+def plain(toy, *, norm, epsilon, size, steps, targeted, shrinking=False, momentum=0.0):
+    """PGD as Madry et al. write it, with momentum as Dong et al. do, for one image after the other; images."""
     aims = toy.targets if targeted else toy.labels
     points = []
     for image, aim in zip(toy.images.split(1), aims.split(1), strict=True):
-        point = image
-        for _ in range(steps):
+        point, kept = image, torch.zeros_like(image)
+        for step in range(steps):
             leaf = point.clone().requires_grad_()
             (slope,) = torch.autograd.grad(cross_entropy(toy.model(leaf), aim), leaf)
-            direction = slope.sign() if norm == "linf" else slope / slope.norm()
-            change = point + (-size if targeted else size) * direction - image
+            kept = momentum * kept + slope / slope.abs().mean()
+            direction = kept.sign() if norm == "linf" else kept / kept.norm()
+            taken = size * (steps - step) / steps if shrinking else size
+            change = point + (-taken if targeted else taken) * direction - image
             if norm == "linf":
                 change = change.clamp(-epsilon, epsilon)
             elif change.norm() > epsilon:
@@ -99,6 +101,22 @@ def test_pgd_is_that_of_peers(toy, attack, norm, targeted, peer):
     predicted = toy.model(expected).argmax(dim=1)
     assert torch.equal(result.success, predicted == toy.targets if targeted else predicted != toy.labels)
     assert 0 < result.success.sum() < 24
+
+
+@NORMS
+@pytest.mark.parametrize("shrinking", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.75])
+def test_steps_shrink_and_keep_directions_as_planned(toy, attack, norm, shrinking, momentum):
+    plan = {"steps": 12, "norm": norm, "epsilon": EPSILON[norm], "shrinking": shrinking, "momentum": momentum}
+    size = 0.2 * EPSILON[norm]
+    result = attack(step_size=size, random_start=False, keep_failed=True, **plan)
+    torch.testing.assert_close(result.images, plain(toy, size=size, targeted=False, **plan), rtol=0, atol=1e-5)
+
+
+def test_a_plan_of_steps_needs_their_size(attack):
+    for plan in ({"shrinking": True}, {"momentum": 0.5}):
+        with pytest.raises(ValueError, match="must have a step_size; got None"):
+            attack(epsilon=0.1, steps=2, **plan)
 
 
 @NORMS

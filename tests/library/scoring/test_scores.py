@@ -1,19 +1,19 @@
 """Each score against a plain formula and on an obvious pair; all in one pass; only training images teach."""
 
 import dataclasses
+import lzma
 import math
 import pickle
-import zlib
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from scipy.spatial.distance import mahalanobis
+from scipy.spatial.distance import jensenshannon, mahalanobis
 from sklearn.neighbors import KernelDensity
 from torch import nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import ContinuousBernoulli, Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy
 from torch.testing import assert_close
 
@@ -30,12 +30,14 @@ from vaecore import (
     scores,
 )
 from vaecore.scoring import _learned, _scores  # for sizes of portions that only a GPU or a million images would meet
-from vaecore.toolkit import seed_for, words
+from vaecore.toolkit import normal, seed_for, words
 
 SIDES, CLASSES = (5, 4), 4
 SEED, FIRST = 11, 5
-SETTINGS = {"draws": 4, "importance_draws": 6, "neighbours": 3, "regret_steps": 2, "regret_draws": 4}
+SETTINGS = {"draws": 4, "importance_draws": 6, "neighbours": 3}
+SETTINGS |= {"regret_steps": 2, "posterior_steps": 3, "regret_draws": 4}
 FITTED = ["mahalanobis", "latent-knn", "typicality", "density-of-states"]
+EXPENSIVE = ["likelihood-regret", "posterior-regret"]
 WITHOUT_MODELS = ["mean-pixel", "zeros", "compressed-size"]
 
 
@@ -56,7 +58,7 @@ def fitted(tiny_vae, tiny_classifier, blotted):
 
     def fit(train=None, **setting):
         train = blotted(150, 9) if train is None else train
-        return fit_scores(tiny_vae(), tiny_classifier(), train, seed=SEED, **SETTINGS | setting)
+        return fit_scores(tiny_vae(), tiny_classifier(), train, seed=SEED, **{"names": NAMES} | SETTINGS | setting)
 
     return fit
 
@@ -77,7 +79,11 @@ class Plain:
             self.logits = classifier(images)
             self.drawn = classifier(self.draws.flatten(0, 1)).softmax(dim=1).view(-1, 4, CLASSES)
         pixels = (images.numpy() * 255).round().astype(np.uint8)
-        self.bytes = torch.tensor([len(zlib.compress(image.tobytes(), 6)) for image in pixels])
+        best = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 0, "pb": 0}]
+        self.bytes = torch.tensor(
+            [len(lzma.compress(image.tobytes(), lzma.FORMAT_RAW, -1, None, best)) for image in pixels]
+        )
+        self.mean_image = vae.decode(self.encoded[0])
         seed = seed_for("scores/training-images", SEED)
         rows = words(seed, torch.arange(len(train)), draws=1, size=1).flatten().argsort()[:2000]
         self.some = train[rows], {"seed": seed, "indices": rows}
@@ -111,6 +117,23 @@ def by_sklearn(plain):
     return -torch.tensor(np.array(each)).sum(dim=0)
 
 
+def code_length(plain):
+    """Bits by torch's continuous Bernoulli: of each draw's density, and 8 for the width of each grey level."""
+    by_draw = ContinuousBernoulli(plain.draws.double()).log_prob(plain.target.double()).sum(dim=(2, 3, 4))
+    mean, log_variance = (part.double()[:, None] for part in plain.encoded)
+    encoder = Normal(mean, (log_variance / 2).exp())
+    noise = normal(SEED, torch.arange(FIRST, FIRST + len(mean)), draws=4, size=mean.shape[2]).double()
+    latents = mean + encoder.scale * noise
+    by_draw += (Normal(0.0, 1.0).log_prob(latents) - encoder.log_prob(latents)).sum(dim=2)
+    return 8 * plain.images[0].numel() - (by_draw.logsumexp(dim=1) - math.log(4)) / math.log(2)
+
+
+def divergence(plain):
+    with torch.no_grad():
+        answers = [(logits / 10).softmax(dim=1) for logits in (plain.logits, plain.classifier(plain.mean_image))]
+    return torch.from_numpy(jensenshannon(*(answer.double().numpy() for answer in answers), axis=1) ** 2)
+
+
 FORMULAS = {
     "mse": lambda plain: (plain.draws - plain.target).square().mean(dim=(1, 2, 3, 4)),
     "bce": lambda plain: binary_cross_entropy(plain.draws, plain.target, reduction="none").mean(dim=(1, 2, 3, 4)),
@@ -125,13 +148,18 @@ FORMULAS = {
     "typicality": lambda plain: (
         plain.likelihood - log_likelihood(plain.vae, plain.some[0], draws=6, **plain.some[1]).mean()
     ).abs(),
-    "input-complexity": lambda plain: -plain.likelihood / math.log(2) - 8 * plain.bytes,
-    "likelihood-regret": lambda plain: likelihood_regret(plain.vae, plain.images, steps=2, draws=4, **plain.at),
+    "input-complexity": lambda plain: code_length(plain) - 8 * plain.bytes,
+    "likelihood-regret": lambda plain: likelihood_regret(
+        plain.vae, plain.images, how="encoder", steps=2, draws=4, **plain.at
+    ),
+    "posterior-regret": lambda plain: likelihood_regret(plain.vae, plain.images, steps=3, draws=4, **plain.at),
     "density-of-states": by_sklearn,
     "distinct-labels": lambda plain: distinct_labels(
         reconstruct_labels(plain.vae, plain.classifier, plain.images, draws=4, **plain.at)
     ),
     "disagreement": lambda plain: 1 - plain.drawn[torch.arange(60), :, plain.logits.argmax(dim=1)].mean(dim=1),
+    "magnet-error": lambda plain: (plain.images - plain.mean_image).abs().mean(dim=(1, 2, 3)),
+    "magnet-divergence": divergence,
     "mean-pixel": lambda plain: plain.images.mean(dim=(1, 2, 3)),
     "zeros": lambda plain: torch.tensor([-(image == 0).sum() / image.numel() for image in plain.images]),
     "compressed-size": lambda plain: plain.bytes,
@@ -145,6 +173,7 @@ NAMES = list(FORMULAS)
 def both(fitted, tiny_vae, tiny_classifier, blotted):
     """Scores of 60 images, and the same plainly; training images come in chunks that 2,000 is no multiple of."""
     images, train = blotted(60, 3), blotted(2200, 9)
+    images[:20, :, 1:] = 0  # which can be compressed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_scores, "_CHUNK", {"cpu": 300})
         ours = fitted(train)(images, first_index=FIRST, chunk=25)
@@ -170,8 +199,9 @@ def test_the_registry_names_every_score_and_says_what_it_is():
         assert score.description.endswith(".")
         assert score.source
         assert ("training images" in score.needs) == (score.learn is not None) == (name in FITTED)
-        assert set(score.needs) <= {"vae", "classifier", "training images"}
+        assert set(score.needs) <= {"vae", "classifier", "training images", "a VAE that is a torch.nn.Module"}
     assert [name for name, score in scores.items() if not score.needs] == WITHOUT_MODELS
+    assert [name for name, score in scores.items() if score.expensive] == EXPENSIVE
     with pytest.raises(TypeError):
         scores["mse"] = scores["kl"]
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -247,9 +277,11 @@ PAIRS = {  # of ordinary and anomalous images
     "relative-mse": (checkers(0.0, 1.0), checkers(0.0, 0.4)),  # whose MSE is the lower
     **dict.fromkeys(("kl", "latent-norm", "log-variance", "mahalanobis", "latent-knn"), (ORDINARY, halves(1.0, 1.0))),
     "input-complexity": (rough(), checkers(0.0, 1.0)),
-    "likelihood-regret": (ORDINARY, contradicted()),
+    "posterior-regret": (ORDINARY, contradicted()),
     "density-of-states": (ORDINARY, halves(1.0, 1.0)),
     **dict.fromkeys(("distinct-labels", "disagreement", "max-softmax", "energy"), (ORDINARY, halves(0.5, 0.5))),
+    "magnet-error": (ORDINARY, checkers(0.0, 1.0)),
+    "magnet-divergence": (ORDINARY, contradicted()),
     **dict.fromkeys(("mean-pixel", "zeros"), (halves(0.0, 0.2), halves(0.9, 0.9))),
     "compressed-size": (ORDINARY, rough()),
 }
@@ -261,8 +293,8 @@ def ordinary_images(count, left, right):
 
 
 def test_higher_is_more_anomalous():
-    ready = fit_scores(Halves(), lighter_side, ordinary_images(100, 0.85, 0.05), seed=0)
-    assert set(PAIRS) == set(scores) - {"typicality"}
+    ready = fit_scores(Halves(), lighter_side, ordinary_images(100, 0.85, 0.05), seed=0, names=PAIRS)
+    assert set(PAIRS) == set(scores) - {"typicality", "likelihood-regret"}  # for which `Halves` has no weights
     for name, (ordinary, anomalous) in PAIRS.items():
         low, high = ready(torch.cat([ordinary, anomalous]))[name]
         assert high > low + 1e-3 * low.abs(), name
@@ -384,15 +416,19 @@ def counting(tiny_vae, tiny_classifier):
 
 @pytest.mark.parametrize(("count", "decoded"), [(1, 1), (250, 250), (2100, 2000)])
 def test_no_more_training_images_are_decoded_than_the_scores_want(counting, blotted, count, decoded):
-    fit_scores(counting, counting.classify, blotted(count, 9), seed=SEED, **SETTINGS | {"neighbours": 1})
+    every = {**SETTINGS, "neighbours": 1, "names": NAMES}
+    fit_scores(counting, counting.classify, blotted(count, 9), seed=SEED, **every)
     assert counting.counts == [count, 6 * decoded, 0]
 
 
 @pytest.mark.parametrize(
     ("names", "encoded", "decoded", "classified"),
     [
-        (NAMES, 1, 6 + 2 * 2 + 2 * 4, 1 + 4),  # of which the regret's steps in pairs, and its draws before and after
-        ([name for name in NAMES if name != "likelihood-regret"], 1, 6, 5),
+        # Of all, the regret's steps in pairs, and its draws before and after.
+        ([name for name in NAMES if name != "likelihood-regret"], 1, 6 + 1 + 2 * 3 + 2 * 4, 1 + 4 + 1),
+        (None, 1, 6 + 1, 1 + 4 + 1),
+        (["input-complexity", "mse"], 1, 4, 0),
+        (["magnet-error", "magnet-divergence"], 1, 1, 2),
         (["mse", "bce", "elbo", "max-softmax"], 1, 4, 1),
         (["log-likelihood", "typicality", "density-of-states"], 1, 6, 0),
         (["kl", "mahalanobis", "latent-knn", "log-variance"], 1, 0, 0),
@@ -448,13 +484,21 @@ def test_fitted_scores_can_be_sent_to_another_process(fitted, blotted):
         ({"names": ["mse", "msee"]}, "names must be among mse, bce, .*, energy; got 'msee'"),
         ({"names": "kll"}, "names must be among .*; got 'kll'"),
         ({"names": []}, r"names must name a score or more; got none \(known: mse, "),
-        ({"vae": None, "names": ["kl", "zeros"]}, r"kl need vae; got None \(or choose others"),
-        ({"classifier": None}, "distinct-labels, disagreement, max-softmax, energy need classifier; got None"),
-        ({"train": None}, "mahalanobis, latent-knn, typicality, density-of-states need training images; got None"),
+        ({"vae": None, "names": ["kl", "zeros"]}, r"kl need vae; got none \(or choose others"),
+        (
+            {"classifier": None},
+            "distinct-labels, disagreement, magnet-divergence, max-softmax, energy need classifier; got none",
+        ),
+        ({"train": None}, "mahalanobis, latent-knn, typicality, density-of-states need training images; got none"),
+        (
+            {"vae": Halves(), "names": ["mse", "likelihood-regret"]},
+            r"likelihood-regret need a VAE that is a torch\.nn\.Module",
+        ),
         ({"neighbours": 11}, "neighbours must be at most the number of training images, 10; got 11"),
         ({"neighbours": 0}, "neighbours must be 1 or more; got 0"),
         ({"draws": 0}, "draws must be 1 or more; got 0"),
         ({"importance_draws": -1}, "importance_draws must be 1 or more; got -1"),
+        ({"posterior_steps": 0}, "posterior_steps must be 1 or more; got 0"),
         ({"regret_steps": 0}, "regret_steps must be 1 or more; got 0"),
         ({"regret_draws": 0}, "regret_draws must be 1 or more; got 0"),
         ({"train": torch.full((9, 1, *SIDES), 2.0)}, r"training images must lie in \[0, 1\]; got \[2, 2\]"),

@@ -17,6 +17,7 @@ from vaecore.suite.text import counted
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 PILOT, REPORTED = "pilot", "reported"  # measured, not judged: in a pilot, or for want of a bound
+_SHOWN = 0.005  # share of images on which an attack failed, from which on the message says so
 FEWEST_KEPT = 0.95  # share of the images below which those on which L-BFGS succeeds are no fair sample
 
 
@@ -88,7 +89,7 @@ def judge(claim: Claim, estimates: Sequence[Estimate], facts: Facts) -> Verdict:
     return Verdict(
         claim.id,
         verdict,
-        _message(claim, interval, str(bound), verdict, why, facts.finished),
+        _message(claim, interval, str(bound), verdict, why, facts.finished, origin.failed),
         interval.estimate,
         interval.low,
         interval.high,
@@ -126,7 +127,7 @@ def _indecision(*, decisive: bool, kept: float) -> str:
     if not decisive:
         return "one run or the smoke profile is too little to support a claim: use --profile standard"
     if kept < FEWEST_KEPT:
-        return f"L-BFGS succeeded in all runs on {kept:.0%} of the images only, so that what is left is no fair sample"
+        return f"the attack succeeded in all runs on {kept:.0%} of the images only: what is left is no fair sample"
     return ""
 
 
@@ -143,7 +144,15 @@ def _remedy(needed: Required, available: int, *, outside: bool) -> str:
     return f"the interval straddles the bound, and neither more runs nor the {test_images} would decide"
 
 
-def _message(claim: Claim, interval: Interval, bound: str, verdict: str, why: str, finished: Sequence[str]) -> str:
+def _message(
+    claim: Claim,
+    interval: Interval,
+    bound: str,
+    verdict: str,
+    why: str,
+    finished: Sequence[str],
+    failed: float,
+) -> str:
     images = counted(interval.images, "image", "d")
     if interval.outside:
         images = f"{interval.images - interval.outside} + {counted(interval.outside, 'image', 'd')}"
@@ -155,6 +164,8 @@ def _message(claim: Claim, interval: Interval, bound: str, verdict: str, why: st
         text += "; one run: the interval covers images only"
     elif finished:
         text += f"; one {' and '.join(finished)} in all runs: the interval does not cover its training"
+    if failed >= _SHOWN:
+        text += f"; the attack failed on {failed:.0%} of the images, which are among those looked at"
     if interval.reason:
         return f"{text}; no interval: {interval.reason}"
     if verdict == REFUTED:

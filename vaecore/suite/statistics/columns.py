@@ -13,15 +13,17 @@ class Origin:
     """Where numbers come from; `|` joins two.
 
     conditions: names of the conditions looked at. kept: share of the images that was kept where those on which an
-    attack failed are left out; the smallest, of several conditions.
+    attack failed are left out; the smallest, of several conditions. failed: share of the images looked at on which an
+    attack failed; the largest.
     """
 
     conditions: frozenset[str] = frozenset()
     kept: float = 1.0
+    failed: float = 0.0
 
     def __or__(self, other: "Origin") -> "Origin":
         """The origin of a result of both."""
-        return Origin(self.conditions | other.conditions, min(self.kept, other.kept))
+        return Origin(self.conditions | other.conditions, min(self.kept, other.kept), max(self.failed, other.failed))
 
 
 NOWHERE = Origin()

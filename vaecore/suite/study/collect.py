@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vaecore.suite.study.cleaning import CLEANED, CURVE, names
-from vaecore.suite.study.conditions import INSIDE, PURIFIED, Condition
+from vaecore.suite.study.conditions import AWAY, HIDDEN, HOME, INSIDE, PURIFIED, Condition
 from vaecore.suite.study.contact_sheet import sheet_tasks
 from vaecore.suite.study.decisions import ASKED
 from vaecore.suite.study.draws import DRAWS
+from vaecore.suite.study.outside import HIDDEN_BY
 from vaecore.suite.study.sections import cleaning, consistency, decisions, outside, trials
 from vaecore.suite.study.study import Study, accuracy_tasks
 from vaecore.suite.study.tasks import Task
@@ -23,7 +24,7 @@ def tasks(study: Study) -> list[Task]:
     """All that `everything` asks for; what takes longest comes first, so that no process is left alone with it."""
     setup = study.setup
     conditions = sorted(
-        setup.protocol.conditions, key=lambda condition: ("vae" not in condition.kind.knows, condition.attack is None)
+        setup.conditions, key=lambda condition: ("vae" not in condition.kind.knows, condition.attack is None)
     )
     return [
         *(task for condition in conditions for task in DRAWS.tasks(setup, condition)),
@@ -61,13 +62,13 @@ def looked_at(study: Study, names: Collection[str]) -> dict[str, Any]:
 def _named(study: Study, names: Collection[str]) -> tuple[list[Condition], list[Condition]]:
     """The protocol's conditions and the sets of some full names."""
     protocol = study.setup.protocol
-    chosen = [condition for condition in protocol.conditions if protocol.full_name(condition) in names]
+    chosen = [condition for condition in study.setup.conditions if protocol.full_name(condition) in names]
     return chosen, [condition for condition in study.setup.sets.conditions if protocol.full_name(condition) in names]
 
 
 def everything(study: Study) -> dict[str, Any]:
     """All sections."""
-    every = study.setup.protocol.conditions
+    every = study.setup.conditions
     return {
         "conditions": consistency.conditions(study, every),
         "panels": [study.setup.protocol.name(condition) for condition in consistency.PANELS],
@@ -106,8 +107,11 @@ def threats(study: Study, names: Sequence[str]) -> dict[str, str]:
 def every_condition(study: Study) -> list[Condition]:
     """All conditions that a study knows."""
     purified = [PURIFIED(size, label=name) for name in names(study.setup) for size in CURVE]
-    sets = [INSIDE, *study.setup.sets.conditions]
-    return [*study.setup.protocol.conditions, *CLEANED, *purified, *sets, *ASKED]
+    sets = [INSIDE]
+    for one in study.setup.sets.conditions:
+        label = one.label
+        sets += [one, HIDDEN(HIDDEN_BY, label=label), HOME(label=label), AWAY(label=label)]
+    return [*study.setup.conditions, *CLEANED, *purified, *sets, *ASKED]
 
 
 def _processor() -> str:

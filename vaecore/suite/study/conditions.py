@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Share = Literal["all", "few", "adaptive"]
-"""How many test images a condition takes, by the profile: all it looks at; fewer for expensive attacks and for what is
-only shown; fewest for attacks that differentiate through the VAE."""
+Share = Literal["clean", "all", "few", "adaptive"]
+"""How many test images a condition takes, by the profile: most of clean ones, of which few are misclassified; all that
+conditions share; fewer for expensive attacks and for what is only shown; fewest for attacks that differentiate through
+the VAE."""
 
 Unit = Literal["", "budgets", "degrees", "intensity"]
 """What the size of a condition counts: nothing, L-infinity budgets of the protocol, degrees, or pixel intensity."""
@@ -20,17 +21,17 @@ class Kind:
     """A kind of condition; call it with a size, in its unit, for a `Condition`.
 
     name: the first part of its conditions' names. title: for figures. threat: the threat model in one sentence; both
-    may have `{size}` and `{label}`. knows: models that its attacker differentiates through; none of noise, transforms
-    and sets, which nobody aims. share: how many images it takes; shares: the same for single sizes. settings: of the
-    function that perturbs. twin_of: the condition that noise is as large as, image by image. minimal: an attack that
-    may fail, whose failures are left out. kept: an expensive attack, whose images the store keeps. room: what stands
-    before the name, where the name alone would not tell the family.
+    may have `{size}` and `{label}`. knows: models that its attacker differentiates through, and the alarms that it
+    avoids; none of noise, transforms and sets, which nobody aims. share: how many images it takes; shares: the same for
+    single sizes. settings: of the function that perturbs. twin_of: the condition that noise is as large as, image by
+    image. minimal: an attack that may fail, whose failures are left out. kept: an expensive attack, whose images the
+    store keeps. room: what stands before the name, where the name alone would not tell the family.
     """
 
     name: str
     title: str
     threat: str
-    knows: tuple[Literal["classifier", "vae"], ...] = ()
+    knows: tuple[Literal["classifier", "vae", "alarms"], ...] = ()
     unit: Unit = ""
     share: Share = "all"
     shares: Mapping[float, Share] = field(default_factory=dict)
@@ -77,7 +78,7 @@ _LBFGS = f"L-BFGS {_OF_CLASSIFIER}; seeks the smallest change (L2) that gives a 
 SIZES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # budgets
 CONFIDENCE = 0.98  # of the target, on L-BFGS images that do not sit on the decision boundary
 
-CLEAN = Kind("clean", "clean", "No attacker: test images as they are.")()
+CLEAN = Kind("clean", "clean", "No attacker: test images as they are.", share="clean")()
 FGSM = Kind(
     "fgsm",
     "FGSM, $\\epsilon$ = {size}",
@@ -99,7 +100,7 @@ SIGN = Kind(
     "No attacker: each pixel moved up or down by {size} at random, which nobody aims.",
     unit="budgets",
     share="few",
-    shares={0.5: "all", 1.0: "all"},
+    shares={0.25: "all", 0.5: "all", 1.0: "all"},
 )
 LBFGS = Kind("lbfgs", "L-BFGS", f"{_LBFGS}.", knows=("classifier",), share="few", minimal=True, kept=True)()
 CONFIDENT = Kind(
@@ -126,8 +127,8 @@ def _twin(attack: Condition) -> Condition:
 
 
 GAUSSIAN, GAUSSIAN_CONFIDENT = _twin(LBFGS), _twin(CONFIDENT)
-# The adaptive attacker's effort, settled on pilot seeds: more steps or draws than these gain nothing (see the figure
-# of convergence in the report), and at this weight of the error the better of count and MSE detects least.
+# The adaptive attackers' effort, settled on pilot seeds and training images: more steps or draws than these gain
+# nothing (see the figure of convergence in the report).
 JOINT = Kind(
     "joint",
     "joint PGD on classifier\nand VAE, $\\epsilon$ = {size}",
@@ -135,18 +136,37 @@ JOINT = Kind(
     knows=("classifier", "vae"),
     unit="budgets",
     share="adaptive",
-    settings={"steps": 40, "error_weight": 0.0},
+    settings={"steps": 40},
     kept=True,
 )
-JOINT_MSE = Kind(
-    "joint-mse",
-    "joint PGD that lowers\nthe error, $\\epsilon$ = {size}",
-    f"{_OF_BOTH} all draws to get its wrong label and the reconstruction error to stay small.",
-    knows=("classifier", "vae"),
-    unit="budgets",
-    share="adaptive",
-    settings={"steps": 60, "error_weight": 0.01},
-    kept=True,
+
+
+def _evading(name: str, title: str, threat: str, *, known_draws: bool) -> Kind:
+    return Kind(
+        name,
+        f"{title}, $\\epsilon$ = {{size}}",
+        f"{threat}; it changes each pixel by {{size}} at most, and wants a wrong label that raises no alarm: draws that"
+        " agree, and an error, a disagreement and a doubt that are each below what one in ten clean images exceeds.",
+        knows=("classifier", "vae", "alarms"),
+        unit="budgets",
+        share="adaptive",
+        settings={"steps": 60, "known_draws": known_draws},
+        kept=True,
+    )
+
+
+_OF_ALARMS = "White box: selective PGD knows classifier, VAE, alarms and their thresholds"
+EVADE = _evading(
+    "evade",
+    "selective PGD past\nall alarms",
+    f"{_OF_ALARMS}, all but the random numbers of the draws (EOT)",
+    known_draws=False,
+)
+EVADE_KNOWN = _evading(
+    "evade-known",
+    "selective PGD past\nall alarms, draws known",
+    f"{_OF_ALARMS}, and the random numbers of the draws",
+    known_draws=True,
 )
 PGD = Kind(
     "pgd",
@@ -191,11 +211,34 @@ INSIDE = Kind("inside", "inside", "No attacker: test images as they are.", room=
 OUTSIDE = Kind(
     "", "{label}", "No attacker: images of {label}, which are not of the data set.", room="outside"
 )  # called with the label of a set
+HIDDEN = Kind(
+    "hidden",
+    "{label}, hiding from a score, $\\epsilon$ = {size}",
+    "White box: PGD knows the models, the score and what it has learnt, all but the random numbers of its draws (EOT);"
+    " changes each pixel of images of {label} by {size} at most, and wants a score as low as can be had.",
+    knows=("classifier", "vae"),
+    unit="budgets",
+    share="adaptive",
+    settings={"steps": 100},
+    room="outside/{label}",
+)
+HOME = Kind(
+    "inside",
+    "inside",
+    "No attacker: images of {label} that the VAE, trained on others of {label}, has not seen.",
+    room="trained-on/{label}",
+)
+AWAY = Kind(
+    "outside",
+    "test images",
+    "No attacker: test images, which are outside for a VAE trained on {label}.",
+    room="trained-on/{label}",
+)
 
 # Conditions under which reconstructions are classified, in the order of tables.
 DRAWN: tuple[Condition, ...] = (
     CLEAN,
     *(kind(size) for kind in (FGSM, UNIFORM, SIGN) for size in SIZES),
     *(LBFGS, CONFIDENT, GAUSSIAN, GAUSSIAN_CONFIDENT),
-    *(JOINT(1.5), JOINT_MSE(1.5)),
+    *(JOINT(1.5), EVADE(1), EVADE(1.5), EVADE_KNOWN(1.5)),
 )

@@ -4,9 +4,10 @@ import torch
 
 from vaecore import Autoencoder, reconstruct
 from vaecore.suite.study.conditions import CLEAN, FGSM, JOINT, LBFGS, SIGN
+from vaecore.suite.study.perturbations import reconstructions_seed
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tasks import Task
-from vaecore.toolkit import Classify, Precision, Tensors, answers, ask, seed_for
+from vaecore.toolkit import Classify, Precision, Tensors, answers, ask
 
 SHEET = (CLEAN, FGSM(1), LBFGS, SIGN(1), JOINT(1.5))
 IMAGES = 3  # the first that the study looks at, whatever becomes of them
@@ -52,7 +53,7 @@ def draw_sheet(
     images, and draws: their reconstructions; label, draw_label: what each is given. success: of the attack.
     """
     images, indices = attack["images"].to(device), shard["indices"].to(device)
-    own_seed = seed_for("reconstructions", seed)
+    own_seed = reconstructions_seed(seed)
     drawn = reconstruct(vae, images, draws=draws, seed=own_seed, indices=indices, precision=precision)
     with torch.no_grad():
         label = ask(classifier, images).argmax(dim=1)

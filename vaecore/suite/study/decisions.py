@@ -18,24 +18,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaecore import Autoencoder, fit_temperature, scores
+from vaecore import fit_temperature
 from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS, MIX, NOISY, OUTSIDE, PGD, ROTATED, Condition
 from vaecore.suite.study.evidence import Evidence
 from vaecore.suite.study.setup import Setup
+from vaecore.suite.study.signals import SIGNALS
 from vaecore.suite.study.tables import Columns, stack
 from vaecore.suite.study.tasks import Given, Task
-from vaecore.toolkit import Classify, Features, Settings, Tensors, is_made, seed_for
+from vaecore.toolkit import Tensors, is_made
 
 ATTACKED = (FGSM(1), PGD(1), LBFGS)
 ASKED = (CLEAN, ROTATED(15), ROTATED(30), ROTATED(45), ROTATED(60), NOISY(0.3), NOISY(0.6), *ATTACKED, MIX)
-SIGNALS = ("mse", "relative-mse", "kl", "disagreement")  # scores of vaecore; all are above 0
 PLAIN, SCALED, MEAN, MEAN_SCALED = "softmax", "temperature", "mean-softmax", "mean-softmax-temperature"
 CLASSES = (PLAIN, SCALED, MEAN, MEAN_SCALED)  # judges that give every class a probability
 ALONE, ALL = "confidence", "confidence+all"
 REGRESSIONS = {ALONE: ()} | {f"confidence+{name}": (name,) for name in SIGNALS} | {ALL: SIGNALS}
 JUDGES = (*CLASSES, *REGRESSIONS)
 NO_CLASS = -1  # the label of images from outside
-CHUNK = 250
 # Signals and confidences this near to 0, and to 1 where that is their end, are cut before a logarithm is taken.
 _EDGE = 1e-12
 
@@ -91,25 +90,17 @@ def _labels(setup: Setup, condition: Condition, count: int) -> Given:
 def _looks(setup: Setup, condition: Condition, number: int, count: int, mix: Given | None) -> tuple[Task, ...]:
     """What a run's models say of a condition's images, shard by shard."""
     if mix is not None:
-        return (_look(setup, number, "test", mix, None),)
+        return (setup.look(number, "test", mix, None),)
     return tuple(
-        _look(setup, number, "test", setup.shard(rows), setup.attack(condition, number, rows))
+        setup.look(number, "test", setup.shard(rows), setup.attack(condition, number, rows))
         for rows in setup.shards(count)
     )
 
 
 def judges(setup: Setup, number: int) -> Task:
     """The judges of a run, counted from 0, fitted on images held out, as an input."""
-    held = setup.held
-    labels = Given({"labels": held.tensors["labels"]})
-    return Task(fit_judges, {}, {"held": _look(setup, number, "held-out", held, None), "labels": labels})
-
-
-def _look(setup: Setup, number: int, role: str, images: Given, attack: Task | None) -> Task:
-    seed = setup.seeds[number]
-    arguments = {"seed": seed, "role": role, "draws": setup.protocol.draws, "device": str(setup.device)}
-    models = {kind: setup.model(kind, number) for kind in ("vae", "classifier")}
-    return Task(look, arguments, {"shard": images, "attack": attack, **models}, "decisions", f"looking, {role} images")
+    labels = Given({"labels": setup.held(setup.seeds[number]).tensors["labels"]})
+    return Task(fit_judges, {}, {"held": setup.look_at_held_out(number), "labels": labels})
 
 
 def _mix(setup: Setup, count: int) -> Given:
@@ -124,36 +115,6 @@ def _mix(setup: Setup, count: int) -> Given:
         parts.append(images.pixels[rows])
         places.append(index[rows])
     return Given({"pixels": torch.cat(parts), "indices": torch.cat(places)})
-
-
-def look(
-    seed: int,
-    role: str,
-    draws: int,
-    device: str,
-    shard: Tensors,
-    attack: Tensors | None,
-    vae: Autoencoder,
-    classifier: Classify,
-) -> Tensors:
-    """What a run's models say of images, (n, ...); a task. success: an attack reached its aim.
-
-    logits, mean (the logarithm of the mean softmax over draws), both (n, classes); and each signal, (n,).
-    """
-    images, indices = shard["pixels"] if attack is None else attack["images"], shard["indices"]
-    settings, parts = Settings(draws, 1, 1, 1, 1), list[Tensors]()
-    with torch.no_grad():
-        for some in zip(torch.split(images, CHUNK), torch.split(indices, CHUNK), strict=True):
-            rows, at = (value.to(device) for value in some)
-            own_seed = seed_for(f"decisions/{role}", seed)
-            features = Features(vae, classifier, rows, at, seed=own_seed, settings=settings, label_draws=True)
-            mean = features.drawn_logits.double().log_softmax(dim=2).logsumexp(dim=1) - np.log(draws)
-            part = {"logits": features.logits, "mean": mean}
-            part |= {name: scores[name].look(features) for name in SIGNALS}
-            parts.append({name: value.cpu() for name, value in part.items()})
-    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    every = torch.ones(len(images), dtype=torch.bool)
-    return columns | {"success": every if attack is None else attack["success"]}
 
 
 def fit_judges(held: Tensors, labels: Tensors) -> "_Judges":
@@ -175,7 +136,7 @@ def ask(parts: tuple[Tensors, ...], labels: Tensors, judges: "_Judges") -> Tenso
 
 @dataclass
 class _Seen:
-    """What `look` gives for all images."""
+    """What `signals.look` gives for all images."""
 
     columns: Tensors
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from vaecore import Autoencoder, elbo, reconstruct, squared_error
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.evidence import Evidence
+from vaecore.suite.study.perturbations import reconstructions_seed
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tables import Columns, join
 from vaecore.suite.study.tasks import Task
-from vaecore.toolkit import Classify, Precision, Tensors, answers, kl_of_posterior, posterior, seed_for
+from vaecore.toolkit import Classify, Precision, Tensors, answers, kl_of_posterior, posterior
 
 
 class Draws(Evidence):
@@ -26,11 +27,15 @@ class Draws(Evidence):
         """As the condition says."""
         return setup.count(condition)
 
+    def draws(self, setup: Setup) -> int:
+        """Reconstructions drawn of each image."""
+        return setup.protocol.draws
+
     def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
         """One task for each run and shard of images."""
         protocol = setup.protocol
         arguments = {
-            "draws": protocol.draws_of(condition),
+            "draws": self.draws(setup),
             "bound_draws": protocol.draws if condition in protocol.with_elbo else 0,
             "precision": setup.precision,
             "device": str(setup.device),
@@ -57,7 +62,19 @@ class Draws(Evidence):
         return join(results, len(setup.shards(self.count(setup, condition))))
 
 
-DRAWS = Draws()
+class ManyDraws(Draws):
+    """The same evidence from many reconstructions of each image, of which those of `Draws` are the first."""
+
+    def count(self, setup: Setup, condition: Condition) -> int:
+        """As the condition says, and no more than conditions share."""
+        return min(setup.count(condition), setup.protocol.profile.images)
+
+    def draws(self, setup: Setup) -> int:
+        """Reconstructions drawn of each image."""
+        return setup.protocol.many_draws
+
+
+DRAWS, MANY_DRAWS = Draws(), ManyDraws()
 
 
 def look(
@@ -75,8 +92,9 @@ def look(
 
     index, label: of the image. success: the attack reached its aim (true for clean images and noise). l2: size of the
     change. evaluations, flags: as in `vaecore.Attack`. predicted: the classifier's label; confidence: its softmax,
-    float64. ink: mean pixel. kl: nats. latent_shift: L2 distance of the posterior mean from that of the clean image.
-    elbo: nats, from the first bound_draws draws; left out where these are none.
+    float64. ink: mean pixel. zeros: share of pixels that are exactly 0. kl: nats. latent_shift: L2 distance of the
+    posterior mean from that of the clean image. elbo: nats, from the first bound_draws draws; left out where these are
+    none.
     draw_label, draw_probability: label of each reconstruction and its softmax. draw_own_probability: softmax of a
     reconstruction at the label that the image itself was given. draw_mse: mean squared error over pixels.
     precision: of the reconstructions; attacks, classifier and ELBO keep to float32. seed: of the run.
@@ -104,7 +122,7 @@ def look(
             "draw_mse": squared_error(rows, reconstructions),
         }
 
-    noise: dict[str, Any] = {"seed": seed_for("reconstructions", seed), "indices": indices}
+    noise: dict[str, Any] = {"seed": reconstructions_seed(seed), "indices": indices}
     columns = reconstruct(vae, images, draws=draws, reduce=summarise, precision=precision, **noise)
     if bound_draws:
         columns["elbo"] = elbo(vae, images, draws=bound_draws, **noise)
@@ -114,6 +132,7 @@ def look(
         "predicted": predicted,
         "confidence": confidence,
         "ink": images.mean(dim=(1, 2, 3)),
+        "zeros": (images == 0).float().mean(dim=(1, 2, 3)),
         "kl": divergence,
         "latent_shift": shift,
     }

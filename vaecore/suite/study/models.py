@@ -217,11 +217,26 @@ class Run:
     classifier: Classify
 
 
-def train_reference(kind: str, config: VAEConfig | ClassifierConfig, seed: int, device: str, train: Tensors) -> Tensors:
+def all_but(places: Tensor, count: int) -> Tensor:
+    """A mask (count,) of all places but these."""
+    others = torch.ones(count, dtype=torch.bool)
+    others[places] = False
+    return others
+
+
+def seen(train: Tensors, held_out: Tensors) -> Images:
+    """Training images that a run's models learn from: all pixels and labels but those at the places held out."""
+    kept = all_but(held_out["places"], len(train["pixels"]))
+    labels = train["labels"][kept] if "labels" in train else None
+    return Images(train["pixels"][kept], labels, "the training images", "train")
+
+
+def train_reference(
+    kind: str, config: VAEConfig | ClassifierConfig, seed: int, device: str, train: Tensors, held_out: Tensors
+) -> Tensors:
     """Weights of a reference model ("vae", "classifier" or "autoencoder"), trained on pixels and labels; a task."""
     fit: Any = {"vae": fit_vae, "classifier": fit_classifier, "autoencoder": fit_autoencoder}[kind]
-    images = Images(train["pixels"], train.get("labels"), "the training images", "train")
-    return dict(fit(images, config, seed=seed, device=device).cpu().state_dict())
+    return dict(fit(seen(train, held_out), config, seed=seed, device=device).cpu().state_dict())
 
 
 def reference(
@@ -233,10 +248,9 @@ def reference(
     return model.requires_grad_(requires_grad=False).to(device).eval()
 
 
-def train_made(text: str, kind: str, seed: int, made: str, device: str, train: Tensors) -> Tensors:
+def train_made(text: str, kind: str, seed: int, made: str, device: str, train: Tensors, held_out: Tensors) -> Tensors:
     """Weights of a maker's model, trained by its own `fit`; a task. made: digest of the model before (see `made`)."""
-    images = Images(train["pixels"], train.get("labels"), "the training images", "train")
-    place = torch.device(device)
+    images, place = seen(train, held_out), torch.device(device)
     model = user_model(text, kind, seed, place, lambda: images)
     if untrained_digest(model, text, kind) != made:
         raise ValueError(_other(text, seed))
@@ -250,6 +264,7 @@ def made(
     device: str,
     made: str,
     train: Tensors | None,
+    held_out: Tensors | None,
     probe: Tensors,
     weights: Tensors | None,
 ) -> Any:
@@ -257,11 +272,11 @@ def made(
 
     Processes that share the work each call the maker. probe: images that the digest of a finished model was taken of.
     """
-    images = None if train is None else Images(train["pixels"], train.get("labels"), "the training images", "train")
 
     def training_images() -> Images:
-        assert images is not None  # `Study` gives them to makers that take them
-        return images
+        assert train is not None  # `Study` gives them to makers that take them
+        assert held_out is not None
+        return seen(train, held_out)
 
     model = user_model(text, kind, seed, torch.device(device), training_images)
     if weights is None:

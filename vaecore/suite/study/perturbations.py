@@ -10,6 +10,7 @@ from vaecore import Attack, Autoencoder, VAEDetector, fgsm, lbfgs, outside, pgd
 from vaecore import Images as ImageSet
 from vaecore.toolkit import Classify, Tensors, answers, normal, outcome, seed_for, signs, uniform, words
 
+_LEAST = 1e-12  # of a threshold, as a score may be 0 on nearly all images
 CHUNK = 50  # images attacked at once through draws: what is made of them should stay in the cache
 
 
@@ -34,14 +35,17 @@ def perturb(
     eot_draws: int,
     device: str,
     shard: Tensors,
+    draws: int | None = None,
     vae: Autoencoder | None = None,
     classifier: Classify | None = None,
+    thresholds: Tensors | None = None,
     twin: Tensors | None = None,
 ) -> Tensors:
     """A shard's images under a condition: those of an attack (`vaecore.Attack`), on the CPU.
 
     kind, settings: of the condition. epsilon: its size. seed: of the run. shard: pixels (n, c, h, w), labels, indices.
-    twin: the attack whose L2 sizes noise imitates. Noise and transforms always succeed, and ask for no gradient.
+    draws, thresholds: of the detector whose alarms an attacker avoids. twin: the attack whose L2 sizes noise imitates.
+    Noise and transforms always succeed, and ask for no gradient.
     """
     rows = {name: value.to(device) for name, value in shard.items()}
     attack = _PERTURB[kind](
@@ -51,25 +55,35 @@ def perturb(
         settings=settings,
         seed=seed,
         eot_draws=eot_draws,
+        draws=draws,
         vae=vae,
         classifier=classifier,
+        thresholds=thresholds,
         l2=None if twin is None else twin["l2"].to(device),
     )
     columns = ("images", "success", "l2", "linf", "evaluations", "flags")
     return {name: getattr(attack, name).cpu() for name in columns}
 
 
+def reconstructions_seed(seed: int) -> int:
+    """Seed of the draws that the evidence of a run looks at, from the run's seed."""
+    return seed_for("reconstructions", seed)
+
+
 def joint_pgd(detector: VAEDetector, shard: Tensors, *, epsilon: float, steps: int, seed: int) -> Attack:
     """The adaptive attacker: PGD on a detector, with failures kept, since the detector must tell these as well.
 
-    Steps are of one size, 4 epsilon / steps: an adapted size takes the luck of a step's draws for progress.
+    Steps are planned, with momentum: adapted ones would take the luck of a step's draws for progress, and where they
+    do not shrink, a loss that is satisfied at one point and not beside it is left again.
     """
     return pgd(
         detector,
         shard["pixels"],
         shard["labels"],
         epsilon=epsilon,
-        step_size=4 * epsilon / steps,
+        step_size=8 * epsilon / steps,
+        shrinking=True,
+        momentum=0.75,
         steps=steps,
         seed=seed,
         indices=shard["indices"],
@@ -147,7 +161,7 @@ def _twin(rows: Tensors, *, kind: str, seed: int, l2: Tensor, **_: Any) -> Attac
     return _harmless(images, at_distance(images, _noise(normal, kind.rpartition("-")[0], seed, rows), l2))
 
 
-@_kind("joint", "joint-mse")
+@_kind("joint")
 def _joint(
     rows: Tensors,
     *,
@@ -160,8 +174,35 @@ def _joint(
     eot_draws: int,
     **_: Any,
 ) -> Attack:
-    detector = VAEDetector(vae, classifier, draws=eot_draws, error_weight=settings["error_weight"])
+    detector = VAEDetector(vae, classifier, draws=eot_draws)
     # The attacker's draws are not the detector's: another purpose, another seed.
+    own_seed = seed_for(f"attack/{kind}-{epsilon:g}", seed)
+    return joint_pgd(detector, rows, epsilon=epsilon, steps=int(settings["steps"]), seed=own_seed)
+
+
+@_kind("evade", "evade-known")
+def _evade(
+    rows: Tensors,
+    *,
+    kind: str,
+    vae: Autoencoder,
+    classifier: Classify,
+    thresholds: Tensors,
+    draws: int,
+    epsilon: float,
+    settings: Mapping[str, float],
+    seed: int,
+    eot_draws: int,
+    **_: Any,
+) -> Attack:
+    known = bool(settings["known_draws"])
+    detector = VAEDetector(
+        vae,
+        classifier,
+        draws=draws if known else eot_draws,
+        thresholds={name: float(levels[-1].clamp(min=_LEAST)) for name, levels in thresholds.items()},
+        known_seed=reconstructions_seed(seed) if known else None,
+    )
     own_seed = seed_for(f"attack/{kind}-{epsilon:g}", seed)
     return joint_pgd(detector, rows, epsilon=epsilon, steps=int(settings["steps"]), seed=own_seed)
 

@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass, replace
 
-from vaecore.suite.study.conditions import CLEAN, DRAWN, FGSM, LBFGS, UNIFORM, Condition
+from vaecore.suite.study.conditions import CLEAN, DRAWN, UNIFORM, Condition
 
 PILOT_SEED = 1000  # seeds from here on set bounds and are never used by the claims
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How much a study looks at: training runs, test images, and fewer of them for expensive attacks."""
+    """How much a study looks at: training runs, test images, more of clean ones and fewer for expensive attacks."""
 
     name: str
     runs: int
+    clean_images: int
     images: int
     lbfgs_images: int
     adaptive_images: int
@@ -21,9 +22,9 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("smoke", 1, 200, 100, 20),
-        Profile("standard", 5, 2_000, 500, 150),
-        Profile("full", 10, 10_000, 1_000, 1_000),
+        Profile("smoke", 1, 200, 200, 100, 20),
+        Profile("standard", 5, 10_000, 2_000, 500, 150),
+        Profile("full", 10, 10_000, 10_000, 1_000, 1_000),
     )
 }
 
@@ -43,9 +44,9 @@ class Protocol:
     """What a study does to images, and how often.
 
     budget: L-infinity size of an attack, in pixel intensity; all sizes of attacks and their noise are multiples of it.
-    draws: reconstructions of an image. many_draws: the same under a condition of `with_many_draws`. eot_draws: draws
-    that an adaptive attacker averages over in a step. shard: images whose evidence is one task; scored: whose scores
-    are. conditions: under which reconstructions are classified.
+    draws: reconstructions of an image. many_draws: the same where many are compared with few. eot_draws: draws that an
+    adaptive attacker averages over in a step. shard: images whose evidence is one task; scored: whose scores are.
+    conditions: under which reconstructions are classified.
     """
 
     profile: Profile = PROFILES["standard"]
@@ -58,18 +59,9 @@ class Protocol:
     conditions: tuple[Condition, ...] = DRAWN
 
     @property
-    def with_many_draws(self) -> tuple[Condition, ...]:
-        """Conditions under which more draws are compared with few."""
-        return CLEAN, FGSM(1), LBFGS
-
-    @property
     def with_elbo(self) -> tuple[Condition, ...]:
         """Conditions under which the ELBO is computed."""
         return CLEAN, UNIFORM(0.25)
-
-    def draws_of(self, condition: Condition) -> int:
-        """Reconstructions drawn of each image under a condition."""
-        return self.many_draws if condition in self.with_many_draws else self.draws
 
     def size(self, condition: Condition) -> float:
         """A condition's size in pixel intensity or degrees; 0 where it has none."""
@@ -98,9 +90,12 @@ class Protocol:
     def images(self, condition: Condition) -> int:
         """Test images looked at under a condition, where there are so many."""
         profile = self.profile
-        return {"all": profile.images, "few": profile.lbfgs_images, "adaptive": profile.adaptive_images}[
-            condition.share
-        ]
+        return {
+            "clean": profile.clean_images,
+            "all": profile.images,
+            "few": profile.lbfgs_images,
+            "adaptive": profile.adaptive_images,
+        }[condition.share]
 
     @property
     def trial_images(self) -> int:

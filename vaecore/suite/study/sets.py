@@ -23,6 +23,14 @@ from vaecore.toolkit import (
 )
 
 SEED = 0  # of the sets that are made: the same images for all runs and studies
+KEPT_FOR_PILOTS = 3  # one image in so many of a set, so that what sets bounds is never judged by them
+HOME_SHARE = 0.2  # of a set, on which a VAE that is trained on it is judged, and as much in pilots; the rest trains it
+# Groups after OpenOOD v1.5 (Zhang et al. 2023). Covariate shift: a person still reads the class off the image. Near:
+# other characters, beside a set of characters. Far: things of another kind, and noise. A user's own sets are in none.
+COVARIATE, NEAR, FAR, OWN = GROUPS = ("covariate shift", "near", "far", "own")
+_KEEP_THE_CLASS = ("rotated", "mirrored", "inverted", "dimmed")
+_CHARACTERS = ("mnist", "digits", "letters", "kmnist", "emnist-letters", "notmnist", "omniglot")
+_THINGS = ("fashion-mnist",)
 
 
 @dataclass
@@ -30,7 +38,7 @@ class Sets:
     """The sets outside that a study looks at. A set goes by the name that `vaecore.outside` gives it.
 
     test, indices: the test images, and the indices of those looked at. most: images of a set that are looked at. asked:
-    what `--ood` names.
+    what `--ood` names. pilot: take the images of a set that are kept for pilots, and else never those.
     """
 
     test: Images
@@ -38,6 +46,7 @@ class Sets:
     most: int
     root: str | None = None
     asked: tuple[str, ...] = ()
+    pilot: bool = False
     _left_out: dict[str, str] = field(default_factory=dict)
     _kinds: dict[str, str | None] = field(default_factory=dict)
     _images: dict[str, tuple[Images, torch.Tensor]] = field(default_factory=dict)
@@ -157,7 +166,7 @@ class Sets:
     def images(self, condition: Condition) -> tuple[Images, torch.Tensor]:
         """The images of a set that the study looks at, and the index of each.
 
-        Made sets are made of the study's test images, in their order; of others, as many are taken at random.
+        Made sets are made of the study's test images, in their order; of others, images are taken at random.
         """
         if condition.label not in self._images:
             self._images[condition.label] = self._of_set(condition)
@@ -170,8 +179,31 @@ class Sets:
         if is_made(name):
             return outside(name, inside, seed=SEED, indices=self.indices, root=self.root), self.indices
         whole = self._load(self.sources[name])
-        chosen = in_random_order("outside-images", len(whole), SEED)[: self.most]
+        order = in_random_order("outside-images", len(whole), SEED)
+        kept = len(whole) - len(whole) // KEPT_FOR_PILOTS
+        chosen = (order[kept:] if self.pilot else order[:kept])[: self.most]
         return whole.take(chosen), chosen
+
+    def group(self, condition: Condition) -> str:
+        """The one of GROUPS that a set is in. Files go by the name that they start with."""
+        if is_made(condition.label):
+            return COVARIATE if condition.label.startswith(_KEEP_THE_CLASS) else FAR
+        kinds = {_kind_of(condition.label), _kind_of(self.test.name)}
+        if not kinds <= {*_CHARACTERS, *_THINGS}:
+            return OWN
+        return NEAR if kinds <= {*_CHARACTERS} or kinds <= {*_THINGS} else FAR
+
+    def parted(self, condition: Condition) -> tuple[Images, torch.Tensor, torch.Tensor]:
+        """All images of a set, the places of those that a VAE trained on it does not see, and of which it is judged on.
+
+        Raises ValueError for a set of too few images.
+        """
+        whole = self._load(self.sources[condition.label])
+        order, each = in_random_order("trained-on", len(whole), SEED), int(HOME_SHARE * len(whole))
+        if each < 2:
+            raise ValueError(f"a set to train a VAE on must have 10 images or more; {condition.label} has {len(whole)}")
+        home = order[each : 2 * each] if self.pilot else order[:each]
+        return whole, order[: 2 * each], home[: self.most]
 
     def shard(self, condition: Condition, start: int, stop: int) -> Given:
         """Some of a set's images as an input: pixels and indices."""
@@ -180,6 +212,13 @@ class Sets:
             images, indices = self.images(condition)
             self._shards[key] = Given({"pixels": images.pixels[start:stop], "indices": indices[start:stop]})
         return self._shards[key]
+
+
+def _kind_of(name: str) -> str:
+    """The kind of a loaded set, such as "kmnist" for kmnist-test.npz; a name of no known kind stays as it is."""
+    stem = name.removesuffix(".npz")
+    known = [kind for kind in (*_CHARACTERS, *_THINGS) if stem == kind or stem.startswith(f"{kind}-")]
+    return max(known, key=len, default=name)
 
 
 def in_random_order(purpose: str, count: int, seed: int = 0) -> torch.Tensor:

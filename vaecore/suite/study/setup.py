@@ -10,6 +10,7 @@ from vaecore import Images, load_images, reference_configs
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.model_checks import check_model
 from vaecore.suite.study.models import (
+    all_but,
     fits,
     given_digest,
     made,
@@ -23,11 +24,14 @@ from vaecore.suite.study.models import (
 from vaecore.suite.study.perturbations import perturb
 from vaecore.suite.study.protocol import PILOT_SEED, Protocol
 from vaecore.suite.study.sets import Sets, in_random_order
+from vaecore.suite.study.signals import look, thresholds
 from vaecore.suite.study.tasks import Given, Task, remember
 from vaecore.toolkit import Precision, check_precision, default_device, is_available, probe
 
-# Training images that no model learns from, kept to fit what judges confidence: that many, or this share where fewer.
+# Training images that no model of a run learns from, kept to fit what judges confidence: that many, or this share where
+# fewer. Each run keeps others, so that what varies between runs covers the choice of these images, too.
 HELD_OUT, HELD_OUT_SHARE = 5_000, 0.1
+PILOT_SHARE = 1 / 3  # of the training images at most, which a pilot looks at and its models do not see
 PROBE = 64  # test images that a model's digest is taken of
 Rows: TypeAlias = tuple[int, int]  # start and stop among the test images that are looked at
 
@@ -107,10 +111,11 @@ class Setup:
 
     # Images.
 
-    @property
+    @cached_property
     def train(self) -> Images:
-        """Training images, without those that are held out; raises ValueError where there are none."""
-        return self._split[0]
+        """Training images; a pilot's without those that it looks at. Raises ValueError where there are none."""
+        whole = self.training_images
+        return whole.take(all_but(self._pilot_images, len(whole))) if self.pilot else whole
 
     @cached_property
     def train_or_none(self) -> Images | None:
@@ -122,27 +127,47 @@ class Setup:
                 raise
             return None
 
-    @property
-    def held_out(self) -> tuple[Images, torch.Tensor]:
-        """Training images that the reference models have not seen, and the index of each among all training images."""
-        return self._split[1:]
+    def held_out(self, seed: int) -> tuple[Images, torch.Tensor]:
+        """Training images that the models of a run have not seen, and their places among the training images."""
+        count = len(self.train)
+        places = in_random_order("held-out", count, seed)[: min(HELD_OUT, int(HELD_OUT_SHARE * count))]
+        return self.train.take(places), places
+
+    def seen(self, seed: int) -> Images:
+        """Training images that the models of a run learn from."""
+        return self.train.take(all_but(self.held_out(seed)[1], len(self.train)))
 
     @cached_property
-    def _split(self) -> tuple[Images, Images, torch.Tensor]:
-        whole = load_images(self.dataset.name, "train", self.root)
-        order = in_random_order("held-out", len(whole))
-        held = order[: min(HELD_OUT, int(HELD_OUT_SHARE * len(whole)))]
-        seen = torch.ones(len(whole), dtype=torch.bool)
-        seen[held] = False
-        return whole.take(seen), whole.take(held), held
+    def training_images(self) -> Images:
+        """The data set's training images."""
+        return load_images(self.dataset.name, "train", self.root)
 
     @cached_property
-    def test(self) -> Images:
-        """Test images, with labels."""
+    def _pilot_images(self) -> torch.Tensor:
+        """Places of the training images that a pilot looks at: as many as there are test images, or PILOT_SHARE."""
+        count = len(self.training_images)
+        return in_random_order("pilot-images", count)[: min(len(self.test_images), int(PILOT_SHARE * count))]
+
+    @cached_property
+    def test_images(self) -> Images:
+        """The data set's test images, with labels."""
         test = load_images(self.dataset.name, "test", self.root)
         if test.labels is None:
             raise ValueError(f"claims need labels: {self.dataset.name} must have `labels` beside `images`")
         return test
+
+    @cached_property
+    def test(self) -> Images:
+        """Labelled images that the study looks at: test images; in a pilot, training images that its models don't see.
+
+        So nothing that sets a bound has seen a test image.
+        """
+        if not self.pilot:
+            return self.test_images
+        images = self.training_images.take(self._pilot_images)
+        if images.labels is None:
+            raise ValueError(f"a pilot looks at training images: those of {self.dataset.name} must have `labels`")
+        return images
 
     @cached_property
     def indices(self) -> torch.Tensor:
@@ -150,7 +175,8 @@ class Setup:
 
         Conditions of fewer images take the first ones.
         """
-        return in_random_order("test-images", len(self.test))[: self.protocol.profile.images]
+        profile = self.protocol.profile
+        return in_random_order("test-images", len(self.test))[: max(profile.images, profile.clean_images)]
 
     @cached_property
     def training(self) -> Given | None:
@@ -160,12 +186,22 @@ class Setup:
     @cached_property
     def sets(self) -> Sets:
         """The sets outside."""
-        return Sets(self.test, self.indices, self.protocol.profile.images, self.root, self.ood)
+        most = self.protocol.profile.images
+        return Sets(self.test, self.indices[:most], most, self.root, self.ood, pilot=self.pilot)
+
+    def held(self, seed: int) -> Given:
+        """The training images that are held out from a run's models, as an input."""
+        if seed not in self._held:
+            self._held[seed] = given(*self.held_out(seed))
+        return self._held[seed]
 
     @cached_property
-    def held(self) -> Given:
-        """The training images that are held out, as an input."""
-        return given(*self.held_out)
+    def _held(self) -> dict[int, Given]:
+        return {}
+
+    def held_places(self, seed: int) -> Given:
+        """Places of the training images that are held out from a run's models, as an input."""
+        return Given({"places": self.held_out(seed)[1]})
 
     @cached_property
     def whole_test(self) -> Given:
@@ -258,7 +294,8 @@ class Setup:
             function = train_made
         else:
             return None
-        return Task(function, arguments | {"device": str(self.device)}, {"train": self.training}, "models", title)
+        inputs = {"train": self.training, "held_out": self.held_places(seed)}
+        return Task(function, arguments | {"device": str(self.device)}, inputs, "models", title)
 
     def model(self, kind: str, number: int) -> Task:
         """A model ("vae", "classifier", "autoencoder") of a run, counted from 0, as an input."""
@@ -276,7 +313,12 @@ class Setup:
             return Task(reference, arguments, {"weights": weights})
         seed = self.first_seed if kind in self.finished else self.seeds[number]
         arguments = {"text": text, "kind": kind, "seed": seed, "device": device, "made": self._digest(kind, seed)}
-        inputs = {"train": self.training, "probe": self.shard((0, min(PROBE, len(self.test)))), "weights": weights}
+        inputs = {
+            "train": self.training,
+            "held_out": None if self.training is None else self.held_places(seed),
+            "probe": self.shard((0, min(PROBE, len(self.test)))),
+            "weights": weights,
+        }
         task = Task(made, arguments, inputs)
         if weights is None:
             remember(task, self._given[kind, seed])  # a maker may take long, as it trains
@@ -312,7 +354,7 @@ class Setup:
     def _made(self, kind: str, seed: int) -> Any:
         text = self.vae if kind == "vae" else self.classifier
         assert text is not None
-        return user_model(text, kind, seed, self.device, lambda: self.train)
+        return user_model(text, kind, seed, self.device, lambda: self.seen(seed))
 
     def _first_made(self, kind: str) -> Any:
         """What the user's option gives for the first run, before it is trained."""
@@ -324,7 +366,30 @@ class Setup:
     def _made_first(self) -> dict[str, Any]:
         return {}
 
+    # What models say of images.
+
+    def look(self, number: int, role: str, images: Given, attack: Task | None) -> Task:
+        """What a run's models, counted from 0, say of images, or of what an attack has made of them; see `signals`."""
+        arguments = {"seed": self.seeds[number], "role": role, "draws": self.protocol.draws, "device": str(self.device)}
+        models = {kind: self.model(kind, number) for kind in ("vae", "classifier")}
+        inputs = {"shard": images, "attack": attack, **models}
+        return Task(look, arguments, inputs, "decisions", f"looking, {role} images")
+
+    def look_at_held_out(self, number: int) -> Task:
+        """What a run's models, counted from 0, say of the training images that they have not seen."""
+        return self.look(number, "held-out", self.held(self.seeds[number]), None)
+
+    def thresholds(self, number: int) -> Task:
+        """The thresholds of a run's alarms, by images held out, as an input."""
+        return Task(thresholds, {}, {"held": self.look_at_held_out(number)})
+
     # Conditions.
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The protocol's, without attackers that avoid alarms where there are no images held out to set alarms by."""
+        every = self.protocol.conditions
+        return tuple(one for one in every if self.training is not None or "alarms" not in one.kind.knows)
 
     def attack(self, condition: Condition, number: int, rows: Rows) -> Task:
         """Test images under a condition, as a run (counted from 0) sees them, as an input; see `perturb`."""
@@ -353,7 +418,10 @@ class Setup:
             "device": str(self.device),
         }
         inputs: dict[str, Any] = {"shard": self.shard(rows)}
-        inputs |= {model: self.model(model, number) for model in kind.knows}
+        inputs |= {model: self.model(model, number) for model in kind.knows if model != "alarms"}
+        if "alarms" in kind.knows:
+            arguments["draws"] = protocol.draws
+            inputs["thresholds"] = self.thresholds(number)
         if kind.twin_of is not None:
             inputs["twin"] = self.attack(kind.twin_of, number, rows)
         return Task(perturb, arguments, inputs, "attacks" if kind.kept else "", f"attack, {protocol.name(condition)}")

@@ -21,7 +21,7 @@ from vaecore.suite.study.plan import Meter, Plan, silent
 from vaecore.suite.study.sets import Sets
 from vaecore.suite.study.setup import PROBE, Setup
 from vaecore.suite.study.sources import look_again
-from vaecore.suite.study.tables import Content, Table
+from vaecore.suite.study.tables import Content, Table, failures
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.text import visible
 from vaecore.toolkit import Classify, Tensors, ask
@@ -73,27 +73,31 @@ class Study:
         if key not in self._tables:
             self._tables[key] = self._table(condition, of)
         table = self._tables[key]
-        if of is DRAWS:
-            table = table.first_draws(self.setup.protocol.draws if draws is None else draws)
+        if draws is not None:
+            table = table.first_draws(draws)
         return table if images is None else table.take(slice(images))
 
-    def paired(self, *conditions: Condition | str, draws: int | None = None, of: Evidence = DRAWS) -> list[Table]:
+    def paired(
+        self, *conditions: Condition | str, draws: int | None = None, of: Evidence = DRAWS, reached: bool = False
+    ) -> list[Table]:
         """Evidence under several conditions for the images that they share, in the same order.
 
         Images that a minimum-norm attack leaves out, as it failed in a run or changed nothing, are left out of all; the
-        tables say what share is kept. Raises TooFewError, when looked at, where fewer than two are left.
+        tables say what share is kept. reached: likewise, images on which any other attack failed. Raises TooFewError,
+        when looked at, where fewer than two are left.
         """
         resolved = [self._named(name) if isinstance(name, str) else name for name in conditions]
         shared = min(of.count(self.setup, condition) for condition in resolved)
         tables = [self.table(condition, shared, draws=draws, of=of) for condition in resolved]
         attacks = {condition.attack: None for condition in resolved if condition.attack is not None}
+        attacks |= {condition: None for condition in resolved if reached and condition.kind.knows}
         if not attacks:
             return tables
         tasks = [task for attack in attacks for task in self._attack_tasks(attack, shared)]
         self.plan.note(tasks)
 
         @cache
-        def reached() -> NDArray[np.int64]:
+        def succeeded() -> NDArray[np.int64]:
             results = self.plan.results(tasks)
             runs, shards = len(self.setup.seeds), len(self.setup.shards(shared))
             worked = [result["success"] & (result["l2"] > 0) for result in results]
@@ -102,10 +106,13 @@ class Study:
             ]
             places = torch.stack(rows).all(dim=0).nonzero().flatten().numpy()
             if len(places) < 2:
-                raise TooFewError(f"L-BFGS must succeed on some image in all runs; it did on {len(places)} of {shared}")
+                names = " and ".join(self.setup.protocol.name(attack) for attack in attacks)
+                raise TooFewError(
+                    f"{names} must succeed on two images or more in all runs; got {len(places)} of {shared}"
+                )
             return np.asarray(places)
 
-        return [table.take(reached, of=shared) for table in tables]
+        return [table.take(succeeded, of=shared) for table in tables]
 
     def _attack_tasks(self, attack: Condition, images: int) -> list[Task]:
         setup = self.setup
@@ -169,14 +176,14 @@ class Study:
             dataset=setup.test.name,
             why=setup.dataset.why,
             test_images=len(setup.test),
-            test_digest=setup.test.digest,
-            train_digest=setup.train.digest if setup.trained else None,
+            test_digest=setup.test_images.digest,
+            train_digest=setup.training_images.digest if setup.trained else None,
             profile=profile.name,
             budget=setup.protocol.budget,
             draws=setup.protocol.draws,
             precision=setup.precision,
             seeds=tuple(setup.seeds),
-            images={setup.protocol.name(condition): setup.count(condition) for condition in setup.protocol.conditions},
+            images={setup.protocol.name(condition): setup.count(condition) for condition in setup.conditions},
             vae=setup.vae or "reference",
             classifier=setup.classifier or "reference",
             fixed=setup.fixed,
@@ -194,18 +201,19 @@ class Study:
         return shown
 
     def _named(self, name: str) -> Condition:
-        conditions = {self.setup.protocol.name(condition): condition for condition in self.setup.protocol.conditions}
+        conditions = {self.setup.protocol.name(condition): condition for condition in self.setup.conditions}
         if name not in conditions:
             raise ValueError(f"condition must be one of {', '.join(conditions)}; got {name!r}")
         return conditions[name]
 
     def _table(self, condition: Condition, of: Evidence) -> Table:
-        origin = Origin(frozenset({self.setup.protocol.full_name(condition)}))
+        name = frozenset({self.setup.protocol.full_name(condition)})
         tasks = of.tasks(self.setup, condition)
         self.plan.note(tasks)
 
         def load() -> Content:
-            return of.columns(self.setup, condition, self.plan.results(tasks)), origin
+            columns = of.columns(self.setup, condition, self.plan.results(tasks))
+            return columns, Origin(name, failed=failures(columns) if condition.attack is None else 0.0)
 
         return Table(load)
 

@@ -29,6 +29,11 @@ def join(shards: Sequence[Tensors], each: int) -> Columns:
     return stack([{name: torch.cat([shard[name] for shard in run]) for name in run[0]} for run in runs])
 
 
+def failures(columns: Columns) -> float:
+    """Share of runs and images on which an attack did not reach its aim."""
+    return 1 - float(columns["success"].mean()) if "success" in columns else 0.0
+
+
 Places = Any  # of images: what numpy takes as an index
 Content = tuple[Columns, Origin]
 
@@ -79,7 +84,8 @@ class Table:
             chosen = {
                 name: column[:, places] for name, column in columns.items() if column.shape[1] == images_of_all
             }  # columns of fewer images are left out
-            return chosen, Origin(origin.conditions, min(kept, origin.kept))
+            failed = failures(chosen) if origin.failed else 0.0
+            return chosen, Origin(origin.conditions, min(kept, origin.kept), failed)
 
         return Table(load)
 
@@ -116,6 +122,11 @@ class Table:
     def mse(self) -> Column:
         """Reconstruction error: pixel MSE, mean over the draws."""
         return self._column(self.columns["draw_mse"].mean(axis=2, dtype=np.float64))
+
+    @property
+    def marks(self) -> Column:
+        """Share of pixels that are not exactly 0: a detector that knows no model."""
+        return self._column(1 - self.columns["zeros"].astype(np.float64))
 
     @property
     def doubt(self) -> Column:

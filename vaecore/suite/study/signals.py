@@ -1,0 +1,60 @@
+"""What judges of confidence and alarms go by: a classifier's logits, and scores of the VAE's reconstructions.
+
+On images held out from training, judges are fitted and alarms get their thresholds: nothing is chosen on test images.
+"""
+
+import numpy as np
+import torch
+
+from vaecore import Autoencoder, scores
+from vaecore.toolkit import Classify, Features, Settings, Tensors, seed_for
+
+SIGNALS = ("mse", "relative-mse", "kl", "disagreement")  # scores of vaecore; all are above 0
+ALARMS = ("mse", "disagreement", "max-softmax")  # scores that an alarm is raised by
+FALSE_ALARMS = (0.01, 0.05, 0.1)  # shares of clean images on which alarms may be raised
+_CHUNK = 250
+
+
+def look(
+    seed: int,
+    role: str,
+    draws: int,
+    device: str,
+    shard: Tensors,
+    attack: Tensors | None,
+    vae: Autoencoder,
+    classifier: Classify,
+) -> Tensors:
+    """What a run's models say of images, (n, ...); a task.
+
+    success: an attack reached its aim. logits, mean (the logarithm of the mean softmax over draws): (n, classes). Each
+    signal: (n,). role: of the images; each has draws of its own.
+    """
+    images, indices = shard["pixels"] if attack is None else attack["images"], shard["indices"]
+    settings, parts = Settings(draws, 1, 1, 1, 1, 1), list[Tensors]()
+    with torch.no_grad():
+        for some in zip(torch.split(images, _CHUNK), torch.split(indices, _CHUNK), strict=True):
+            rows, at = (value.to(device) for value in some)
+            own_seed = seed_for(f"decisions/{role}", seed)
+            features = Features(vae, classifier, rows, at, seed=own_seed, settings=settings, of_draws={"logits"})
+            mean = features.drawn_logits.double().log_softmax(dim=2).logsumexp(dim=1) - np.log(draws)
+            part = {"logits": features.logits, "mean": mean}
+            part |= {name: scores[name].look(features) for name in SIGNALS}
+            parts.append({name: value.cpu() for name, value in part.items()})
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    every = torch.ones(len(images), dtype=torch.bool)
+    return columns | {"success": every if attack is None else attack["success"]}
+
+
+def thresholds(held: Tensors) -> Tensors:
+    """For each of ALARMS the least thresholds, (rates,), that at most these shares of images held out exceed; a task.
+
+    held: what `look` gives for them.
+    """
+    doubt = 1 - held["logits"].double().softmax(dim=1).amax(dim=1)
+    values = {name: held[name].double() for name in ALARMS if name in held} | {"max-softmax": doubt}
+    levels = [1 - rate for rate in FALSE_ALARMS]
+    return {
+        name: torch.from_numpy(np.quantile(value.numpy(), levels, method="inverted_cdf"))
+        for name, value in values.items()
+    }
