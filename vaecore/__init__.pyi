@@ -23,6 +23,7 @@ from .models._training import fit_vae as fit_vae
 from .models._training import reference_configs as reference_configs
 from .models._autoencoder import fit_autoencoder as fit_autoencoder
 from .models._hierarchical import fit_hierarchical_vae as fit_hierarchical_vae
+from .models._hierarchical import hierarchical_config as hierarchical_config
 from .models._hierarchical import HierarchicalVAE as HierarchicalVAE
 from .models._hierarchical import HierarchicalVAEConfig as HierarchicalVAEConfig
 from .models._hierarchical import load_hierarchical_vae as load_hierarchical_vae

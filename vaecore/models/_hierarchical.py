@@ -63,6 +63,15 @@ class HierarchicalVAEConfig:
         settle_training(self)
 
 
+def hierarchical_config(train: Images) -> HierarchicalVAEConfig:
+    """Settings of the hierarchical VAE for a training set: 3 epochs or, for fewer than 40,000 images, as many steps.
+
+    Raises TypeError unless `train` is Images.
+    """
+    check_type("train", train, Images, "Images(pixels, labels, name, 'train')")
+    return HierarchicalVAEConfig(epochs=max(3, 120_000 // len(train)))
+
+
 class HierarchicalVAE(Reference):
     """Hierarchical variational autoencoder with a Bernoulli decoder and top-down inference (Sonderby et al. 2016).
 
@@ -180,10 +189,10 @@ def fit_hierarchical_vae(
     """Train a hierarchical VAE on the evidence lower bound; returned on `device` (default: GPU if any), eval mode.
 
     Loss: -log p(x | z) plus each level's KL divergence, at least its free nats, in nats and averaged over images, with
-    one draw. The default settings suit MNIST; smaller sets need more epochs. Raises as `fit_vae` does.
+    one draw. config: None for that of `hierarchical_config`. Raises as `fit_vae` does.
     """
-    check_type("train", train, Images, "Images(pixels, labels, name, 'train')")
-    config = HierarchicalVAEConfig() if config is None else config
+    defaults = hierarchical_config(train)
+    config = defaults if config is None else config
     check_type("config", config, HierarchicalVAEConfig)
     unlabelled = torch.zeros(len(train), dtype=torch.int64)
 
