@@ -53,7 +53,7 @@ def tiny(tmp_path_factory):
     module.vae, module.classifier = TinyVAE, TinyClassifier
     setup = Setup(
         Dataset(str(folder / "mine.npz"), "as asked"),
-        Protocol(Profile("standard", 2, 12, 8, 10)),
+        Protocol(Profile("standard", 2, 12, 12, 8, 10)),
         device=torch.device("cpu"),
         vae=f"{__name__}.models:vae",
         classifier=f"{__name__}.models:classifier",
