@@ -16,8 +16,8 @@ SMALL_CLASSIFIER = vc.ClassifierConfig(channels=(4, 8), hidden_size=16, epochs=2
 SMALL_HIERARCHY = vc.HierarchicalVAEConfig((1, 3, 2), (4, 16, 8), epochs=2, batch_size=64)
 KINDS = {
     "vae": (vc.fit_vae, SMALL_VAE, vc.load_vae),
-    "hierarchical vae": (vc.fit_hierarchical_vae, SMALL_HIERARCHY, vc.load_hierarchical_vae),
     "classifier": (vc.fit_classifier, SMALL_CLASSIFIER, vc.load_classifier),
+    "hierarchical vae": (vc.fit_hierarchical_vae, SMALL_HIERARCHY, vc.load_hierarchical_vae),
 }
 ONCE = {"seed": 0, "device": torch.device("cpu")}
 
@@ -253,6 +253,18 @@ def test_beta_weighs_the_divergence(some):
     assert sizes[0.1] > 2 * sizes[10.0]
 
 
+def test_free_nats_keep_the_upper_levels_in_use(some):
+    used = []
+    for free in ((0.0, 0.0, 0.0), (0.0, 4.0, 2.0)):
+        config = replace(SMALL_HIERARCHY, free_nats=free, epochs=15, batch_size=50, learning_rate=1e-2)
+        vae = vc.fit_hierarchical_vae(some, config, **ONCE)
+        mean, log_variance = vae.encode(some.pixels)
+        nats = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+        used.append(float(nats[:, vae.levels[0] :].sum(dim=1).mean()))
+    assert used[0] < 2.5
+    assert used[1] > 4
+
+
 def test_small_training_sets_get_more_epochs_and_distortion(train):
     large = vc.Images(torch.zeros(10_000, 1, 8, 8), None, "large", "train")
     assert vc.reference_configs(large) == (vc.VAEConfig(), vc.ClassifierConfig())
@@ -264,16 +276,23 @@ def test_small_training_sets_get_more_epochs_and_distortion(train):
         assert classifier.channels == vc.ClassifierConfig().channels
 
 
+def test_the_hierarchical_vae_takes_as_many_steps_on_smaller_sets(train):
+    large = vc.Images(torch.zeros(60_000, 1, 2, 2), None, "large", "train")
+    assert vc.hierarchical_config(large) == vc.HierarchicalVAEConfig()
+    assert vc.hierarchical_config(train) == vc.HierarchicalVAEConfig(epochs=120_000 // len(train))
+
+
 class EnoughError(Exception):
     pass
 
 
-@pytest.mark.parametrize(("kind", "place"), [("vae", 0), ("classifier", 1)])
-def test_the_reference_settings_are_the_default(kind, place, some):
-    config = vc.reference_configs(some)[place]
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reference_settings_are_the_default(kind, some):
+    configs = dict(zip(KINDS, (*vc.reference_configs(some), vc.hierarchical_config(some)), strict=True))
+    config = configs[kind]
 
     def first(step, steps):
-        assert (step, steps) == (1, config.epochs * (len(some) // config.batch_size))
+        assert (step, steps) == (1, config.epochs * (len(some) // min(config.batch_size, len(some))))
         raise EnoughError
 
     with pytest.raises(EnoughError):
@@ -337,6 +356,9 @@ def test_models_learn(train):
     constant = -(grey * -math.log(grey) + (1 - grey) * -math.log(1 - grey)) * train.pixels[0].numel()
     assert constant < baseline
     assert bound > baseline + 20
+    config = vc.HierarchicalVAEConfig((1, 8, 4), (8, 64, 32), free_nats=(0.0, 4.0, 2.0), epochs=50, batch_size=25)
+    deep = vc.fit_hierarchical_vae(train, config, **ONCE)
+    assert float(vc.partial_elbo(deep, test.pixels, draws=5, seed=0).mean()) > baseline + 10
 
 
 @pytest.mark.slow
