@@ -75,8 +75,8 @@ def hierarchical_config(train: Images) -> HierarchicalVAEConfig:
 class HierarchicalVAE(Reference):
     """Hierarchical variational autoencoder with a Bernoulli decoder and top-down inference (Sonderby et al. 2016).
 
-    Level 1 has latents for each patch of pixels and sees nothing but its neighbourhood, so that it can describe the
-    strokes of any image; the levels above are dense. Each posterior is given relative to the conditional prior of its
+    Level 1 has latents for each patch of pixels, which see of the image the patch's neighbourhood alone and are decoded
+    by themselves, so that they can describe the strokes of any image; the levels above are dense. Each posterior is given relative to the conditional prior of its
     level, as in NVAE (Vahdat and Kautz 2020): z = prior mean + prior deviation * e, where the prior of e is the
     standard normal. So the model is an `Autoencoder` of the latents e of all levels, level 1 first: `kl`, `elbo`,
     scores, purifiers and attacks take it. These draw all levels at once, from posteriors given the *means* of the
@@ -164,7 +164,7 @@ class HierarchicalVAE(Reference):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Map relative latents of all levels (n, latent) to mean images (n, channels, h, w) in [0, 1]."""
-        return self.decode_logits(latents).sigmoid().view(-1, *self.image_shape)
+        return self.decode_logits(latents).float().sigmoid().view(-1, *self.image_shape)
 
 
 @in_any_mode

@@ -82,6 +82,8 @@ def test_images_of_other_shapes_are_taken(shape):
     images = vc.Images(torch.rand(6, 1, *shape, generator=generator), torch.arange(6) % 3, "mine", "train")
     vae = vc.fit_vae(images, vc.VAEConfig(latent_size=2, hidden_size=4, epochs=1), **ONCE)
     assert vae.decode(vae.encode(images.pixels)[0]).shape == images.pixels.shape
+    deep = vc.fit_hierarchical_vae(images, SMALL_HIERARCHY, **ONCE)
+    assert deep.decode(deep.encode(images.pixels)[0]).shape == images.pixels.shape
     assert vc.fit_classifier(images, vc.ClassifierConfig(epochs=1), **ONCE)(images.pixels).shape == (6, 3)
 
 
