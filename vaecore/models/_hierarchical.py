@@ -76,11 +76,11 @@ class HierarchicalVAE(Reference):
     """Hierarchical variational autoencoder with a Bernoulli decoder and top-down inference (Sonderby et al. 2016).
 
     Level 1 has latents for each patch of pixels, which see of the image the patch's neighbourhood alone and are decoded
-    by themselves, so that they can describe the strokes of any image; the levels above are dense. Each posterior is given relative to the conditional prior of its
-    level, as in NVAE (Vahdat and Kautz 2020): z = prior mean + prior deviation * e, where the prior of e is the
-    standard normal. So the model is an `Autoencoder` of the latents e of all levels, level 1 first: `kl`, `elbo`,
-    scores, purifiers and attacks take it. These draw all levels at once, from posteriors given the *means* of the
-    levels above, which is a looser bound than the model's own, `partial_elbo`.
+    by themselves, so that they can describe the strokes of any image; the levels above are dense. Each posterior is
+    given relative to the conditional prior of its level, as in NVAE (Vahdat and Kautz 2020): z = prior mean + prior
+    deviation * e, where the prior of e is the standard normal. So the model is an `Autoencoder` of the latents e of all
+    levels, level 1 first: `kl`, `elbo`, scores, purifiers and attacks take it. These draw all levels at once, from
+    posteriors given the *means* of the levels above, which is a looser bound than the model's own, `partial_elbo`.
 
     image_shape: (channels, height, width), or (height, width) for grey.
     """
