@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import false_discovery_control
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from vaecore import aupr, auroc, brier, fpr95, nll
+from vaecore import aupr, auroc, brier, conformal_p_values, fpr95, nll
 
 scores = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)
 
@@ -40,6 +41,26 @@ def test_infinite_scores_rank_beyond_all_others():
     assert auroc([0.0, 1.0], [math.inf, 2.0]) == 1
     assert auroc([0.0, -math.inf], [-math.inf, 2.0]) == pytest.approx(0.625)
     assert aupr([0.0, 1.0], [math.inf, 2.0]) == 1
+
+
+@given(scores, scores)
+def test_conformal_p_values_count_calibration_scores_that_are_as_high(calibration, new):
+    expected = [(1 + sum(known >= score for known in calibration)) / (1 + len(calibration)) for score in new]
+    assert conformal_p_values(calibration, torch.tensor(new)).tolist() == pytest.approx(expected)
+
+
+def test_conformal_p_values_keep_false_alarms_and_false_discoveries_down():
+    generator = np.random.default_rng(0)
+    alarms, false = [], []
+    for _ in range(400):
+        values = conformal_p_values(
+            generator.normal(size=199), [*generator.normal(size=90), *generator.normal(4, 1, 10)]
+        )
+        alarms.append((values[:90] <= 0.05).mean())
+        found = false_discovery_control(values) <= 0.2
+        false.append(found[:90].sum() / max(1, found.sum()))
+    assert np.mean(alarms) == pytest.approx(0.05, abs=0.005)  # which is exact for 199 images and no ties
+    assert 0.1 < np.mean(false) < 0.2
 
 
 @pytest.mark.parametrize("metric", [auroc, aupr, fpr95])

@@ -147,6 +147,7 @@ _SECTIONS = {  # of a report on all claims, by `vaecore page`
     "detection": {
         "level": _SHARE,
         "inside": str,
+        "groups": MapOf(str),
         "images": MapOf(_COUNT),
         "latent": {"of": str, "seed": _COUNT, "points": MapOf(list)},
         "extremes": MapOf(MapOf({"least": {"pixels": {"shape": ListOf(_COUNT, 1)}}}, 1), 1),

@@ -14,14 +14,15 @@ A1 > 0.80, A2 > 0.40, A3 > 0.10, A4 > 0.02, A5 > 0.25, A6 > 0.05, A7 > 0.50, A8 
 A11a > 0.03, A11b > 0.15, A12a > 0.02, A12b > 0.03, A13 < 0.60, A14 > 0.70, A15 > 0.04, A17 < 0.02,
 B1 > 1.15, B2 < -0.10, B3 > 0.00, B4 < 0.50, B5 > 0.10, B6 < 0.002, B7 < -0.01, B8 > 0.005,
 C1a > 0.95, C1b > 0.95, C1c > 0.95, C2a > 0.85, C2b > 0.85, C2c > 0.85, C3a > 0.60, C3b > 0.60, C3c > 0.60,
-C4a > 0.60, C4b > 0.85, C5a > 0.03, C6 < 0.20, C7 > 0.90, C8 > 0.85, C9 < 0.92, C10 < 0.65,
+C4a > 0.60, C4b > 0.85, C5a > 0.03, C6 < 0.20, C7 > 0.90, C8 > 0.85, C9 < 0.92,
 D1 > 0.80, D2a > 0.08, D2b > 0.10, D4 > 0.20, D5a < 0.25, D5b < 0.05, D6 > 0.85, D7 > 0.25, D8 > 0.10,
 E1 > 0.60, E2a > 0.60, E2b > 0.60, E4 > 0.95, E5a < -0.37, E5b < -0.23, E5c < -0.78, E5d < -0.25, E6 > 0.03,
 E7b < -0.09
 """
 MARGINS = {"D3": Bound(0.0, 0.05), "E3": Bound(0.4, 0.6)}  # equal to within a margin
 REPORTED = {*(f"A16{part}" for part in "abcd"), *(f"C11{part}" for part in "abcdefgh"), "E7a"}
-LETTERS = {"C1d", "C2d", "C3d", "C4d", "C5d"}  # for digits alone
+LETTERS = {*(f"C{part}d" for part in range(1, 6)), *(f"C13{part}" for part in "efg")}  # for digits alone
+LETTERS |= {*(f"C14{part}" for part in "def"), "C15c"}
 ENTRY = """
 [A1]
 kind = "finding"

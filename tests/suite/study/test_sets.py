@@ -142,6 +142,39 @@ def test_a_set_asked_for_is_looked_at_before_anything_is_computed(tiny):
     replace(tiny.setup, ood=("rotated-45",)).check()
 
 
+@pytest.mark.parametrize(
+    ("inside", "groups"),
+    [
+        (
+            "mnist",
+            {"kmnist-test.npz": "near", "omniglot.npz": "near", "letters": "near", "fashion-mnist-900.npz": "far"},
+        ),
+        ("fashion-mnist", {"kmnist-test.npz": "far", "letters": "far"}),
+        ("mine", {"kmnist-test.npz": "own", "dimmed-0.5": "covariate shift"}),
+        ("mnist", {"other.npz": "own", "mirrored": "covariate shift", "rotated-45": "covariate shift"}),
+        ("mnist", {"inverted": "covariate shift", "dimmed-0.3": "covariate shift"}),
+        ("mnist", dict.fromkeys(("permuted", "shuffled-patches", "uniform-noise", "gaussian-noise"), "far")),
+    ],
+)
+def test_sets_stand_in_groups(tmp_path, inside, groups):
+    beside = of((28, 28), tmp_path, name=inside)
+    assert {name: beside.group(OUTSIDE(label=name)) for name in groups} == groups
+
+
+def test_pilots_judge_another_vae_by_other_images_that_it_has_not_seen(tmp_path):
+    path = a_file(tmp_path / "other.npz", count=50)
+    beside = of((8, 8), tmp_path, [path])
+    beside.most = 50
+    whole, unseen, judged = beside.parted(OUTSIDE(label="other.npz"))
+    _, also_unseen, of_pilot = replace(beside, pilot=True).parted(OUTSIDE(label="other.npz"))
+    assert torch.equal(unseen, also_unseen)
+    assert sorted(unseen.tolist()) == sorted([*judged.tolist(), *of_pilot.tolist()])
+    assert (len(whole), len(judged), len(of_pilot)) == (50, 10, 10)
+    a_file(path, count=9)
+    with pytest.raises(ValueError, match=r"must have 10 images or more; other\.npz has 9"):
+        of((8, 8), tmp_path, [path]).parted(OUTSIDE(label="other.npz"))
+
+
 # Which images
 
 

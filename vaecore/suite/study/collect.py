@@ -73,7 +73,7 @@ def everything(study: Study) -> dict[str, Any]:
         "conditions": consistency.conditions(study, every),
         "panels": [study.setup.protocol.name(condition) for condition in consistency.PANELS],
         "error_by_confidence": consistency.error_by_confidence(study),
-        "sanity_flags": [*trials.flags(study, every), *cleaning.flags(study)],
+        "sanity_flags": [*trials.flags(study, every), *cleaning.flags(study), *outside.flags(study)],
         **trials.section(study),
         "detection": outside.section(study),
         "cleaning": cleaning.section(study),

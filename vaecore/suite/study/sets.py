@@ -27,7 +27,7 @@ KEPT_FOR_PILOTS = 3  # one image in so many of a set, so that what sets bounds i
 HOME_SHARE = 0.2  # of a set, on which a VAE that is trained on it is judged, and as much in pilots; the rest trains it
 # Groups after OpenOOD v1.5 (Zhang et al. 2023). Covariate shift: a person still reads the class off the image. Near:
 # other characters, beside a set of characters. Far: things of another kind, and noise. A user's own sets are in none.
-COVARIATE, NEAR, FAR, OWN = GROUPS = ("covariate shift", "near", "far", "own")
+NEAR, FAR, COVARIATE, OWN = GROUPS = ("near", "far", "covariate shift", "own")
 _KEEP_THE_CLASS = ("rotated", "mirrored", "inverted", "dimmed")
 _CHARACTERS = ("mnist", "digits", "letters", "kmnist", "emnist-letters", "notmnist", "omniglot")
 _THINGS = ("fashion-mnist",)
@@ -188,7 +188,7 @@ class Sets:
         """The one of GROUPS that a set is in. Files go by the name that they start with."""
         if is_made(condition.label):
             return COVARIATE if condition.label.startswith(_KEEP_THE_CLASS) else FAR
-        kinds = {_kind_of(condition.label), _kind_of(self.test.name)}
+        kinds = {kind_of(condition.label), kind_of(self.test.name)}
         if not kinds <= {*_CHARACTERS, *_THINGS}:
             return OWN
         return NEAR if kinds <= {*_CHARACTERS} or kinds <= {*_THINGS} else FAR
@@ -214,7 +214,7 @@ class Sets:
         return self._shards[key]
 
 
-def _kind_of(name: str) -> str:
+def kind_of(name: str) -> str:
     """The kind of a loaded set, such as "kmnist" for kmnist-test.npz; a name of no known kind stays as it is."""
     stem = name.removesuffix(".npz")
     known = [kind for kind in (*_CHARACTERS, *_THINGS) if stem == kind or stem.startswith(f"{kind}-")]

@@ -105,7 +105,7 @@ def _detection_matrix(results: Results) -> Caption:
     return Caption(
         "Which score detects which set outside",
         "AUROC of every score (rows) on every set (columns): purple above 0.5, orange below, where the score points"
-        " backwards; 0.5 is no better than chance. Means over runs.",
+        " backwards; 0.5 is no better than chance. Sets stand in groups: near, far, covariate shift. Means over runs.",
         f"{_runs(results)} x {_images(detection['images'][name] for name in sets)} outside against"
         f" {detection['images'][detection['inside']]:,} inside",
     )

@@ -36,6 +36,12 @@ def detection_matrix(results: Mapping[str, Any]) -> Figure:
     shown = axes.imshow(values, cmap="PuOr", norm=TwoSlopeNorm(0.5, 0, 1), aspect="auto")
     axes.set_xticks(range(len(sets)), sets, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
+    groups = [results["detection"]["groups"].get(outside, "") for outside in sets]
+    for group in dict.fromkeys(groups):
+        first, last = groups.index(group), len(sets) - 1 - groups[::-1].index(group)
+        axes.text((first + last) / 2, -0.75, group, ha="center", va="bottom")
+        if first:
+            axes.axvline(first - 0.5, color="black", linewidth=1.5)
     for (row, column), value in np.ndenumerate(values):
         dark = abs(value - 0.5) > 0.33
         text = f"{value:.2f}" if np.isfinite(value) else "-"

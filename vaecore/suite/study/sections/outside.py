@@ -12,14 +12,24 @@ from vaecore import Autoencoder, aupr, fpr95, scores
 from vaecore.suite.images import pack
 from vaecore.suite.statistics.estimates import auroc
 from vaecore.suite.statistics.intervals import interval
-from vaecore.suite.study.conditions import FGSM, INSIDE, LBFGS, Condition
-from vaecore.suite.study.outside import SCORES, paired_with_inside
-from vaecore.suite.study.sets import in_random_order
+from vaecore.suite.study.conditions import AWAY, FGSM, HIDDEN, HOME, INSIDE, LBFGS, Condition
+from vaecore.suite.study.evidence import Evidence
+from vaecore.suite.study.outside import (
+    ABROAD,
+    FALSE_ALARMS,
+    HIDDEN_BY,
+    HIDDEN_FROM,
+    HIDING,
+    P_VALUES,
+    SCORES,
+    paired_with_inside,
+)
+from vaecore.suite.study.sets import GROUPS, in_random_order, kind_of
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tables import Columns, join
 from vaecore.suite.study.tasks import Given, Task
-from vaecore.toolkit import Tensors, posterior
+from vaecore.toolkit import Tensors, flag_warnings, posterior
 
 LEVEL = 0.95  # of the intervals, which describe and decide nothing
 PIXELS, LATENTS = "mse", "latent-knn"  # scores whose extreme images are shown
@@ -28,6 +38,7 @@ ENDS = 4  # images shown at each end of a score
 POINTS = 200  # images of each group in the map of the latent space,
 ATTACKS = (FGSM(1), LBFGS)  # attacked ones among them, and
 FITTED_ON = 5_000  # training images, whose principal components it shows
+NEARBY = ("kmnist", "letters")  # sets that hide and that train a VAE, the first that is at hand
 MEASURES = ("auroc", "low", "high", "aupr_in", "aupr_out", "fpr95")
 
 Values = NDArray[np.floating[Any]]
@@ -36,27 +47,42 @@ Values = NDArray[np.floating[Any]]
 def tasks(study: Study) -> list[Task]:
     """All that the section shows."""
     setup = study.setup
-    every = [INSIDE, *setup.sets.conditions]
+    every, near = [INSIDE, *setup.sets.conditions], _near(setup)
+    shown: list[tuple[Evidence, Condition]] = [(SCORES, condition) for condition in every]
+    if near is not None:
+        shown += [(ABROAD, HOME(label=near.label)), (ABROAD, AWAY(label=near.label))]
+    if setup.training is not None:
+        shown += [(P_VALUES, condition) for condition in every]
+        if near is not None:
+            hidden = HIDDEN(HIDDEN_BY, label=near.label)
+            shown += [(HIDING, hidden), (P_VALUES, hidden)]
     return [
-        *(task for condition in every for task in SCORES.tasks(setup, condition)),
+        *(task for evidence, condition in shown for task in evidence.tasks(setup, condition)),
         *matrix_tasks(setup, setup.sets.conditions),
+        *([] if near is None else [_abroad_column(setup, near)]),
         _means(setup),
     ]
 
 
 def section(study: Study) -> dict[str, Any]:
     """The matrix over all sets, and the content of the figures, as plain values; the figures show the first run."""
-    sets = study.setup.sets.conditions
+    groups = {condition: study.setup.sets.group(condition) for condition in study.setup.sets.conditions}
+    sets = sorted(groups, key=lambda condition: GROUPS.index(groups[condition]))
     cells = matrix(study, sets)
     names = {INSIDE.kind.name: INSIDE} | {condition.label: condition for condition in sets}
     tables = {name: study.table(condition, of=SCORES).columns for name, condition in names.items()}
     return {
         "level": LEVEL,
         "inside": INSIDE.kind.name,
+        "groups": {condition.label: groups[condition] for condition in sets},
         "images": {name: columns[PIXELS].shape[1] for name, columns in tables.items()},
+        "of_fewer": {name: tables[INSIDE.kind.name][name].shape[1] for name in cells if scores[name].expensive},
         "about": {name: scores[name].description for name in cells},
         "cells": cells,
         "histograms": {name: _histogram(name, cells[name], tables) for name in cells},
+        "abroad": _abroad(study),
+        "found": _found(study, sets),
+        "hiding": _hiding(study),
         "latent": _latent_map(study),
         "extremes": {name: _extremes(study, condition, tables[name]) for name, condition in names.items()},
     }
@@ -124,6 +150,86 @@ def _cell(inside: Values, outside: Values, level: float, *, paired: bool) -> dic
         "aupr_out": float(np.mean([aupr(low, high) for low, high in runs])),
         "fpr95": float(np.mean([fpr95(low, high) for low, high in runs])),
     }
+
+
+def _near(setup: Setup) -> Condition | None:
+    """The set of which images hide, and on which another VAE is trained; None where there is none at hand."""
+    at_hand = {kind_of(condition.label): condition for condition in setup.sets.conditions}
+    return next((at_hand[kind] for kind in NEARBY if kind in at_hand), None)
+
+
+def _abroad_column(setup: Setup, near: Condition) -> Task:
+    home, away = (tuple(ABROAD.tasks(setup, kind(label=near.label))) for kind in (HOME, AWAY))
+    arguments = {"level": LEVEL, "paired": False, "runs": len(setup.seeds)}
+    return Task(compare_scores, arguments, {"inside": home, "outside": away}, "detection", "detection matrix")
+
+
+def _abroad(study: Study) -> dict[str, Any] | None:
+    """How well each score of VAEs trained on another set detects the test images, as the cells of the matrix."""
+    near = _near(study.setup)
+    if near is None:
+        return None
+    column = study.plan.results([_abroad_column(study.setup, near)])[0]
+    names = [name for name in scores if f"{name}/auroc" in column]
+    cells = {name: {measure: float(column[f"{name}/{measure}"]) for measure in MEASURES} for name in names}
+    counts = {kind.name: ABROAD.count(study.setup, kind(label=near.label)) for kind in (HOME, AWAY)}
+    return {"set": near.label, "images": counts, "cells": cells}
+
+
+def _found(study: Study, sets: Iterable[Condition]) -> dict[str, Any] | None:
+    """The share of each set that each score finds at a rate of false alarms, and that rate on test images."""
+    if study.setup.training is None:
+        return None
+    tables = {condition.label or INSIDE.kind.name: study.table(condition, of=P_VALUES) for condition in (INSIDE, *sets)}
+    names = [*tables[INSIDE.kind.name].columns]
+    shares = {name: {label: _alarms(table.columns[name]) for label, table in tables.items()} for name in names}
+    held = len(study.setup.held_out(study.setup.seeds[0])[1])
+    return {"false_alarms": FALSE_ALARMS, "held_out": held, "shares": shares}
+
+
+def _alarms(p_values: Values) -> float:
+    return float(np.where(np.isnan(p_values), np.nan, p_values <= FALSE_ALARMS).mean())
+
+
+def _hiding(study: Study) -> dict[str, Any] | None:
+    """What an attacker gains who moves images outside to hide from a score, by that score and by each other."""
+    near = _near(study.setup)
+    if near is None or study.setup.training is None:
+        return None
+    hidden = HIDDEN(HIDDEN_BY, label=near.label)
+    inside, before, after = (
+        study.table(one, of=of).columns for one, of in ((INSIDE, SCORES), (near, SCORES), (hidden, HIDING))
+    )
+    found, still_found = (study.table(one, of=P_VALUES).columns for one in (near, hidden))
+    count = HIDING.count(study.setup, hidden)
+    rows = {
+        name: {
+            judge: {
+                "auroc_before": auroc(inside[judge], before[judge][:, :count], paired=False).value,
+                "auroc": auroc(inside[judge], after[f"{name}/{judge}"], paired=False).value,
+                "found_before": _alarms(found[judge][:, :count]),
+                "found": _alarms(still_found[f"{name}/{judge}"]),
+            }
+            for judge in HIDDEN_FROM
+        }
+        for name in HIDDEN_FROM
+    }
+    return {"set": near.label, "epsilon": study.setup.protocol.size(hidden), "images": count, "rows": rows}
+
+
+def flags(study: Study) -> list[str]:
+    """Signs that an attack that hides images may be unreliable."""
+    near = _near(study.setup)
+    if near is None or study.setup.training is None:
+        return []
+    hidden = HIDDEN(HIDDEN_BY, label=near.label)
+    columns = study.table(hidden, of=HIDING).columns
+    title = study.setup.protocol.full_name(hidden)
+    return [
+        f"{title}, from {name}: {line}"
+        for name in HIDDEN_FROM
+        for line in flag_warnings(torch.from_numpy(columns[f"{name}/flags"]).flatten())
+    ]
 
 
 def _histogram(name: str, row: dict[str, dict[str, float]], tables: Mapping[str, Columns]) -> dict[str, Any]:
