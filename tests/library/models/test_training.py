@@ -13,7 +13,7 @@ from vaecore.toolkit import is_available, read_tensors, write_tensors
 
 SMALL_VAE = vc.VAEConfig(latent_size=4, hidden_size=32, epochs=2, batch_size=64)
 SMALL_CLASSIFIER = vc.ClassifierConfig(channels=(4, 8), hidden_size=16, epochs=2, batch_size=64)
-SMALL_HIERARCHY = vc.HierarchicalVAEConfig((1, 3, 2), (4, 16, 8), epochs=2, batch_size=64)
+SMALL_HIERARCHY = vc.HierarchicalVAEConfig((1, 3, 2), (4, 16, 8), epochs=2, batch_size=64, learning_rate=4e-3)
 KINDS = {
     "vae": (vc.fit_vae, SMALL_VAE, vc.load_vae),
     "classifier": (vc.fit_classifier, SMALL_CLASSIFIER, vc.load_classifier),
@@ -278,10 +278,10 @@ def test_small_training_sets_get_more_epochs_and_distortion(train):
         assert classifier.channels == vc.ClassifierConfig().channels
 
 
-def test_the_hierarchical_vae_takes_as_many_steps_on_smaller_sets(train):
+def test_the_hierarchical_vae_takes_more_epochs_on_smaller_sets(train):
     large = vc.Images(torch.zeros(60_000, 1, 2, 2), None, "large", "train")
     assert vc.hierarchical_config(large) == vc.HierarchicalVAEConfig()
-    assert vc.hierarchical_config(train) == vc.HierarchicalVAEConfig(epochs=120_000 // len(train))
+    assert vc.hierarchical_config(train) == vc.HierarchicalVAEConfig(epochs=100_000 // len(train))
 
 
 class EnoughError(Exception):
@@ -359,6 +359,7 @@ def test_models_learn(train):
     assert constant < baseline
     assert bound > baseline + 20
     config = vc.HierarchicalVAEConfig((1, 8, 4), (8, 64, 32), free_nats=(0.0, 4.0, 2.0), epochs=50, batch_size=25)
+    config = replace(config, learning_rate=4e-3)
     deep = vc.fit_hierarchical_vae(train, config, **ONCE)
     assert float(vc.partial_elbo(deep, test.pixels, draws=5, seed=0).mean()) > baseline + 10
 
