@@ -368,7 +368,7 @@ def test_letters_hides_from_the_error(study: Study, claim: Conclusion) -> None:
 
 @pytest.mark.claim("C15a")
 def test_false_alarms_are_as_many_as_promised(study: Study, claim: Conclusion) -> None:
-    """Conformal p-values keep their promise on test images: 5% of them raise false alarms."""
+    """Conformal p-values keep about what they promise on test images: 5% of them raise false alarms."""
     claim.conclude(alarms(study, INSIDE, "latent-knn"))
 
 

@@ -199,6 +199,15 @@ def call_fpr95(draw):
     return vc.fpr95, (inside, outside), {}, check
 
 
+def call_conformal_p_values(draw):
+    calibration, new = (draw(fit_or(vectors, *UNFIT_VECTORS)) for _ in range(2))
+
+    def check(got):
+        near(got, [(1 + sum(known >= score for known in calibration)) / (1 + len(calibration)) for score in new])
+
+    return vc.conformal_p_values, (calibration, new), {}, check
+
+
 @st.composite
 def predictions(draw):
     """Probabilities in eighths, and labels."""

@@ -376,6 +376,16 @@ def sets(of_set, **shifts):
     return columns
 
 
+def alarmed(share):
+    """Conformal p-values of which a share raises an alarm at 5%."""
+
+    def columns(_condition, generator):
+        values = np.where(generator.uniform(size=SHAPE) < share, 0.01, 0.5)
+        return {name: values for score in scores for name in (score, f"{score}/{score}")}
+
+    return columns
+
+
 def cleaned(**shares):
     """Whether labels are right: by chance, as often as is said of each column."""
 
@@ -446,6 +456,18 @@ LAWS: list[tuple[str, Law, Law]] = [  # of a claim: one under which it holds, an
     ("C8", sets("rotated-90", mse=3.0), sets("rotated-90")),
     ("C9", sets("mirrored", mse=1.0), sets("mirrored", mse=4.0)),
     ("C10", sets("dimmed-0.3"), sets("dimmed-0.3", likelihood_regret=3.0)),
+    ("C12a", sets("omniglot", mse=1.0), sets("omniglot", mse=4.0)),
+    ("C12b", sets("omniglot"), sets("omniglot", kl=2.0)),
+    ("C12c", sets("omniglot", max_softmax=3.0), sets("omniglot")),
+    ("C12d", sets("omniglot", latent_knn=3.0), sets("omniglot")),
+    ("C13a", sets("outside", mse=-1.0), sets("outside", mse=1.0)),
+    *((f"C13{part}", sets("outside", elbo=-1.0), sets("outside")) for part in "be"),
+    *((f"C13{part}", sets("outside", latent_knn=2.0), sets("outside", mse=2.0)) for part in "cf"),
+    *((f"C13{part}", sets("outside", input_complexity=2.0), sets("outside", elbo=2.0)) for part in "dg"),
+    *((f"C14{part}", alarmed(0.02), alarmed(0.8)) for part in "abde"),
+    *((f"C14{part}", alarmed(0.6), alarmed(0.98)) for part in "cf"),
+    *(("C15a", alarmed(0.05), alarmed(share)) for share in (0.0, 0.2)),
+    *((f"C15{part}", alarmed(0.9), alarmed(0.3)) for part in "bc"),
     ("D1", majority(0.9, 0.0), majority(0.5, 0.0)),
     ("D2a", majority(0.6, 0.3), majority(0.3, 0.3)),
     ("D2b", majority(0.6, 0.3), majority(0.3, 0.3)),

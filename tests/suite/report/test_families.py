@@ -56,13 +56,35 @@ def test_curves_show_every_accuracy(results):
 def test_the_page_of_detection_has_a_table_for_each_measure(results):
     text, content = outside.page(results), results["detection"]
     rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| score")]
-    assert len(rows) == 4 * len(content["cells"])
-    for name, row in content["cells"].items():
-        intervals = [f"{cell['auroc']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in row.values()]
-        assert f"| {name} | {' | '.join(intervals)} |" in rows
-        for measure in ("aupr_out", "aupr_in", "fpr95"):
-            assert f"| {name} | {' | '.join(f'{cell[measure]:.3f}' for cell in row.values())} |" in rows
+    groups = dict.fromkeys(content["groups"].values())
+    assert len(rows) == 4 * len(groups) * len(content["cells"]) + len(content["found"]["shares"])
+    for name, whole in content["cells"].items():
+        for group in groups:
+            row = [cell for label, cell in whole.items() if content["groups"][label] == group]
+            intervals = [f"{cell['auroc']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in row]
+            assert f"| {name} | {' | '.join(intervals)} |" in rows
+            for measure in ("aupr_out", "aupr_in", "fpr95"):
+                assert f"| {name} | {' | '.join(f'{cell[measure]:.3f}' for cell in row)} |" in rows
         assert f"- **{name}**: {content['about'][name]}" in text
+    for name, shares in content["found"]["shares"].items():
+        assert f"| {name} | {' | '.join(f'{value:.3f}' for value in shares.values())} |" in rows
+
+
+def test_the_page_of_detection_shows_what_hides_and_other_vaes_where_there_is_a_set_for_it(results):
+    names = ("auroc_before", "auroc", "found_before", "found")
+    cells = {judge: dict(zip(names, values, strict=True)) for judge, values in {"kl": (0.9, 0.3, 0.8, 0.1)}.items()}
+    hiding = {"set": "letters", "epsilon": 0.3, "images": 7, "rows": {"kl": cells}}
+    area = {"auroc": 0.2, "low": 0.1, "high": 0.3, "fpr95": 0.99}
+    abroad = {"set": "letters", "images": {"inside": 20, "outside": 30}, "cells": {"elbo": area}}
+    text = outside.page(results | {"detection": results["detection"] | {"hiding": hiding, "abroad": abroad}})
+    for line in (
+        "| kl: AUROC | 0.900 to 0.300 |",
+        "| kl: found | 0.800 to 0.100 |",
+        "| elbo | 0.200 [0.100, 0.300] | 0.990 |",
+        "## The other way round: VAEs trained on letters",
+    ):
+        assert line in text.splitlines()
+    assert "hide from" not in outside.page(results)
 
 
 def test_the_summary_has_both_tables_of_cleaning(results):

@@ -37,11 +37,10 @@ def detection_matrix(results: Mapping[str, Any]) -> Figure:
     axes.set_xticks(range(len(sets)), sets, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     groups = [results["detection"]["groups"].get(outside, "") for outside in sets]
-    for group in dict.fromkeys(groups):
-        first, last = groups.index(group), len(sets) - 1 - groups[::-1].index(group)
-        axes.text((first + last) / 2, -0.75, group, ha="center", va="bottom")
-        if first:
-            axes.axvline(first - 0.5, color="black", linewidth=1.5)
+    middles = {group: np.flatnonzero(np.array(groups) == group).mean() for group in groups}
+    axes.secondary_xaxis("top").set_xticks([*middles.values()], [*middles], fontsize=SMALL)
+    for first in (column for column in range(1, len(sets)) if groups[column] != groups[column - 1]):
+        axes.axvline(first - 0.5, color="black", linewidth=1.5)
     for (row, column), value in np.ndenumerate(values):
         dark = abs(value - 0.5) > 0.33
         text = f"{value:.2f}" if np.isfinite(value) else "-"

@@ -181,7 +181,7 @@ def _found(study: Study, sets: Iterable[Condition]) -> dict[str, Any] | None:
     if study.setup.training is None:
         return None
     tables = {condition.label or INSIDE.kind.name: study.table(condition, of=P_VALUES) for condition in (INSIDE, *sets)}
-    names = [*tables[INSIDE.kind.name].columns]
+    names = [name for name in scores if name in tables[INSIDE.kind.name]]
     shares = {name: {label: _alarms(table.columns[name]) for label, table in tables.items()} for name in names}
     held = len(study.setup.held_out(study.setup.seeds[0])[1])
     return {"false_alarms": FALSE_ALARMS, "held_out": held, "shares": shares}
