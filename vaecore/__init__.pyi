@@ -23,6 +23,11 @@ from .models._training import fit_vae as fit_vae
 from .models._training import reference_configs as reference_configs
 from .models._autoencoder import fit_autoencoder as fit_autoencoder
 from .models._robust import fit_robust as fit_robust
+from .models._hierarchical import fit_hierarchical_vae as fit_hierarchical_vae
+from .models._hierarchical import hierarchical_config as hierarchical_config
+from .models._hierarchical import HierarchicalVAE as HierarchicalVAE
+from .models._hierarchical import HierarchicalVAEConfig as HierarchicalVAEConfig
+from .models._hierarchical import load_hierarchical_vae as load_hierarchical_vae
 
 # Reconstruction and likelihood.
 from .reconstruction._reconstruct import distinct_labels as distinct_labels
@@ -34,6 +39,8 @@ from .reconstruction._decode import squared_error as squared_error
 from .reconstruction._likelihood import elbo as elbo
 from .reconstruction._likelihood import likelihood_regret as likelihood_regret
 from .reconstruction._likelihood import log_likelihood as log_likelihood
+from .reconstruction._hierarchy import likelihood_ratio as likelihood_ratio
+from .reconstruction._hierarchy import partial_elbo as partial_elbo
 
 # Attacks.
 from .attacks._attack import Attack as Attack

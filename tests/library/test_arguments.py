@@ -42,6 +42,12 @@ WRONG = {
     "labels": ["ab", torch.full((4,), -1), torch.full((4,), 0.5), torch.full((4,), 9), torch.arange(3)],
     "targets": [[0, 1, 2, 3], torch.full((4,), -1), torch.full((4,), 9), torch.arange(3), torch.arange(4.0)],
     **dict.fromkeys(("inside", "outside", "confidence", "doubt", "right", "wrong", "probabilities", "logits"), VECTORS),
+    "patch": COUNTS,
+    "above": [-1, 3, 1.0, True, "1", NAN],
+    "lower": CHOICES,
+    "latent_sizes": [(3,), (2, 3), (0, 3, 2), (1, 2.5, 2), "abc", 3],
+    "hidden_sizes": [(3,), (2, 3), (0, 3, 2), (1, 2.5, 2), "abc", 3],
+    "free_nats": [(3.0,), (2.0, 3.0), (0.0, NAN, 1.0), (0.0, -1.0, 1.0), "abc", 3.0],
     "image_shape": [(8,), (0, 8), 8, "ab", (8.5, 8), (1, 1, 8, 8)],
     "channels": [(1,), (0, 1), "ab", (1.5, 2)],
     **dict.fromkeys(("train", "config", "vae", "classifier", "purifier"), STRANGERS),
@@ -74,13 +80,14 @@ WRONG_ARGUMENTS = [*wrong_arguments()]
 
 
 @pytest.fixture(scope="module")
-def given(tiny_vae, tiny_classifier, some_images):
+def given(tiny_vae, tiny_hierarchical_vae, tiny_classifier, some_images):
     """What to give for an argument without a default."""
     vae, classifier, images = tiny_vae(), tiny_classifier(), some_images(4)
     logits = classifier(images).detach()
     labels = logits.argmax(dim=1)
     train = vc.Images(images, labels, "mine", "train")
     models = {"vae": vae, "classifier": classifier, "purifier": vc.Threshold(), "purifiers": [vc.Threshold()]}
+    models["hierarchical vae"] = tiny_hierarchical_vae()
     tensors = {
         "images": images,
         "pixels": images,
@@ -97,9 +104,14 @@ def given(tiny_vae, tiny_classifier, some_images):
 def required(name, given):
     """The arguments without a default of a public function, and settings for a short training."""
     parameters = inspect.signature(getattr(vc, name)).parameters.values()
-    of_classifier = "lassifier" in name
-    config = vc.ClassifierConfig((2, 2), 4, epochs=1) if of_classifier else vc.VAEConfig(2, 4, epochs=1)
+    config = vc.VAEConfig(2, 4, epochs=1)
+    if "lassifier" in name:
+        config = vc.ClassifierConfig((2, 2), 4, epochs=1)
+    elif "ierarchical" in name:
+        config = vc.HierarchicalVAEConfig((1, 3, 2), (4, 6, 5), patch=2, epochs=1)
     known = given | {"config": config} | ({"name": "rotated-15", "inside": given["train"]} if name == "outside" else {})
+    if name in ("partial_elbo", "likelihood_ratio"):
+        known["vae"] = given["hierarchical vae"]
     wanted = [each.name for each in parameters if each.default is each.empty or each.name == "config"]
     return {argument: known[argument] for argument in wanted}
 

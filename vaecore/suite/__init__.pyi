@@ -49,6 +49,7 @@ from .study.decisions import DECISIONS as DECISIONS
 from .study.draws import DRAWS as DRAWS
 from .study.draws import MANY_DRAWS as MANY_DRAWS
 from .study.each_image import Shard as Shard
+from .study.levels import LEVELS as LEVELS
 from .study.models import Run as Run
 from .study.outside import ABROAD as ABROAD
 from .study.outside import FALSE_ALARMS as FALSE_ALARMS
