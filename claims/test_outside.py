@@ -194,7 +194,7 @@ def test_error_detects_turned_images(study: Study, claim: Conclusion) -> None:
 
 @pytest.mark.claim("C9")
 def test_mirrored_images_stay_hard(study: Study, claim: Conclusion) -> None:
-    """Mirrored images stay hard for the reconstruction error."""
+    """The reconstruction error tells mirrored images from test images in part only."""
     claim.conclude(detection(study, "mse", "mirrored"))
 
 
