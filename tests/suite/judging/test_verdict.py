@@ -155,6 +155,14 @@ def test_a_verdict_has_the_conditions_of_its_estimates(claim, facts):
     assert judge(claim(Bound(low=0.5)), [mean(ones)], facts).conditions == ()
 
 
+@pytest.mark.parametrize(("failed", "told"), [(0.0, False), (0.004, False), (0.1, True)])
+def test_a_verdict_tells_on_how_many_images_the_attack_failed(claim, facts, failed, told):
+    values = Column(np.ones((2, 400)), Origin(frozenset({"fgsm-0.2"}), failed=failed))
+    verdict = judge(claim(Bound(low=0.5)), [mean(values)], facts)
+    assert verdict.verdict == "supported"
+    assert ("the attack failed on 10% of the images, which are among those looked at" in verdict.message) == told
+
+
 @pytest.mark.parametrize(("kept", "word"), [(380, "supported"), (379, "inconclusive")])
 def test_below_a_share_of_0_95_of_images_kept_nothing_is_supported(claim, facts, kept, word):
     """The share is the smallest of all that the claim looks at, through arithmetic and in any of several estimates."""
@@ -163,7 +171,7 @@ def test_below_a_share_of_0_95_of_images_kept_nothing_is_supported(claim, facts,
     for estimates in ([mean(left)], [mean((left + clean) > 1)], [mean(clean), mean(left[:, :200])]):
         verdict = judge(claim(Bound(low=0.5)), estimates, facts)
         assert verdict.verdict == word
-        hint = "L-BFGS succeeded in all runs on 95% of the images only, so that what is left is no fair sample"
+        hint = "the attack succeeded in all runs on 95% of the images only: what is left is no fair sample"
         assert verdict.message.endswith(hint) == (word == "inconclusive")
         assert (verdict.needed_images, verdict.needed_runs) == (None, None)
     assert judge(claim(Bound(high=0.5)), [mean(left)], facts).verdict == "refuted"

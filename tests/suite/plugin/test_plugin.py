@@ -337,7 +337,8 @@ def test_pilot_takes_seeds_of_its_own_and_never_fails(run):
     result = run(source("A1", ZEROS) + source("A2", NAN), "--pilot")
     assert result.ret == OK
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["profile: standard, 2 runs (seeds 1000 to 1001), *", "2 pilot"])
+    seen = "dataset: mine.npz (as asked), 12 training images that no model of the pilot sees"
+    result.stdout.fnmatch_lines([seen, "profile: standard, 2 runs (seeds 1000 to 1001), *", "2 pilot"])
     result.stdout.no_fnmatch_line("*refuted*")
     assert not (run.path / "reports").exists()
 
