@@ -22,7 +22,10 @@ STRANGERS = ["mine", 0, torch.zeros(4, 1, 5, 4)]
 WRONG = {
     **dict.fromkeys(("draws", "chunk", "steps", "starts", "restarts", "queries", "evaluations", "eot", "bins"), COUNTS),
     **dict.fromkeys(
-        ("importance_draws", "neighbours", "regret_steps", "posterior_steps", "regret_draws", "count", "classes"),
+        (
+            *("importance_draws", "selection", "neighbours", "regret_steps", "posterior_steps", "regret_draws"),
+            *("count", "classes"),
+        ),
         COUNTS,
     ),
     **dict.fromkeys(("latent_size", "hidden_size", "epochs", "batch_size"), COUNTS),
@@ -33,7 +36,7 @@ WRONG = {
     "thresholds": [{"kl": 1.0}, {"mse": 0.0}, {"mse": NAN}, 0.5, ["mse"]],
     "shrinking": ["yes", 1, 0.0],
     "first_index": [-1, 0.5, True, "0", 2**63],
-    **dict.fromkeys(("epsilon", "step_size", "sigma", "rate", "level", "momentum"), NUMBERS),
+    **dict.fromkeys(("epsilon", "step_size", "sigma", "alpha", "rate", "level", "momentum"), NUMBERS),
     **dict.fromkeys(("beta", "learning_rate", "dropout", "weight_decay"), NUMBERS),
     **dict.fromkeys(("norm", "loss", "how", "bound", "precision", "equal", "decide", "backward"), CHOICES),
     **dict.fromkeys(("augmentation", "split"), CHOICES),
@@ -59,11 +62,13 @@ OTHERS = {
     ("lbfgs", "confidence"): NUMBERS,
     ("outside", "inside"): STRANGERS,
     ("letters", "first_index"): [-1, 0.5, True, "0"],
+    ("flips", "targets"): COUNTS,
+    ("worst_case", "targets"): COUNTS,
     ("distinct_labels", "labels"): ["ab", torch.zeros(4, 2), torch.arange(3), torch.zeros(4, 0, dtype=torch.int64)],
 }
 # Any will do, or their own tests say what will.
 FREE = {("Images", "split"), ("Images", "labels"), ("letters", "split"), ("squared_error", "images")}
-GIVEN_TO_USERS = {"Attack", "Bin", "BrierParts", "FittedScores", "Sanity", "Score", "StoreWarning"}
+GIVEN_TO_USERS = {"Attack", "Bin", "BrierParts", "Certificate", "FittedScores", "Sanity", "Score", "StoreWarning"}
 
 
 def wrong_arguments():
@@ -87,7 +92,7 @@ def given(tiny_vae, tiny_hierarchical_vae, tiny_classifier, some_images):
     labels = logits.argmax(dim=1)
     train = vc.Images(images, labels, "mine", "train")
     models = {"vae": vae, "classifier": classifier, "purifier": vc.Threshold(), "purifiers": [vc.Threshold()]}
-    models["hierarchical vae"] = tiny_hierarchical_vae()
+    models |= {"hierarchical vae": tiny_hierarchical_vae(), "rounding": vc.Threshold()}
     tensors = {
         "images": images,
         "pixels": images,
@@ -95,7 +100,7 @@ def given(tiny_vae, tiny_hierarchical_vae, tiny_classifier, some_images):
         "labels": labels,
         "targets": (labels + 1) % 4,
     }
-    numbers = {"draws": 2, "seed": 0, "epsilon": 0.1, "count": 2, "classes": 4, "image_shape": (5, 4)}
+    numbers = {"draws": 2, "seed": 0, "epsilon": 0.1, "sigma": 0.1, "count": 2, "classes": 4, "image_shape": (5, 4)}
     results = {"inside": [0.5, 0.9], "outside": [0.5, 0.9], "logits": logits, "probabilities": logits.softmax(dim=1)}
     answers = {"confidence": [0.5, 0.9], "right": [True, False], "doubt": [0.5, 0.9], "wrong": [True, False]}
     return models | tensors | numbers | results | answers | {"train": train, "name": "digits", "split": "test"}
@@ -105,7 +110,7 @@ def required(name, given):
     """The arguments without a default of a public function, and settings for a short training."""
     parameters = inspect.signature(getattr(vc, name)).parameters.values()
     config = vc.VAEConfig(2, 4, epochs=1)
-    if "lassifier" in name:
+    if "lassifier" in name or name == "fit_robust":
         config = vc.ClassifierConfig((2, 2), 4, epochs=1)
     elif "ierarchical" in name:
         config = vc.HierarchicalVAEConfig((1, 3, 2), (4, 6, 5), patch=2, epochs=1)
