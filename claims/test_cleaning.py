@@ -12,6 +12,7 @@ import pytest
 
 from vaecore.suite import (
     ATTACKED,
+    CERTIFICATES,
     CLEAN,
     CLEANING,
     FGSM,
@@ -19,6 +20,9 @@ from vaecore.suite import (
     PGD,
     PURIFIED,
     SIGN,
+    SMOOTHED,
+    WORST_CASE,
+    YARDSTICK,
     Conclusion,
     Condition,
     Estimate,
@@ -26,7 +30,7 @@ from vaecore.suite import (
     mean,
 )
 
-MAJORITY, NONE, THRESHOLD = "vae-majority", "none", "threshold"  # purifiers
+MAJORITY, NONE, THRESHOLD, BITS, SEARCH = "vae-majority", "none", "threshold", "bit-depth", "latent-search"  # purifiers
 
 
 def gain(study: Study, condition: Condition, after: str = MAJORITY, before: str = NONE) -> Estimate:
@@ -99,3 +103,78 @@ def test_cleaning_helps_under_pgd(study: Study, claim: Conclusion) -> None:
 def test_cleaning_harms_under_plain_noise(study: Study, claim: Conclusion) -> None:
     """Cleaning costs accuracy under plain sign noise (0.3)."""
     claim.conclude(gain(study, SIGN(1.5), after=NONE, before=MAJORITY))
+
+
+@pytest.mark.claim("D9")
+def test_an_attack_through_the_latent_search_undoes_it(study: Study, claim: Conclusion) -> None:
+    """An attack through a search in the VAE's latent space (PGD, epsilon 0.3) undoes the cleaning."""
+    claim.conclude(share(study.table(PURIFIED(1.5, label=SEARCH), of=ATTACKED)["through"]))
+
+
+@pytest.mark.claim("D10")
+def test_pgd_leaves_images_that_an_ensemble_wins(study: Study, claim: Conclusion) -> None:
+    """PGD (epsilon 0.1) leaves some accuracy that stronger attacks take, and not much."""
+    pgd, worst = (study.table(condition, of=CLEANING)[NONE] for condition in (PGD(0.5), WORST_CASE(0.5)))
+    claim.conclude(mean(pgd.astype(float) - worst.astype(float), limits=(-1, 1)))
+
+
+def behind_threshold(study: Study, size: float) -> Estimate:
+    """Share of images that are right behind the threshold under PGD and under the discrete search alike."""
+    table = study.table(PURIFIED(size, label=THRESHOLD), of=ATTACKED)
+    return share(table["through"] & table["flipped"])
+
+
+@pytest.mark.claim("D11a")
+def test_a_threshold_withstands_an_attack_made_for_it(study: Study, claim: Conclusion) -> None:
+    """A threshold at 0.5 withstands a discrete search made for it (epsilon 0.2)."""
+    claim.conclude(behind_threshold(study, 1))
+
+
+@pytest.mark.claim("D11b")
+def test_a_threshold_withstands_a_larger_attack_made_for_it(study: Study, claim: Conclusion) -> None:
+    """A threshold at 0.5 withstands a discrete search made for it (epsilon 0.3)."""
+    claim.conclude(behind_threshold(study, 1.5))
+
+
+@pytest.mark.claim("D11c")
+def test_a_threshold_beside_adversarial_training(study: Study, claim: Conclusion) -> None:
+    """A threshold at 0.5 beside an adversarially trained classifier, under attacks made for each (epsilon 0.3)."""
+    train = study.setup.training
+    if train is None or "labels" not in train.tensors:
+        pytest.skip("adversarial training needs training images with labels; this study has none")
+    behind = study.table(PURIFIED(1.5, label=THRESHOLD), of=ATTACKED)
+    trained = study.table(WORST_CASE(1.5), of=YARDSTICK)["right"]
+    right = (behind["through"] & behind["flipped"])[: len(trained)]
+    claim.conclude(mean(right.astype(float) - trained.astype(float), limits=(-1, 1)))
+
+
+def rival(study: Study, purifier: str) -> Estimate:
+    """Accuracy behind a purifier minus that of the majority, on L-BFGS images."""
+    (cleaned,) = study.paired(LBFGS, of=CLEANING)
+    return mean(cleaned[purifier].astype(float) - cleaned[MAJORITY].astype(float), limits=(-1, 1))
+
+
+@pytest.mark.claim("D12a")
+def test_a_threshold_cleans_lbfgs_images_better(study: Study, claim: Conclusion) -> None:
+    """A threshold at 0.5 gives L-BFGS images their label back more often than the VAE."""
+    claim.conclude(rival(study, THRESHOLD))
+
+
+@pytest.mark.claim("D12b")
+def test_fewer_bits_clean_lbfgs_images_better(study: Study, claim: Conclusion) -> None:
+    """Pixels of two bits give L-BFGS images their label back more often than the VAE."""
+    claim.conclude(rival(study, BITS))
+
+
+@pytest.mark.claim("D12c")
+def test_a_latent_search_cleans_lbfgs_images_better(study: Study, claim: Conclusion) -> None:
+    """A search in the VAE's latent space gives L-BFGS images their label back more often than its reconstructions."""
+    claim.conclude(rival(study, SEARCH))
+
+
+@pytest.mark.claim("D13")
+def test_the_vae_lowers_certified_accuracy(study: Study, claim: Conclusion) -> None:
+    """A VAE in front of the classifier lowers the accuracy that smoothing certifies (noise 0.25, radius 0.5)."""
+    table = study.table(SMOOTHED(0.25), of=CERTIFICATES)
+    plain, cleaned = (table[name] >= 0.5 for name in (NONE, "vae-posterior-mean"))
+    claim.conclude(mean(plain.astype(float) - cleaned.astype(float), limits=(-1, 1)))

@@ -16,6 +16,7 @@ from vaecore.suite import (
     HIDDEN_BY,
     HOME,
     INSIDE,
+    LEVELS,
     P_VALUES,
     SCORES,
     Conclusion,
@@ -43,6 +44,20 @@ def abroad(study: Study, score: str, kind: str) -> Estimate:
     label = study.outside.condition(kind).label
     home, away = (study.table(one(label=label), of=ABROAD) for one in (HOME, AWAY))
     return auroc(home[score], away[score], paired=False)
+
+
+def by_levels(study: Study, score: str, inside: Condition, outside: Condition) -> Estimate:
+    """AUROC of a score of hierarchical VAEs; the column: see `LEVELS`."""
+    tables = [study.table(one, of=LEVELS) for one in (inside, outside)]
+    if score not in tables[0]:
+        raise ValueError(f"a hierarchical VAE needs training images, of which {study.facts.dataset} has none")
+    return auroc(*(table[score] for table in tables), paired=is_made(outside.label))
+
+
+def by_levels_abroad(study: Study, score: str, kind: str) -> Estimate:
+    """As `abroad`, by a score of hierarchical VAEs."""
+    label = study.outside.condition(kind).label
+    return by_levels(study, score, HOME(label=label), AWAY(label=label))
 
 
 def alarms(study: Study, condition: Condition, column: str) -> Estimate:
@@ -179,7 +194,7 @@ def test_error_detects_turned_images(study: Study, claim: Conclusion) -> None:
 
 @pytest.mark.claim("C9")
 def test_mirrored_images_stay_hard(study: Study, claim: Conclusion) -> None:
-    """Mirrored images stay hard for the reconstruction error."""
+    """The reconstruction error tells mirrored images from test images in part only."""
     claim.conclude(detection(study, "mse", "mirrored"))
 
 
@@ -367,3 +382,30 @@ def test_latent_neighbours_find_kmnist_at_few_false_alarms(study: Study, claim: 
 def test_latent_neighbours_find_letters_at_few_false_alarms(study: Study, claim: Conclusion) -> None:
     """At 5% false alarms the distance to the 10th nearest training latent finds capital letters drawn from fonts."""
     claim.conclude(alarms(study, study.outside.condition("letters"), "latent-knn"))
+
+
+@pytest.mark.claim("C16a")
+def test_levels_detect_omniglot(study: Study, claim: Conclusion) -> None:
+    """The likelihood ratio of the levels of a hierarchical VAE (LLR>1) detects Omniglot."""
+    claim.conclude(by_levels(study, "likelihood-ratio", INSIDE, study.outside.condition("omniglot")))
+
+
+@pytest.mark.claim("C16b")
+def test_levels_beat_the_elbo_of_kmnist(study: Study, claim: Conclusion) -> None:
+    """Where a hierarchical VAE is trained on KMNIST, the likelihood ratio of its levels tells test images better than
+    its ELBO.
+    """
+    ratio, elbo = (by_levels_abroad(study, score, "kmnist") for score in ("likelihood-ratio", "elbo"))
+    claim.conclude(difference(ratio, elbo))
+
+
+@pytest.mark.claim("C16c")
+def test_elbo_of_the_hierarchical_vae_hardly_tells_omniglot(study: Study, claim: Conclusion) -> None:
+    """The ELBO of the hierarchical VAE hardly tells Omniglot from test images."""
+    claim.conclude(by_levels(study, "elbo", INSIDE, study.outside.condition("omniglot")))
+
+
+@pytest.mark.claim("C16d")
+def test_levels_of_kmnist_do_not_detect(study: Study, claim: Conclusion) -> None:
+    """A hierarchical VAE trained on KMNIST does not detect test images by the likelihood ratio of its levels."""
+    claim.conclude(by_levels_abroad(study, "likelihood-ratio", "kmnist"))

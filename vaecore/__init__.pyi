@@ -22,6 +22,12 @@ from .models._training import fit_classifier as fit_classifier
 from .models._training import fit_vae as fit_vae
 from .models._training import reference_configs as reference_configs
 from .models._autoencoder import fit_autoencoder as fit_autoencoder
+from .models._robust import fit_robust as fit_robust
+from .models._hierarchical import fit_hierarchical_vae as fit_hierarchical_vae
+from .models._hierarchical import hierarchical_config as hierarchical_config
+from .models._hierarchical import HierarchicalVAE as HierarchicalVAE
+from .models._hierarchical import HierarchicalVAEConfig as HierarchicalVAEConfig
+from .models._hierarchical import load_hierarchical_vae as load_hierarchical_vae
 
 # Reconstruction and likelihood.
 from .reconstruction._reconstruct import distinct_labels as distinct_labels
@@ -33,6 +39,8 @@ from .reconstruction._decode import squared_error as squared_error
 from .reconstruction._likelihood import elbo as elbo
 from .reconstruction._likelihood import likelihood_regret as likelihood_regret
 from .reconstruction._likelihood import log_likelihood as log_likelihood
+from .reconstruction._hierarchy import likelihood_ratio as likelihood_ratio
+from .reconstruction._hierarchy import partial_elbo as partial_elbo
 
 # Attacks.
 from .attacks._attack import Attack as Attack
@@ -42,6 +50,8 @@ from .attacks._fgsm import fgsm as fgsm
 from .attacks._pgd import pgd as pgd
 from .attacks._square import square as square
 from .attacks._lbfgs import lbfgs as lbfgs
+from .attacks._worst_case import worst_case as worst_case
+from .attacks._flips import flips as flips
 from .attacks._detector import VAEDetector as VAEDetector
 
 # Anomaly scores.
@@ -61,6 +71,8 @@ from ._purifiers import Purified as Purified
 from ._purifiers import Purifier as Purifier
 from ._purifiers import Threshold as Threshold
 from ._purifiers import VAEPurifier as VAEPurifier
+from ._smoothing import Certificate as Certificate
+from ._smoothing import certify as certify
 
 # Metrics and calibration.
 from ._metrics import aupr as aupr
@@ -73,6 +85,7 @@ from ._calibration import aurc as aurc
 from ._calibration import Bin as Bin
 from ._calibration import brier_parts as brier_parts
 from ._calibration import BrierParts as BrierParts
+from ._calibration import calibrated_ece as calibrated_ece
 from ._calibration import ece as ece
 from ._calibration import fit_temperature as fit_temperature
 from ._calibration import reliability as reliability

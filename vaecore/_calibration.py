@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 from torch import Tensor
 
-from vaecore._check import check_choice, check_integer, clip_rounding
+from vaecore._check import check_choice, check_integer, check_seed, clip_rounding
 from vaecore._metrics import numbers, table_and_labels
 
 Vector = NDArray[np.float64]
@@ -39,11 +39,7 @@ def reliability(
     n / bins images, and equal confidences stay together.
     """
     score, hit = _answers(confidence, right)
-    bins = check_integer("bins", bins, 1)
-    check_choice("equal", equal, get_args(Equal))
-    inner = np.linspace(0, 1, bins + 1)[1:-1] if equal == "width" else _quantiles(score, bins)
-    place = np.searchsorted(inner, score, side="left")
-    ends = np.concatenate([[0.0], inner, [1.0]])
+    place, ends = _places(score, check_integer("bins", bins, 1), equal)
     filled = []
     for number in np.unique(place):
         in_bin = place == number
@@ -59,6 +55,25 @@ def ece(confidence: ArrayLike | Tensor, right: ArrayLike | Tensor, *, bins: int 
     """
     rows = reliability(confidence, right, bins=bins, equal=equal)
     return sum(row.count * abs(row.accuracy - row.confidence) for row in rows) / sum(row.count for row in rows)
+
+
+def calibrated_ece(
+    confidence: ArrayLike | Tensor, *, bins: int = 15, equal: Equal = "width", draws: int = 200, seed: int
+) -> float:
+    """The ECE that perfect calibration would give on average: each answer right with the chance of its confidence.
+
+    confidence: (n,) in [0, 1]. bins, equal: as in `reliability`. draws: of all answers, over which the ECE is averaged.
+    Returns a number in [0, 1], above 0 as images are finitely many: an ECE tells of calibration only as far as it
+    exceeds this one. Consistency resampling (Broecker and Smith 2007).
+    """
+    score, _ = _answers(confidence, np.zeros(np.shape(numbers(confidence, "confidence"))))
+    place = _places(score, check_integer("bins", bins, 1), equal)[0]
+    draws = check_integer("draws", draws, 1)
+    generator = np.random.default_rng(check_seed(seed))
+    certain = (score == 0) | (score == 1)  # their answers are known
+    doubtful, member = score[~certain], np.eye(place.max() + 1)[place[~certain]]  # (m,), (m, bins)
+    gaps = [((generator.random(len(doubtful)) < doubtful) - doubtful) @ member for _ in range(draws)]
+    return float(np.abs(gaps).sum(axis=1).mean() / len(score))
 
 
 @dataclass(frozen=True)
@@ -126,6 +141,13 @@ def risk_coverage(doubt: ArrayLike | Tensor, wrong: ArrayLike | Tensor) -> tuple
 def aurc(doubt: ArrayLike | Tensor, wrong: ArrayLike | Tensor) -> float:
     """Area under the risk-coverage curve: the mean risk over coverages (Geifman and El-Yaniv 2017); lower is better."""
     return float(risk_coverage(doubt, wrong)[1].mean())
+
+
+def _places(score: Vector, bins: int, equal: Equal) -> tuple[NDArray[np.intp], Vector]:
+    """The number of each confidence's bin, (n,), and the ends of the bins."""
+    check_choice("equal", equal, get_args(Equal))
+    inner = np.linspace(0, 1, bins + 1)[1:-1] if equal == "width" else _quantiles(score, bins)
+    return np.searchsorted(inner, score, side="left"), np.concatenate([[0.0], inner, [1.0]])
 
 
 def _quantiles(score: Vector, bins: int) -> Vector:

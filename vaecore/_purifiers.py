@@ -29,18 +29,20 @@ from vaecore.reconstruction._decode import check_vae, decode_draws, latents_of, 
 
 Decide = Literal["mean-image", "mean-softmax", "majority"]
 Backward = Literal["exact", "identity"]  # or a purifier
+_DAMPING = 1e-5  # of the second derivative that a latent search is differentiated by, as a share of its mean
 
 
 class Purifier(nn.Module):
     """A module that maps images (n, c, h, w) in [0, 1] to cleaned images of the same shape and range.
 
     `views` returns all cleaned versions of each image. `forward` returns their mean, so that a purifier can precede any
-    classifier in an `nn.Sequential`. differentiable: whether its gradient is useful. If not (steps, searches), attacks
+    classifier in an `nn.Sequential`. differentiable: whether its gradient is useful. If not (rounding), attacks
     replace it by the identity in the backward pass (see `Purified`).
     """
 
     differentiable = True
     draws = 1
+    random = False  # whether views change with the seed
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
         """Cleaned images, (n, draws, c, h, w); their noise depends only on the seed and the image's index."""
@@ -171,6 +173,7 @@ class Chain(Purifier):
             check_type("a purifier of the chain", purifier, Purifier)
         self.purifiers = nn.ModuleList(purifiers)
         self.differentiable = all(purifier.differentiable for purifier in purifiers)
+        self.random = any(purifier.random for purifier in purifiers)
         self.draws = purifiers[-1].draws
 
     def with_draws(self, draws: int) -> "Purifier":
@@ -192,10 +195,12 @@ class LatentSearch(Purifier):
     """The decoded latent with the least squared error, found by gradient descent.
 
     Like Defense-GAN (Samangouei et al. 2018), with a VAE's decoder as the generator. `steps` steps of Adam at learning
-    rate `rate` run from `starts` draws of the prior for each image, and the best result is kept.
+    rate `rate` run from `starts` draws of the prior for each image, and the best result is kept. Its gradient is that
+    of the least error, by the implicit function theorem with Gauss and Newton's second derivative: the steps need not
+    be differentiated.
     """
 
-    differentiable = False
+    random = True  # in where it starts
 
     def __init__(self, vae: Autoencoder, *, steps: int = 100, starts: int = 4, rate: float = 0.1) -> None:
         super().__init__()
@@ -204,12 +209,21 @@ class LatentSearch(Purifier):
         self.steps, self.starts = check_counts(steps=steps, starts=starts)
         self.rate = check_number("rate", rate, lambda value: 0 < value < math.inf, "above 0 and finite")
 
-    @in_any_mode
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
         """One view."""
-        size = posterior(self.vae, images[:1].detach())[0].shape[1]
+        latents = self._search(images.detach(), indices, seed)
+        if torch.is_grad_enabled() and images.requires_grad:
+            # The latents themselves, whose gradient with respect to the images is what `_slopes` says.
+            change = (images - images.detach()).flatten(1).unsqueeze(2)
+            latents = latents + (self._slopes(latents, images.shape) @ change).squeeze(2)
+        return decode_draws(self.vae, latents.unsqueeze(1), images.shape)
+
+    @in_any_mode
+    def _search(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
+        """The latents, (n, latent)."""
+        size = posterior(self.vae, images[:1])[0].shape[1]
         start = normal(seed_for("latent-search", seed), indices, draws=self.starts, size=size, device=images.device)
-        target = images.detach().unsqueeze(1)
+        target = images.unsqueeze(1)
         latents = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([latents], lr=self.rate)
         for _ in range(self.steps):
@@ -219,7 +233,26 @@ class LatentSearch(Purifier):
         with torch.no_grad():
             decoded = decode_draws(self.vae, latents, images.shape)
             best = (decoded - target).square().sum(dim=(2, 3, 4)).argmin(dim=1)
-            return decoded[torch.arange(len(images), device=images.device), best].unsqueeze(1)
+            return latents[torch.arange(len(images), device=images.device), best]
+
+    def _slopes(self, latents: Tensor, shape: torch.Size) -> Tensor:
+        """How the latents of the least error change with the pixels, (n, latent, pixels): (J J^T)^-1 J, where J is the
+        decoder's slopes, (latent, pixels)."""
+        leaf = latents.detach().requires_grad_()
+        decoded = decode_draws(self.vae, leaf.unsqueeze(1), shape)
+        weight = torch.zeros_like(decoded, requires_grad=True)
+        # The slope of a product with weights, which is linear in them, gives the decoder's slopes a latent at a time.
+        (pulled,) = torch.autograd.grad(decoded, leaf, weight, create_graph=True)
+        columns = pulled.sum(dim=0)
+        slopes = torch.stack(
+            [torch.autograd.grad(column, weight, retain_graph=True)[0].flatten(1) for column in columns], dim=1
+        )
+        square = slopes @ slopes.transpose(1, 2)
+        # Latents that the decoder does not use have no slope: a little of the others' keeps the product invertible.
+        scale = square.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=torch.finfo(square.dtype).tiny ** 0.5)
+        damping = _DAMPING * scale.view(-1, 1, 1) * torch.eye(square.shape[1], dtype=square.dtype, device=square.device)
+        solved: Tensor = torch.linalg.solve(square + damping, slopes)
+        return solved
 
 
 class Purified(nn.Module):

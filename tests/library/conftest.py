@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vaecore import VAE, VAEConfig
+from vaecore import VAE, HierarchicalVAE, HierarchicalVAEConfig, VAEConfig
 
 SIDES = (5, 4)
 
@@ -21,6 +21,13 @@ def randomised(model, scale, seed):
 def tiny_vae():
     """Give a function that makes a VAE of 5x4 images with 3 latents, whose weights let draws differ visibly."""
     return lambda seed=0, *, hidden=8, kind=VAE: randomised(kind(VAEConfig(3, hidden), SIDES), 0.6, seed)
+
+
+@pytest.fixture(scope="session")
+def tiny_hierarchical_vae():
+    """Give a function that makes a hierarchical VAE of 5x4 images with three levels, in the manner of `tiny_vae`."""
+    config = HierarchicalVAEConfig((1, 3, 2), (4, 6, 5), patch=2)
+    return lambda seed=0: randomised(HierarchicalVAE(config, SIDES), 0.4, seed)
 
 
 @pytest.fixture(scope="session")

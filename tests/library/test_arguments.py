@@ -22,7 +22,10 @@ STRANGERS = ["mine", 0, torch.zeros(4, 1, 5, 4)]
 WRONG = {
     **dict.fromkeys(("draws", "chunk", "steps", "starts", "restarts", "queries", "evaluations", "eot", "bins"), COUNTS),
     **dict.fromkeys(
-        ("importance_draws", "neighbours", "regret_steps", "posterior_steps", "regret_draws", "count", "classes"),
+        (
+            *("importance_draws", "selection", "neighbours", "regret_steps", "posterior_steps", "regret_draws"),
+            *("count", "classes"),
+        ),
         COUNTS,
     ),
     **dict.fromkeys(("latent_size", "hidden_size", "epochs", "batch_size"), COUNTS),
@@ -33,7 +36,7 @@ WRONG = {
     "thresholds": [{"kl": 1.0}, {"mse": 0.0}, {"mse": NAN}, 0.5, ["mse"]],
     "shrinking": ["yes", 1, 0.0],
     "first_index": [-1, 0.5, True, "0", 2**63],
-    **dict.fromkeys(("epsilon", "step_size", "sigma", "rate", "level", "momentum"), NUMBERS),
+    **dict.fromkeys(("epsilon", "step_size", "sigma", "alpha", "rate", "level", "momentum"), NUMBERS),
     **dict.fromkeys(("beta", "learning_rate", "dropout", "weight_decay"), NUMBERS),
     **dict.fromkeys(("norm", "loss", "how", "bound", "precision", "equal", "decide", "backward"), CHOICES),
     **dict.fromkeys(("augmentation", "split"), CHOICES),
@@ -42,6 +45,12 @@ WRONG = {
     "labels": ["ab", torch.full((4,), -1), torch.full((4,), 0.5), torch.full((4,), 9), torch.arange(3)],
     "targets": [[0, 1, 2, 3], torch.full((4,), -1), torch.full((4,), 9), torch.arange(3), torch.arange(4.0)],
     **dict.fromkeys(("inside", "outside", "confidence", "doubt", "right", "wrong", "probabilities", "logits"), VECTORS),
+    "patch": COUNTS,
+    "above": [-1, 3, 1.0, True, "1", NAN],
+    "lower": CHOICES,
+    "latent_sizes": [(3,), (2, 3), (0, 3, 2), (1, 2.5, 2), "abc", 3],
+    "hidden_sizes": [(3,), (2, 3), (0, 3, 2), (1, 2.5, 2), "abc", 3],
+    "free_nats": [(3.0,), (2.0, 3.0), (0.0, NAN, 1.0), (0.0, -1.0, 1.0), "abc", 3.0],
     "image_shape": [(8,), (0, 8), 8, "ab", (8.5, 8), (1, 1, 8, 8)],
     "channels": [(1,), (0, 1), "ab", (1.5, 2)],
     **dict.fromkeys(("train", "config", "vae", "classifier", "purifier"), STRANGERS),
@@ -53,11 +62,13 @@ OTHERS = {
     ("lbfgs", "confidence"): NUMBERS,
     ("outside", "inside"): STRANGERS,
     ("letters", "first_index"): [-1, 0.5, True, "0"],
+    ("flips", "targets"): COUNTS,
+    ("worst_case", "targets"): COUNTS,
     ("distinct_labels", "labels"): ["ab", torch.zeros(4, 2), torch.arange(3), torch.zeros(4, 0, dtype=torch.int64)],
 }
 # Any will do, or their own tests say what will.
 FREE = {("Images", "split"), ("Images", "labels"), ("letters", "split"), ("squared_error", "images")}
-GIVEN_TO_USERS = {"Attack", "Bin", "BrierParts", "FittedScores", "Sanity", "Score", "StoreWarning"}
+GIVEN_TO_USERS = {"Attack", "Bin", "BrierParts", "Certificate", "FittedScores", "Sanity", "Score", "StoreWarning"}
 
 
 def wrong_arguments():
@@ -74,13 +85,14 @@ WRONG_ARGUMENTS = [*wrong_arguments()]
 
 
 @pytest.fixture(scope="module")
-def given(tiny_vae, tiny_classifier, some_images):
+def given(tiny_vae, tiny_hierarchical_vae, tiny_classifier, some_images):
     """What to give for an argument without a default."""
     vae, classifier, images = tiny_vae(), tiny_classifier(), some_images(4)
     logits = classifier(images).detach()
     labels = logits.argmax(dim=1)
     train = vc.Images(images, labels, "mine", "train")
     models = {"vae": vae, "classifier": classifier, "purifier": vc.Threshold(), "purifiers": [vc.Threshold()]}
+    models |= {"hierarchical vae": tiny_hierarchical_vae(), "rounding": vc.Threshold()}
     tensors = {
         "images": images,
         "pixels": images,
@@ -88,7 +100,7 @@ def given(tiny_vae, tiny_classifier, some_images):
         "labels": labels,
         "targets": (labels + 1) % 4,
     }
-    numbers = {"draws": 2, "seed": 0, "epsilon": 0.1, "count": 2, "classes": 4, "image_shape": (5, 4)}
+    numbers = {"draws": 2, "seed": 0, "epsilon": 0.1, "sigma": 0.1, "count": 2, "classes": 4, "image_shape": (5, 4)}
     results = {"inside": [0.5, 0.9], "outside": [0.5, 0.9], "logits": logits, "probabilities": logits.softmax(dim=1)}
     answers = {"confidence": [0.5, 0.9], "right": [True, False], "doubt": [0.5, 0.9], "wrong": [True, False]}
     return models | tensors | numbers | results | answers | {"train": train, "name": "digits", "split": "test"}
@@ -97,9 +109,14 @@ def given(tiny_vae, tiny_classifier, some_images):
 def required(name, given):
     """The arguments without a default of a public function, and settings for a short training."""
     parameters = inspect.signature(getattr(vc, name)).parameters.values()
-    of_classifier = "lassifier" in name
-    config = vc.ClassifierConfig((2, 2), 4, epochs=1) if of_classifier else vc.VAEConfig(2, 4, epochs=1)
+    config = vc.VAEConfig(2, 4, epochs=1)
+    if "lassifier" in name or name == "fit_robust":
+        config = vc.ClassifierConfig((2, 2), 4, epochs=1)
+    elif "ierarchical" in name:
+        config = vc.HierarchicalVAEConfig((1, 3, 2), (4, 6, 5), patch=2, epochs=1)
     known = given | {"config": config} | ({"name": "rotated-15", "inside": given["train"]} if name == "outside" else {})
+    if name in ("partial_elbo", "likelihood_ratio"):
+        known["vae"] = given["hierarchical vae"]
     wanted = [each.name for each in parameters if each.default is each.empty or each.name == "config"]
     return {argument: known[argument] for argument in wanted}
 

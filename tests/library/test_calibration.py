@@ -6,10 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
+from scipy.stats import binom
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from vaecore import aurc, brier_parts, ece, fit_temperature, reliability, risk_coverage
+from vaecore import aurc, brier_parts, calibrated_ece, ece, fit_temperature, reliability, risk_coverage
 
 
 def some(seed=0, count=500):
@@ -38,6 +39,29 @@ def some(seed=0, count=500):
 )
 def test_ece_by_hand(confidence, right, bins, expected):
     assert ece(confidence, right, bins=bins) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("count", "share"), [(30, 0.7), (200, 0.99), (12, 0.5)])
+def test_calibrated_ece_is_the_mean_deviation_of_a_binomial(count, share):
+    """Confidences of one bin: E|right / n - p| by scipy; a second bin, of certain answers, adds nothing."""
+    number = np.arange(count + 1)
+    expected = np.abs(number / count - share) @ binom.pmf(number, count, share)
+    assert calibrated_ece([share] * count, draws=4000, seed=1) == pytest.approx(expected, rel=0.05)
+    mixed = calibrated_ece([share] * count + [0.0] * count, draws=4000, seed=1)
+    assert mixed == pytest.approx(expected / 2, rel=0.05)
+    assert calibrated_ece([0.0, 1.0, 1.0], seed=0) == 0
+
+
+@pytest.mark.parametrize("equal", ["width", "mass"])
+def test_calibrated_ece_is_the_mean_ece_of_calibrated_answers(equal):
+    """By `ece` itself, on answers that are right with the chance of their confidence."""
+    generator = np.random.default_rng(0)
+    confidence = np.concatenate([np.ones(60), generator.beta(4, 1, 300)])
+    found = [ece(confidence, generator.random(360) < confidence, equal=equal) for _ in range(400)]
+    assert calibrated_ece(confidence, equal=equal, draws=400, seed=0) == pytest.approx(np.mean(found), rel=0.05)
+    assert (
+        calibrated_ece(confidence, seed=3) == calibrated_ece(confidence, seed=3) != calibrated_ece(confidence, seed=4)
+    )
 
 
 @pytest.mark.parametrize(("equal", "strategy", "tolerance"), [("width", "uniform", 1e-12), ("mass", "quantile", 0.01)])
@@ -158,6 +182,9 @@ def test_refusing_the_wrong_ones_is_best():
         (lambda: ece([np.nan], [True]), "must not be NaN"),
         (lambda: ece([0.5], [0.5]), "second .*true or false"),
         (lambda: ece([0.5], [True], bins=0), "bins must be 1 or more; got 0"),
+        (lambda: calibrated_ece([0.5, 1.5], seed=0), r"confidence must lie in \[0, 1\]; got \[0.5, 1.5\]"),
+        (lambda: calibrated_ece([0.5], seed=-1), "seed must be from 0 to"),
+        (lambda: calibrated_ece([0.5], seed=0, draws=0), "draws must be 1 or more; got 0"),
         (lambda: ece([0.5], [True], equal="size"), "equal must be 'width' or 'mass'; got 'size'"),
         (lambda: fit_temperature([[0.0, np.inf]], [0]), "logits must be finite"),
         (lambda: ece([0.5, np.inf], [True, False]), "must not be NaN or infinite"),

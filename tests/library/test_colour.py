@@ -28,11 +28,13 @@ def unlabelled(pixels):
 
 
 def test_models_of_colour_are_saved_and_read(tmp_path):
-    for model, load in ((VAE, vc.load_vae), (CLASSIFIER, vc.load_classifier)):
+    deep = vc.HierarchicalVAE(vc.HierarchicalVAEConfig((1, 3, 2), (4, 6, 5)), (3, 17, 23)).eval()
+    models = (VAE, vc.load_vae), (CLASSIFIER, vc.load_classifier), (deep, vc.load_hierarchical_vae)
+    for model, load in models:
         model.save(tmp_path / "model.safetensors")
         again = load(tmp_path / "model.safetensors")
         assert again.image_shape == (3, 17, 23)
-        if model is VAE:
+        if model is not CLASSIFIER:
             assert again.decode(again.encode(IMAGES)[0]).shape == IMAGES.shape
         else:
             assert torch.equal(again(IMAGES), model(IMAGES))

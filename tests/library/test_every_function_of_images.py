@@ -18,15 +18,18 @@ from vaecore import (
     fit_scores,
     kl,
     latent_mean,
+    likelihood_ratio,
     likelihood_regret,
     log_likelihood,
+    partial_elbo,
     reconstruct,
     reconstruct_labels,
 )
 
 NAMES = ["reconstruct", "log_likelihood", "elbo", "likelihood_regret", "likelihood_regret-encoder", "scores"]
 EVERY = [*NAMES, "kl", "latent_mean", "reconstruct_labels", "purified"]
-EACH = pytest.mark.parametrize("name", NAMES)
+LEVELS = ["partial_elbo", "likelihood_ratio"]  # of the hierarchical VAE alone
+EACH = pytest.mark.parametrize("name", [*NAMES, *LEVELS])
 MODES = pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 
 
@@ -73,12 +76,18 @@ def functions_of(some_images):
 
 
 @pytest.fixture(scope="session")
-def functions(functions_of, vae, tiny_classifier):
+def hierarchy(tiny_hierarchical_vae):
+    return tiny_hierarchical_vae()
+
+
+@pytest.fixture(scope="session")
+def functions(functions_of, vae, hierarchy, tiny_classifier):
     """Those of the tiny models."""
-    return functions_of(vae, tiny_classifier())
+    levels = {function.__name__: partial(function, hierarchy, above=1) for function in (partial_elbo, likelihood_ratio)}
+    return functions_of(vae, tiny_classifier()) | levels
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "encoder" not in name])  # which is slow
+@pytest.mark.parametrize("name", [name for name in [*NAMES, *LEVELS] if "encoder" not in name])  # slow
 @settings(max_examples=15, deadline=None)
 @given(data=st.data(), seed=st.sampled_from([0, 2**64 - 1]))
 def test_chunks_portions_order_and_splits_change_nothing(functions, some_images, name, data, seed):
@@ -115,8 +124,8 @@ def test_seed_and_index_choose_the_draws(functions, some_images, name):
 
 
 @EACH
-def test_neither_weights_nor_gradients_nor_random_state_are_touched(functions, vae, some_images, name):
-    function, images = functions[name], some_images(3)
+def test_neither_weights_nor_gradients_nor_random_state_are_touched(functions, vae, hierarchy, some_images, name):
+    function, images, vae = functions[name], some_images(3), hierarchy if name in LEVELS else vae
     weights, state = nn.utils.parameters_to_vector(vae.parameters()).clone(), torch.get_rng_state()
     result = function(images, draws=2, seed=0)
     assert not result.requires_grad
@@ -154,6 +163,16 @@ def test_what_models_write_into_and_their_dtype_change_nothing(
     )
     assert torch.equal(images, some_images(5))
     assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_hierarchical_vae_is_a_vae_to_every_function(functions_of, hierarchy, tiny_classifier, some_images, name):
+    function, images = functions_of(hierarchy, tiny_classifier())[name], some_images(5)
+    at = {} if name in ("kl", "latent_mean", "purified") else {"indices": torch.tensor([4, 3])}
+    whole = function(images, draws=3, seed=0)
+    assert bool(torch.isfinite(whole.double()).all())
+    if at:
+        assert_close(function(images[[4, 3]], draws=3, seed=0, **at), whole[[4, 3]], rtol=1e-4, atol=2e-4)
 
 
 class Plain(nn.Module):
@@ -300,7 +319,7 @@ def test_one_image_at_a_time_gives_the_same(functions, some_images, name):
     assert_close(functions[name](images, chunk=1, **setting), functions[name](images, **setting), rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*EVERY, *LEVELS])
 def test_rounding_beyond_the_ends_is_clipped_from_a_copy(functions, some_images, name):
     """By undoing a normalisation, say."""
     images, setting = some_images(3), {"draws": 2, "seed": 0}
@@ -315,7 +334,7 @@ def test_rounding_beyond_the_ends_is_clipped_from_a_copy(functions, some_images,
 # Modes of torch
 
 
-@pytest.mark.parametrize("name", [*NAMES, "kl", "latent_mean"])
+@pytest.mark.parametrize("name", [*NAMES, *LEVELS, "kl", "latent_mean"])
 @MODES
 @pytest.mark.parametrize("when", ["within", "before"])
 def test_modes_change_nothing(functions, some_images, name, mode, when):
@@ -376,7 +395,7 @@ def test_unfit_settings(functions, some_images, name, setting, message):
         functions[name](some_images(2), **{"draws": 2, "seed": 0} | setting)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*EVERY, *LEVELS])
 @pytest.mark.parametrize(
     ("images", "message"),
     [

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from scipy.optimize import least_squares
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
@@ -38,6 +39,7 @@ PURIFIERS = {  # of a VAE
     "latent search": lambda vae: LatentSearch(vae, steps=5, starts=2),
 }
 DIFFERENTIABLE = ["median", "blur", "posterior mean", "draws", "chain"]
+WITH_GRADIENT = [*DIFFERENTIABLE, "latent search"]  # whose gradient is that of its optimum, not of its steps
 DECISIONS = ["mean-image", "mean-softmax", "majority"]
 
 
@@ -114,7 +116,7 @@ def test_a_latent_search_recovers_what_the_decoder_made(vae, some_images):
 @pytest.mark.parametrize("name", PURIFIERS)
 def test_every_purifier_maps_images_to_images_whatever_their_batch(vae, classifier, some_images, name):
     purifier, images = PURIFIERS[name](vae), some_images(4)
-    assert purifier.differentiable == (name in DIFFERENTIABLE)
+    assert purifier.differentiable == (name in WITH_GRADIENT)
     views = purifier.views(images, INDICES, 3)
     assert views.shape == (4, purifier.draws, 1, 5, 4)
     assert views.min() >= 0
@@ -156,6 +158,37 @@ def test_gradients_are_those_of_finite_differences(vae, some_images, name):
     with torch.no_grad():
         measured = (value(step) - value(-step)) / (2 * step)
     assert (gradient * direction).sum().item() == pytest.approx(measured.item(), rel=1e-4)
+
+
+def test_a_latent_search_has_the_gradient_of_its_optimum(tiny_vae):
+    """Against scipy's least squares, in float64, where the decoder can make the image, and nearby.
+
+    One latent of the decoder's is not used: its slope is zero.
+    """
+    vae = tiny_vae(hidden=12).double().requires_grad_(requires_grad=False)
+    vae.decoder.weight[:, 2] = 0
+    generator = torch.Generator().manual_seed(4)
+    latents = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    images = vae.decode(latents).requires_grad_()
+    weight, direction = (torch.randn(images.shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    search = LatentSearch(vae, steps=400, starts=1)
+    search._search = lambda images, indices, seed: latents  # where Adam would end in the long run
+    views = search.views(images, torch.arange(6), 0)[:, 0]
+    assert_close(views, images)
+    (gradient,) = torch.autograd.grad((views * weight).sum(), images)
+
+    def cleaned(row, step):
+        wanted = (images[row] + step * direction[row]).detach().numpy().ravel()
+
+        def error(latent):
+            return vae.decode(torch.from_numpy(latent)[None]).numpy().ravel() - wanted
+
+        return error(least_squares(error, latents[row].numpy(), xtol=1e-15, ftol=1e-15, gtol=1e-15).x) + wanted
+
+    for row in range(6):
+        change = (cleaned(row, 1e-4) - cleaned(row, -1e-4)) / 2e-4
+        measured = float(weight[row].numpy().ravel() @ change)
+        assert (gradient[row] * direction[row]).sum().item() == pytest.approx(measured, rel=0.02, abs=1e-3)
 
 
 # The classifier behind it
@@ -218,7 +251,7 @@ def test_more_draws_of_the_views_make_the_loss_steadier(vae, classifier, some_im
     assert spread(16) == pytest.approx(spread(1) / 4, rel=0.3)
 
 
-@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize("name", WITH_GRADIENT)
 def test_an_attack_through_the_purifier_is_stronger_than_one_that_ignores_it(vae, classifier, some_images, name):
     images, model = some_images(200, seed=5), Purified(PURIFIERS[name](vae), classifier, decide="mean-softmax")
     labels = model(images).argmax(dim=1)

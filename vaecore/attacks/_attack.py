@@ -24,7 +24,7 @@ from vaecore._check import (
 from vaecore.models._networks import Classify
 
 Norm = Literal["linf", "l2"]
-Loss = Literal["cross-entropy", "margin"]
+Loss = Literal["cross-entropy", "margin", "dlr"]
 
 Project = Callable[[Tensor], Tensor]
 """Moves points (m, c, h, w) to the nearest that an attack may give, in place."""
@@ -33,7 +33,8 @@ Objective = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """objective(points, rows, step): whether the attack succeeds at each point (m,) bool, and its loss (m,) to maximise.
 
 points: (m, c, h, w) in [0, 1]. rows: (m,) int64, the position of each image in the attacked batch. step: from 0; the
-noise of a randomised victim depends on the image and the step.
+noise of a randomised victim depends on the image and the step. `pgd` counts its steps, so that it averages over the
+noise; `square`, which compares its points by their loss, stays at step 0.
 """
 
 
@@ -41,8 +42,8 @@ noise of a randomised victim depends on the image and the step.
 class Victim(Protocol):
     """A target of attacks that is more than a classifier, for instance a detector with a VAE.
 
-    `fgsm`, `pgd` and `square` take it. A target that can be called as well, as torch modules can, counts as a victim if
-    its `objective` has arguments of the names below; else it is a classifier, whatever it has.
+    `fgsm`, `pgd`, `square` and `worst_case` take it. A target that can be called as well, as torch modules can, counts
+    as a victim if its `objective` has arguments of the names below; else it is a classifier, whatever it has.
     """
 
     @property
@@ -151,7 +152,9 @@ def class_loss(logits: Tensor, aims: Tensor, *, targeted: bool, loss: Loss) -> T
     """The loss that an attack maximises, (n, classes) to (n,): it grows away from the aims or, targeted, towards them.
 
     "cross-entropy": in nats (Madry et al. 2018). "margin": the largest other logit minus the aim's, which never
-    saturates (Carlini & Wagner 2017, objective 6).
+    saturates (Carlini & Wagner 2017, objective 6). "dlr": the margin over a difference of the largest logits, so that
+    their scale says nothing (Croce & Hein 2020, equations 6 and 7). Raises ValueError where "dlr" has fewer than 3
+    classes or, targeted, 4.
     """
     check_choice("loss", loss, get_args(Loss))
     if loss == "cross-entropy":
@@ -159,6 +162,11 @@ def class_loss(logits: Tensor, aims: Tensor, *, targeted: bool, loss: Loss) -> T
     else:
         is_aim = one_hot(aims, logits.shape[1]).bool()
         value = logits.masked_fill(is_aim, -torch.inf).amax(dim=1) - logits.gather(1, aims.unsqueeze(1)).squeeze(1)
+    if loss == "dlr":
+        if logits.shape[1] < (fewest := 4 if targeted else 3):
+            raise ValueError(f"the loss 'dlr' needs {fewest} classes or more; got {logits.shape[1]} (use 'margin')")
+        first, _, *others = logits.topk(fewest, dim=1).values.unbind(dim=1)
+        value = value / (first - torch.stack(others).mean(dim=0)).clamp(min=torch.finfo(logits.dtype).tiny)
     return -value if targeted else value
 
 

@@ -31,15 +31,16 @@ from vaecore.reconstruction._decode import check_vae, decode_draws, posterior
 class VAEDetector:
     """A classifier with a VAE that raises an alarm where reconstructions disagree or a score exceeds its threshold.
 
-    `fgsm`, `pgd` and `square` take it in place of a classifier: `pgd(VAEDetector(vae, classifier), images, ...)`. The
-    attacker knows everything except the detector's random numbers. It succeeds if the classifier gives the image a
+    `fgsm`, `pgd`, `square` and `worst_case` take it in place of a classifier: `pgd(VAEDetector(vae, classifier), ...)`.
+    The attacker knows everything except the detector's random numbers. It succeeds if the classifier gives the image a
     wrong label (with targets: the target), all `draws` reconstructions get the same label, and no score is above its
     threshold. Reconstructions are drawn anew in each step (expectation over transformation, EOT; Athalye et al. 2018,
     section 4.2), and the gradient passes through encoder, draw, decoder and classifier.
 
     The loss: the log-probabilities of the image and the mean of those of its reconstructions count half each. An
     untargeted attack aims at the wrong class with the highest averaged log-probability, chosen in each step, so that
-    the labels agree. loss="cross-entropy" is that log-probability in nats; "margin" subtracts the label's.
+    the labels agree. loss="cross-entropy" is that log-probability in nats; "margin" subtracts the label's, and "dlr"
+    scales that.
 
     thresholds: the alarms, by the names of `scores`: "mse", "disagreement" and "max-softmax", each above 0. As soon as
     the label is wrong, the loss is then minus the sum of what the attacker still lacks: the logarithm of each score
@@ -132,7 +133,7 @@ def _missing_margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 def joint_loss(scores: Tensor, aims: Tensor, *, targeted: bool, loss: Loss) -> Tensor:
     """The loss that the attacker maximises; scores: (m, classes) averaged log-probabilities; returns (m,)."""
-    if loss == "margin":
+    if loss != "cross-entropy":
         return class_loss(scores, aims, targeted=targeted, loss=loss)
     if targeted:
         return scores.gather(1, aims.unsqueeze(1)).squeeze(1)

@@ -61,15 +61,16 @@ def pgd(
     """Steps that raise the loss, each projected on the ball of radius epsilon around the image and clipped to [0, 1].
 
     images: (n, c, height, width) in [0, 1]. labels: (n,) int64, the true classes. targets: (n,) int64, classes to
-    reach; without, success means that the label is not predicted, also if it was not before. loss: "cross-entropy" or
-    "margin", the largest other logit minus the label's.
+    reach; without, success means that the label is not predicted, also if it was not before. loss: "cross-entropy",
+    "margin", the largest other logit minus the label's, or "dlr", the margin over a difference of the largest logits.
 
     step_size: of every step, in the units of epsilon; the result is the last point. shrinking: only of the first step;
     the others shrink linearly, to 0. momentum: share, from 0 and below 1, of the last direction that a step keeps; each
     gradient counts divided by its mean absolute value (Dong et al. 2018, equation 6). Both steady an attack whose loss
     is noisy. step_size=None is Auto-PGD, which takes neither: steps start at 2 epsilon, with a momentum of their own,
     and are halved for an image whose loss no longer rises, which also returns to its best point. The result is the best
-    point: a success before a failure, then the higher loss.
+    point: a success before a failure, then the higher loss. A randomised victim is better attacked with a `step_size`,
+    since the best of points that were seen with different draws is the luckiest.
     random_start: start from a uniform point of the ball, which depends only on `seed`, the image's index and the
     restart. Image i has index `first_index` + i, or `indices[i]`, (n,) int64. restarts: attempts for each image without
     success; of failures, the one with the highest loss is kept.

@@ -56,6 +56,9 @@ def square(
     of the highest loss (`loss` as in `pgd`). Random numbers depend only on `seed` and the image's index: `first_index`
     + i for image i, or `indices[i]`, (n,) int64.
 
+    A randomised victim answers all queries about an image with the same draws, those of step 0: of new draws, the
+    search would keep the luckiest. Success is then success on these draws; judge it by others.
+
     keep_failed: as in `fgsm`. chunk: images attacked at once; results depend on it by rounding only.
     Evaluations are queries. Raises ValueError for invalid input, a classifier in training mode and logits that are not
     finite.
@@ -106,7 +109,7 @@ class _Searches:
             else:
                 side = _side(query, self.queries, clean.shape[2], clean.shape[3])
                 trial = _put_square(best, low, high, side, drawn[:, query % _DRAWN_AT_ONCE])
-            won, loss = self.objective(trial, rows[live], query)
+            won, loss = self.objective(trial, rows[live], 0)
             spent[live] += 1
             better = won | (loss > best_loss)
             best, best_loss = trial.where(better.view(-1, 1, 1, 1), best), loss.where(better, best_loss)

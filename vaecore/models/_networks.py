@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from torch.nn.functional import conv2d, linear, pad, pixel_unshuffle, relu
 from vaecore._check import check_choice, check_integer, check_number, check_type
 from vaecore._modes import in_any_mode
 from vaecore._store import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Augmentation = Literal["none", "shift", "distort"]
 
@@ -35,9 +38,10 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         """Check the settings; raises ValueError for bad values and TypeError for other types."""
-        _settle(self, check_integer, "latent_size", 1)
-        _settle(self, check_number, "beta", lambda value: 0 <= value < math.inf, "0 or more and finite")
-        _settle_training(self)
+        settle(self, check_integer, "latent_size", 1)
+        settle(self, check_integer, "hidden_size", 1)
+        settle(self, check_number, "beta", lambda value: 0 <= value < math.inf, "0 or more and finite")
+        settle_training(self)
 
 
 @dataclass(frozen=True)
@@ -62,20 +66,45 @@ class ClassifierConfig:
         if not isinstance(channels, tuple) or len(channels) != 2:
             raise ValueError(f"channels must be a pair, one number for each convolution; got {channels!r}")
         object.__setattr__(self, "channels", tuple(check_integer("channels", count, 1) for count in channels))
-        _settle(self, check_number, "dropout", lambda value: 0 <= value < 1, "0 or more and below 1")
-        _settle(self, check_number, "weight_decay", lambda value: 0 <= value < math.inf, "0 or more and finite")
-        _settle_training(self)
+        settle(self, check_integer, "hidden_size", 1)
+        settle(self, check_number, "dropout", lambda value: 0 <= value < 1, "0 or more and below 1")
+        settle(self, check_number, "weight_decay", lambda value: 0 <= value < math.inf, "0 or more and finite")
+        settle_training(self)
 
 
-def _settle_training(config: VAEConfig | ClassifierConfig) -> None:
-    """Check the settings that both models have."""
-    for name in ("hidden_size", "epochs", "batch_size"):
-        _settle(config, check_integer, name, 1)
-    _settle(config, check_number, "learning_rate", lambda value: 0 < value < math.inf, "above 0 and finite")
+class TrainingConfig(Protocol):
+    """The settings of a training that all models have."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes through the training images."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a step."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak of a one-cycle schedule."""
+        ...
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Random changes of the images."""
+        ...
+
+
+def settle_training(config: TrainingConfig) -> None:
+    """Check the settings that all models have."""
+    for name in ("epochs", "batch_size"):
+        settle(config, check_integer, name, 1)
+    settle(config, check_number, "learning_rate", lambda value: 0 < value < math.inf, "above 0 and finite")
     check_choice("augmentation", config.augmentation, get_args(Augmentation))
 
 
-def _settle(config: VAEConfig | ClassifierConfig, check: Callable[..., float], name: str, *range_: Any) -> None:
+def settle(config: object, check: Callable[..., float], name: str, *range_: Any) -> None:
     """Check a number and keep it as Python's own, as files and digests do not take numpy's."""
     object.__setattr__(config, name, check(name, getattr(config, name), *range_))
 
@@ -105,17 +134,48 @@ ImageShape = tuple[int, int] | tuple[int, int, int]
 """(height, width) of grey images, or (channels, height, width)."""
 
 
-class VAE(nn.Module):
+class Reference(nn.Module):
+    """A model that files keep: its settings, the shape of its images, its weights."""
+
+    config: Any
+    image_shape: tuple[int, int, int]
+
+    def __init__(self, config: object, kind: type, image_shape: ImageShape) -> None:
+        super().__init__()
+        check_type("config", config, kind)
+        self.config = config
+        self.image_shape = with_channels(image_shape)
+
+    def check_shape(self, images: Tensor) -> None:
+        """Raise ValueError for images of another shape: layers would take some that have as many pixels."""
+        if images.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"this {type(self).__name__} takes images (n, {', '.join(map(str, self.image_shape))});"
+                f" got {tuple(images.shape)} (resize or pad them first)"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write settings and weights to a safetensors file, atomically."""
+        header = {
+            "model": type(self).__name__,
+            "config": json.dumps(asdict(self.config)),
+            "image_shape": json.dumps(self.image_shape),
+        }
+        if isinstance(self, Classifier):
+            header["classes"] = json.dumps(self.classes)
+        weights = self.state_dict()
+        _check_weights(weights, f"a {header['model']} that is saved")
+        write_tensors(Path(path), weights, header)
+
+
+class VAE(Reference):
     """Variational autoencoder with one hidden layer on each side and a Bernoulli decoder (Kingma and Welling 2014).
 
     image_shape: (channels, height, width), or (height, width) for grey. "Pixels" below counts each channel.
     """
 
     def __init__(self, config: VAEConfig, image_shape: ImageShape) -> None:
-        super().__init__()
-        check_type("config", config, VAEConfig)
-        self.config = config
-        self.image_shape = _with_channels(image_shape)
+        super().__init__(config, VAEConfig, image_shape)
         pixels = math.prod(self.image_shape)
         self.encoder = nn.Linear(pixels, config.hidden_size)
         self.posterior = nn.Linear(config.hidden_size, 2 * config.latent_size)
@@ -124,7 +184,7 @@ class VAE(nn.Module):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map (n, channels, h, w) in [0, 1] to the posterior's mean and log-variance, each (n, latent)."""
-        _check_shape(self, images)
+        self.check_shape(images)
         mean, log_variance = self.posterior(relu(self.encoder(images.flatten(1)))).chunk(2, dim=1)
         return mean, log_variance
 
@@ -143,22 +203,15 @@ class VAE(nn.Module):
             odds = odds.float()
         return odds.sigmoid_().view(-1, *self.image_shape)
 
-    def save(self, path: str | Path) -> None:
-        """Write settings and weights to a safetensors file, atomically."""
-        _save(self, path)
 
-
-class Classifier(nn.Module):
+class Classifier(Reference):
     """Convolutional classifier with two strided 5x5 convolutions and one hidden layer.
 
     image_shape: (channels, height, width), or (height, width) for grey.
     """
 
     def __init__(self, config: ClassifierConfig, image_shape: ImageShape, classes: int) -> None:
-        super().__init__()
-        check_type("config", config, ClassifierConfig)
-        self.config = config
-        self.image_shape = _with_channels(image_shape)
+        super().__init__(config, ClassifierConfig, image_shape)
         self.classes = check_integer("classes", classes, 1)
         first, second = config.channels
         channels, *sides = self.image_shape
@@ -172,22 +225,9 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (n, channels, h, w) in [0, 1] to logits (n, classes)."""
-        _check_shape(self, images)
+        self.check_shape(images)
         features = relu(self.conv2(relu(_strided(images, self.conv1))))
         return self.output(self.dropout(relu(self.hidden(features.flatten(1)))))  # type: ignore[no-any-return]
-
-    def save(self, path: str | Path) -> None:
-        """Write settings and weights to a safetensors file, atomically."""
-        _save(self, path)
-
-
-def _check_shape(model: VAE | Classifier, images: Tensor) -> None:
-    # Layers would take images of another shape with as many pixels, or nearly as many.
-    if images.shape[1:] != model.image_shape:
-        raise ValueError(
-            f"this {type(model).__name__} takes images (n, {', '.join(map(str, model.image_shape))});"
-            f" got {tuple(images.shape)} (resize or pad them first)"
-        )
 
 
 def _strided(images: Tensor, convolution: nn.Conv2d) -> Tensor:
@@ -204,43 +244,33 @@ def _strided(images: Tensor, convolution: nn.Conv2d) -> Tensor:
     )
 
 
-def _save(model: VAE | Classifier, path: str | Path) -> None:
-    header = {
-        "model": type(model).__name__,
-        "config": json.dumps(asdict(model.config)),
-        "image_shape": json.dumps(model.image_shape),
-    }
-    if isinstance(model, Classifier):
-        header["classes"] = json.dumps(model.classes)
-    weights = model.state_dict()
-    _check_weights(weights, f"a {header['model']} that is saved")
-    write_tensors(Path(path), weights, header)
-
-
 @in_any_mode
 def load_vae(path: str | Path) -> VAE:
-    """Read a VAE that `VAE.save` wrote, in eval mode.
+    """Read a VAE that `save` of a VAE wrote, in eval mode.
 
     Raises ValueError if the file is damaged, holds no VAE, or holds weights that are not finite float32.
     """
-    return _load(path, VAE, lambda header: VAE(_config(VAEConfig, header), _shape(header)))
+    return load(path, VAE, lambda header: VAE(config_of(VAEConfig, header), shape_of(header)))
 
 
 @in_any_mode
 def load_classifier(path: str | Path) -> Classifier:
     """Read a classifier that `Classifier.save` wrote, in eval mode; raises ValueError as `load_vae` does."""
-    return _load(
+    return load(
         path,
         Classifier,
-        lambda header: Classifier(_config(ClassifierConfig, header), _shape(header), json.loads(header["classes"])),
+        lambda header: Classifier(config_of(ClassifierConfig, header), shape_of(header), json.loads(header["classes"])),
     )
 
 
-_Model = TypeVar("_Model", VAE, Classifier)
+_Model = TypeVar("_Model", bound=Reference)
 
 
-def _load(path: str | Path, kind: type[_Model], make: Callable[[dict[str, str]], _Model]) -> _Model:
-    """make: gives the model that a header describes, with weights of its own."""
+def load(path: str | Path, kind: type[_Model], make: Callable[[dict[str, str]], _Model]) -> _Model:
+    """Read a model that `Reference.save` wrote.
+
+    make: gives the model that a header describes, with weights of its own.
+    """
     header, weights = read_tensors(Path(path))
     if header.get("model") != kind.__name__:
         raise ValueError(f"{path} must hold a {kind.__name__} of vaecore; it says {header.get('model', 'nothing')}")
@@ -268,10 +298,11 @@ def _check_weights(weights: Mapping[str, Tensor], what: str) -> None:
             raise ValueError(f"{what} must hold finite weights; {name} holds NaN or infinity")
 
 
-_Config = TypeVar("_Config", VAEConfig, ClassifierConfig)
+_Config = TypeVar("_Config", bound="DataclassInstance")
 
 
-def _config(kind: type[_Config], header: dict[str, str]) -> _Config:
+def config_of(kind: type[_Config], header: dict[str, str]) -> _Config:
+    """The settings in a file's header; raises ValueError for unknown ones."""
     values = json.loads(header["config"])
     if unknown := sorted(set(values) - {field.name for field in fields(kind)}):
         raise ValueError(f"the file's settings must be those of {kind.__name__}; got {', '.join(unknown)} as well")
@@ -281,14 +312,16 @@ def _config(kind: type[_Config], header: dict[str, str]) -> _Config:
     return kind(**settings)
 
 
-def _shape(header: dict[str, str]) -> tuple[int, int, int]:
+def shape_of(header: dict[str, str]) -> tuple[int, int, int]:
+    """The shape of images in a file's header."""
     shape = tuple(json.loads(header["image_shape"]))
     if len(shape) not in (2, 3) or not all(isinstance(side, int) and side > 0 for side in shape):
         raise ValueError(f"the shape of images must be (channels, height, width); got {shape}")
-    return _with_channels(shape)
+    return with_channels(shape)
 
 
-def _with_channels(shape: object) -> tuple[int, int, int]:
+def with_channels(shape: object) -> tuple[int, int, int]:
+    """(channels, height, width) of a shape that may lack the channels; raises ValueError for others."""
     if not isinstance(shape, tuple | list) or len(shape) not in (2, 3):
         raise ValueError(f"image_shape must be (height, width) or (channels, height, width); got {shape!r}")
     channels, height, width = (check_integer("image_shape", side, 1) for side in (1, *shape)[-3:])

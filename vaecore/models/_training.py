@@ -16,7 +16,7 @@ from vaecore._check import check_choice, check_seed, check_type
 from vaecore._modes import in_any_mode
 from vaecore.data._augment import distort
 from vaecore.data._images import Images
-from vaecore.models._networks import VAE, Augmentation, Classifier, ClassifierConfig, VAEConfig
+from vaecore.models._networks import VAE, Augmentation, Classifier, ClassifierConfig, TrainingConfig, VAEConfig
 
 Progress = Callable[[int, int], None]
 """Called after each step with the number of steps done and the total number."""
@@ -123,7 +123,7 @@ def fit(
     model: Model,
     loss: Callable[[Model, Tensor, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
-    config: VAEConfig | ClassifierConfig,
+    config: TrainingConfig,
     pixels: Tensor,
     labels: Tensor,
     *,

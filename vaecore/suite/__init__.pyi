@@ -41,12 +41,15 @@ from .study.conditions import PGD as PGD
 from .study.conditions import PURIFIED as PURIFIED
 from .study.conditions import ROTATED as ROTATED
 from .study.conditions import SIGN as SIGN
+from .study.conditions import SMOOTHED as SMOOTHED
 from .study.conditions import UNIFORM as UNIFORM
+from .study.conditions import WORST_CASE as WORST_CASE
 from .study.conditions import Condition as Condition
 from .study.decisions import DECISIONS as DECISIONS
 from .study.draws import DRAWS as DRAWS
 from .study.draws import MANY_DRAWS as MANY_DRAWS
 from .study.each_image import Shard as Shard
+from .study.levels import LEVELS as LEVELS
 from .study.models import Run as Run
 from .study.outside import ABROAD as ABROAD
 from .study.outside import FALSE_ALARMS as FALSE_ALARMS
@@ -54,6 +57,8 @@ from .study.outside import HIDDEN_BY as HIDDEN_BY
 from .study.outside import HIDING as HIDING
 from .study.outside import P_VALUES as P_VALUES
 from .study.outside import SCORES as SCORES
+from .study.smoothing import CERTIFICATES as CERTIFICATES
 from .study.squeezing import SQUEEZING as SQUEEZING
 from .study.study import Study as Study
 from .study.tables import Table as Table
+from .study.yardstick import YARDSTICK as YARDSTICK

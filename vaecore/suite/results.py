@@ -99,6 +99,7 @@ _COMPARED = {  # by `vaecore compare`
     "pilot": bool,
     "dataset": {"name": str, "test_images": _COUNT, "test_digest": str, "train_digest": (None, str)},
     "registry_digest": str,
+    "error_rate?": str,
     "bounds": (None, {"file": str, "digest": str}),
     "profile": str,
     "draws": _COUNT,
@@ -107,7 +108,7 @@ _COMPARED = {  # by `vaecore compare`
     "images": MapOf(_COUNT),
     "models": {"vae": str, "classifier": str, "fixed": bool, "digests": ListOf({"vae": str, "classifier": str})},
     "claims": ListOf(
-        {"claim": str, "estimand": str, "message": str, "verdict": str, "runs": _SIZE, "level": _SHARE}
+        {"claim": str, "estimand": str, "message": str, "verdict": str, "runs": _SIZE, "level": _SHARE, "pick?": str}
         | {"estimate": _MAYBE, "low": _MAYBE, "high": _MAYBE, "spreads": ListOf(_SPREAD)}
     ),
     "not_concluded": MapOf(str),
@@ -130,17 +131,28 @@ _DRAWN = {  # by `vaecore page`, beside that
         | dict.fromkeys(("power", "bound_low", "bound_high"), _MAYBE)
         | {"images": _SIZE, "per_run": ListOf(_MAYBE), "conditions": ListOf(str)}
         | {"no_effect": {"low": _MAYBE, "high": _MAYBE}}
+        | dict.fromkeys(("same?", "again_supported?"), (None, _SHARE))
     ),
+    "expected_supported?": (None, ListOf(_COUNT, 2, 2)),
     "threats": MapOf(str),
     "conditions": MapOf({"images": _COUNT, "success": _MAYBE, "kl": _MAYBE}),
     "sanity_flags?": ListOf(str),
     "weaker_attacks?": ListOf(ListOf({"name": str, "success": _SHARE, "images": _COUNT}, 2, 2), 1),
     "detection?": (None, {"cells": _CELLS}),
 }
+_MEASURED = {"estimate": _MAYBE, "low": _MAYBE, "high": _MAYBE}
 _EFFORT = {"epsilon": Number(), "steps": _COUNT, "draws": _COUNT}
+_MEASURES = {"ece_width": {"mean": _SHARE, "calibrated?": _SHARE}}
 _SECTIONS = {  # of a report on all claims, by `vaecore page`
     "panels": ListOf(str),
     "error_by_confidence": ListOf({"count": _COUNT}),
+    "by_size?": ListOf({"epsilon": Number(), "fgsm": _MEASURED, "sign": _MEASURED, "share": (None, _MEASURED)}, 1),
+    "signals?": ListOf(
+        {"condition": str, "clean": MapOf(_MAYBE), "noise": (None, MapOf(_MAYBE)), "failed": _SHARE}
+        | {"successes": (None, MapOf(_MAYBE))},
+        1,
+    ),
+    "evasion?": (None, {"false": MapOf(_MEASURED), "attacked": MapOf(MapOf(_MEASURED))}),
     "trials": {"steps": ListOf(_EFFORT, 1), "draws": ListOf(_EFFORT, 1)},
     "weaker_attacks": list,
     "contact_sheet": {"labels": ListOf(_COUNT), "rows": ListOf({"draw_label": ListOf(ListOf(_COUNT), 1)}, 1)},
@@ -156,12 +168,19 @@ _SECTIONS = {  # of a report on all claims, by `vaecore page`
         "attacked": MapOf(
             ListOf(
                 {"images": _COUNT, "epsilon": Number()}
-                | {f"{attack}?": {"accuracy": _SHARE} for attack in ("ignoring", "through", "queried", "worst")},
+                | {
+                    f"{attack}?": {"accuracy": _SHARE}
+                    for attack in ("ignoring", "through", "flipped", "queried", "worst")
+                },
                 1,
             ),
             1,
         ),
+        "certified": {
+            "images": _COUNT,
+            "accuracy": MapOf(MapOf(ListOf({"radius": Number(), "accuracy": _SHARE}, 1), 1), 1),
+        },
         "strip": {"labels": ListOf(_COUNT)},
     },
-    "decisions": (None, {"bins": _COUNT, "images": MapOf(_COUNT)}),
+    "decisions": (None, {"bins": _COUNT, "images": MapOf(_COUNT), "measures": MapOf(MapOf(_MEASURES), 1)}),
 }

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vaecore import fgsm, lbfgs, pgd, square
+from vaecore import fgsm, flips, lbfgs, pgd, square, worst_case
 from vaecore.toolkit import to_evaluation
 
 ATTACKS = {
@@ -21,10 +21,13 @@ ATTACKS = {
     "auto-pgd": partial(pgd, seed=0, epsilon=0.05, steps=6),
     "auto-pgd-l2": partial(pgd, seed=0, epsilon=0.4, norm="l2", steps=6),
     "square": partial(square, seed=0, epsilon=0.1, queries=50),
+    "worst-case": partial(worst_case, seed=0, epsilon=0.05, steps=4, targets=2, queries=20),
+    "flips": partial(flips, rounding=lambda images: (images * 15).round() / 15, seed=0, epsilon=0.05, steps=4),
     "lbfgs": lbfgs,  # whose third argument is the targets
 }
 EVERY = list(ATTACKS)
-BUDGETED = [name for name in EVERY if name != "lbfgs"]
+ONE = [name for name in EVERY if name not in ("worst-case", "flips")]
+BUDGETED = [name for name in ONE if name != "lbfgs"]
 SEEDED = [name for name in BUDGETED if "fgsm" not in name]  # of which the seed must be given
 PGD = [name for name in SEEDED if "pgd" in name]
 GREY, LABELS = torch.full((2, 1, 8, 8), 0.5), torch.tensor([0, 1])
@@ -77,7 +80,7 @@ def test_no_budget_leaves_the_images_and_says_which_were_wrong_already(toy, name
     step_size=st.floats(1e-3, 2),
     steps=st.integers(1, 12),
     sharpness=st.sampled_from([0.1, 1.0, 100.0]),
-    loss=st.sampled_from(["cross-entropy", "margin"]),
+    loss=st.sampled_from(["cross-entropy", "margin", "dlr"]),
 )
 def test_points_stay_in_the_ball_and_the_box_and_norms_are_true(
     network, recorder, name, seed, epsilon, step_size, steps, sharpness, loss
@@ -375,7 +378,7 @@ def test_a_victim_s_classifier_in_training_mode_is_named(network, recorder, name
         (BUDGETED, {"targets": torch.tensor([1, 1])}, r"targets must differ from the labels; 1 of 2 .*first at row 1"),
         (BUDGETED, {"targets": torch.tensor([1, 5])}, "targets must be 0 to 4; got 1 to 5"),
         (BUDGETED, {"targets": torch.tensor([1])}, r"targets must be int64 of shape \(2,\)"),
-        (SEEDED, {"loss": "hinge"}, "loss must be 'cross-entropy' or 'margin'; got 'hinge'"),
+        (SEEDED, {"loss": "hinge"}, "loss must be 'cross-entropy', 'margin' or 'dlr'; got 'hinge'"),
         (BUDGETED, {"first_index": -1}, "first_index must be 0 or more, .*; got -1"),
         (BUDGETED, {"indices": torch.tensor([0])}, r"indices must be int64 of shape \(2,\)"),
         (PGD, {"steps": 0}, "steps must be 1 or more; got 0"),
@@ -410,7 +413,7 @@ def test_a_bad_loss_is_named_before_a_victim_is_asked(toy, name):
         ATTACKS[name](Deaf(), GREY, LABELS, loss="hinge")
 
 
-@pytest.mark.parametrize("attack", [pgd, square])
+@pytest.mark.parametrize("attack", [pgd, square, worst_case])
 def test_the_seed_must_be_given(toy, attack):
     with pytest.raises(TypeError, match="seed"):
         attack(toy.model, GREY, LABELS, epsilon=0.1)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from vaecore.toolkit import is_available, read_tensors, write_tensors
 
 SMALL_VAE = vc.VAEConfig(latent_size=4, hidden_size=32, epochs=2, batch_size=64)
 SMALL_CLASSIFIER = vc.ClassifierConfig(channels=(4, 8), hidden_size=16, epochs=2, batch_size=64)
+SMALL_HIERARCHY = vc.HierarchicalVAEConfig((1, 3, 2), (4, 16, 8), epochs=2, batch_size=64, learning_rate=4e-3)
 KINDS = {
     "vae": (vc.fit_vae, SMALL_VAE, vc.load_vae),
     "classifier": (vc.fit_classifier, SMALL_CLASSIFIER, vc.load_classifier),
+    "hierarchical vae": (vc.fit_hierarchical_vae, SMALL_HIERARCHY, vc.load_hierarchical_vae),
 }
 ONCE = {"seed": 0, "device": torch.device("cpu")}
 
@@ -79,13 +82,15 @@ def test_images_of_other_shapes_are_taken(shape):
     images = vc.Images(torch.rand(6, 1, *shape, generator=generator), torch.arange(6) % 3, "mine", "train")
     vae = vc.fit_vae(images, vc.VAEConfig(latent_size=2, hidden_size=4, epochs=1), **ONCE)
     assert vae.decode(vae.encode(images.pixels)[0]).shape == images.pixels.shape
+    deep = vc.fit_hierarchical_vae(images, SMALL_HIERARCHY, **ONCE)
+    assert deep.decode(deep.encode(images.pixels)[0]).shape == images.pixels.shape
     assert vc.fit_classifier(images, vc.ClassifierConfig(epochs=1), **ONCE)(images.pixels).shape == (6, 3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(1, 56, 14), (1, 27, 28), (3, 28, 28)])
 def test_images_of_another_shape_are_refused_also_if_the_layers_would_take_them(kind, shape, models):
-    model = models[kind].encode if kind == "vae" else models[kind]
+    model = models[kind] if kind == "classifier" else models[kind].encode
     with pytest.raises(ValueError, match=r"takes images \(n, 1, 28, 28\); got \(2, .*resize or pad"):
         model(torch.zeros(2, *shape))
 
@@ -114,10 +119,8 @@ def test_a_model_comes_back_from_its_file(kind, models, some, tmp_path):
     assert again.image_shape == model.image_shape
     assert not again.training
     assert equal(again, model)
-    if kind == "vae":
-        assert_close(again.encode(some.pixels), model.encode(some.pixels))
-    else:
-        assert_close(again(some.pixels), model(some.pixels))
+    answer = (lambda each: each(some.pixels)) if kind == "classifier" else (lambda each: each.encode(some.pixels))
+    assert_close(answer(again), answer(model))
 
 
 def test_damaged_and_foreign_files_are_refused(models, tmp_path):
@@ -131,6 +134,7 @@ def test_damaged_and_foreign_files_are_refused(models, tmp_path):
     refused(vc.load_vae, r"model must hold a VAE of vaecore; it says Classifier")
     models["vae"].save(path)
     refused(vc.load_classifier, r"model must hold a Classifier of vaecore; it says VAE")
+    refused(vc.load_hierarchical_vae, r"model must hold a HierarchicalVAE of vaecore; it says VAE")
     whole = bytearray(path.read_bytes())
     whole[-5] ^= 1
     path.write_bytes(whole)
@@ -251,6 +255,18 @@ def test_beta_weighs_the_divergence(some):
     assert sizes[0.1] > 2 * sizes[10.0]
 
 
+def test_free_nats_keep_the_upper_levels_in_use(some):
+    used = []
+    for free in ((0.0, 0.0, 0.0), (0.0, 4.0, 2.0)):
+        config = replace(SMALL_HIERARCHY, free_nats=free, epochs=15, batch_size=50, learning_rate=1e-2)
+        vae = vc.fit_hierarchical_vae(some, config, **ONCE)
+        mean, log_variance = vae.encode(some.pixels)
+        nats = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+        used.append(float(nats[:, vae.levels[0] :].sum(dim=1).mean()))
+    assert used[0] < 2.5
+    assert used[1] > 4
+
+
 def test_small_training_sets_get_more_epochs_and_distortion(train):
     large = vc.Images(torch.zeros(10_000, 1, 8, 8), None, "large", "train")
     assert vc.reference_configs(large) == (vc.VAEConfig(), vc.ClassifierConfig())
@@ -262,16 +278,23 @@ def test_small_training_sets_get_more_epochs_and_distortion(train):
         assert classifier.channels == vc.ClassifierConfig().channels
 
 
+def test_the_hierarchical_vae_takes_more_epochs_on_smaller_sets(train):
+    large = vc.Images(torch.zeros(60_000, 1, 2, 2), None, "large", "train")
+    assert vc.hierarchical_config(large) == vc.HierarchicalVAEConfig()
+    assert vc.hierarchical_config(train) == vc.HierarchicalVAEConfig(epochs=100_000 // len(train))
+
+
 class EnoughError(Exception):
     pass
 
 
-@pytest.mark.parametrize(("kind", "place"), [("vae", 0), ("classifier", 1)])
-def test_the_reference_settings_are_the_default(kind, place, some):
-    config = vc.reference_configs(some)[place]
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reference_settings_are_the_default(kind, some):
+    configs = dict(zip(KINDS, (*vc.reference_configs(some), vc.hierarchical_config(some)), strict=True))
+    config = configs[kind]
 
     def first(step, steps):
-        assert (step, steps) == (1, config.epochs * (len(some) // config.batch_size))
+        assert (step, steps) == (1, config.epochs * (len(some) // min(config.batch_size, len(some))))
         raise EnoughError
 
     with pytest.raises(EnoughError):
@@ -284,7 +307,7 @@ def test_the_reference_settings_are_the_default(kind, place, some):
 )
 def test_progress_counts_every_step_up_to_the_last(kind, images, batch_size, steps, some):
     fit, config, _ = KINDS[kind]
-    config = type(config)(hidden_size=4, epochs=2, batch_size=batch_size)
+    config = replace(config, epochs=2, batch_size=batch_size)
     seen = []
     fit(some.take(slice(images)), config, **ONCE, progress=lambda *step: seen.append(step))
     assert seen == [(step, steps) for step in range(1, steps + 1)]
@@ -335,6 +358,10 @@ def test_models_learn(train):
     constant = -(grey * -math.log(grey) + (1 - grey) * -math.log(1 - grey)) * train.pixels[0].numel()
     assert constant < baseline
     assert bound > baseline + 20
+    config = vc.HierarchicalVAEConfig((1, 8, 4), (8, 64, 32), free_nats=(0.0, 4.0, 2.0), epochs=50, batch_size=25)
+    config = replace(config, learning_rate=4e-3)
+    deep = vc.fit_hierarchical_vae(train, config, **ONCE)
+    assert float(vc.partial_elbo(deep, test.pixels, draws=5, seed=0).mean()) > baseline + 10
 
 
 @pytest.mark.slow

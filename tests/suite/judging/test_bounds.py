@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def written():
 def pilot(conclude, written):
     """As `conclude`, in a project in which a pilot has set bounds: once, as all tests have the same images."""
     if not written:
-        values = {"A1": HIGH, "A2": WEAK, "A5": "np.full((2, 60), np.nan)", "A16a": LOW}
+        values = {"A1": HIGH, "A2": WEAK, "A5": "np.full((2, 60), np.nan)", "A16e": LOW}
         left = conclude.file.with_name(".bounds.toml.a1b2.tmp")  # by a pilot that was killed
         left.touch()
         os.utime(left, (0, 0))
@@ -85,7 +86,7 @@ def test_a_pilot_writes_its_bounds_with_their_origin(pilot):
     assert 'above = 0.7\npilot = "0.900 (sd 0.000, 2 runs)"\npower = 1.0\n' in text
     # Half-way from 0.6 to 0.033, up, towards no effect.
     assert bounds["A13"] == {**bounds["A13"], "below": 0.32, "pilot": "0.033 (sd 0.000, 2 runs)", "power": 1.0}
-    assert set(bounds) == {"A1", "A2", "A5", "A13"}  # A16a is reported, on any data
+    assert set(bounds) == {"A1", "A2", "A5", "A13"}  # A16e is reported, on any data
     assert float(bounds["A2"]["unregistered"].split()[1]) < LEAST_POWER
     assert bounds["A2"]["pilot"].endswith("2 runs)")
     assert bounds["A5"]["unregistered"] == "no interval: 120 of 120 values are not finite"
@@ -236,3 +237,11 @@ def test_a_report_names_the_file_its_digest_and_what_to_mind(pilot, tiny):
         "the bounds were set on another vae: models:TinyVAE",
         "the bounds were set on another classifier: models:TinyClassifier",
     ]
+    whole = load_registry("mine.npz", bounds=bounds, error_rate="study")
+    said = "the power at the bounds was that of another error rate: 0.05 by family"
+    found = reporting.partial(tiny, whole, [])
+    assert said in found["bounds"]["notes"]
+    assert (found["error_rate"], "--error-rate study" in found["command"]) == ("study", True)
+    older = replace(bounds, pilot={key: value for key, value in bounds.pilot.items() if key != "error_rate"})
+    assert said in older.notes(tiny.facts, whole.digest, whole.claims, "study")
+    assert said not in older.notes(tiny.facts, whole.digest, whole.claims, "family")

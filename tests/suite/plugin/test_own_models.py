@@ -311,9 +311,10 @@ def test_a_fit_gets_the_training_images_without_those_held_out_once_a_run(study)
     assert Fitted.seen == ()
     first = vaes(study)
     assert (setup.finished, setup.trained) == (("classifier",), ("vae",))
-    assert [torch.equal(images.pixels, setup.train.pixels) for images in Fitted.seen] == [True, True]
-    whole, (held, _) = load_images(setup.dataset.name, "train"), setup.held_out
-    assert len(setup.train) + len(held) == len(whole)
+    pairs = zip(Fitted.seen, setup.seeds, strict=True)
+    assert all(torch.equal(images.pixels, setup.seen(seed).pixels) for images, seed in pairs)
+    whole = load_images(setup.dataset.name, "train")
+    assert [len(setup.seen(seed)) + len(setup.held_out(seed)[0]) for seed in setup.seeds] == [len(whole)] * 2
     assert first[0] != first[1]
     assert not any(run.vae.training or run.vae.weight.requires_grad for run in study.runs)
     assert vaes(again(study)) == first
@@ -414,7 +415,7 @@ def test_a_maker_s_images_are_the_study_s_training_images(study):
     study.setup.check()
     _ = study.runs
     assert [seed for seed, _ in given] == [0, 1]  # what was made to be looked at is used
-    assert all(isinstance(images, Images) and images == study.setup.train for _, images in given)
+    assert all(isinstance(images, Images) and images == study.setup.seen(seed) for seed, images in given)
     assert study.setup.trained == ()
 
 

@@ -66,13 +66,14 @@ def study(tiny):
     """Give a function that makes the results of a study that concluded estimates, by claim, as JSON has them."""
     facts = replace(tiny.facts, test_images=10**6)
 
-    def make(estimates, **changes):
+    def make(estimates, pick="smallest", **changes):
         claims = []
         for name, estimate in estimates.items():
             bound, parts = Bound(low=0.5), estimate if isinstance(estimate, list) else [estimate]
             claim = Claim(name, "finding", "So it is.", f"share {name}", "a study", bound, bound, 0.95)
             texts = {key: getattr(claim, key) for key in TEXTS}
-            claims.append({**judge(claim, parts, facts).to_json(), **texts, "no_effect": {"low": 0.5, "high": None}})
+            verdict = judge(claim, parts, facts, pick=pick)
+            claims.append({**verdict.to_json(), **texts, "no_effect": {"low": 0.5, "high": None}})
         return json.loads(json.dumps(plain(WHOLE | {"claims": claims} | changes), allow_nan=False))
 
     return make
@@ -109,6 +110,24 @@ def test_identical_reports_have_moved_in_nothing(study):
     for changes in ({"images": {"clean": 800, "lbfgs": 100}}, {"draws": 20}, {"seeds": [1, 2]}):
         notes = compare(one, one | changes).notes
         assert not any("the same weights on the same images" in note for note in notes)
+
+
+def test_the_greatest_of_several_is_compared_as_such(study):
+    """Its change has the ends of the greatest, not of the smallest; older reports have no other than the smallest."""
+    low, high, higher = share(0.3, seed=0), share(0.6, seed=1), share(0.9, seed=2)
+    before, after = (study({"A1": [low, top]}, pick="greatest") for top in (high, higher))
+    (moved,) = compare(before, after).changes
+    assert moved.change == after["claims"][0]["estimate"] - before["claims"][0]["estimate"] == higher.value - high.value
+    assert moved.word == MOVED
+    for results in (before, after):
+        del results["claims"][0]["pick"]
+    assert compare(before, after).changes[0].change == 0
+
+
+def test_another_error_rate_is_a_difference(study):
+    one = study({"A1": share(0.8, seed=0)})
+    assert compare(one, one | {"error_rate": "family"}).differs == {}
+    assert compare(one, one | {"error_rate": "study"}).differs == {"error rate": ("0.05 by family", "0.05 by study")}
 
 
 def test_a_move_is_found_with_its_size_and_both_verdicts(study):

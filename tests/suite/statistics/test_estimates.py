@@ -319,7 +319,7 @@ def test_what_is_misshapen_is_refused_in_words(call, message):
 
 @pytest.mark.parametrize(
     ("more", "less", "flagged"),
-    [(0, 0, False), (4, 0, False), (5, 0, True), (10, 4, False), (30, 19, False), (30, 16, True)],
+    [(0, 0, False), (5, 0, False), (6, 0, True), (11, 4, False), (12, 3, True), (30, 16, False), (30, 15, True)],
 )
 def test_beats_is_mcnemars_test(more, less, flagged):
     one = np.array([True] * more + [False] * less + [True, False] * 20)

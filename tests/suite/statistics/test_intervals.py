@@ -1,7 +1,9 @@
 """Intervals against hand calculation, scipy and Clopper-Pearson; what would decide; changes between two studies."""
 
 import math
+import operator
 from dataclasses import replace
+from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
@@ -11,7 +13,16 @@ from hypothesis.extra import numpy as arrays
 from scipy import stats
 
 from vaecore.suite.statistics.estimates import UNLIMITED, absolute, auroc, difference, group_mean_ratio, mean, smooth
-from vaecore.suite.statistics.intervals import Required, Spread, change, family_level, interval, smallest
+from vaecore.suite.statistics.intervals import (
+    DECIDED,
+    Required,
+    Spread,
+    change,
+    family_level,
+    greatest,
+    interval,
+    smallest,
+)
 
 RUNS, IMAGES = 4, 300
 INF, NAN = math.inf, math.nan
@@ -61,6 +72,42 @@ def test_interval_of_a_known_range_is_symmetric_on_its_logit_scale(crossed):
     assert bounded == pytest.approx(tuple(1 / (1 + np.exp(-odds))))
     doubled = ends(mean(2.0 * values - 1, limits=(-1.0, 1.0)))
     assert doubled == pytest.approx((2 * bounded[0] - 1, 2 * bounded[1] - 1))
+
+
+def low_end_of(wrong, images=150, level=0.9972):
+    """The lower end of the share of right answers, where each run has so many wrong ones, on images of its own."""
+    right = np.ones((len(wrong), images))
+    for run, count in enumerate(wrong):
+        right[run, 31 * run + np.arange(count)] = 0
+    return ends(mean(right), level)[0]
+
+
+def test_of_two_estimates_with_one_standard_error_the_higher_has_no_lower_end_below():
+    for freedom in (2, 4, 20, 1000):
+        for error in (0.0005, 0.004, 0.02, 0.1):
+            shares = np.linspace(0.5, 0.9999, 400)
+            spreads = [Spread(share, error, freedom, 10**6, 10**6, (0.0, 1.0)) for share in shares.tolist()]
+            low, high = np.array([spread.ends(0.9972) for spread in spreads]).T
+            assert (np.diff(low) >= -1e-12).all()
+            assert (np.diff(high) >= -1e-12).all()
+
+
+def test_one_bad_run_of_five_near_1_does_not_leave_the_share_open():
+    """A run of 0.96 beside four of 1: the logit scale alone gives 0.14; ends as far as e plain margins are left."""
+    assert low_end_of([0, 0, 0, 0, 6]) == pytest.approx(0.863, abs=2e-3)
+    assert low_end_of([1, 3, 0, 4, 2]) == pytest.approx(0.916, abs=2e-3)  # as on the logit scale
+
+
+def test_runs_that_are_better_one_by_one_seldom_get_a_lower_low_end():
+    """All pairs of five runs: those that differ more know their mean less, by the t interval; else none is lower."""
+    sets = list(combinations_with_replacement(range(0, 7, 2), 5))
+    low = {wrong: low_end_of(wrong) for wrong in sets}
+    pairs = [(low[b], low[w]) for b in sets for w in sets if b != w and all(map(operator.le, b, w))]
+    drops = np.array([worse - better for better, worse in pairs])
+    assert drops.max() < 0.061  # on the logit scale alone 0.75
+    assert (drops > 0).mean() < 0.3  # likewise 0.6
+    # As many mistakes less in every run.
+    assert all(low_end_of(np.array(wrong) + 1) < low_end_of(wrong) for wrong in sets)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -151,23 +198,26 @@ def test_a_level_is_no_percentage():
 # What would decide
 
 
-def test_required_images_are_the_fewest_that_clear_the_bound(crossed):
-    values = 0.3 + crossed(run_effect=0.0)
-    values -= values.mean(1, keepdims=True) - values.mean()
-    result = interval(mean(values), 0.95)
-    bound = result.estimate - 0.05
-    assert result.low < bound < result.high
-    needed = result.required(bound).images
-
-    def half_width(images):
-        image_square = result.residual_variance + RUNS * result.image_variance
-        run_square = result.residual_variance + images * result.run_variance
-        squares = np.array([run_square, image_square, result.residual_variance])
-        freedoms = np.array([RUNS - 1, images - 1, (RUNS - 1) * (images - 1)])
-        total = squares[0] + squares[1] - squares[2]
-        return stats.t.ppf(0.975, total**2 / (squares**2 / freedoms).sum()) * math.sqrt(total / (RUNS * images))
-
-    assert half_width(needed) < 0.05 <= half_width(needed - 1)
+@pytest.mark.parametrize(("of", "bound"), [("images", 0.05), ("runs", 0.05), ("runs", -0.05)])
+def test_so_many_more_decide_with_the_stated_chance(of, bound):
+    """Were the estimate and the variance components the truth: 600 studies of that many runs or images."""
+    generator = np.random.default_rng(3)
+    run, image, residual = (0.02, 0.6, 0.6) if of == "images" else (0.05, 0.2, 0.2)
+    first = interval(mean(generator.standard_normal((RUNS, IMAGES))), 0.95)
+    ends = {"low": -0.15, "high": 0.15, "estimate": 0.0}
+    known = replace(first, **ends, run_variance=run**2, image_variance=image**2, residual_variance=residual**2)
+    runs, images = RUNS, IMAGES
+    if of == "images":
+        images = known.required(bound).images
+    else:
+        runs = known.required(bound).runs
+    assert (runs, images) > (RUNS, IMAGES)
+    decided = 0
+    for _ in range(600):
+        crossing = run * generator.standard_normal((runs, 1)) + image * generator.standard_normal(images)
+        result = interval(mean(crossing + residual * generator.standard_normal((runs, images))), 0.95)
+        decided += result.high < bound if bound > 0 else result.low > bound
+    assert decided / 600 == pytest.approx(DECIDED, abs=0.06)
 
 
 def test_images_cannot_outweigh_runs_that_differ(crossed):
@@ -183,13 +233,15 @@ def test_a_decided_interval_requires_what_it_has_and_one_run_says_nothing_of_run
     assert result.required(result.low - 1) == Required(IMAGES, RUNS)
     assert result.required(result.estimate) == Required(None, None)
     needed = single.required(single.estimate + (single.high - single.estimate) / 2)
-    assert 3.5 * IMAGES < needed.images < 4.5 * IMAGES
+    fewest = 4 * (1 + stats.norm.ppf(DECIDED) / stats.norm.ppf(0.975)) ** 2 * IMAGES
+    assert 0.95 * fewest < needed.images < 1.05 * fewest
     assert needed.runs is None
 
 
 def test_the_end_on_the_bound_s_side_has_to_clear_it():
     """Near 1 the lower end lies farther away than the upper one."""
-    result = interval(mean(np.random.default_rng(0).random((5, 400)) < 0.97), 0.95)
+    generator = np.random.default_rng(0)
+    result = interval(mean(generator.random((5, 400)) < 0.97 + 0.02 * generator.standard_normal((5, 1))), 0.95)
     gap = 0.8 * (result.high - result.estimate)
     assert result.required(result.estimate - gap).runs > result.required(result.estimate + gap).runs
 
@@ -217,8 +269,39 @@ def test_smallest_of_one_is_its_interval_and_nan_in_one_is_nan(crossed):
         smallest([], 0.9)
 
 
+def test_greatest_mirrors_smallest(crossed):
+    """Estimate, ends, what would decide and chances of the greatest are those of the smallest of the negatives."""
+    shares = [crossed(run_effect=1.0) + shift for shift in (0.3, 0.0, 1.0)]
+    top, low = greatest([mean(one) for one in shares], 0.95), smallest([mean(-one) for one in shares], 0.95)
+    assert (top.estimate, top.low, top.high) == pytest.approx((-low.estimate, -low.high, -low.low))
+    for bound in (top.estimate - 1, top.estimate + 1, top.low, top.high):
+        assert top.required(bound) == low.required(-bound)
+        assert top.chance_within(bound, INF, again=True) == pytest.approx(low.chance_within(-INF, -bound, again=True))
+    first, second = (change(one.spreads, one.spreads, 0.95, pick=one.pick) for one in (top, low))
+    assert first == pytest.approx((0, -second[2], -second[1]))
+
+
+def test_the_better_of_two_after_looking_is_covered(generator):
+    """Two equal means: the greater of two estimates leans upwards, and so must not be taken at its own interval."""
+    misses = alone = 0
+    for _ in range(600):
+        both = [mean(generator.standard_normal((1, 30))) for _ in range(2)]
+        misses += greatest(both, 0.9).low > 0
+        alone += interval(max(both, key=lambda one: one.value), 0.9).low > 0
+    assert misses / 600 < 0.07 < alone / 600
+
+
+def test_what_decides_the_smallest_on_the_far_side_is_its_first_part(crossed):
+    """That the smallest falls short needs one part that does; the others may lie where they are."""
+    estimates = [mean(crossed(run_effect=1.0) + shift) for shift in (0.0, 50.0)]
+    part = interval(estimates[0], 1 - 0.05 / 2)
+    bound = part.estimate + 0.9 * (part.high - part.estimate)
+    assert smallest(estimates, 0.95).required(bound) == part.required(bound)
+    assert part.required(bound).runs > RUNS
+
+
 def test_smallest_requires_what_its_neediest_part_requires(crossed):
-    estimates = [mean(crossed() + shift) for shift in (0.0, 5.0)]
+    estimates = [mean(crossed(run_effect=1.0) + shift) for shift in (0.0, 50.0)]
     result, part = smallest(estimates, 0.95), interval(estimates[0], 0.95)
     bound = part.estimate - (part.estimate - part.low) * 0.9
     assert result.required(bound) == part.required(bound)
@@ -228,6 +311,45 @@ def test_smallest_requires_what_its_neediest_part_requires(crossed):
     needed = smallest(varying, 0.95).required(part.estimate - (part.estimate - part.low) / 3)
     assert needed.images is None  # though the other part has enough
     assert needed.runs > RUNS
+
+
+# Another study of the same design
+
+
+@pytest.mark.parametrize("runs", [3, 5, 10])
+@pytest.mark.parametrize("distance", [1.2, 2.0, 3.0])
+def test_another_study_gives_the_same_verdict_as_often_as_said(runs, distance):
+    """Pairs of studies of one truth, with a bound so many margins below the estimate of the first."""
+    generator = np.random.default_rng([runs, int(distance * 10)])
+    said, clear, power = [], [], []
+    for _ in range(1500):
+        one, two = (
+            interval(mean(generator.standard_normal((runs, 1)) + 0.1 * generator.standard_normal((runs, 40))), 0.95)
+            for _ in range(2)
+        )
+        bound = one.estimate - distance * (one.estimate - one.low)  # known after the first study, as in use
+        said.append(one.chance_within(bound, INF, again=True))
+        power.append(one.chance_within(bound, INF, again=False))
+        clear.append(two.low > bound)
+    assert np.mean(said) == pytest.approx(np.mean(clear), abs=0.035)
+    assert (np.array(power) > np.array(said)).all()
+
+
+def test_chances_of_both_sides_mirror_and_are_nan_without_an_interval(crossed):
+    result = interval(mean(crossed()), 0.95)
+    gap = result.estimate - result.low
+    above = result.chance_within(result.estimate - 2 * gap, INF, again=True)
+    assert above == pytest.approx(result.chance_within(-INF, result.estimate + 2 * gap, again=True))
+    assert 0.8 < above < 1
+    within = result.chance_within(result.estimate - 2 * gap, result.estimate + 2 * gap, again=True)
+    assert 2 * above - 1 - 1e-9 <= within < above
+    assert result.chance_within(result.low, INF, again=False) == pytest.approx(0.5, abs=0.05)
+    always = interval(mean(np.ones((3, 50))), 0.95)
+    assert always.chance_within(0.5, INF, again=True) == always.chance_within(0.5, 1.1, again=True)
+    assert always.chance_within(0.5, INF, again=True) > 0.99
+    assert always.chance_within(1.0, INF, again=True) == 0
+    for hopeless in (interval(mean([[NAN, 1.0]]), 0.95), interval(mean(np.full((3, 9), 0.1)), 0.95)):
+        assert math.isnan(hopeless.chance_within(0.0, INF, again=True))
 
 
 # The change from one study to another

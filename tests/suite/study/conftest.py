@@ -61,8 +61,15 @@ def perturbed(models):
         kind = condition.kind
         if "vae" in kind.knows:
             settings = {"steps": 2} | settings
+        given = {"vae": models, "classifier": models, "twin": twin}
+        if "alarms" in kind.knows:
+            limits = {"mse": 0.01, "disagreement": 0.1, "max-softmax": 0.1}
+            given |= {
+                "draws": 10,
+                "thresholds": {name: torch.tensor([3 * limit, limit]) for name, limit in limits.items()},
+            }
         size = Protocol().size(condition)
-        return perturb(kind.name, size, {**kind.settings, **settings}, seed, 5, "cpu", shard, models, models, twin)
+        return perturb(kind.name, size, {**kind.settings, **settings}, seed, 5, "cpu", shard, **given)
 
     return under
 

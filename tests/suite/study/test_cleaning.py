@@ -7,11 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-from vaecore import LatentSearch, Purified, Purifier, Store, VAEPurifier, pgd, reconstruct_labels
+from vaecore import (
+    BitDepth,
+    LatentSearch,
+    Purified,
+    Purifier,
+    Store,
+    VAEPurifier,
+    flips,
+    pgd,
+    reconstruct_labels,
+    square,
+)
 from vaecore.suite.images import unpack
 from vaecore.suite.study import cleaning
 from vaecore.suite.study.cleaning import (
     ATTACKED,
+    BITS,
     CLEANED,
     CLEANING,
     CURVE,
@@ -19,9 +31,7 @@ from vaecore.suite.study.cleaning import (
     MAJORITY,
     NONE,
     PURIFIERS,
-    QUERIES,
     SEARCH,
-    SEARCH_QUERIES,
     STEPS,
     THRESHOLD,
     Row,
@@ -112,7 +122,7 @@ def test_attacks_through_purifiers_are_judged_by_draws_they_have_not_seen(study,
     assert {draws for _, draws in attacker} == {5}
     seeds.clear()
     some, classifier = {name: column[:2] for name, column in shard.items()}, study.run(0).classifier
-    right = judge_attacks(MAJORITY, "cpu", some, classifier, models(study, MAJORITY), through, through, {})
+    right = judge_attacks(MAJORITY, "cpu", some, classifier, models(study, MAJORITY), through, through, None, None)
     assert {(seed, draws) for seed, _, draws in seeds} == {(seed_for("purifier", 0), 10)}
     assert seed_for("purifier", 0) not in {seed for seed, _ in attacker}
     assert set(right) == {"through", "ignoring", NONE}
@@ -120,7 +130,7 @@ def test_attacks_through_purifiers_are_judged_by_draws_they_have_not_seen(study,
 
 def test_two_decisions_of_one_loss_share_an_attack_and_all_purifiers_one_that_ignores_them(study):
     tasks = {name: judged_attacks(study.setup, PURIFIED(1, label=name), 0, 2) for name in names(study.setup)}
-    attacks = {kind: {name: task.inputs[kind].key for name, task in tasks.items()} for kind in KNOWING}
+    attacks = {kind: {name: task.inputs[kind].key for name, task in tasks.items()} for kind in ("ignoring", "through")}
     assert len(set(attacks["ignoring"].values())) == 1
     through = attacks["through"]
     assert through[MAJORITY] == through["vae-mean-softmax"]
@@ -141,36 +151,47 @@ def test_the_attack_that_ignores_purifiers_is_pgd_on_the_classifier(study, shard
     torch.testing.assert_close(ignoring["images"], expected.images)
 
 
-def test_purifiers_without_a_gradient_are_queried(study, shard, monkeypatch):
-    for name in names(study.setup):
-        queried = attack_purifier("queried", name, 0.2, 0, 5, 2, "cpu", shard, models(study, name))
-        assert bool(queried) == (name in (THRESHOLD, "bit-depth"))
-    assert "queried" in study.table(PURIFIED(1, label=THRESHOLD), of=ATTACKED)
-    assert "queried" not in study.table(PURIFIED(1, label="blur"), of=ATTACKED)
+def test_what_has_no_exact_gradient_is_attacked_without_one_as_well(study, monkeypatch):
     monkeypatch.setattr(cleaning, "PURIFIERS", PURIFIERS)
-    for name, queries in ((SEARCH, SEARCH_QUERIES), (THRESHOLD, QUERIES)):
-        task = judged_attacks(study.setup, PURIFIED(1, label=name), 0, 2).inputs["queried"]
-        assert (task.arguments["queries"], task.arguments["name"]) == (queries, name)
+    kinds = {key: {kind for kind in KNOWING if task.inputs[kind]} for key, task in curve_tasks(study.setup).items()}
+    expected = {key: {"ignoring", "through"} for key in kinds}
+    expected |= {(name, size): set(KNOWING) for name in (THRESHOLD, BITS) for size in CURVE}
+    expected[SEARCH, 1.5] = {"ignoring", "through", "queried"}
+    assert kinds == expected
+
+
+@pytest.mark.parametrize("kind", ["flipped", "queried"])
+def test_attacks_without_a_gradient_are_those_of_the_library(study, shard, kind):
+    model = models(study, BITS)[BITS]
+    found = attack_purifier(kind, BITS, 0.2, 3, 5, "cpu", shard, {BITS: model})["images"]
+    given = shard["pixels"], shard["labels"]
+    common = {"epsilon": 0.2, "seed": seed_for("attack/purified", 3), "indices": shard["indices"], "keep_failed": True}
+    if kind == "flipped":
+        expected = flips(model.classifier, *given, rounding=BitDepth(2), **common)
+    else:
+        expected = square(model, *given, queries=500, **common)
+    torch.testing.assert_close(found, expected.images)
 
 
 def test_attacks_through_purifiers_are_those_of_each_run(study):
     both = study.table(PURIFIED(1, label="vae-posterior-mean"), of=ATTACKED)
     (first,) = study.plan.results([curve_tasks(study.setup)["vae-posterior-mean", 1.0]])
     assert both["through"].shape == (2, 10)
-    np.testing.assert_array_equal(both["through"][0, :2], first["through"])
+    np.testing.assert_array_equal(both["through"][0, :5], first["through"])
     assert both["through"].mean() < both["ignoring"].mean()
 
 
 def test_the_search_gets_fewer_images(tiny, tmp_path, monkeypatch):
-    row = Row(lambda parts: LatentSearch(parts.vae, steps=2, starts=1), backward=PURIFIERS[SEARCH].backward)
+    row = Row(lambda parts: LatentSearch(parts.vae, steps=2, starts=1))
     monkeypatch.setattr(cleaning, "PURIFIERS", {SEARCH: row})
     monkeypatch.setattr(cleaning, "SEARCHED", 2)
-    monkeypatch.setattr(cleaning, "SEARCH_QUERIES", 2)
     setup = replace(tiny.setup, protocol=replace(tiny.setup.protocol, shard=5))  # so that shards have none for it
     study = Study.of(setup, Store(tmp_path))
     assert study.table(PURIFIED(1, label=SEARCH), of=ATTACKED)["through"].shape == (2, 2)
     table = study.table(CLEAN, of=CLEANING)
     assert (table[SEARCH].shape, table[NONE].shape) == ((2, 2), (2, 12))
+    (found,) = study.paired(LBFGS, of=CLEANING)
+    assert found[SEARCH].shape == found[NONE].shape  # of which a claim takes all
 
 
 def test_without_training_images_there_is_no_autoencoder(tiny, untrained, monkeypatch):
@@ -182,7 +203,7 @@ def test_without_training_images_there_is_no_autoencoder(tiny, untrained, monkey
 class Jittered(Purifier):
     """A user's random purifier, of more draws than attackers average over, that can't be had with fewer."""
 
-    draws = 7
+    draws, random = 7, True
 
     def views(self, images, indices, seed):
         noise = normal(seed, indices, draws=7, size=images[0].numel(), device=images.device)
@@ -198,7 +219,7 @@ def test_a_random_purifier_of_another_kind_is_attacked_with_all_its_draws(study,
         return pgd(victim, *images, **settings)
 
     monkeypatch.setattr(cleaning, "pgd", recorded)
-    images = attack_purifier("through", "jittered", 0.2, 0, 5, 0, "cpu", shard, models(study, "jittered"))["images"]
+    images = attack_purifier("through", "jittered", 0.2, 0, 5, "cpu", shard, models(study, "jittered"))["images"]
     assert (images - shard["pixels"]).abs().max() <= 0.2 + 1e-6
     ((victim, settings),) = asked
     assert isinstance(victim, Purified)
@@ -216,12 +237,14 @@ def test_an_attack_that_knows_less_and_wins_more_is_flagged(study):
             {kind: torch.full((50,), kind not in planted.get(key, ())) for kind in (*KNOWING, NONE)}
             for key in curve_tasks(study.setup)
         ]
-        return section.flags(SimpleNamespace(setup=study.setup, plan=SimpleNamespace(results=lambda *_: right)))
+        table = SimpleNamespace(columns={"through": np.zeros((2, 50), bool), "ignoring": np.zeros((2, 50), bool)})
+        plan = SimpleNamespace(results=lambda *_: right)
+        return section.flags(SimpleNamespace(setup=study.setup, plan=plan, table=lambda *_, **__: table))
 
     every = dict.fromkeys(curve_tasks(study.setup), KNOWING)
     assert flags({}) == flags(every) == []
     (flag,) = flags({(THRESHOLD, 1.0): ["ignoring"]})
-    assert flag.startswith("PGD 0.2 through threshold wins 0%, PGD that does not know it 100%: an attack that knows")
+    assert flag.startswith("PGD 0.2 through threshold wins 0%, PGD that does not know it 100% (50 images): an attack")
     (flag,) = flags({("median", 0.5): ["queried"]} | {("blur", 0.5): KNOWING})
     assert flag.startswith("PGD 0.1 through median wins 0%, Square 100%")
 

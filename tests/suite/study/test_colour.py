@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 import vaecore as vc
-from vaecore.suite import CLEAN, CLEANING, JOINT_MSE, LBFGS, SCORES, Study
+from vaecore.suite import CLEAN, CLEANING, EVADE, LBFGS, SCORES, Study
 from vaecore.suite.images import pack, unpack
 from vaecore.suite.study.draws import look
 from vaecore.suite.study.perturbations import perturb
@@ -74,7 +74,7 @@ def test_a_study_of_small_colour_images_has_all_its_evidence(study):
     }
     assert study.outside.lacks("kmnist").startswith("takes images of kmnist, which are not at hand as 6x9 in colour (")
     assert study.table(LBFGS)["l2"].shape == (1, 3)
-    assert study.table(JOINT_MSE(1.5))["l2"].shape == (1, 3)
+    assert study.table(EVADE(1.5))["l2"].shape == (1, 3)
     scores = study.table(study.outside.condition("rotated-90"), of=SCORES).columns
     assert set(scores) == set(vc.scores)
     assert all(np.isfinite(column).all() for column in scores.values())

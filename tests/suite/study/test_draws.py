@@ -14,7 +14,7 @@ from vaecore.toolkit import seed_for
 SEED = 3
 COLUMNS = {
     **dict.fromkeys(("index", "label", "evaluations", "flags", "predicted"), torch.int64),
-    **dict.fromkeys(("l2", "ink", "kl", "latent_shift", "elbo"), torch.float32),
+    **dict.fromkeys(("l2", "ink", "zeros", "kl", "latent_shift", "elbo"), torch.float32),
     "success": torch.bool,
     "confidence": torch.float64,
     "draw_label": torch.int16,
@@ -54,6 +54,7 @@ def test_the_rows_say_what_the_models_make_of_the_images(models, shard, whole, n
     assert torch.equal(table["predicted"], softmax.argmax(dim=1))
     torch.testing.assert_close(table["confidence"], softmax.amax(dim=1))
     torch.testing.assert_close(table["ink"], images.flatten(1).mean(dim=1))
+    torch.testing.assert_close(table["zeros"], (images == 0).float().flatten(1).mean(dim=1))
     torch.testing.assert_close(table["kl"], kl(models, images))
     moved = (latent_mean(models, images) - latent_mean(models, shard["pixels"])).norm(dim=1)
     torch.testing.assert_close(table["latent_shift"], moved, rtol=1e-4, atol=1e-6)

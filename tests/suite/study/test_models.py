@@ -157,7 +157,7 @@ def test_a_reference_model_has_the_weights_of_its_training(kind):
     train = load_images("digits", "train").take(slice(20))
     config = ClassifierConfig((2, 2), 4, epochs=1) if kind == "classifier" else VAEConfig(2, 4, epochs=1)
     tensors = {"pixels": train.pixels, "labels": train.labels}
-    weights = train_reference(kind, config, 0, "cpu", tensors)
+    weights = train_reference(kind, config, 0, "cpu", tensors, {"places": torch.arange(4)})
     model = reference(kind, config, train.shape, 10, "cpu", weights)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert not model.training
@@ -168,7 +168,7 @@ def test_a_maker_s_model_has_the_weights_of_its_training(monkeypatch):
     module.maker = lambda _: linear(nn.ReLU())
     monkeypatch.setitem(sys.modules, module.__name__, module)
     weights = {name: value + 1 for name, value in linear(nn.ReLU()).state_dict().items()}
-    model = made("a_users_module:maker", "classifier", 0, "cpu", "", None, {"pixels": PROBE}, weights)
+    model = made("a_users_module:maker", "classifier", 0, "cpu", "", None, None, {"pixels": PROBE}, weights)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert not model.training
 

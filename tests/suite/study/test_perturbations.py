@@ -8,15 +8,17 @@ from scipy.stats import chisquare
 from torch.nn.functional import cross_entropy
 
 from vaecore import Images, outside, pgd, reconstruct
+from vaecore.suite.study import perturbations
 from vaecore.suite.study.cleaning import CLEANED
 from vaecore.suite.study.conditions import (
     CLEAN,
     CONFIDENT,
+    EVADE,
+    EVADE_KNOWN,
     FGSM,
     GAUSSIAN,
     GAUSSIAN_CONFIDENT,
     JOINT,
-    JOINT_MSE,
     LBFGS,
     MIX,
     NOISY,
@@ -164,15 +166,29 @@ def test_lbfgs_reaches_a_random_target_and_gaussian_noise_has_its_size(models, s
         torch.testing.assert_close(whole[noise]["l2"][reached], of["l2"][reached], rtol=1e-3, atol=0)
 
 
-def test_the_adaptive_attack_stays_in_its_budget_and_minds_the_error(models, perturbed, shard):
+def test_adaptive_attacks_stay_in_their_budget_and_mind_the_alarms(models, perturbed, shard):
     errors = []
-    for condition, weight in ((JOINT(1.5), 0.0), (JOINT_MSE(1.5), 1.0)):
-        attack = perturbed(condition, shard, steps=5, error_weight=weight)
+    for condition in (JOINT(1.5), EVADE(1.5), EVADE_KNOWN(1.5)):
+        attack = perturbed(condition, shard, steps=15)
         assert attack["linf"].max() <= 0.3 + 1e-6
         assert attack["linf"].min() > 0.05
         draws = reconstruct(models, attack["images"], draws=10, seed=1)
         errors.append((draws - attack["images"][:, None]).square().mean(dim=(1, 2, 3, 4)))
     assert (errors[1] < errors[0]).float().mean() > 0.8
+    assert not torch.equal(errors[1], errors[2])
+
+
+@pytest.mark.parametrize(("condition", "draws", "known"), [(EVADE(1), 5, False), (EVADE_KNOWN(1), 10, True)])
+def test_an_attacker_knows_the_strictest_thresholds_and_draws_only_where_it_is_said(
+    perturbed, shard, monkeypatch, condition, draws, known
+):
+    detectors, make = [], perturbations.VAEDetector
+    monkeypatch.setattr(perturbations, "VAEDetector", lambda *a, **b: detectors.append(make(*a, **b)) or detectors[-1])
+    perturbed(condition, {name: rows[:2] for name, rows in shard.items()})
+    (detector,) = detectors
+    assert detector.draws == draws
+    assert detector.known_seed == (seed_for("reconstructions", 3) if known else None)
+    assert detector.thresholds == pytest.approx({"mse": 0.01, "disagreement": 0.1, "max-softmax": 0.1})
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])

@@ -1,4 +1,4 @@
-"""What a study looks at: test images nested in one order, training images held out from every model."""
+"""What a study looks at: test images nested in one order, training images held out from a run's models, pilots' own."""
 
 from dataclasses import replace
 
@@ -7,6 +7,7 @@ import torch
 
 from vaecore import load_images
 from vaecore.suite.study.conditions import CLEAN, FGSM, GAUSSIAN, JOINT, LBFGS
+from vaecore.suite.study.models import seen
 from vaecore.suite.study.protocol import PROFILES, Profile, Protocol
 from vaecore.suite.study.setup import Dataset, Setup
 
@@ -37,17 +38,35 @@ def test_shards_follow_one_another(setup):
     assert setup.shards(1000) == [(0, 500), (500, 1000)]
 
 
-def test_some_training_images_are_held_out_from_every_model(setup):
-    whole, (held, places) = load_images("digits", "train"), setup.held_out
-    assert len(held) == len(places) == int(0.1 * len(whole))
-    assert torch.equal(held.pixels, whole.pixels[places])
-    kept = sorted(set(range(len(whole))) - set(places.tolist()))
-    for kind in ("vae", "classifier", "autoencoder"):
-        for number in range(2):
-            train = setup.weights(kind, number).inputs["train"].tensors
-            assert torch.equal(train["pixels"], whole.pixels[kept])
-            assert torch.equal(train["labels"], whole.labels[kept])
-    assert torch.equal(setup.train.pixels, whole.pixels[kept])
+def test_each_run_holds_out_other_training_images_from_its_models(setup):
+    whole = load_images("digits", "train")
+    places = {seed: setup.held_out(seed)[1] for seed in setup.seeds}
+    assert {len(held) for held in places.values()} == {int(0.1 * len(whole))}
+    assert len({*places[0].tolist()} & {*places[1].tolist()}) < 0.3 * len(places[0])
+    for number, seed in enumerate(setup.seeds):
+        held, kept = places[seed], sorted({*range(len(whole))} - {*places[seed].tolist()})
+        assert torch.equal(setup.held_out(seed)[0].pixels, whole.pixels[held])
+        assert torch.equal(setup.held(seed).tensors["indices"], held)
+        for kind in ("vae", "classifier", "autoencoder"):
+            inputs = setup.weights(kind, number).inputs
+            learned = seen(inputs["train"].tensors, inputs["held_out"].tensors)
+            assert torch.equal(learned.pixels, whole.pixels[kept])
+            assert torch.equal(learned.labels, whole.labels[kept])
+        assert torch.equal(setup.seen(seed).pixels, whole.pixels[kept])
+
+
+def test_a_pilot_looks_at_training_images_that_no_model_of_it_sees(setup):
+    whole, pilot = load_images("digits", "train"), replace(setup, first_seed=1000)
+    looked_at = pilot.test
+    assert len(looked_at) == int(len(whole) / 3)
+    assert len(looked_at) + len(pilot.train) == len(whole)
+    joined = torch.cat([looked_at.pixels, pilot.train.pixels]).flatten(1)
+    assert sorted(map(bytes, joined.numpy())) == sorted(map(bytes, whole.pixels.flatten(1).numpy()))
+    for seed in pilot.seeds:
+        held, learned = pilot.held_out(seed)[0], pilot.seen(seed)
+        assert len(held) + len(learned) == len(pilot.train)
+    assert pilot.test_images == setup.test == load_images("digits", "test")
+    assert pilot.training.key != setup.training.key
 
 
 def test_each_run_has_models_and_attacks_of_its_own(setup):

@@ -22,6 +22,7 @@ from vaecore.suite.study.conditions import (
     SIGN,
 )
 from vaecore.suite.study.decisions import DECISIONS
+from vaecore.suite.study.draws import MANY_DRAWS
 from vaecore.suite.study.executors import Here
 from vaecore.suite.study.outside import SCORES
 from vaecore.suite.study.perturbations import perturb
@@ -31,7 +32,8 @@ from vaecore.suite.study.setup import Dataset, Setup
 from vaecore.suite.study.study import Study, TooFewError
 
 NAN = float("nan")
-PLANTED = {  # success and L2 size of the attacks, in two runs on four images
+PLANTED = {  # success and L2 size of the attacks, in two runs on four images or six
+    "fgsm": ([[1, 0, 1, 1, 0, 1], [1, 1, 1, 0, 0, 1]], [[1] * 6] * 2),
     "lbfgs": ([[1, 1, 0, 1], [1, 1, 1, 1]], [[1, 2, NAN, 0], [1, 2, 3, 4]]),
     "lbfgs-0.98": ([[1, 1, 1, 1], [1, 1, 0, 1]], [[1, 1, 1, 1], [1, 1, NAN, 1]]),
 }
@@ -52,7 +54,10 @@ class Planted(Plan):
         if task.function is perturb:
             success, l2 = (torch.tensor(rows[task.arguments["seed"]]) for rows in PLANTED[task.arguments["kind"]])
             return {"success": success.bool()[places], "l2": l2[places]}
-        return {"place": places, "draw_label": torch.zeros(len(places), task.arguments["draws"], dtype=torch.int16)}
+        attack = task.inputs["attack"].arguments
+        success = torch.tensor(PLANTED["fgsm"][0][attack["seed"]]).bool() if attack["kind"] == "fgsm" else torch.ones(6)
+        labels = torch.zeros(len(places), task.arguments["draws"], dtype=torch.int16)
+        return {"place": places, "draw_label": labels, "success": success[places].bool(), "l2": torch.ones(len(places))}
 
 
 @pytest.fixture
@@ -66,7 +71,6 @@ def study(tmp_path):
     ("conditions", "places", "kept"),
     [
         ((CLEAN,), range(6), 1.0),
-        ((CLEAN, FGSM(1)), range(6), 1.0),
         ((CLEAN, LBFGS), [0, 1], 0.5),
         ((GAUSSIAN,), [0, 1], 0.5),
         ((CONFIDENT,), [0, 1, 3], 0.75),
@@ -82,10 +86,21 @@ def test_images_on_which_an_attack_failed_are_left_out_of_all_and_the_share_is_t
         assert table["place"].origin == table.distinct.origin == Origin(frozenset({name}), kept)
 
 
+def test_tables_tell_how_often_an_attack_failed_and_leave_its_failures_out_if_asked(study):
+    clean, attacked = study.paired(CLEAN, FGSM(1))
+    assert clean["place"].tolist() == attacked["place"].tolist() == [[*range(6)]] * 2
+    assert clean["place"].origin.failed == 0
+    assert attacked["place"].origin.failed == pytest.approx(4 / 12)
+    assert (clean["place"] + attacked["place"]).origin == Origin(frozenset({"clean", "fgsm-0.2"}), 1.0, 4 / 12)
+    for table in study.paired(CLEAN, FGSM(1), reached=True):
+        assert table["place"].tolist() == [[0, 2, 5]] * 2
+        assert (table["place"].origin.kept, table["place"].origin.failed) == (0.5, 0.0)
+
+
 def test_an_attack_that_never_succeeds_is_an_error_that_says_so(study, monkeypatch):
     monkeypatch.setitem(PLANTED, "lbfgs", ([[0, 0, 0, 1], [1, 1, 1, 1]], [[NAN, NAN, NAN, 1]] * 2))
     tables = study.paired(CLEAN, LBFGS)  # a plan may be made nonetheless
-    with pytest.raises(TooFewError, match="L-BFGS must succeed on some image in all runs; it did on 1 of 4"):
+    with pytest.raises(TooFewError, match="lbfgs must succeed on two images or more in all runs; got 1 of 4"):
         _ = tables[0]["place"]
 
 
@@ -93,9 +108,9 @@ def test_tables_have_the_images_and_draws_that_are_asked_for(study):
     assert study.table(CLEAN)["place"].tolist() == [[*range(6)]] * 2  # of two shards
     assert study.table(FGSM(1), 4)["place"].tolist() == [[*range(4)]] * 2
     assert study.table("clean")["draw_label"].shape == (2, 6, 10)
-    assert study.table(CLEAN, draws=50)["draw_label"].shape == (2, 6, 50)
+    assert study.table(CLEAN, of=MANY_DRAWS)["draw_label"].shape == (2, 6, 50)
     assert study.table("sign-0.1", draws=3)["draw_label"].shape == (2, 4 + 2, 3)
-    assert study.paired(LBFGS, draws=20)[0]["draw_label"].shape == (2, 2, 20)
+    assert study.paired(LBFGS, draws=20, of=MANY_DRAWS)[0]["draw_label"].shape == (2, 2, 20)
     with pytest.raises(ValueError, match="draws must be from 1 to 10, those that were collected; got 11"):
         _ = study.table(SIGN(0.5), draws=11)["place"]
 

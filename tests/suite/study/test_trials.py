@@ -183,5 +183,5 @@ def test_each_trial_is_a_task_on_the_first_run_and_few_images():
     for trial, task in tasks.items():
         assert {name: task.arguments[name] for name in asdict(trial)} == asdict(trial)
         assert task.arguments["seed"] == 0
-        assert len(task.inputs["shard"].tensors["pixels"]) == 3
+        assert len(task.inputs["shard"].tensors["pixels"]) == 6
     assert len({task.key for task in tasks.values()}) == len(tasks)

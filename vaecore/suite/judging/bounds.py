@@ -46,7 +46,7 @@ class Bounds:
             raise ValueError(f"{self.file}, claim {claim}: {problem}")
         return registered
 
-    def notes(self, facts: Facts, registry: str, claims: Collection[str]) -> list[str]:
+    def notes(self, facts: Facts, registry: str, claims: Collection[str], error_rate: str) -> list[str]:
         """What differs from the pilot's circumstances, in words; registry: its digest. claims: their ids."""
         pilot = self.pilot
         notes = []
@@ -59,6 +59,8 @@ class Bounds:
         for what, name, size in (("budget", "attack budget", facts.budget), ("draws", "number of draws", facts.draws)):
             if pilot[what] != size:
                 notes.append(f"the bounds were set with another {name}: {pilot[what]:g}")
+        if (rate := pilot.get("error_rate", "family")) != error_rate:  # older files do not say
+            notes.append(f"the power at the bounds was that of another error rate: 0.05 by {rate}")
         if pilot["registry"] != registry:
             notes.append("the bounds were set under another registry: claims may have changed since")
         unknown = sorted(set(self.entries) - set(claims))

@@ -67,6 +67,7 @@ def write_bounds(file: Path, facts: Facts, registry: Registry, verdicts: Sequenc
         "vae": facts.vae,
         "classifier": facts.classifier,
         "registry": registry.digest,
+        "error_rate": registry.error_rate,
         "date": today,
     }
     check_new(file, facts)  # it may have been written since the pilot began

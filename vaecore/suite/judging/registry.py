@@ -16,6 +16,7 @@ from vaecore.suite.judging.findings import REGISTRY, shown
 from vaecore.suite.statistics.intervals import family_level
 from vaecore.toolkit import EMBEDDED, TORCHVISION, digest
 
+FAMILY, STUDY = "family", "study"  # what shares an error rate of 0.05
 KINDS = ("finding", "control", "baseline", "limit")
 _TEXTS = {"kind", "sentence", "estimand", "source", "no_effect", "untested", "reported", "outside"}
 _DATASETS = {*TORCHVISION, *EMBEDDED}  # of this package's registry; a user's may name any
@@ -77,13 +78,19 @@ class Registry:
     """Claims for one data set, by id.
 
     digest: of the files that they stand in. families: their titles, by letters. bounds: of a user's own data, where a
-    file gives them.
+    file gives them. error_rate: FAMILY or STUDY, whose intervals share one.
     """
 
     claims: Mapping[str, Claim]
     digest: str
     families: Mapping[str, str] = field(default_factory=dict)
     bounds: Bounds | None = None
+    error_rate: str = FAMILY
+
+    @property
+    def judged_families(self) -> list[str]:
+        """The letters of families of which a claim is judged."""
+        return list(dict.fromkeys(claim.family for claim in self.claims.values() if _is_judged(claim)))
 
     @property
     def testable(self) -> list[Claim]:
@@ -102,10 +109,18 @@ def family_of(claim: str) -> str:
     return claim.rstrip("abcdefghijklmnopqrstuvwxyz").rstrip("0123456789")
 
 
-def load_registry(dataset: str, *files: Path, bounds: Bounds | None = None) -> Registry:
+def shared_rate(error_rate: str, families: int) -> str:
+    """The error rate that so many families' intervals share, in words."""
+    if error_rate == STUDY:
+        return "0.05 for all claims together"
+    return "0.05 a family" + (f", so at most {0.05 * families:.2f} for the {families} together" if families > 1 else "")
+
+
+def load_registry(dataset: str, *files: Path, bounds: Bounds | None = None, error_rate: str = FAMILY) -> Registry:
     """Read the claims of one registry or several (by default this package's) as they stand for a data set.
 
     Claims of a file that has no bounds for the data set are judged against no effect or, where given, by `bounds`.
+    error_rate: whether the claims of a family share 0.05 or those of all families.
     Raises ValueError where a file is malformed, or has a family that another has: a family shares one error rate, and
     that of this package's must not move.
     """
@@ -124,7 +139,16 @@ def load_registry(dataset: str, *files: Path, bounds: Bounds | None = None) -> R
                 )
         titles |= {family: named.get(family, "") for family in families}
         claims |= _claims(file, entries, dataset, bounds)
-    return Registry(claims, digest(*order), titles, bounds)
+    sharing = [claim.family if error_rate == FAMILY else STUDY for claim in claims.values() if _is_judged(claim)]
+    claims = {
+        name: replace(claim, level=family_level(max(1, sharing.count(claim.family if error_rate == FAMILY else STUDY))))
+        for name, claim in claims.items()
+    }
+    return Registry(claims, digest(*order), titles, bounds, error_rate)
+
+
+def _is_judged(claim: Claim) -> bool:
+    return claim.bound is not None and not claim.reported
 
 
 def _claims(file: Path, entries: Mapping[str, Any], dataset: str, bounds: Bounds | None) -> dict[str, Claim]:
@@ -157,10 +181,7 @@ def _claims(file: Path, entries: Mapping[str, Any], dataset: str, bounds: Bounds
             file,
             settable,
         )
-    judged = [claim.family for claim in claims.values() if claim.bound is not None and not claim.reported]
-    return {
-        name: replace(claim, level=family_level(max(1, judged.count(claim.family)))) for name, claim in claims.items()
-    }
+    return claims
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, str]]:

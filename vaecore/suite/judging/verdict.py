@@ -1,23 +1,26 @@
 """Verdicts: the interval of an estimate against the registered bound, and a sentence that says what to do."""
 
-from collections.abc import Callable, Container, Sequence
+import math
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.special import ndtr, ndtri
+import numpy as np
 
 from vaecore.suite.facts import Facts
 from vaecore.suite.judging.bound import Bound
-from vaecore.suite.judging.registry import Claim, Registry
+from vaecore.suite.judging.registry import Claim, Registry, family_of
+from vaecore.suite.results import number
 from vaecore.suite.statistics import intervals
 from vaecore.suite.statistics.columns import origin_of
 from vaecore.suite.statistics.estimates import Estimate
-from vaecore.suite.statistics.intervals import Interval, Required, Spread
+from vaecore.suite.statistics.intervals import DECIDED, Interval, Pick, Required, Spread
 from vaecore.suite.text import counted
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 PILOT, REPORTED = "pilot", "reported"  # measured, not judged: in a pilot, or for want of a bound
 _SHOWN = 0.005  # share of images on which an attack failed, from which on the message says so
+NEAR = 0.9  # below this chance of the same verdict a claim is near its bound
 FEWEST_KEPT = 0.95  # share of the images below which those on which L-BFGS succeeds are no fair sample
 
 
@@ -29,7 +32,9 @@ class Verdict:
     in a sentence. per_run: the estimate of each run. power: chance to clear the bound at its variances, were the
     estimate the truth. needed_images, needed_runs: what would decide, None where that is not to be had. spreads: what
     the interval follows from at any level; none where there is no interval. bound_low, bound_high: `bound` as numbers,
-    infinite where there is no such side.
+    infinite where there is no such side. pick: which of several estimands it is about. same, again_supported: chances
+    that another study of the same design, with trainings and images of its own, gives the same verdict, and that it
+    gives "supported" (`Spread.chance_within` says what is assumed); NaN where nothing is judged.
     """
 
     claim: str
@@ -50,6 +55,9 @@ class Verdict:
     spreads: tuple[Spread, ...] = ()
     bound_low: float = float("-inf")
     bound_high: float = float("inf")
+    pick: Pick = "smallest"
+    same: float = float("nan")
+    again_supported: float = float("nan")
 
     def to_json(self) -> dict[str, Any]:
         """As a dict of plain values."""
@@ -63,14 +71,15 @@ class Verdict:
         return cls(**{**values, **lists, "spreads": spreads})
 
 
-def judge(claim: Claim, estimates: Sequence[Estimate], facts: Facts) -> Verdict:
-    """Judge a claim by one estimate, or by the smallest of several, each with the conditions that it looked at."""
+def judge(claim: Claim, estimates: Sequence[Estimate], facts: Facts, *, pick: Pick = "smallest") -> Verdict:
+    """Judge a claim by one estimate, or by one of several, each with the conditions that it looked at."""
     if not estimates:
         raise ValueError(f"claim {claim.id} needs an estimate to conclude; got none")
     alone = len(estimates) == 1
-    interval = intervals.interval(estimates[0], claim.level) if alone else intervals.smallest(estimates, claim.level)
-    origin = origin_of(estimates)
-    per_run = tuple(min(values) for values in zip(*(estimate.per_run.tolist() for estimate in estimates), strict=True))
+    several = intervals.smallest if pick == "smallest" else intervals.greatest
+    interval = intervals.interval(estimates[0], claim.level) if alone else several(estimates, claim.level)
+    origin, first = origin_of(estimates), min if pick == "smallest" else max
+    per_run = tuple(map(first, zip(*(estimate.per_run.tolist() for estimate in estimates), strict=True)))
     bound = claim.bound
     if bound is None or (facts.pilot and not claim.reported):
         bound = claim.suggested(interval.estimate)
@@ -78,6 +87,10 @@ def judge(claim: Claim, estimates: Sequence[Estimate], facts: Facts) -> Verdict:
     clears = bound.verdict(interval)
     judged = INCONCLUSIVE if clears == SUPPORTED and why else clears
     verdict = REPORTED if claim.reported else PILOT if facts.pilot else judged
+    power, _ = _chances(interval, bound, again=False)
+    supported, refuted = _chances(interval, bound, again=True)
+    same = {SUPPORTED: supported, REFUTED: refuted, INCONCLUSIVE: float(np.maximum(0, 1 - supported - refuted))}
+    judges = not why and verdict in same
     needed = None
     if verdict == INCONCLUSIVE and not why:
         reach = interval.required(bound.nearest(interval.estimate))
@@ -98,28 +111,27 @@ def judge(claim: Claim, estimates: Sequence[Estimate], facts: Facts) -> Verdict:
         interval.runs,
         interval.images,
         per_run,
-        _power(interval, bound),
+        power,
         needed.images if needed else None,
         needed.runs if needed else None,
         tuple(sorted(origin.conditions)),
         interval.spreads,
         bound.low,
         bound.high,
+        pick,
+        same[verdict] if judges else math.nan,
+        supported if judges else math.nan,
     )
 
 
-def _power(interval: Interval, bound: Bound) -> float:
-    """Normal approximation: chance that the interval's end on the bound's side clears it."""
+def _chances(interval: Interval, bound: Bound, *, again: bool) -> tuple[float, float]:
+    """That another study would support the claim, and that it would refute it; NaN where nothing can tell."""
     if bound == Bound():
-        return float("nan")
-    if bound.nearest(interval.estimate) == bound.low:
-        margin, gap = interval.estimate - interval.low, interval.estimate - bound.low
-    else:
-        margin, gap = interval.high - interval.estimate, bound.high - interval.estimate
-    if not margin > 0:
-        return float("nan")
-    quantile = ndtri((1 + interval.level) / 2)
-    return float(ndtr((gap / margin - 1) * quantile))
+        return math.nan, math.nan
+    sides = [(-math.inf, bound.low)] if math.isfinite(bound.low) else []
+    sides += [(bound.high, math.inf)] if math.isfinite(bound.high) else []
+    refuted = sum(interval.chance_within(*side, again=again) for side in sides)
+    return interval.chance_within(bound.low, bound.high, again=again), refuted
 
 
 def _indecision(*, decisive: bool, kept: float) -> str:
@@ -139,7 +151,10 @@ def _remedy(needed: Required, available: int, *, outside: bool) -> str:
     if needed.runs is not None:
         ways.append(f"about {counted(needed.runs, 'run')} (--runs)")
     if ways:
-        return f"the interval straddles the bound; {', or '.join(ways)} would decide"
+        return (
+            f"the interval straddles the bound; {', or '.join(ways)} would decide with a chance of {DECIDED:g},"
+            " were the estimate and its variances the truth"
+        )
     test_images = counted(available, "test image")
     return f"the interval straddles the bound, and neither more runs nor the {test_images} would decide"
 
@@ -191,3 +206,29 @@ def tally(verdicts: Sequence[str]) -> str:
     """The number of each verdict, in words."""
     order = (SUPPORTED, REFUTED, INCONCLUSIVE, PILOT, REPORTED)
     return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in order if verdict in verdicts)
+
+
+def near_bounds(claims: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Claims of results whose verdict another study of the same design would give with a chance below NEAR, and it."""
+    return {claim["claim"]: claim["same"] for claim in claims if number(claim.get("same")) < NEAR}
+
+
+def expected_supported(claims: Iterable[Mapping[str, Any]]) -> tuple[int, int] | None:
+    """How many of the claims judged another study of the same design would support: 0.95 lie within; None if none.
+
+    The claims of a family are taken to rise and fall together, as they share models and images, and families as
+    independent of each other.
+    """
+    families: dict[str, list[float]] = {}
+    for claim in claims:
+        if math.isfinite(chance := number(claim.get("again_supported"))):
+            families.setdefault(family_of(claim["claim"]), []).append(chance)
+    if not families:
+        return None
+    total = np.ones(1)
+    for chances in families.values():
+        # So many or more are supported where the share that all have in common is below that chance.
+        at_least = np.array([1.0, *sorted(chances, reverse=True), 0.0])
+        total = np.convolve(total, at_least[:-1] - at_least[1:])
+    low, high = np.searchsorted(np.cumsum(total), [0.025, 0.975])
+    return int(low), int(high)

@@ -9,6 +9,7 @@ from vaecore.suite.judging.registry import Claim
 from vaecore.suite.judging.verdict import PILOT, REPORTED, SUPPORTED, Verdict, judge
 from vaecore.suite.plugin.items import VERDICT
 from vaecore.suite.statistics.estimates import Estimate
+from vaecore.suite.statistics.intervals import Pick
 
 REGISTRY_PROPERTY = "claims registry"  # of a test report: the file that the claim stands in
 PASSED = {SUPPORTED, PILOT, REPORTED}
@@ -30,11 +31,11 @@ class Conclusion:
         self._claim, self._study, self._item = claim, study, item
         self.verdict: Verdict | None = None
 
-    def conclude(self, *estimates: Estimate) -> None:
-        """Record the verdict on one estimate, or on the smallest of several; then fail if it is not *supported*."""
+    def conclude(self, *estimates: Estimate, pick: Pick = "smallest") -> None:
+        """Record the verdict on one estimate, or on the smallest or greatest of several; fail if not *supported*."""
         if self.verdict is not None:
             raise RuntimeError(f"claim {self._claim.id} must be concluded once; this test concludes it again")
-        self.verdict = judge(self._claim, estimates, self._study.facts)
+        self.verdict = judge(self._claim, estimates, self._study.facts, pick=pick)
         self._item.user_properties.append((REGISTRY_PROPERTY, str(self._claim.file)))
         self._item.user_properties.append((VERDICT, self.verdict.to_json()))
         if self.verdict.verdict not in PASSED:

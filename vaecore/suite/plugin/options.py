@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vaecore.suite.judging.findings import FOLDER
+from vaecore.suite.judging.registry import FAMILY, STUDY
 from vaecore.suite.plugin.items import VERDICT, asks_for_study, usage_error
 from vaecore.suite.study.protocol import PROFILES
 from vaecore.suite.text import counted
@@ -99,6 +100,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "take a cache folder that all users of the machine can write to; whoever writes there can plant results"
         " (default: refuse it; a folder of one group is taken)",
+    },
+    "--error-rate": {
+        "default": FAMILY,
+        "choices": (FAMILY, STUDY),
+        "help": "whose intervals share an error rate of 0.05: family: those of each family, study: those of all claims,"
+        " which are wider (default: family)",
     },
     "--pilot": {
         "action": "store_true",

@@ -10,6 +10,7 @@ from rich.table import Table as Grid
 from vaecore.suite.plugin.items import asks_for_study
 from vaecore.suite.report import terminal
 from vaecore.suite.statistics.estimates import Estimate
+from vaecore.suite.statistics.intervals import Pick
 from vaecore.suite.study.plan import Cost, NotComputedError
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tasks import Task
@@ -19,7 +20,7 @@ from vaecore.suite.text import counted, printable
 class _NoClaim:
     """A claim that is concluded only when its test runs."""
 
-    def conclude(self, *_: Estimate) -> None:
+    def conclude(self, *_: Estimate, pick: Pick = "smallest") -> None:
         """Nothing: the estimates would have to be computed."""
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vaecore.suite.facts import Facts
-from vaecore.suite.judging.registry import Registry
-from vaecore.suite.judging.verdict import Verdict, no_verdict
+from vaecore.suite.judging.registry import FAMILY, Registry
+from vaecore.suite.judging.verdict import Verdict, expected_supported, no_verdict
 from vaecore.suite.results import SCHEMA
 from vaecore.suite.study import collect
 from vaecore.suite.study.protocol import PROFILES
@@ -68,7 +68,9 @@ def _head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict
         },
         "intervals_cover": facts.covers,
         "accuracy_per_run": study.accuracies(),
+        "error_rate": registry.error_rate,
         "claims": [_claim(registry, verdict) for verdict in verdicts],
+        "expected_supported": expected_supported([verdict.to_json() for verdict in verdicts]),
         "not_concluded": no_verdict(registry, study.outside.lacks, {verdict.claim for verdict in verdicts}),
         "threats": collect.threats(study, names),
         "environment": collect.environment(study),
@@ -89,7 +91,8 @@ def _bounds(facts: Facts, registry: Registry) -> dict[str, Any] | None:
     if bounds is None:
         return None
     source = {"file": bounds.file.name, "digest": bounds.digest, "date": str(bounds.pilot["date"])}
-    return {**source, "notes": bounds.notes(facts, registry.digest, registry.claims)}
+    notes = bounds.notes(facts, registry.digest, registry.claims, registry.error_rate)
+    return {**source, "notes": notes}
 
 
 def _seconds(study: Study) -> dict[str, float]:
@@ -111,6 +114,7 @@ def _command(study: Study, registry: Registry) -> str:
         words += [] if text is None else [f"--{kind}", _without_folder(text)]
     for source in setup.ood:
         words += ["--ood", _without_folder(source)]
+    words += [] if registry.error_rate == FAMILY else ["--error-rate", registry.error_rate]
     words += [] if registry.bounds is None else ["--bounds", registry.bounds.file.name]
     return shlex.join([*words, "--pilot"] if setup.pilot else words)
 

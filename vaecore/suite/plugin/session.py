@@ -18,7 +18,7 @@ from vaecore.suite.cache import cache_folder
 from vaecore.suite.judging.bounds import Bounds, read_bounds
 from vaecore.suite.judging.findings import REGISTRY, shown
 from vaecore.suite.judging.pilot import check_new, write_bounds
-from vaecore.suite.judging.registry import Registry, load_registry, registry_of
+from vaecore.suite.judging.registry import FAMILY, Registry, load_registry, registry_of
 from vaecore.suite.judging.verdict import Verdict, not_run, tally
 from vaecore.suite.plugin import planning, reporting
 from vaecore.suite.plugin.conclusion import PASSED, REGISTRY_PROPERTY, Conclusion
@@ -127,7 +127,8 @@ class ClaimsSession:
         """The claims of the registries beside what was collected, as they stand for the study's data set."""
         dataset = self.study.facts.dataset
         try:
-            registry = load_registry(dataset, *self.registries, bounds=self.bounds)
+            rate = self.config.getoption("--error-rate")
+            registry = load_registry(dataset, *self.registries, bounds=self.bounds, error_rate=rate)
         except ValueError as error:
             raise usage_error(error) from None
         if self.config.getoption("--bounds") is not None and not any(one.settable for one in registry.claims.values()):
@@ -156,7 +157,7 @@ class ClaimsSession:
         """The report's folder; None without `--report-dir`, unless the run is a whole one of the reference study."""
         chosen: str | None = self.config.getoption("--report-dir")
         facts, profile = self.study.facts, self.study.setup.protocol.profile
-        reference = facts.reference and profile == PROFILES["standard"]
+        reference = facts.reference and profile == PROFILES["standard"] and self.registry.error_rate == FAMILY
         part = self.own_alone or not_run(self.registry, self.study.outside.lacks, concluded)
         if chosen is None and (self.pilot or not reference or part):
             return None

@@ -21,10 +21,11 @@ from rich import box
 from rich.table import Table as Grid
 from rich.text import Text
 
+from vaecore.suite.judging.registry import FAMILY
 from vaecore.suite.report.markdown.parts import literal
 from vaecore.suite.report.terminal import ASCII, printed, recording
 from vaecore.suite.results import number, plain
-from vaecore.suite.statistics.intervals import Spread, change, family_level
+from vaecore.suite.statistics.intervals import Pick, Spread, change, family_level
 from vaecore.suite.text import counted, visible
 from vaecore.toolkit import digest
 
@@ -86,7 +87,8 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] =
     both = [name for name in claims[0] if name in claims[1]]
     reasons = {name: _unknown(claims[0][name], claims[1][name], (a, b)) for name in both}
     spreads = {name: (_spreads(claims[0][name]), _spreads(claims[1][name])) for name in both if not reasons[name]}
-    level, intervals = _step_down(spreads)
+    picks = {name: claims[1][name].get("pick", "smallest") for name in spreads}
+    level, intervals = _step_down(spreads, picks)
     changes = []
     for name in both:
         interval = intervals.get(name, (math.nan, math.nan, math.nan))
@@ -127,13 +129,13 @@ def _missing(claims: Mapping[str, Any], concluded: Mapping[str, Any], results: M
 
 
 def _step_down(
-    spreads: Mapping[str, tuple[list[Spread], list[Spread]]],
+    spreads: Mapping[str, tuple[list[Spread], list[Spread]]], picks: Mapping[str, Pick]
 ) -> tuple[float, dict[str, tuple[float, float, float]]]:
     """The level at which no further claim moves, and each claim's change with its interval at that level."""
     moved: set[str] = set()
     while True:
         level = family_level(max(1, len(spreads) - len(moved)))
-        intervals = {name: change(*pair, level) for name, pair in spreads.items()}
+        intervals = {name: change(*pair, level, pick=picks[name]) for name, pair in spreads.items()}
         beyond = {name for name, interval in intervals.items() if _leaves_out_0(interval)}
         if beyond == moved:
             return level, intervals
@@ -178,6 +180,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
             "classifier": models["classifier"],
             "weights": f"of {counted(len(seeds), 'run')}, digest {digest(models['digests'])[:12]}",
             "registry": results["registry_digest"][:12],
+            "error rate": f"0.05 by {results.get('error_rate', FAMILY)}",
             "bounds": f"{bounds['file']}, digest {bounds['digest'][:12]}" if bounds else "registered",
             "git revision": results["git_revision"] or "unknown",
             "made": results["made"],

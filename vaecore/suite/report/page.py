@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vaecore.suite.judging.registry import KINDS, family_of
-from vaecore.suite.report import forest
+from vaecore.suite.report import again, forest
 from vaecore.suite.report.figures.catalogue import FIGURES, Caption, caption, figures_of, shown
 from vaecore.suite.report.forest import Forest, Margin
 from vaecore.suite.results import load, plain
@@ -84,6 +84,8 @@ def render(results: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
         kinds=[kind for kind in KINDS if any(claim["kind"] == kind for claim in claims)],
         conditions=[(name, results["threats"][name], results["conditions"].get(name)) for name in conditions],
         missing=missing,
+        again=again.sentences(results),
+        error_rate=again.error_rate(results),
         shared_ticks=[(forest.shared(value), value) for value in range(-4, 9, 4)],
     )
 
@@ -170,4 +172,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": forest.number, "measured": forest.measured, "counted": counted}
+    environment.tests |= {"near": again.is_near}
     return environment

@@ -11,7 +11,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from vaecore.suite.facts import Facts
-from vaecore.suite.judging.registry import Registry, family_of
+from vaecore.suite.judging.registry import Registry, family_of, shared_rate
+from vaecore.suite.report import again
 from vaecore.suite.results import number
 from vaecore.suite.text import counted
 
@@ -32,10 +33,12 @@ def header(facts: Facts, registry: Registry, cache: str) -> list[str]:
     precision = "" if facts.precision == "float32" else f"; reconstructions in {facts.precision}"
     images = f"{counted(facts.images['clean'], 'image')} ({facts.images['lbfgs']:,} for L-BFGS)"
     test_images = f"{counted(facts.test_images, 'test image')}, digest {facts.test_digest[:12]}"
+    if facts.pilot:
+        test_images = f"{counted(facts.test_images, 'training image')} that no model of the pilot sees"
     return [
         f"dataset: {facts.dataset} ({facts.why}), {test_images}",
         f"profile: {facts.profile}, {runs}, {images}; attack budget {facts.budget:g}; {models}",
-        f"intervals cover {facts.covers}",
+        f"intervals cover {facts.covers}; error rate {shared_rate(registry.error_rate, len(registry.judged_families))}",
         f"device: {facts.device} ({device}){precision}; cache: {cache}",
         f"registry: {counted(len(registry.claims), 'claim')}, digest {registry.digest[:12]}",
         *_bounds(facts, registry),
@@ -49,7 +52,8 @@ def _bounds(facts: Facts, registry: Registry) -> list[str]:
     if bounds is not None:
         pilot, seeds = bounds.pilot, bounds.pilot["seeds"]
         source = f"pilot of {pilot['date']} (seeds {seeds[0]} to {seeds[-1]})"
-        notes = [f"note: {note}" for note in bounds.notes(facts, registry.digest, registry.claims)]
+        told = bounds.notes(facts, registry.digest, registry.claims, registry.error_rate)
+        notes = [f"note: {note}" for note in told]
         return [f"bounds: {bounds.file}, digest {bounds.digest[:12]}, {source}", *notes]
     if facts.pilot or not any(claim.settable for claim in registry.claims.values()):
         return []
@@ -87,6 +91,8 @@ def summary(results: Results, *, width: int, color: bool, unicode: bool) -> str:
         console.print(Text(f"\n{family}. {results['families'][family]}", style="bold"))
         members = [claim for claim in claims if family_of(claim["claim"]) == family]
         console.print(_verdicts(members, box.SIMPLE if unicode else ASCII))
+    for number_of, sentence in enumerate(again.sentences(results)):
+        console.print(f"\n~ {sentence}" if number_of == 0 else sentence)
     if results["conditions"]:
         drawn = counted(results["draws"], "reconstruction")
         console.print(Text(f"\nDistinct labels over {drawn}, share of images", style="bold"))
@@ -139,6 +145,7 @@ def _verdicts(claims: Sequence[Results], lines: box.Box) -> RenderableType:
         sentence = claim["sentence"] if claim["kind"] == "finding" else f"({claim['kind']}) {claim['sentence']}"
         verdict = claim["verdict"]
         outcome = verdict if verdict != "pilot" else f"power {number(claim['power']):.2f}"
+        outcome = f"~{outcome}" if again.is_near(claim) else outcome
         cells = (claim["claim"], sentence, interval, claim["bound"])
         grid.add_row(*(Text(cell) for cell in cells), Text(outcome, style=STYLES[verdict]))
     return grid

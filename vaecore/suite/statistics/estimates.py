@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
 
 from vaecore.suite.statistics.columns import NOWHERE, Origin, origin_of
 from vaecore.suite.statistics.rank_statistics import placement_values, rank_correlation, sums_by
@@ -20,6 +21,7 @@ Limits: TypeAlias = tuple[float, float]
 Arguments = ParamSpec("Arguments")
 
 UNLIMITED: Limits = (-np.inf, np.inf)
+BEATEN = 0.025  # level of the test that an attack is better than another
 SMALLEST_CLASS = 10  # below ten images a rank correlation takes so few values that its influence values say little
 
 
@@ -262,12 +264,16 @@ def absolute(estimate: Estimate) -> Estimate:
 
 
 def beats(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> bool:
-    """Whether an attack wins more images than another by more than chance: McNemar's test at two standard errors.
+    """Whether an attack wins more images than another by more than chance: McNemar's exact test, one-sided, at 0.025.
 
-    first, second: which of the same images each attack wins.
+    first, second: which of the same images each attack wins. Where the second wins none that the first does not, a
+    difference of 10 points is seen with a probability of 0.77 on 75 images, 1.00 on 150; one of 5 points with 0.17 and
+    0.77, on 750 with 1.00.
     """
     first_alone, second_alone = int((first & ~second).sum()), int((second & ~first).sum())
-    return bool(first_alone - second_alone > 2 * (first_alone + second_alone) ** 0.5)
+    if first_alone <= second_alone:
+        return False
+    return bool(binomtest(first_alone, first_alone + second_alone, alternative="greater").pvalue < BEATEN)
 
 
 def _spearman(first: ArrayLike, second: ArrayLike, groups: ArrayLike, *, fewest: int) -> Estimate:

@@ -5,9 +5,9 @@ numbers. It changes each pixel by epsilon at most, within [0, 1], and wants any 
 
 - Attackers that do not know the purifier run FGSM, PGD or L-BFGS on the classifier alone.
 - Attackers that know it run PGD on the whole, with the exact gradient through the purifier, and with new draws of its
-  noise in each step (EOT). Where a purifier has no useful gradient, they take another one on the way back (BPDA): the
-  identity's for rounding, the VAE's for the search in its latent space. There Square, which asks for no gradient,
-  attacks as well.
+  noise in each step (EOT). The search in latent space has the gradient of its optimum. Rounding has none: there PGD
+  takes the identity's on the way back (BPDA), and a discrete search (`vaecore.flips`) attacks as well.
+- Square, which asks for no gradient, attacks where none is exact: it must not win more than the others.
 
 All are judged by draws that no attacker has seen.
 """
@@ -30,6 +30,7 @@ from vaecore import (
     Purifier,
     Threshold,
     VAEPurifier,
+    flips,
     pgd,
     square,
 )
@@ -42,6 +43,7 @@ from vaecore.suite.study.conditions import (
     PURIFIED,
     SIGN,
     SIZES,
+    WORST_CASE,
     Condition,
 )
 from vaecore.suite.study.evidence import Evidence
@@ -51,8 +53,8 @@ from vaecore.suite.study.tables import Columns, join, stack
 from vaecore.suite.study.tasks import Task
 from vaecore.toolkit import Classify, Tensors, ask, seed_for
 
-NONE, MAJORITY, THRESHOLD, SEARCH = "none", "vae-majority", "threshold", "latent-search"
-CLEANED = (CLEAN, *map(FGSM, SIZES), *map(SIGN, SIZES), PGD(0.5), PGD(1), LBFGS, GAUSSIAN)
+NONE, MAJORITY, THRESHOLD, BITS, SEARCH = "none", "vae-majority", "threshold", "bit-depth", "latent-search"
+CLEANED = (CLEAN, *map(FGSM, SIZES), *map(SIGN, SIZES), PGD(0.5), WORST_CASE(0.5), PGD(1), LBFGS, GAUSSIAN)
 JUDGED = (
     CLEAN,
     FGSM(1),
@@ -62,9 +64,9 @@ JUDGED = (
     PGD(1),
 )  # that claims take; others are shown, on fewer images
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.5)  # budgets of the attacks that accuracy is shown against
-STEPS, QUERIES = 40, 300
-KNOWING = ("ignoring", "through", "queried")  # attacks, by what they know of the purifier
-SEARCHED, SEARCH_QUERIES = 20, 30  # images and queries for the search in latent space, which is slow
+STEPS, QUERIES = 40, 500
+KNOWING = ("ignoring", "through", "flipped", "queried")  # attacks, by what they know of the purifier
+SEARCHED = 40  # images for the search in latent space, which is slow; where a claim cleans L-BFGS images, it takes all
 
 
 @dataclass(frozen=True)
@@ -80,15 +82,16 @@ class Parts:
 class Row:
     """A purifier of the study. make: the purifier; rows with one `make` share its views.
 
-    decide: what is made of its views. averaged: attackers average over new draws in each step. backward: makes the
-    purifier that attackers differentiate in its place. autoencoder: takes the plain autoencoder, which needs training
-    images.
+    decide: what is made of its views. averaged: attackers average over new draws in each step. rounding: the discrete
+    search attacks it, too. queried: sizes at which Square does, in the first run. autoencoder: takes the plain
+    autoencoder, which needs training images.
     """
 
     make: Callable[[Parts], Purifier]
     decide: Literal["mean-image", "mean-softmax", "majority"] = "mean-image"
     averaged: bool = False
-    backward: Callable[[Parts], Purifier] | None = None
+    rounding: bool = False
+    queried: tuple[float, ...] = ()
     autoencoder: bool = False
 
 
@@ -113,12 +116,17 @@ PURIFIERS = {
     MAJORITY: Row(_sampled, decide="majority"),
     "vae-three-times": Row(lambda parts: Chain([_mean(parts)] * 3)),
     "autoencoder": Row(_autoencoder, autoencoder=True),
-    SEARCH: Row(lambda parts: LatentSearch(parts.vae, steps=50, starts=2), backward=_mean),
-    THRESHOLD: Row(lambda _: Threshold()),
-    "bit-depth": Row(lambda _: BitDepth(2)),
+    SEARCH: Row(lambda parts: LatentSearch(parts.vae, steps=50, starts=2), queried=(1.5,)),
+    THRESHOLD: Row(lambda _: Threshold(), rounding=True, queried=CURVE),
+    BITS: Row(lambda _: BitDepth(2), rounding=True, queried=CURVE),
     "median": Row(lambda _: MedianFilter()),
     "blur": Row(lambda _: GaussianBlur()),
 }
+
+
+def in_all_runs(setup: Setup) -> list[Condition]:
+    """The attacks on a study's purifiers that are made in all runs."""
+    return [condition for condition in IN_ALL_RUNS if condition.label in names(setup)]
 
 
 def names(setup: Setup) -> list[str]:
@@ -145,7 +153,6 @@ def purifiers(
             classifier,
             decide=row.decide,
             eot=eot_draws if row.averaged else 1,
-            backward=row.backward(parts) if row.backward else None,
             seed=seed_for("purifier", seed),
         )
     return models
@@ -162,10 +169,11 @@ class Cleaning(Evidence):
 
     def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
         """One task for each run and shard of images."""
+        searched = self.count(setup, condition) if condition == LBFGS else SEARCHED
         return [
             Task(
                 clean,
-                {"device": str(setup.device), "searched": max(0, SEARCHED - rows[0])},
+                {"device": str(setup.device), "searched": max(0, searched - rows[0])},
                 {
                     "shard": setup.shard(rows),
                     "attack": setup.attack(condition, number, rows),
@@ -180,7 +188,7 @@ class Cleaning(Evidence):
         ]
 
     def columns(self, setup: Setup, condition: Condition, results: Sequence[Tensors]) -> Columns:
-        """A boolean column for each purifier, and NONE; SEARCH is asked about the first SEARCHED images alone."""
+        """A boolean column for each purifier, and NONE; SEARCH is asked about few images, see SEARCHED."""
         return join(results, len(setup.shards(self.count(setup, condition))))
 
 
@@ -191,8 +199,7 @@ class AttackedPurifiers(Evidence):
     """Evidence from attacks on a purifier (`PURIFIED(size, label=name)`).
 
     Columns say whether the label behind it is right. through: under PGD on the whole. ignoring: under PGD on the
-    classifier alone; NONE: the same, without the purifier. queried: under Square on the whole, where the purifier has
-    no gradient of its own.
+    classifier alone; NONE: the same, without the purifier. flipped: under the discrete search, where it rounds.
     """
 
     def count(self, setup: Setup, condition: Condition) -> int:
@@ -211,6 +218,13 @@ class AttackedPurifiers(Evidence):
 
 
 ATTACKED = AttackedPurifiers()
+IN_ALL_RUNS = (  # attacks that claims take; others are shown in the first run
+    PURIFIED(0.5, label=MAJORITY),
+    PURIFIED(1, label=MAJORITY),
+    PURIFIED(1.5, label=SEARCH),
+    PURIFIED(1, label=THRESHOLD),
+    PURIFIED(1.5, label=THRESHOLD),
+)
 
 
 def purified_models(setup: Setup, number: int, chosen: Sequence[str]) -> Task:
@@ -233,21 +247,24 @@ def curve_tasks(setup: Setup) -> dict[tuple[str, float], Task]:
     for name in names(setup):
         for size in CURVE:
             images = min(count, SEARCHED) if name == SEARCH else count
-            tasks[name, size] = judged_attacks(setup, PURIFIED(size, label=name), 0, images)
+            queried = size in PURIFIERS[name].queried
+            tasks[name, size] = judged_attacks(setup, PURIFIED(size, label=name), 0, images, queried=queried)
     return tasks
 
 
-def judged_attacks(setup: Setup, condition: Condition, number: int, count: int) -> Task:
-    """What a purifier makes of the attacks on it, by a run, counted from 0, and on the first so many images."""
+def judged_attacks(setup: Setup, condition: Condition, number: int, count: int, *, queried: bool = False) -> Task:
+    """What a purifier makes of the attacks on it, by a run, counted from 0, and on the first so many images.
+
+    queried: Square attacks as well.
+    """
     name, shard, device = condition.label, setup.shard((0, count)), str(setup.device)
     shared = {"epsilon": setup.protocol.size(condition), "seed": setup.seeds[number], "device": device}
     # The decisions by labels and by softmax of the same views have one loss, and so one attack.
     victim = "vae-mean-softmax" if name == MAJORITY else name
     classifier = setup.model("classifier", number)
-    queries = SEARCH_QUERIES if name == SEARCH else QUERIES
 
-    def attack(kind: str, name: str, queries: int) -> Task:
-        arguments = shared | {"kind": kind, "name": name, "queries": queries, "eot_draws": setup.protocol.eot_draws}
+    def attack(kind: str, name: str) -> Task:
+        arguments = shared | {"kind": kind, "name": name, "eot_draws": setup.protocol.eot_draws}
         inputs = {"shard": shard, "models": purified_models(setup, number, [name])}
         return Task(attack_purifier, arguments, inputs, "attacks", f"attack through {name}")
 
@@ -255,11 +272,12 @@ def judged_attacks(setup: Setup, condition: Condition, number: int, count: int) 
         "shard": shard,
         "classifier": classifier,
         "models": purified_models(setup, number, [name]),
-        "through": attack("through", victim, 0),
+        "through": attack("through", victim),
         "ignoring": Task(
             attack_classifier, shared, {"shard": shard, "classifier": classifier}, "attacks", "attack, no purifier"
         ),
-        "queried": attack("queried", name, queries),
+        "flipped": attack("flipped", name) if PURIFIERS[name].rounding else None,
+        "queried": attack("queried", name) if queried else None,
     }
     return Task(judge_attacks, {"name": name, "device": device}, inputs, "cleaning", f"judging attacks, {name}")
 
@@ -277,32 +295,29 @@ def attack_purifier(
     epsilon: float,
     seed: int,
     eot_draws: int,
-    queries: int,
     device: str,
     shard: Tensors,
     models: Mapping[str, Purified],
 ) -> Tensors:
-    """Images (n, c, h, w) of an attack on a purifier: kind "through", PGD on the whole, or "queried", Square; a task.
+    """Images (n, c, h, w) of an attack on a purifier; a task.
 
-    A purifier with a gradient of its own is not queried: then there are none.
+    kind: "through", PGD on the whole; "queried", Square; "flipped", the discrete search.
     """
     pixels, labels = shard["pixels"].to(device), shard["labels"].to(device)
     common, model = {"epsilon": epsilon, **_common(seed, shard, device)}, models[name]
     if kind == "queried":
-        if model.purifier.differentiable:
-            return {}
-        return {"images": square(model, pixels, labels, queries=queries, **common).images.cpu()}
+        return {"images": square(model, pixels, labels, queries=QUERIES, **common).images.cpu()}
+    if kind == "flipped":
+        return {"images": flips(model.classifier, pixels, labels, rounding=model.purifier, **common).images.cpu()}
     victim = Purified(
         model.purifier.with_draws(eot_draws),
         model.classifier,
         decide=model.decide,
         eot=model.eot,
-        backward=model.backward,
         seed=model.seed,
     )
-    random = victim.purifier.draws > 1 or victim.eot > 1
     # The adapted step size takes the luck of a step's draws for progress.
-    effort: dict[str, Any] = {"step_size": 4 * epsilon / STEPS, "chunk": CHUNK} if random else {}
+    effort: dict[str, Any] = {"step_size": 4 * epsilon / STEPS, "chunk": CHUNK} if victim.purifier.random else {}
     return {"images": pgd(victim, pixels, labels, steps=STEPS, **effort, **common).images.cpu()}
 
 
@@ -319,14 +334,17 @@ def judge_attacks(
     models: Mapping[str, Purified],
     through: Tensors,
     ignoring: Tensors,
-    queried: Tensors,
+    flipped: Tensors | None,
+    queried: Tensors | None,
 ) -> Tensors:
     """Whether the label behind a purifier is right under each attack, (n,) bool; a task."""
     labels, indices = shard["labels"].to(device), shard["indices"].to(device)
-    attacks = {"through": through, "ignoring": ignoring} | ({"queried": queried} if queried else {})
+    attacks = {"through": through, "ignoring": ignoring, "flipped": flipped, "queried": queried}
     right = {}
     with torch.no_grad():
         for kind, attack in attacks.items():
+            if attack is None:
+                continue
             images = attack["images"].to(device)
             right[kind] = models[name](images, indices=indices).argmax(dim=1) == labels
             if kind == "ignoring":

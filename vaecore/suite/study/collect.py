@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from vaecore.suite.study.cleaning import CLEANED, CURVE, names
-from vaecore.suite.study.conditions import AWAY, HIDDEN, HOME, INSIDE, PURIFIED, Condition
+from vaecore.suite.study.conditions import AWAY, HIDDEN, HOME, INSIDE, PURIFIED, SMOOTHED, WORST_CASE, Condition
 from vaecore.suite.study.contact_sheet import sheet_tasks
 from vaecore.suite.study.decisions import ASKED
 from vaecore.suite.study.draws import DRAWS
 from vaecore.suite.study.outside import HIDDEN_BY
 from vaecore.suite.study.sections import cleaning, consistency, decisions, outside, trials
+from vaecore.suite.study.smoothing import SIGMAS
 from vaecore.suite.study.study import Study, accuracy_tasks
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.study.trials import trial_tasks
@@ -28,6 +29,7 @@ def tasks(study: Study) -> list[Task]:
     )
     return [
         *(task for condition in conditions for task in DRAWS.tasks(setup, condition)),
+        *consistency.tasks(study),
         *trial_tasks(setup).values(),
         *cleaning.tasks(study),
         *outside.tasks(study),
@@ -72,6 +74,9 @@ def everything(study: Study) -> dict[str, Any]:
     return {
         "conditions": consistency.conditions(study, every),
         "panels": [study.setup.protocol.name(condition) for condition in consistency.PANELS],
+        "by_size": consistency.by_size(study),
+        "signals": consistency.signals(study),
+        "evasion": consistency.evasion(study),
         "error_by_confidence": consistency.error_by_confidence(study),
         "sanity_flags": [*trials.flags(study, every), *cleaning.flags(study), *outside.flags(study)],
         **trials.section(study),
@@ -111,7 +116,8 @@ def every_condition(study: Study) -> list[Condition]:
     for one in study.setup.sets.conditions:
         label = one.label
         sets += [one, HIDDEN(HIDDEN_BY, label=label), HOME(label=label), AWAY(label=label)]
-    return [*study.setup.conditions, *CLEANED, *purified, *sets, *ASKED]
+    others = [*(SMOOTHED(sigma) for sigma in SIGMAS), WORST_CASE(1.5)]
+    return [*study.setup.conditions, *CLEANED, *purified, *others, *sets, *ASKED]
 
 
 def _processor() -> str:

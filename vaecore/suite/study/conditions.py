@@ -177,6 +177,17 @@ PGD = Kind(
     settings={"steps": 40},
     kept=True,
 )
+WORST_CASE = Kind(
+    "worst-case",
+    "worst of three attacks, $\\epsilon$ = {size}",
+    "Auto-PGD on the cross-entropy and towards each class, and Square, the worst case image by image: it"
+    f" {_OF_CLASSIFIER} or of any purifier; changes each pixel by {{size}} at most.",
+    knows=("classifier",),
+    unit="budgets",
+    share="few",
+    settings={"steps": 50, "targets": 9, "queries": 500},
+    kept=True,
+)
 PURIFIED = Kind(
     "pgd",
     "PGD through {label}, $\\epsilon$ = {size}",
@@ -200,6 +211,14 @@ NOISY = Kind(
     "No attacker: Gaussian noise of standard deviation {size} a pixel, which nobody aims.",
     unit="intensity",
     room="decisions",
+)
+SMOOTHED = Kind(
+    "smoothed",
+    "smoothing, $\\sigma$ = {size}",
+    "No attacker: certificates of the classifier under Gaussian noise of standard deviation {size} a pixel hold against"
+    " every change that is smaller (L2) than their radius.",
+    unit="intensity",
+    room="certified",
 )
 MIX = Kind(
     "outside-mix",

@@ -12,6 +12,7 @@ classifier maps images to logits.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,13 @@ from vaecore import (
     Autoencoder,
     Classifier,
     ClassifierConfig,
+    HierarchicalVAE,
+    HierarchicalVAEConfig,
     Images,
     VAEConfig,
     fit_autoencoder,
     fit_classifier,
+    fit_hierarchical_vae,
     fit_vae,
     load_classifier,
     load_vae,
@@ -231,11 +235,24 @@ def seen(train: Tensors, held_out: Tensors) -> Images:
     return Images(train["pixels"][kept], labels, "the training images", "train")
 
 
+_REFERENCES: dict[str, Any] = {
+    "vae": fit_vae,
+    "classifier": fit_classifier,
+    "autoencoder": fit_autoencoder,
+    "hierarchical vae": fit_hierarchical_vae,
+}
+
+
 def train_reference(
-    kind: str, config: VAEConfig | ClassifierConfig, seed: int, device: str, train: Tensors, held_out: Tensors
+    kind: str,
+    config: VAEConfig | ClassifierConfig | HierarchicalVAEConfig,
+    seed: int,
+    device: str,
+    train: Tensors,
+    held_out: Tensors,
 ) -> Tensors:
-    """Weights of a reference model ("vae", "classifier" or "autoencoder"), trained on pixels and labels; a task."""
-    fit: Any = {"vae": fit_vae, "classifier": fit_classifier, "autoencoder": fit_autoencoder}[kind]
+    """Weights of a reference model, one of `_REFERENCES`, trained on pixels and labels; a task."""
+    fit = _REFERENCES[kind]
     return dict(fit(seen(train, held_out), config, seed=seed, device=device).cpu().state_dict())
 
 
@@ -243,7 +260,8 @@ def reference(
     kind: str, config: Any, shape: tuple[int, int, int], classes: int, device: str, weights: Tensors
 ) -> nn.Module:
     """A reference model with these weights, as it is used; a task."""
-    model = Classifier(config, shape, classes) if kind == "classifier" else VAE(config, shape)
+    kinds: Any = {"classifier": partial(Classifier, classes=classes), "hierarchical vae": HierarchicalVAE}
+    model: nn.Module = kinds.get(kind, VAE)(config, shape)
     model.load_state_dict(weights)
     return model.requires_grad_(requires_grad=False).to(device).eval()
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaecore import Attack, Autoencoder, VAEDetector, fgsm, lbfgs, outside, pgd
+from vaecore import Attack, Autoencoder, VAEDetector, fgsm, lbfgs, outside, pgd, worst_case
 from vaecore import Images as ImageSet
 from vaecore.toolkit import Classify, Tensors, answers, normal, outcome, seed_for, signs, uniform, words
 
@@ -221,6 +221,16 @@ def _pgd(
         indices=rows["indices"],
         keep_failed=True,
     )
+
+
+@_kind("worst-case")
+def _worst_case(
+    rows: Tensors, *, classifier: Classify, epsilon: float, settings: Mapping[str, float], seed: int, **_: Any
+) -> Attack:
+    effort: Any = {name: int(value) for name, value in settings.items()}
+    own_seed = seed_for("attack/worst-case", seed)
+    common: Any = {"epsilon": epsilon, "seed": own_seed, "indices": rows["indices"], "keep_failed": True}
+    return worst_case(classifier, rows["pixels"], rows["labels"], **effort, **common)
 
 
 @_kind("rotated")

@@ -21,7 +21,7 @@ from vaecore.suite.study.plan import Meter, Plan, silent
 from vaecore.suite.study.sets import Sets
 from vaecore.suite.study.setup import PROBE, Setup
 from vaecore.suite.study.sources import look_again
-from vaecore.suite.study.tables import Content, Table, failures
+from vaecore.suite.study.tables import Content, Table, failures, join
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.text import visible
 from vaecore.toolkit import Classify, Tensors, ask
@@ -93,29 +93,31 @@ class Study:
         attacks |= {condition: None for condition in resolved if reached and condition.kind.knows}
         if not attacks:
             return tables
-        tasks = [task for attack in attacks for task in self._attack_tasks(attack, shared)]
-        self.plan.note(tasks)
+        tasks = {attack: self._attack_tasks(attack, shared) for attack in attacks}
+        self.plan.note([task for some in tasks.values() for task in some])
 
         @cache
         def succeeded() -> NDArray[np.int64]:
-            results = self.plan.results(tasks)
-            runs, shards = len(self.setup.seeds), len(self.setup.shards(shared))
-            worked = [result["success"] & (result["l2"] > 0) for result in results]
-            rows = [
-                torch.cat(worked[start : start + shards]) for start in range(0, runs * shards * len(attacks), shards)
-            ]
-            places = torch.stack(rows).all(dim=0).nonzero().flatten().numpy()
+            everywhere = np.ones(shared, dtype=bool)
+            for some in tasks.values():
+                columns = join(self.plan.results(some), len(some) // len(self.setup.seeds))
+                reached = columns["success"] & (columns["l2"] > 0)
+                everywhere &= reached[:, :shared].all(axis=0)
+            places = everywhere.nonzero()[0]
             if len(places) < 2:
                 names = " and ".join(self.setup.protocol.name(attack) for attack in attacks)
                 raise TooFewError(
                     f"{names} must succeed on two images or more in all runs; got {len(places)} of {shared}"
                 )
-            return np.asarray(places)
+            return places
 
         return [table.take(succeeded, of=shared) for table in tables]
 
     def _attack_tasks(self, attack: Condition, images: int) -> list[Task]:
+        """Kept results that say on which images an attack succeeded: of the attack, or of what was made of it."""
         setup = self.setup
+        if not attack.kind.kept:
+            return DRAWS.tasks(setup, attack)
         return [
             setup.attack(attack, number, rows) for number in range(len(setup.seeds)) for rows in setup.shards(images)
         ]

@@ -31,7 +31,7 @@ def join(shards: Sequence[Tensors], each: int) -> Columns:
 
 def failures(columns: Columns) -> float:
     """Share of runs and images on which an attack did not reach its aim."""
-    return 1 - float(columns["success"].mean()) if "success" in columns else 0.0
+    return float((~columns["success"]).mean()) if "success" in columns else 0.0
 
 
 Places = Any  # of images: what numpy takes as an index

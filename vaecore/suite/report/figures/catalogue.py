@@ -65,6 +65,16 @@ def _distinct_labels(results: Results) -> Caption:
     )
 
 
+def _consistency_by_size(results: Results) -> Caption:
+    return Caption(
+        "How much of the lost consistency is the size of the noise",
+        "Left: share of images whose reconstructions all get one label, under FGSM and under random signs of the same"
+        " size. Right: the fall under noise over the fall under FGSM; it nears 1 as both shares near 0, where it says"
+        " little. Whiskers: 95% intervals over runs and images.",
+        f"{_runs(results)} x {_images(row['images'] for name, row in results['conditions'].items() if 'sign' in name)}",
+    )
+
+
 def _error_by_confidence(results: Results) -> Caption:
     rows = results["error_by_confidence"]
     return Caption(
@@ -147,8 +157,9 @@ def _accuracy_by_epsilon(results: Results) -> Caption:
     rows = [row for rows in results["cleaning"]["attacked"].values() for row in rows]
     return Caption(
         "Accuracy behind each purifier as the attack grows",
-        "Solid, circles: PGD that does not know the purifier. Dashed, squares: PGD through it. Triangles: Square, where"
-        " the purifier has no gradient of its own. Dotted, crosses: no purifier. Bands: 95% intervals over images.",
+        "Solid, circles: PGD that does not know the purifier. Dashed, squares: PGD through it. Triangles: Square,"
+        " upside down the discrete search behind rounding. Dotted, crosses: no purifier. Bands: 95% intervals over"
+        " images.",
         f"{_images(row['images'] for row in rows)}, run of seed {results['seeds'][0]}",
     )
 
@@ -192,8 +203,11 @@ def _images(counts: Iterable[int]) -> str:
 
 FIGURES = {  # in the order in which they are shown
     "distinct-labels": Figure(_distinct_labels, "consistency.distinct_labels", r"A.*", "conditions", "figures"),
+    "consistency-by-size": Figure(
+        _consistency_by_size, "consistency.consistency_by_size", r"A(2|4|6|7).*", "by_size", "figures"
+    ),
     "contact-sheet": Figure(_contact_sheet, "consistency.contact_sheet", r"A.*", "contact_sheet", "figures"),
-    "convergence": Figure(_convergence, "consistency.convergence", r"A(13|14|16).*|D5.*", "trials", "trials"),
+    "convergence": Figure(_convergence, "consistency.convergence", r"A(13|14|16|22|23).*|D5.*", "trials", "trials"),
     "error-by-confidence": Figure(
         _error_by_confidence, "consistency.error_by_confidence", r"B[1-5]", "error_by_confidence", "figures"
     ),

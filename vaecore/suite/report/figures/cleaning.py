@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vaecore.suite.images import unpack
-from vaecore.suite.report.figures.style import BLUE, GREEN, GREY, ORANGE, SMALL, Figure, mark_label, show
+from vaecore.suite.report.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SMALL, Figure, mark_label, show
 from vaecore.suite.text import counted
 
 _COLUMNS = 4
@@ -14,6 +14,7 @@ _COLUMNS = 4
 _CURVES = (
     ("ignoring", "PGD that does not know the purifier", BLUE, "o-"),
     ("through", "PGD through the purifier", ORANGE, "s--"),
+    ("flipped", "discrete search behind the rounding", PURPLE, "v:"),
     ("queried", "Square on the whole", GREEN, "^-."),
     ("none", "no purifier", GREY, "x:"),
 )
@@ -26,12 +27,13 @@ def accuracy_by_epsilon(results: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(2.6 * _COLUMNS, 2.1 * rows + 0.6), layout="constrained")
     panels = figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False)
     for (name, row), panel in zip(attacked.items(), panels.flat, strict=False):
-        epsilon = [attack["epsilon"] for attack in row]
         for key, label, colour, style in _CURVES:
-            if key not in row[0]:
+            shown = [attack for attack in row if key in attack]
+            if not shown:
                 continue
-            accuracy = np.array([attack[key]["accuracy"] for attack in row])
-            ends = np.array([[attack[key]["low"], attack[key]["high"]] for attack in row], dtype=float)
+            epsilon = [attack["epsilon"] for attack in shown]
+            accuracy = np.array([attack[key]["accuracy"] for attack in shown])
+            ends = np.array([[attack[key]["low"], attack[key]["high"]] for attack in shown], dtype=float)
             panel.plot(epsilon, accuracy, style, color=colour, label=label)
             panel.fill_between(epsilon, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
         panel.set_title(f"{name} ({counted(row[0]['images'], 'image', 'd')})")

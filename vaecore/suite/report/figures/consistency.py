@@ -78,6 +78,32 @@ def error_by_confidence(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def consistency_by_size(results: Mapping[str, Any]) -> Figure:
+    """Consistent share under FGSM and sign noise as they grow, and how much of FGSM's fall such noise explains."""
+    rows = results["by_size"]
+    figure = Figure(figsize=(7.5, 3), layout="constrained")
+    shares, explained = figure.subplots(1, 2, sharex=True)
+    for axis, name, colour, style, label in (
+        (shares, "fgsm", _ATTACK, "o-", "FGSM"),
+        (shares, "sign", _NOISE, "s--", "sign noise"),
+        (explained, "share", _CLEAN, "^-", "share explained"),
+    ):
+        shown = [row for row in rows if row[name] is not None]
+        epsilon = np.array([row["epsilon"] for row in shown])
+        ends = ("estimate", "low", "high")
+        middle, low, high = (np.array([row[name][key] for row in shown], dtype=float) for key in ends)
+        axis.errorbar(
+            epsilon, middle, np.stack([middle - low, high - middle]), fmt=style, color=colour, capsize=2, label=label
+        )
+        axis.set_ylim(-0.03, 1.03)
+        axis.set_xlabel("$\\epsilon$ (L-infinity, pixel intensity)")
+        axis.grid()
+    shares.set_ylabel("share of images with one label")
+    explained.set_ylabel("fall under noise over fall under FGSM")
+    shares.legend(loc="upper right")
+    return figure
+
+
 def convergence(results: Mapping[str, Any]) -> Figure:
     """Success of the adaptive attack as its effort grows (epsilon, steps, draws), with weaker attacks as points."""
     trials = results["trials"]

@@ -13,8 +13,9 @@ def page(results: Mapping[str, Any]) -> str:
     decisions = results["decisions"]
     about = (
         f"Means over {counted(len(results['seeds']), 'training run')} with 95% intervals over runs and images; ECE with"
-        f" the least and the most of the runs, {decisions['bins']} bins. Temperatures and regressions are fitted on"
-        f" {counted(decisions['held_out'], 'training image', 'd')} held out. NLL, Brier, ECE and AURC are of being"
+        f" the least and the most of the runs, {decisions['bins']} bins, and behind it the ECE that perfect calibration"
+        " would have for these confidences, which is not 0 as images are few. Temperatures and regressions are fitted"
+        f" on {counted(decisions['held_out'], 'training image', 'd')} held out. NLL, Brier, ECE and AURC are of being"
         f" right; NLL and Brier of all classes stand behind. Half of {decisions['mix']} is from"
         f" {', '.join(decisions['outsiders'])}, where every answer is wrong."
     )
@@ -36,8 +37,8 @@ _HEAD = (
     "NLL",
     "Brier",
     "= reliability - resolution + uncertainty + within",
-    "ECE, equal width",
-    "ECE, equal mass",
+    "ECE, equal width / if calibrated",
+    "ECE, equal mass / if calibrated",
     "AURC",
     "NLL of classes",
     "Brier of classes",
@@ -55,7 +56,7 @@ def _cells(measures: Mapping[str, Any]) -> list[str]:
         return f"{number['estimate']:.4f} [{number['low']:.4f}, {number['high']:.4f}]"
 
     def spread(name: str) -> str:
-        return "{mean:.4f} ({least:.4f} to {most:.4f})".format(**measures[name])
+        return "{mean:.4f} ({least:.4f} to {most:.4f}) / {calibrated:.4f}".format(**measures[name])
 
     parts = "{reliability:.4f} - {resolution:.4f} + {uncertainty:.4f} + {within:.4f}".format(**measures["brier_parts"])
     errors = [spread("ece_width"), spread("ece_mass")]

@@ -6,7 +6,8 @@ from typing import Any
 
 from vaecore.suite.judging.registry import family_of
 from vaecore.suite.judging.verdict import tally
-from vaecore.suite.report.markdown import cleaning
+from vaecore.suite.report import again
+from vaecore.suite.report.markdown import cleaning, consistency
 from vaecore.suite.report.markdown.parts import figures, literal
 from vaecore.suite.results import number
 from vaecore.suite.text import counted
@@ -35,14 +36,15 @@ def summary(results: Mapping[str, Any]) -> str:
         lines.writelines(f"Note: {note}.\n" for note in bounds["notes"])
     models = results["models"]
     line(f"Models: VAE {models['vae']}, classifier {models['classifier']}; reconstructions in {results['precision']}.")
-    line(f"Intervals cover {results['intervals_cover']}.")
+    line(f"Intervals cover {results['intervals_cover']}; their error rate is {again.error_rate(results)}.")
+    lines.writelines(f"{sentence}\n" for sentence in again.sentences(results))
     accuracies = ", ".join(f"{value:.4f}" for value in results["accuracy_per_run"])
     test_images = counted(dataset["test_images"], "test image")
     line(f"Accuracy of the classifier on all {test_images}, run by run: {accuracies}.")
     for family in dict.fromkeys(family_of(verdict["claim"]) for verdict in verdicts):
         level = next(verdict["level"] for verdict in verdicts if family_of(verdict["claim"]) == family)
         line(f"\n## {family}. {results['families'].get(family, '')}\n")
-        line(f"Intervals at level {level:.4f} each, 0.95 for the family.\n")
+        line(f"Intervals at level {level:.4f} each.\n")
         line("| claim | kind | sentence | estimand | estimate | interval | bound | verdict | runs x images |")
         line("|---|---|---|---|---|---|---|---|---|")
         for row in verdicts:
@@ -50,7 +52,8 @@ def summary(results: Mapping[str, Any]) -> str:
                 line(
                     f"| {row['claim']} | {row['kind']} | {row['sentence']} | {row['estimand']}"
                     f" | {number(row['estimate']):.3f}"
-                    f" | {number(row['low']):.3f} to {number(row['high']):.3f} | {row['bound']} | **{row['verdict']}**"
+                    f" | {number(row['low']):.3f} to {number(row['high']):.3f} | {row['bound']}"
+                    f" | **{row['verdict']}**{', near its bound' if again.is_near(row) else ''}"
                     f" | {row['runs']} x {row['images']} |"
                 )
     line("\n## Conditions\n")
@@ -66,6 +69,7 @@ def summary(results: Mapping[str, Any]) -> str:
             f" | {row['l2']:.2f}"
             f" | {row['consistent']:.3f} | {row['mse']:.4f} | {row['kl']:.1f} |"
         )
+    consistency.section(results, line)
     line("\n## Can the attacks be believed?\n")
     for flag in results["sanity_flags"] or ["No sanity flag was raised."]:
         line(f"- {flag}")

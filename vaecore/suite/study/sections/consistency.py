@@ -1,22 +1,50 @@
 """Families A and B, and E1 to E4: each condition, distinct labels, error against confidence, the contact sheet."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from vaecore.suite.images import pack
 from vaecore.suite.statistics.columns import Column
-from vaecore.suite.statistics.estimates import Estimate, mean, smooth
+from vaecore.suite.statistics.estimates import Estimate, auroc, mean, ratio, smooth
 from vaecore.suite.statistics.intervals import interval
-from vaecore.suite.study.conditions import CLEAN, FGSM, GAUSSIAN, JOINT, LBFGS, SIGN, UNIFORM, Condition
+from vaecore.suite.study.alarms import MOST_LABELS, RAISED
+from vaecore.suite.study.conditions import (
+    CLEAN,
+    CONFIDENT,
+    EVADE,
+    EVADE_KNOWN,
+    FGSM,
+    GAUSSIAN,
+    GAUSSIAN_CONFIDENT,
+    JOINT,
+    LBFGS,
+    SIGN,
+    SIZES,
+    UNIFORM,
+    Condition,
+)
 from vaecore.suite.study.contact_sheet import SHEET, sheet_tasks
+from vaecore.suite.study.signals import FALSE_ALARMS
 from vaecore.suite.study.study import Study, TooFewError
+from vaecore.suite.study.tables import Table
+from vaecore.suite.study.tasks import Task
 
 BINS = 20
 LEVEL = 0.95  # of intervals that describe and decide nothing
 # Conditions whose distinct labels are drawn: attacks above, noise below.
 PANELS = (CLEAN, FGSM(0.5), FGSM(1), LBFGS, JOINT(1.5), UNIFORM(1), SIGN(0.5), SIGN(1), GAUSSIAN)
+# Detectors whose AUROC is shown, and their columns in a `Table`.
+SIGNALS = {
+    "count": "distinct",
+    "disagreement": "disagreement",
+    "max-softmax": "doubt",
+    "MSE": "mse",
+    "pixels not zero": "marks",
+}
+EVADING = (JOINT(1.5), EVADE(1), EVADE(1.5), EVADE_KNOWN(1.5))  # attackers whose evasion is shown
 
 
 def conditions(study: Study, chosen: Sequence[Condition]) -> dict[str, Any]:
@@ -48,6 +76,101 @@ def _of_condition(study: Study, condition: Condition) -> dict[str, Any]:
         "kl": float(table["kl"].mean()),
         "distinct_labels": [{"share": bar.estimate, "low": bar.low, "high": bar.high} for bar in bars],
     }
+
+
+def tasks(study: Study) -> list[Task]:
+    """What the section shows beside the evidence of the conditions."""
+    setup = study.setup
+    if setup.training is None:
+        return []
+    return [task for condition in (CLEAN, *EVADING) for task in RAISED.tasks(setup, condition)]
+
+
+def by_size(study: Study) -> list[dict[str, Any]]:
+    """Consistent share under FGSM and sign noise of each size, and how much of FGSM's fall such noise explains.
+
+    The first row is of clean images; there is nothing to explain there.
+    """
+    clean_share = _shown(mean(study.table(CLEAN).consistent))
+    rows: list[dict[str, Any]] = [{"epsilon": 0.0, "fgsm": clean_share, "sign": clean_share, "share": None}]
+    for size in SIZES:
+        tables = study.paired(CLEAN, SIGN(size), FGSM(size))
+        clean, noisy, attacked = (table.consistent.astype(float) for table in tables)
+        measured = {"fgsm": mean(attacked), "sign": mean(noisy), "share": ratio(clean - noisy, clean - attacked)}
+        epsilon = study.setup.protocol.size(FGSM(size))
+        rows.append({"epsilon": epsilon, **{name: _shown(estimate) for name, estimate in measured.items()}})
+    return rows
+
+
+def signals(study: Study) -> list[dict[str, Any]]:
+    """AUROC of each of SIGNALS under every condition: against clean images, against noise as large, on successes.
+
+    failed: share of images on which the attack failed, which are among those of the first two.
+    """
+    rows = []
+    for condition in study.setup.conditions:
+        if condition == CLEAN:
+            continue
+        with suppress(TooFewError):
+            name = study.setup.protocol.name(condition)
+            row: dict[str, Any] = {"condition": name, "clean": _aurocs(study, CLEAN, condition)}
+            noise = _noise_of(condition)
+            row["noise"] = None if noise is None else _aurocs(study, noise, condition)
+            row["failed"] = study.paired(condition)[0].origin.failed
+            row["successes"] = None
+            if row["failed"]:
+                with suppress(TooFewError):
+                    row["successes"] = _aurocs(study, CLEAN, condition, reached=True)
+            rows.append(row)
+    return rows
+
+
+def _noise_of(condition: Condition) -> Condition | None:
+    """Noise as large as an attack, where there is such a condition."""
+    if condition.kind is FGSM:
+        return SIGN(condition.size)
+    return {LBFGS: GAUSSIAN, CONFIDENT: GAUSSIAN_CONFIDENT}.get(condition)
+
+
+def _aurocs(study: Study, inside: Condition, condition: Condition, *, reached: bool = False) -> dict[str, float]:
+    low, high = study.paired(inside, condition, reached=reached)
+    columns = {name: (getattr(low, column), getattr(high, column)) for name, column in SIGNALS.items()}
+    return {name: auroc(*pair, paired=True).value for name, pair in columns.items()}
+
+
+def evasion(study: Study) -> dict[str, Any] | None:
+    """How often each alarm is raised on clean images, and how often adaptive attackers fool and raise none.
+
+    None where there are no images held out to set thresholds by.
+    """
+    if study.setup.training is None:
+        return None
+    clean = study.table(CLEAN, of=RAISED)
+    alarms = [name for name in clean.columns if name != "wrong"]
+    together = {f"all-{rate:g}": _together(alarms, rate) for rate in FALSE_ALARMS}
+    groups = {**{alarm: [alarm] for alarm in alarms}, **together}
+    attacked = {}
+    for condition in EVADING:
+        table = study.table(condition, of=RAISED)
+        passing = {name: ~_any(table, group) & table["wrong"] for name, group in groups.items()}
+        attacked[study.setup.protocol.name(condition)] = {name: _shown(mean(own)) for name, own in passing.items()}
+    false = {name: _shown(mean(_any(clean, group))) for name, group in groups.items()}
+    return {"groups": groups, "false": false, "attacked": attacked}
+
+
+def _together(alarms: Sequence[str], rate: float) -> list[str]:
+    """The alarms at a rate of false ones, and that of labels which is nearest to it: more than one, or than two."""
+    labels = f"labels-{MOST_LABELS[0] if rate == FALSE_ALARMS[-1] else MOST_LABELS[1]}"
+    return [labels, *(alarm for alarm in alarms if alarm.endswith(f"-{rate:g}") and not alarm.startswith("labels"))]
+
+
+def _any(table: Table, alarms: Sequence[str]) -> Any:
+    return np.any([table[alarm] for alarm in alarms], axis=0)
+
+
+def _shown(estimate: Estimate) -> dict[str, float]:
+    shown = interval(estimate, LEVEL)
+    return {"estimate": shown.estimate, "low": shown.low, "high": shown.high}
 
 
 def error_by_confidence(study: Study) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vaecore import brier_parts, ece, reliability
+from vaecore import brier_parts, calibrated_ece, ece, reliability
 from vaecore.suite.statistics.estimates import Estimate, aurc, mean, smooth
 from vaecore.suite.statistics.intervals import interval
 from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS, MIX, NOISY, ROTATED, Condition
@@ -23,9 +23,11 @@ from vaecore.suite.study.decisions import (
 from vaecore.suite.study.study import Study, TooFewError
 from vaecore.suite.study.tables import Table
 from vaecore.suite.study.tasks import Task
+from vaecore.toolkit import seed_for
 
 LEVEL = 0.95  # of intervals that describe and decide nothing
 BINS = 15
+DRAWS = 50  # of all answers for the ECE of perfect calibration, in each run; its error is then a few percent
 DRAWN = (PLAIN, SCALED, MEAN_SCALED, ALL)  # judges in the reliability diagrams
 FIGURES = (CLEAN, ROTATED(45), NOISY(0.3), FGSM(1), LBFGS, MIX)  # conditions in the figures
 COVERAGES = tuple(round(0.05 * k, 2) for k in range(1, 21))
@@ -106,7 +108,12 @@ def _measures(table: Table, judge: str) -> dict[str, Any]:
     measures["brier_parts"] = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
     for equal in EQUAL:
         errors = [ece(*run, bins=BINS, equal=equal) for run in zip(confidence, right, strict=True)]
-        measures[f"ece_{equal}"] = {"mean": float(np.mean(errors)), "least": min(errors), "most": max(errors)}
+        calibrated = [
+            calibrated_ece(run, bins=BINS, equal=equal, draws=DRAWS, seed=seed_for(f"ece/{judge}", number))
+            for number, run in enumerate(confidence)
+        ]
+        spread = {"mean": float(np.mean(errors)), "least": min(errors), "most": max(errors)}
+        measures[f"ece_{equal}"] = spread | {"calibrated": float(np.mean(calibrated))}
     measures["aurc"] = _shown(aurc(1 - confidence, ~right))
     if judge in CLASSES and np.isfinite(table[f"{judge}/class-nll"]).all():
         measures["class_nll"] = _shown(mean(table[f"{judge}/class-nll"]))
