@@ -32,6 +32,7 @@ from vaecore.suite.study.sections.outside import MEASURES, compare_scores
 from vaecore.suite.study.study import Study
 
 MADE = [*OUTSIDE_MADE]
+FEW = 8  # images of the tiny study that adaptive attacks take
 MIRRORED = OUTSIDE(label="mirrored")
 
 
@@ -77,7 +78,7 @@ def test_every_score_is_there_for_every_run(tiny):
     columns = table(tiny, OUTSIDE(label="dimmed-0.3"))
     assert set(columns.columns) == set(scores)
     for name, column in columns.columns.items():
-        assert column.shape == (2, 10 if scores[name].expensive else 12), name  # as many as adaptive attacks take
+        assert column.shape == (2, FEW if scores[name].expensive else 12), name
         assert np.isfinite(column).all(), name
     assert not np.array_equal(columns["mse"][0], columns["mse"][1])
     np.testing.assert_array_equal(columns["mean-pixel"][0], columns["mean-pixel"][1])
@@ -111,7 +112,7 @@ def test_cells_are_what_scikit_learn_says(tiny, content, label):
         assert cell["aupr_out"] == pytest.approx(out)
         within = np.mean([average_precision_score(1 - truth, -both) for both in values])
         assert cell["aupr_in"] == pytest.approx(within)
-        # 95% of 12 images are 12, and of 10 are 10: what passes is what no inside image exceeds.
+        # 95% of 12 images are 12, and of 8 are 8: what passes is what no inside image exceeds.
         assert cell["fpr95"] == pytest.approx(np.mean([(high <= low.max()).mean() for low, high in runs]))
         assert cell["low"] <= cell["auroc"] <= cell["high"]
 
@@ -200,8 +201,8 @@ def test_a_score_that_is_nan_raises_no_alarm_and_leaves_none_out():
 def test_images_that_hide_lower_the_score_that_they_hide_from(beside):
     before, after = beside.table(DARK, of=SCORES), beside.table(HIDING_DARK, of=HIDING)
     for name in HIDDEN_FROM:
-        clean = before[name][:, :10]
-        assert after[f"{name}/{name}"].shape == (2, 10)
+        clean = before[name][:, :FEW]
+        assert after[f"{name}/{name}"].shape == (2, FEW)
         lowered = clean - after[f"{name}/{name}"]
         assert (lowered > -1e-6).all()
         assert lowered.mean() > 0.05 * clean.mean()
