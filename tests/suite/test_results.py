@@ -166,7 +166,7 @@ def test_an_attack_that_hardly_succeeds_costs_its_row_and_not_the_report(tiny, t
     names = [setup.protocol.name(one) for one in (CLEAN, CONFIDENT, GAUSSIAN_CONFIDENT)]
     results = collect.looked_at(study, names)
     assert list(results["conditions"]) == ["clean"]
-    assert "lbfgs-0.98: 16 of 16 images: the attack did not reach its aim" in results["sanity_flags"]
+    assert "lbfgs-0.98: 24 of 24 images: the attack did not reach its aim" in results["sanity_flags"]
 
 
 def test_error_by_confidence_counts_every_image_once(results, tiny):
