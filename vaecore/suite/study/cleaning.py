@@ -66,7 +66,9 @@ JUDGED = (
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.5)  # budgets of the attacks that accuracy is shown against
 STEPS, QUERIES = 40, 500
 KNOWING = ("ignoring", "through", "flipped", "queried")  # attacks, by what they know of the purifier
-SEARCHED = 40  # images for the search in latent space, which is slow; where a claim cleans L-BFGS images, it takes all
+# Images for the search in latent space, which is slow: those that are shown, and those that a claim has attacked. Where a
+# claim cleans L-BFGS images, it takes all.
+SEARCHED, SEARCHES_ATTACKED = 40, 100
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class AttackedPurifiers(Evidence):
     def count(self, setup: Setup, condition: Condition) -> int:
         """As many as adaptive attacks take."""
         count = setup.count(condition)
-        return min(count, SEARCHED) if condition.label == SEARCH else count
+        return min(count, SEARCHES_ATTACKED) if condition.label == SEARCH else count
 
     def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
         """One task for each run."""
