@@ -185,9 +185,10 @@ def test_the_search_gets_fewer_images(tiny, tmp_path, monkeypatch):
     row = Row(lambda parts: LatentSearch(parts.vae, steps=2, starts=1))
     monkeypatch.setattr(cleaning, "PURIFIERS", {SEARCH: row})
     monkeypatch.setattr(cleaning, "SEARCHED", 2)
+    monkeypatch.setattr(cleaning, "SEARCHES_ATTACKED", 3)
     setup = replace(tiny.setup, protocol=replace(tiny.setup.protocol, shard=5))  # so that shards have none for it
     study = Study.of(setup, Store(tmp_path))
-    assert study.table(PURIFIED(1, label=SEARCH), of=ATTACKED)["through"].shape == (2, 2)
+    assert study.table(PURIFIED(1, label=SEARCH), of=ATTACKED)["through"].shape == (2, 3)
     table = study.table(CLEAN, of=CLEANING)
     assert (table[SEARCH].shape, table[NONE].shape) == ((2, 2), (2, 12))
     (found,) = study.paired(LBFGS, of=CLEANING)

@@ -66,8 +66,8 @@ JUDGED = (
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.5)  # budgets of the attacks that accuracy is shown against
 STEPS, QUERIES = 40, 500
 KNOWING = ("ignoring", "through", "flipped", "queried")  # attacks, by what they know of the purifier
-# Images for the search in latent space, which is slow: those that are shown, and those that a claim has attacked. Where a
-# claim cleans L-BFGS images, it takes all.
+# Images for the search in latent space, which is slow: those that are shown, and those that a claim has attacked. Where
+# a claim cleans L-BFGS images, it takes all.
 SEARCHED, SEARCHES_ATTACKED = 40, 100
 
 
