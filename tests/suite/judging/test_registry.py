@@ -10,16 +10,28 @@ from vaecore.suite.judging.registry import KINDS, REGISTRY, load_registry
 from vaecore.toolkit import digest
 
 MNIST = """
-A1 > 0.80, A2 > 0.40, A3 > 0.10, A4 > 0.02, A5 > 0.25, A6 > 0.05, A7 > 0.50, A8 > 0.75, A9 > 0.55, A10 > 0.10,
-A11a > 0.03, A11b > 0.15, A12a > 0.02, A12b > 0.03, A13 < 0.60, A14 > 0.70, A15 > 0.04, A17 < 0.02,
+A1 > 0.80, A2 > 0.40, A3 > 0.10, A4 > 0.02, A5 > 0.25, A6 > 0.05, A7a > 0.40, A7b > 0.59, A7c > 0.36, A8 > 0.75, A9 >
+0.55, A10 > 0.10, A11a > 0.03, A11b > 0.15, A12a > 0.02, A12b > 0.03, A13 < 0.60, A14 > 0.70, A15 > 0.04, A16a > 0.72,
+A16b > 0.72, A16c > 0.65, A16d > 0.74, A17 < 0.02, A18a > 0.03, A18b < 0.68, A19a > 0.03, A19b > -0.01, A19c > 0.06,
+A20a > 0.74, A20b > 0.75, A21a > -0.01, A21b > 0.00, A21c > -0.02, A21d < -0.03, A22a < 0.47, A22b > 0.75, A23 > 0.71,
 B1 > 1.15, B2 < -0.10, B3 > 0.00, B4 < 0.50, B5 > 0.10, B6 < 0.002, B7 < -0.01, B8 > 0.005,
-C1a > 0.95, C1b > 0.95, C1c > 0.95, C2a > 0.85, C2b > 0.85, C2c > 0.85, C3a > 0.60, C3b > 0.60, C3c > 0.60,
-C4a > 0.60, C4b > 0.85, C5a > 0.03, C6 < 0.20, C7 > 0.90, C8 > 0.85, C9 < 0.92,
-D1 > 0.80, D2a > 0.08, D2b > 0.10, D4 > 0.20, D5a < 0.25, D5b < 0.05, D6 > 0.85, D7 > 0.25, D8 > 0.10,
-E1 > 0.60, E2a > 0.60, E2b > 0.60, E4 > 0.95, E5a < -0.37, E5b < -0.23, E5c < -0.78, E5d < -0.25, E6 > 0.03,
-E7b < -0.09
+C1a > 0.95, C1b > 0.95, C1c > 0.95, C2a > 0.85, C2b > 0.85, C2c > 0.85, C3a > 0.60, C3b > 0.60, C3c > 0.60, C4a >
+0.60, C4b > 0.85, C5a > 0.03, C6 < 0.20, C7 > 0.90, C8 > 0.85, C9 < 0.92, C10 < 0.78, C12a < 0.87, C12c > 0.09, C12d >
+0.72, C13a < 0.40, C13b < 0.35, C13c > 0.67, C13d > 0.74, C14a < 0.25, C14b < 0.25, C14c < 0.75, C15b > 0.68, C16b >
+0.21,
+D1 > 0.80, D2a > 0.08, D2b > 0.10, D4 > 0.20, D5a < 0.25, D5b < 0.05, D6 > 0.85, D7 > 0.25, D8 > 0.10, D9 < 0.32, D11a
+> 0.71, D11b > 0.63, D12a > 0.02, D12c > 0.01, D13 > 0.18,
+E1 > 0.60, E2a > 0.60, E2b > 0.60, E4 > 0.95, E5a < -0.37, E5b < -0.23, E5c < -0.78, E5d < -0.25, E6 > 0.03, E7b <
+-0.09
 """
-MARGINS = {"D3": Bound(0.0, 0.05), "E3": Bound(0.4, 0.6)}  # equal to within a margin
+MARGINS = {  # equal to within a margin
+    "A16f": Bound(0.02, 0.1),
+    "C15a": Bound(0.02, 0.1),
+    "D3": Bound(0.0, 0.05),
+    "D10": Bound(0.0, 0.1),
+    "E3": Bound(0.4, 0.6),
+}
+TOO_WEAK = {"C12b", "C16a", "C16c", "C16d", "D12b"}  # by the pilot
 REPORTED = {"A7d", "A16e", *(f"A24{part}" for part in "abc"), *(f"C11{part}" for part in "abcdefgh"), "D11c", "E7a"}
 LETTERS = {*(f"C{part}d" for part in range(1, 6)), *(f"C13{part}" for part in "efg")}  # for digits alone
 LETTERS |= {*(f"C14{part}" for part in "def"), "C15c"}
@@ -78,10 +90,10 @@ def test_mnist_bounds_are_the_registered_ones():
     for name, sign, end in (entry.split() for entry in MNIST.replace("\n", " ").split(",")):
         expected[name] = Bound(low=float(end)) if sign == ">" else Bound(high=float(end))
     assert {name: claim.bound for name, claim in claims.items() if claim.bound} == expected
-    assert set(claims) - set(expected) == LETTERS
+    assert set(claims) - set(expected) == LETTERS | TOO_WEAK
     for name, claim in claims.items():
         assert bool(claim.reported) == (name in REPORTED)
-        assert bool(claim.registered and claim.pilot) == (name not in REPORTED | LETTERS)
+        assert bool(claim.registered and claim.pilot) == (name not in REPORTED | LETTERS | TOO_WEAK)
         assert claim.kind in KINDS
 
 

@@ -172,7 +172,7 @@ def test_a_finished_model_beside_a_maker_is_the_same_in_all_runs_and_said_to_be(
     result.stdout.fnmatch_lines(
         [
             "profile: standard, 2 runs (seeds 0 to 1), *",
-            f"intervals cover training runs of the {named[other]} and test images, for this one {named[finished]}; error *",
+            f"intervals cover training runs of the {named[other]} and test images, for this one {named[finished]};*",
         ]
     )
 
