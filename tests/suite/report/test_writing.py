@@ -78,7 +78,7 @@ def test_summary_names_every_claim_verdict_and_number(results):
     assert text.startswith(
         "# Claims on mine.npz, profile standard\n\n1 supported, 1 refuted, 2 inconclusive. 2 training "
     )
-    assert "test images: 12 clean, 8 lbfgs; 10 draws an image." in text
+    assert "test images: 12 clean, 12 lbfgs; 10 draws an image." in text
     assert f"Registry {results['registry_digest'][:12]}." in text
     lines = text.splitlines()
     for one in results["claims"]:

@@ -19,7 +19,7 @@ from vaecore.suite.text import counted
 Results = Mapping[str, Any]
 STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "pilot": "cyan", "reported": "cyan"}
 ASCII = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)  # box.SIMPLE in ASCII
-_SCORES = ("mse", "latent-knn", "max-softmax", "mean-pixel")  # those shown
+_SCORES = ("mse", "latent-knn", "max-softmax")  # those shown
 _COLUMNS = 5  # of distinct labels; the last one pools the rest
 
 
@@ -177,5 +177,5 @@ def _histogram(conditions: Results, *, bar: str) -> RenderableType:
     for name, condition in conditions.items():
         shares = [entry["share"] for entry in condition["distinct_labels"]]
         shares = [*shares[: _COLUMNS - 1], sum(shares[_COLUMNS - 1 :])]
-        grid.add_row(name, *(f"{share:.2f}" for share in shares), bar * round(30 * shares[0]))
+        grid.add_row(name, *(f"{share:.2f}" for share in shares), bar * round(28 * shares[0]))
     return grid
