@@ -1,4 +1,4 @@
-"""Paths of the findings: the folder of the claims' tests, and their registry."""
+"""Plain facts of the findings: where the claims' tests and their registry are, and what shares an error rate."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ FOLDER = next(folder for folder in (_PACKAGE / "findings", _PACKAGE.parent / "cl
 """In an installed package they lie within it; in the clone beside it."""
 
 REGISTRY = FOLDER / "registry.toml"
+FAMILY, STUDY = "family", "study"  # what shares an error rate of 0.05
 
 
 def shown(file: Path) -> str:

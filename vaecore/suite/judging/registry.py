@@ -12,11 +12,10 @@ from typing import Any
 
 from vaecore.suite.judging.bound import Bound, Standing, problems_of, read_toml, standing
 from vaecore.suite.judging.bounds import Bounds
-from vaecore.suite.judging.findings import REGISTRY, shown
+from vaecore.suite.judging.findings import FAMILY, REGISTRY, STUDY, shown
 from vaecore.suite.statistics.intervals import family_level
 from vaecore.toolkit import EMBEDDED, TORCHVISION, digest
 
-FAMILY, STUDY = "family", "study"  # what shares an error rate of 0.05
 KINDS = ("finding", "control", "baseline", "limit")
 _TEXTS = {"kind", "sentence", "estimand", "source", "no_effect", "untested", "reported", "outside"}
 _DATASETS = {*TORCHVISION, *EMBEDDED}  # of this package's registry; a user's may name any

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vaecore.suite.judging.findings import FOLDER
-from vaecore.suite.judging.registry import FAMILY, STUDY
+from vaecore.suite.judging.findings import FAMILY, FOLDER, STUDY
 from vaecore.suite.plugin.items import VERDICT, asks_for_study, usage_error
 from vaecore.suite.study.protocol import PROFILES
 from vaecore.suite.text import counted

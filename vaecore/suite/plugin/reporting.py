@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vaecore.suite.facts import Facts
-from vaecore.suite.judging.registry import FAMILY, Registry
+from vaecore.suite.judging.findings import FAMILY
+from vaecore.suite.judging.registry import Registry
 from vaecore.suite.judging.verdict import Verdict, expected_supported, no_verdict
 from vaecore.suite.results import SCHEMA
 from vaecore.suite.study import collect

@@ -16,9 +16,9 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from vaecore import Store, keep_freed_memory
 from vaecore.suite.cache import cache_folder
 from vaecore.suite.judging.bounds import Bounds, read_bounds
-from vaecore.suite.judging.findings import REGISTRY, shown
+from vaecore.suite.judging.findings import FAMILY, REGISTRY, shown
 from vaecore.suite.judging.pilot import check_new, write_bounds
-from vaecore.suite.judging.registry import FAMILY, Registry, load_registry, registry_of
+from vaecore.suite.judging.registry import Registry, load_registry, registry_of
 from vaecore.suite.judging.verdict import Verdict, not_run, tally
 from vaecore.suite.plugin import planning, reporting
 from vaecore.suite.plugin.conclusion import PASSED, REGISTRY_PROPERTY, Conclusion

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from vaecore.suite.judging.registry import FAMILY, family_of, shared_rate
+from vaecore.suite.judging.findings import FAMILY
+from vaecore.suite.judging.registry import family_of, shared_rate
 from vaecore.suite.judging.verdict import NEAR, near_bounds
 from vaecore.suite.results import number
 from vaecore.suite.text import counted

@@ -21,7 +21,7 @@ from rich import box
 from rich.table import Table as Grid
 from rich.text import Text
 
-from vaecore.suite.judging.registry import FAMILY
+from vaecore.suite.judging.findings import FAMILY
 from vaecore.suite.report.markdown.parts import literal
 from vaecore.suite.report.terminal import ASCII, printed, recording
 from vaecore.suite.results import number, plain
