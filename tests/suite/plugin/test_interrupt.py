@@ -35,8 +35,9 @@ TASKS = [task for one in CONDITIONS for task in draws.DRAWS.tasks(small, one)]
 
 
 def run(cache, trigger, say):
-    def count(module, name):
-        function, calls = getattr(module, name), []
+    def count(owner, name):
+        of_module = not isinstance(owner, dict)
+        function, calls = getattr(owner, name) if of_module else owner[name], []
 
         def counted(*arguments, **settings):
             result = function(*arguments, **settings)
@@ -46,7 +47,10 @@ def run(cache, trigger, say):
                 time.sleep(60)
             return result
 
-        setattr(module, name, counted)
+        if of_module:
+            setattr(owner, name, counted)
+        else:
+            owner[name] = counted
 
     class Noting(Here):
         def submit(self, task, needs):
@@ -54,7 +58,7 @@ def run(cache, trigger, say):
                 print(task.key, file=file)
             return super().submit(task, needs)
 
-    for place in ((models, "fit_classifier"), (perturbations, "lbfgs"), (draws, "reconstruct"), (os, "fsync")):
+    for place in ((models._REFERENCES, "classifier"), (perturbations, "lbfgs"), (draws, "reconstruct"), (os, "fsync")):
         count(*place)
     study = Study.of(small, Store(cache), Noting())
     study.plan.compute(TASKS, "evidence")
@@ -97,7 +101,7 @@ pytestmark = [
 SIGINT, SIGKILL = 2, 9
 # Trigger, signal, exit status, entries finished by then: of 4 models, 2 shards of L-BFGS, then 8 of draws.
 KILLS = {
-    "training": ("fit_classifier-2", SIGKILL, -SIGKILL, 2),
+    "training": ("classifier-2", SIGKILL, -SIGKILL, 2),
     "attack": ("lbfgs-2", SIGKILL, -SIGKILL, 5),
     "write": ("fsync-6", SIGKILL, -SIGKILL, 5),
     "interrupt in draws": ("reconstruct-3", SIGINT, 130, 8),

@@ -230,8 +230,9 @@ def study_with(tmp_path_factory):
     return study
 
 
-# The intervals of these, at 700 images and less, are wider than those that the bounds were made for.
-TOO_WIDE = {"A6", "E5a", "E5b", "E5c", "E5d"}
+# The intervals of these, at 700 images and less, are wider than those that the bounds were made for, or the attack is
+# weaker in STEPS steps.
+TOO_WIDE = {"A6", "A23", "E5a", "E5b", "E5c", "E5d"}
 ON_DIGITS = [
     claim.id
     for claim in load_registry("digits").testable
@@ -418,6 +419,16 @@ def sets(of_set, **shifts):
     return columns
 
 
+def levels(of_set, **shifts):
+    """As `sets`, of what a hierarchical VAE's levels say."""
+
+    def columns(name, generator):
+        shift = {score.replace("_", "-"): by for score, by in shifts.items()} if name == of_set else {}
+        return {score: generator.normal(size=SHAPE) + shift.get(score, 0.0) for score in ("elbo", "likelihood-ratio")}
+
+    return columns
+
+
 def alarmed(share):
     """Conformal p-values of which a share raises an alarm at 5%."""
 
@@ -553,6 +564,10 @@ LAWS: list[tuple[str, Law, Law]] = [  # of a claim: one under which it holds, an
     *((f"C14{part}", alarmed(0.6), alarmed(0.98)) for part in "cf"),
     *(("C15a", alarmed(0.05), alarmed(share)) for share in (0.0, 0.2)),
     *((f"C15{part}", alarmed(0.9), alarmed(0.3)) for part in "bc"),
+    ("C16a", levels("omniglot", likelihood_ratio=2.0), levels("omniglot", elbo=2.0)),
+    ("C16b", levels("outside", likelihood_ratio=2.0), levels("outside", elbo=2.0)),
+    ("C16c", levels("omniglot"), levels("omniglot", elbo=2.0)),
+    ("C16d", levels("outside"), levels("outside", likelihood_ratio=2.0)),
     ("D1", majority(0.9, 0.0), majority(0.5, 0.0)),
     ("D2a", majority(0.6, 0.3), majority(0.3, 0.3)),
     ("D2b", majority(0.6, 0.3), majority(0.3, 0.3)),

@@ -59,11 +59,15 @@ def _call(item: pytest.Item, planning: Study) -> str:
     return ""
 
 
+_NUMBERS = 44  # columns of the terminal that the numbers of a plan take
+
+
 def table(costs: Sequence[Cost], mistakes: Mapping[str, str], workers: int, *, width: int, unicode: bool) -> str:
     """What a run would compute and how long it may take, as text for the terminal."""
     grid = Grid(box=box.SIMPLE if unicode else terminal.ASCII, show_edge=False)
-    for title in ("tasks", "needed", "cached", "to compute", "seconds"):
-        grid.add_column(title, justify="left" if title == "tasks" else "right", no_wrap=True)
+    grid.add_column("tasks", no_wrap=True, max_width=max(width, 60) - _NUMBERS)  # long ones are cut, never a number
+    for title in ("needed", "cached", "to compute", "seconds"):
+        grid.add_column(title, justify="right", no_wrap=True)
     for cost in costs:
         left = cost.tasks - cost.stored
         seconds = "-" if not left else "unknown" if cost.seconds is None else _rounded(cost.seconds)

@@ -26,12 +26,12 @@ class Yardstick(Evidence):
         """One task, for the first run."""
         shared = {"epsilon": setup.protocol.size(condition), "seed": setup.seeds[0], "device": str(setup.device)}
         inputs = {"train": setup.training}
-        weights = Task(train_robust, shared, inputs, "models", "training the adversarially trained classifier")
+        weights = Task(train_robust, shared, inputs, "models", "training the robust classifier")
         shape = {"shape": setup.train.shape, "classes": setup.train.classes or 0}
         arguments = shared | shape | {"settings": dict(condition.kind.settings)}
         arguments["config"] = reference_configs(setup.train)[1]
         shard = setup.shard((0, self.count(setup, condition)))
-        title = "attack on the adversarially trained classifier"
+        title = "attack on the robust classifier"
         return [Task(attack_robust, arguments, {"shard": shard, "weights": weights}, "attacks", title)]
 
     def columns(self, setup: Setup, condition: Condition, results: Sequence[Tensors]) -> Columns:  # noqa: ARG002
