@@ -212,7 +212,7 @@ class WrongSets(Sets):
 @pytest.fixture(scope="session")
 def study_with(tmp_path_factory):
     """Give a function that gives a study with a fault, or the sound one; all share their models and a store."""
-    profile = Profile("test", runs=5, images=700, lbfgs_images=300, adaptive_images=200)
+    profile = Profile("test", runs=5, images=700, lbfgs_images=300, adaptive_images=100)
     setup = FaultySetup(
         Dataset("digits", "for tests"), Protocol(profile, eot_draws=3), device=torch.device("cpu"), first_seed=500
     )
@@ -233,10 +233,11 @@ def study_with(tmp_path_factory):
 # The intervals of these, at 700 images and less, are wider than those that the bounds were made for, or the attack is
 # weaker in STEPS steps.
 TOO_WIDE = {"A6", "A23", "E5a", "E5b", "E5c", "E5d"}
+EXPENSIVE = {"C13e", "C13f", "C13g", "C14e", "C14f", "C15c"}  # their laws hold them, below
 ON_DIGITS = [
     claim.id
     for claim in load_registry("digits").testable
-    if claim.family in "ACE" and not claim.reported and claim.id not in TOO_WIDE
+    if claim.family in "ACE" and not claim.reported and claim.id not in TOO_WIDE | EXPENSIVE
 ]
 PLANTED = {  # and the claims that they turn
     "posterior ten times too wide": "A1",
