@@ -10,8 +10,8 @@ import pytest
 
 from vaecore.suite import (
     ABROAD,
+    ALARM_RATE,
     AWAY,
-    FALSE_ALARMS,
     HIDDEN,
     HIDDEN_BY,
     HOME,
@@ -63,7 +63,7 @@ def by_levels_abroad(study: Study, score: str, kind: str) -> Estimate:
 def alarms(study: Study, condition: Condition, column: str) -> Estimate:
     """The share of a condition's images that raise an alarm by conformal p-values; the column: see `P_VALUES`."""
     values = study.table(condition, of=P_VALUES)[column]
-    return mean(np.where(np.isnan(values), np.nan, values <= FALSE_ALARMS), limits=(0, 1))
+    return mean(np.where(np.isnan(values), np.nan, values <= ALARM_RATE), limits=(0, 1))
 
 
 def alarms_of_hidden(study: Study, score: str, kind: str) -> Estimate:

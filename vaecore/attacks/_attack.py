@@ -283,6 +283,17 @@ def victim_flags(target: Classify | Victim, images: Tensor, objective: Objective
     return int(flags)
 
 
+def likely_classes(logits: Tensor, labels: Tensor) -> Tensor:
+    """All classes of each image, most likely first and its label last; (n, classes) and (n,) to (n, classes)."""
+    check_labels(labels, len(labels), classes=logits.shape[1])
+    return logits.scatter(1, labels.unsqueeze(1), -torch.inf).argsort(dim=1, descending=True)
+
+
+def wide(values: Tensor) -> Tensor:
+    """Values (m,) as (m, 1, 1, 1), to broadcast over images."""
+    return values.view(-1, 1, 1, 1)
+
+
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     """The direction of norm 1 in which each image's loss rises fastest; zero where the gradient is zero."""
     if norm == "linf":

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vaecore._batch_sizes import answers
-from vaecore._check import check_counts, check_labels
+from vaecore._check import check_counts
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, seed_for, uniform
 from vaecore.attacks._attack import (
@@ -18,9 +18,11 @@ from vaecore.attacks._attack import (
     check_budget,
     classifier_objective,
     gradient_of,
+    likely_classes,
     outcome,
     parts_of,
     victim_flags,
+    wide,
 )
 from vaecore.models._networks import Classify
 
@@ -63,8 +65,7 @@ def flips(
     with torch.no_grad():
         levels = _Levels.of(rounding, images, epsilon)
         logits = answers(classifier, levels.middle)
-        check_labels(labels, len(images), classes=logits.shape[1])
-        likely = logits.scatter(1, labels.unsqueeze(1), -torch.inf).argsort(dim=1, descending=True)
+        likely = likely_classes(logits, labels)
         flags = torch.full_like(labels, victim_flags(classifier, levels.middle))
         points, success, spent = images.clone(), torch.zeros_like(labels, dtype=torch.bool), torch.zeros_like(labels)
         for attempt in range(1 + min(targets, logits.shape[1] - 1)):
@@ -137,11 +138,11 @@ class _Search:
             moved, won, loss, gained = self._climb(point)
             better = (won & ~best_won) | ((won == best_won) & (loss > best_loss))
             best, best_loss, best_won = (
-                moved.where(_wide(better), best),
+                moved.where(wide(better), best),
                 loss.where(better, best_loss),
                 best_won | won,
             )
-            point = moved.where(_wide(gained), self._kicked(best, step))
+            point = moved.where(wide(gained), self._kicked(best, step))
         return self.levels.images(best), best_won
 
     def _climb(self, point: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -167,8 +168,3 @@ class _Search:
         )
         ends = torch.where(side.view_as(point) < 0.5, self.levels.floor, self.levels.ceiling)
         return ends.where(chosen.view_as(point) < _KICKED, point)
-
-
-def _wide(values: Tensor) -> Tensor:
-    """Values (m,) as (m, 1, 1, 1), to broadcast over images."""
-    return values.view(-1, 1, 1, 1)

@@ -25,6 +25,7 @@ from vaecore.attacks._attack import (
     projection,
     steepest,
     victim_flags,
+    wide,
     zero_gradient,
 )
 from vaecore.models._networks import Classify
@@ -172,7 +173,7 @@ class _Climb:
         rises, improved = torch.zeros_like(self.rows), torch.zeros_like(won)
         windows = _windows(self.steps)
         for step in range(1, self.steps + 1):
-            moved = self.project(torch.addcmul(point, _wide(sizes), steepest(gradient, self.norm)))
+            moved = self.project(torch.addcmul(point, wide(sizes), steepest(gradient, self.norm)))
             if step > 1:
                 moved.mul_(_NEW).add_(point, alpha=2 * (1 - _NEW)).sub_(previous, alpha=1 - _NEW)
                 self.project(moved)
@@ -185,12 +186,12 @@ class _Climb:
             # A success is never replaced by a failure with a higher loss.
             better = (won & ~best_won) | ((won == best_won) & (loss > best_loss))
             improved |= better
-            best, best_gradient = point.where(_wide(better), best), gradient.where(_wide(better), best_gradient)
+            best, best_gradient = point.where(wide(better), best), gradient.where(wide(better), best_gradient)
             best_won, best_loss = best_won | won, loss.where(better, best_loss)
             if step in windows:
                 halved = (rises < _RISING * windows[step]) | ~(halved | improved)
                 sizes = torch.where(halved, sizes / 2, sizes)
-                point, gradient = best.where(_wide(halved), point), best_gradient.where(_wide(halved), gradient)
+                point, gradient = best.where(wide(halved), point), best_gradient.where(wide(halved), gradient)
                 loss = best_loss.where(halved, loss)
                 rises, improved = torch.zeros_like(rises), torch.zeros_like(improved)
         return best, best_won, best_loss, first
@@ -206,8 +207,3 @@ def _windows(steps: int) -> dict[int, int]:
     while shares[-1] < 100:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 3, 6))
     return {stop: stop - start for start, stop in pairwise(sorted({-(-share * steps // 100) for share in shares}))}
-
-
-def _wide(values: Tensor) -> Tensor:
-    """Values (m,) as (m, 1, 1, 1), to broadcast over images."""
-    return values.view(-1, 1, 1, 1)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from vaecore._batch_sizes import answers
-from vaecore._check import check_counts, check_labels
+from vaecore._check import check_counts
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, seed_for
-from vaecore.attacks._attack import Attack, Loss, Victim, check_aims, check_budget, outcome, parts_of
+from vaecore.attacks._attack import Attack, Loss, Victim, check_aims, check_budget, likely_classes, outcome, parts_of
 from vaecore.attacks._pgd import pgd
 from vaecore.attacks._square import square
 from vaecore.models._networks import Classify
@@ -48,8 +48,7 @@ def worst_case(
     with torch.no_grad():
         logits = answers(parts_of(classifier)[0], images)
         classes = logits.shape[1]
-        check_labels(labels, len(images), classes=classes)
-        likely = logits.scatter(1, labels.unsqueeze(1), -torch.inf).argsort(dim=1, descending=True)
+        likely = likely_classes(logits, labels)
         aimed = min(targets, classes - 1)
 
         def attempt(number: int, rows: Tensor) -> Attack:

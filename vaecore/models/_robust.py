@@ -10,7 +10,7 @@ from vaecore._check import check_number
 from vaecore._modes import in_any_mode
 from vaecore.data._images import Images
 from vaecore.models._networks import Classifier, ClassifierConfig
-from vaecore.models._training import SMALL, Progress, fit, reference_configs, seeded, settings
+from vaecore.models._training import SMALL, Progress, fit_classifier_on, reference_configs, settings
 
 _STEP = 1.25  # of epsilon (Wong et al. 2020, section 4)
 
@@ -42,14 +42,11 @@ def fit_robust(
     """Train the reference classifier on images moved by FGSM from a random start within `epsilon` (L-infinity).
 
     config: by default the reference network without dropout and augmentation. Returned on `device` (default: GPU if
-    any), eval mode. Raises ValueError without labels, or if the loss is no longer finite.
+    any), eval mode. Raises as `fit_classifier` does.
     Source: Wong, Rice & Kolter (2020), algorithm 3.
     """
     check_number("epsilon", epsilon, lambda value: 0 < value <= 1, "above 0 and at most 1")
     config = robust_config(train) if config is None else settings(train, config, ClassifierConfig)
-    labels, classes = train.labels, train.classes
-    if labels is None or classes is None:
-        raise ValueError(f"a classifier needs labels; the training images of {train.name} have none")
 
     def loss(model: Classifier, pixels: Tensor, labels: Tensor) -> Tensor:
         low, high = (pixels - epsilon).clamp(min=0), (pixels + epsilon).clamp(max=1)
@@ -58,9 +55,4 @@ def fit_robust(
         moved = (start.detach() + _STEP * epsilon * gradient.sign()).clamp(low, high)
         return cross_entropy(model(moved), labels)
 
-    with seeded(seed, device) as place:
-        model = Classifier(config, train.shape, classes).to(place)
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        return fit(model, loss, optimizer, config, train.pixels, labels, device=place, progress=progress)
+    return fit_classifier_on(loss, train, config, seed=seed, device=device, progress=progress)

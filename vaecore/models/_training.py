@@ -101,16 +101,29 @@ def fit_classifier(
 
     Raises ValueError without labels, or if the loss is no longer finite, and TypeError for arguments of other types.
     """
+
+    def loss(model: Classifier, pixels: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(model(pixels), labels)
+
     config = settings(train, config, ClassifierConfig)
+    return fit_classifier_on(loss, train, config, seed=seed, device=device, progress=progress)
+
+
+def fit_classifier_on(
+    loss: Callable[[Classifier, Tensor, Tensor], Tensor],
+    train: Images,
+    config: ClassifierConfig,
+    *,
+    seed: int,
+    device: torch.device | str | None,
+    progress: Progress | None,
+) -> Classifier:
+    """Train the reference classifier by a loss of (model, pixels, labels); otherwise as `fit_classifier`."""
     labels, classes = train.labels, train.classes
     if labels is None or classes is None:
         raise ValueError(f"a classifier needs labels; the training images of {train.name} have none")
     if classes < 2:
         raise ValueError(f"a classifier needs two classes or more; got the label 0 alone in {train.name}")
-
-    def loss(model: Classifier, pixels: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(model(pixels), labels)
-
     with seeded(seed, device) as place:
         model = Classifier(config, train.shape, classes).to(place)
         optimizer = torch.optim.AdamW(

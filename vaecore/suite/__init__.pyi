@@ -18,6 +18,7 @@ from .statistics.estimates import spearman_within as spearman_within
 
 # Kinds of evidence, for `Study.table(condition, of=...)`.
 from .study.alarms import RAISED as RAISED
+from .study.alarms import all_alarms as all_alarms
 from .study.cleaning import ATTACKED as ATTACKED
 from .study.cleaning import CLEANING as CLEANING
 
@@ -52,7 +53,7 @@ from .study.each_image import Shard as Shard
 from .study.levels import LEVELS as LEVELS
 from .study.models import Run as Run
 from .study.outside import ABROAD as ABROAD
-from .study.outside import FALSE_ALARMS as FALSE_ALARMS
+from .study.outside import ALARM_RATE as ALARM_RATE
 from .study.outside import HIDDEN_BY as HIDDEN_BY
 from .study.outside import HIDING as HIDING
 from .study.outside import P_VALUES as P_VALUES

@@ -82,6 +82,9 @@ def _mismatch(results: Mapping[str, Any]) -> str:
     return next((f"{where} must have {names[0]}, which is missing" for where, names in lacking if names), "")
 
 
+# Attacks on a purifier, by what they know of it; right under all of them.
+ATTACKS = ("ignoring", "through", "flipped", "queried", "worst")
+
 # What readers take from the results; they may hold more.
 _MAYBE = (None, Number())  # null where it is not defined
 _COUNT, _SIZE, _SHARE = Number(0, whole=True), Number(1, whole=True), Number(0, 1)
@@ -167,11 +170,7 @@ _SECTIONS = {  # of a report on all claims, by `vaecore page`
     "cleaning": {
         "attacked": MapOf(
             ListOf(
-                {"images": _COUNT, "epsilon": Number()}
-                | {
-                    f"{attack}?": {"accuracy": _SHARE}
-                    for attack in ("ignoring", "through", "flipped", "queried", "worst")
-                },
+                {"images": _COUNT, "epsilon": Number()} | {f"{attack}?": {"accuracy": _SHARE} for attack in ATTACKS},
                 1,
             ),
             1,

@@ -29,3 +29,6 @@ def test_bad_arguments_are_named():
         fit_robust(train, CONFIG, seed=0, epsilon=0)
     with pytest.raises(ValueError, match="a classifier needs labels; the training images of digits have none"):
         fit_robust(Images(train.pixels, None, "digits", "train"), CONFIG, seed=0, epsilon=0.1)
+    alike = Images(train.pixels, torch.zeros_like(train.labels), "mine", "train")
+    with pytest.raises(ValueError, match="needs two classes or more; got the label 0 alone in mine"):
+        fit_robust(alike, CONFIG, seed=0, epsilon=0.1)

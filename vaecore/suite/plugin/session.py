@@ -217,6 +217,7 @@ class ClaimsSession:
                 item.add_marker(pytest.mark.skip(reason=f"{name} is not registered here: {claim.unregistered}"))
             elif why := self.study.outside.lacks(claim.outside):
                 item.add_marker(pytest.mark.skip(reason=printable(f"{name} {why}")))
+
         self.config.option.keyword = re.sub(
             r"[\w:+\-.\[\]\\/]+",  # a word of an expression of -k
             lambda word: _keyword(word[0]) if word[0] in owner else word[0],

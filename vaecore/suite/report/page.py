@@ -14,7 +14,7 @@ from vaecore.suite.judging.registry import KINDS, family_of
 from vaecore.suite.report import again, forest
 from vaecore.suite.report.figures.catalogue import FIGURES, Caption, caption, figures_of, shown
 from vaecore.suite.report.forest import Forest, Margin
-from vaecore.suite.results import load, plain
+from vaecore.suite.results import ATTACKS, load, plain
 from vaecore.suite.text import counted
 from vaecore.toolkit import sweep, write_atomically
 
@@ -84,6 +84,7 @@ def render(results: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
         kinds=[kind for kind in KINDS if any(claim["kind"] == kind for claim in claims)],
         conditions=[(name, results["threats"][name], results["conditions"].get(name)) for name in conditions],
         missing=missing,
+        attacks=ATTACKS,
         again=again.sentences(results),
         error_rate=again.error_rate(results),
         shared_ticks=[(forest.shared(value), value) for value in range(-4, 9, 4)],

@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
+from scipy.special import bdtrc
 
 from vaecore.suite.statistics.columns import NOWHERE, Origin, origin_of
 from vaecore.suite.statistics.rank_statistics import placement_values, rank_correlation, sums_by
@@ -273,7 +273,8 @@ def beats(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> bool:
     first_alone, second_alone = int((first & ~second).sum()), int((second & ~first).sum())
     if first_alone <= second_alone:
         return False
-    return bool(binomtest(first_alone, first_alone + second_alone, alternative="greater").pvalue < BEATEN)
+    # The chance of as many heads or more in so many throws of a fair coin; scipy.stats takes long to import.
+    return bool(bdtrc(first_alone - 1, first_alone + second_alone, 0.5) < BEATEN)
 
 
 def _spearman(first: ArrayLike, second: ArrayLike, groups: ArrayLike, *, fewest: int) -> Estimate:

@@ -42,10 +42,6 @@ _EDGE = 1e-12
 class Decisions(Evidence):
     """Evidence from each judge of JUDGES under a condition of ASKED."""
 
-    def count(self, setup: Setup, condition: Condition) -> int:
-        """As the condition says."""
-        return setup.count(condition)
-
     def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
         """One task for each run."""
         count = self.count(setup, condition)

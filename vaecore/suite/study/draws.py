@@ -23,10 +23,6 @@ from vaecore.toolkit import Classify, Precision, Tensors, answers, kl_of_posteri
 class Draws(Evidence):
     """Evidence from reconstructions under a condition of the protocol."""
 
-    def count(self, setup: Setup, condition: Condition) -> int:
-        """As the condition says."""
-        return setup.count(condition)
-
     def draws(self, setup: Setup) -> int:
         """Reconstructions drawn of each image."""
         return setup.protocol.draws
@@ -67,7 +63,7 @@ class ManyDraws(Draws):
 
     def count(self, setup: Setup, condition: Condition) -> int:
         """As the condition says, and no more than conditions share."""
-        return min(setup.count(condition), setup.protocol.profile.images)
+        return min(super().count(setup, condition), setup.protocol.profile.images)
 
     def draws(self, setup: Setup) -> int:
         """Reconstructions drawn of each image."""

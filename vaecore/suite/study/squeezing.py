@@ -31,7 +31,7 @@ class Squeezing(Evidence):
 
     def count(self, setup: Setup, condition: Condition) -> int:
         """As the condition says, and no more than conditions share."""
-        return min(setup.count(condition), setup.protocol.profile.images)
+        return min(super().count(setup, condition), setup.protocol.profile.images)
 
     def make_tasks(self, setup: Setup, condition: Condition) -> list[Task]:
         """One task for each run and shard of images."""

@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vaecore.suite.report.markdown.parts import figures
+from vaecore.suite.results import ATTACKS
 from vaecore.suite.text import counted
-
-ATTACKS = ("ignoring", "through", "flipped", "queried", "worst")  # by what they know of the purifier; the worst of them
 
 
 def section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
@@ -21,10 +20,8 @@ def section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
         shown = " | ".join(f"{row[name]['accuracy']:.3f}" if name in row else "-" for name in names)
         line(f"| {condition} | {cleaning['images'][condition]} | {shown} |")
     line(f"\nOf {cleaning['search']} the first {counted(cleaning['searched'], 'image', 'd')}, but all under L-BFGS.\n")
-    line(
-        "Accuracy on the first run under PGD that does not know the purifier / through it / under the discrete search,"
-    )
-    line("where it rounds / under Square, where it has no exact gradient / right under all of these.\n")
+    line("Accuracy on the first run under PGD that does not know the purifier / through it / under the discrete")
+    line("search, where it rounds / under Square, where it has no exact gradient / right under all of these.\n")
     sizes = [row["epsilon"] for row in next(iter(attacked.values()))]
     line(f"| purifier | images | {' | '.join(f'epsilon {size:g}' for size in sizes)} |")
     line(f"|---|---:|{'---:|' * len(sizes)}")

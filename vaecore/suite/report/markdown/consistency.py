@@ -7,10 +7,8 @@ from typing import Any
 def section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
     """Write the section of the summary, whose results they are; line: called with each line."""
     line("\n## What detects which attack?\n")
-    line(
-        "AUROC against clean images / against noise as large / against clean images, where the attack succeeded in all"
-    )
-    line("runs. Failed: share of images on which the attack failed, which are among those of the first two.\n")
+    line("AUROC against clean images / against noise as large / against clean images, where the attack succeeded in")
+    line("all runs. Failed: share of images on which the attack failed, which are among those of the first two.\n")
     names = list(results["signals"][0]["clean"])
     line(f"| condition | failed | {' | '.join(names)} |")
     line(f"|---|---:|{'---:|' * len(names)}")
@@ -21,13 +19,10 @@ def section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
     evasion = results["evasion"]
     if evasion is None:
         return
-    line(
-        "\nAn AUROC flatters a detector whose attacker needs to pass one threshold. So, by alarms with thresholds from"
-    )
-    line(
-        "images held out: the share of clean images that raise each, and of attacked images that are misclassified and"
-    )
-    line("raise none. Labels: more distinct labels than that. All: all four at a rate of false alarms.\n")
+    line("\nAn AUROC flatters a detector whose attacker needs to pass one threshold. So, by alarms with thresholds")
+    line("from images held out: the share of clean images that raise each, and of attacked images that are")
+    line("misclassified and raise none. Labels: more distinct labels than that. All: all four at a rate of false")
+    line("alarms.\n")
     attacked = evasion["attacked"]
     line(f"| alarm | clean images | {' | '.join(attacked)} |")
     line(f"|---|---:|{'---:|' * len(attacked)}")

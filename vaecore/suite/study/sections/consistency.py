@@ -10,7 +10,7 @@ from vaecore.suite.images import pack
 from vaecore.suite.statistics.columns import Column
 from vaecore.suite.statistics.estimates import Estimate, auroc, mean, ratio, smooth
 from vaecore.suite.statistics.intervals import interval
-from vaecore.suite.study.alarms import MOST_LABELS, RAISED
+from vaecore.suite.study.alarms import RAISED, all_alarms
 from vaecore.suite.study.conditions import (
     CLEAN,
     CONFIDENT,
@@ -147,8 +147,7 @@ def evasion(study: Study) -> dict[str, Any] | None:
         return None
     clean = study.table(CLEAN, of=RAISED)
     alarms = [name for name in clean.columns if name != "wrong"]
-    together = {f"all-{rate:g}": _together(alarms, rate) for rate in FALSE_ALARMS}
-    groups = {**{alarm: [alarm] for alarm in alarms}, **together}
+    groups = {alarm: [alarm] for alarm in alarms} | {f"all-{rate:g}": all_alarms(rate) for rate in FALSE_ALARMS}
     attacked = {}
     for condition in EVADING:
         table = study.table(condition, of=RAISED)
@@ -156,12 +155,6 @@ def evasion(study: Study) -> dict[str, Any] | None:
         attacked[study.setup.protocol.name(condition)] = {name: _shown(mean(own)) for name, own in passing.items()}
     false = {name: _shown(mean(_any(clean, group))) for name, group in groups.items()}
     return {"groups": groups, "false": false, "attacked": attacked}
-
-
-def _together(alarms: Sequence[str], rate: float) -> list[str]:
-    """The alarms at a rate of false ones, and that of labels which is nearest to it: more than one, or than two."""
-    labels = f"labels-{MOST_LABELS[0] if rate == FALSE_ALARMS[-1] else MOST_LABELS[1]}"
-    return [labels, *(alarm for alarm in alarms if alarm.endswith(f"-{rate:g}") and not alarm.startswith("labels"))]
 
 
 def _any(table: Table, alarms: Sequence[str]) -> Any:

@@ -16,7 +16,7 @@ from vaecore.suite.study.conditions import AWAY, FGSM, HIDDEN, HOME, INSIDE, LBF
 from vaecore.suite.study.evidence import Evidence
 from vaecore.suite.study.outside import (
     ABROAD,
-    FALSE_ALARMS,
+    ALARM_RATE,
     HIDDEN_BY,
     HIDDEN_FROM,
     HIDING,
@@ -184,11 +184,11 @@ def _found(study: Study, sets: Iterable[Condition]) -> dict[str, Any] | None:
     names = [name for name in scores if name in tables[INSIDE.kind.name]]
     shares = {name: {label: _alarms(table.columns[name]) for label, table in tables.items()} for name in names}
     held = len(study.setup.held_out(study.setup.seeds[0])[1])
-    return {"false_alarms": FALSE_ALARMS, "held_out": held, "shares": shares}
+    return {"false_alarms": ALARM_RATE, "held_out": held, "shares": shares}
 
 
 def _alarms(p_values: Values) -> float:
-    return float(np.where(np.isnan(p_values), np.nan, p_values <= FALSE_ALARMS).mean())
+    return float(np.where(np.isnan(p_values), np.nan, p_values <= ALARM_RATE).mean())
 
 
 def _hiding(study: Study) -> dict[str, Any] | None:
