@@ -85,6 +85,36 @@ def test_reconstructions_cost_on_clean_images(study: Study, claim: Conclusion) -
     claim.conclude(change(study, CLEAN, "class-nll"))
 
 
+def rival(study: Study, condition: Condition, purifier: str) -> Estimate:
+    """NLL of the softmax behind a purifier minus that of the mean softmax over reconstructions, both scaled."""
+    (table,) = study.paired(condition, of=DECISIONS)
+    return mean(table[f"{purifier}-temperature/class-nll"] - table["mean-softmax-temperature/class-nll"])
+
+
+@pytest.mark.claim("E8a")
+def test_a_threshold_calibrates_lbfgs(study: Study, claim: Conclusion) -> None:
+    """On L-BFGS images a threshold at 0.5 has a lower NLL than the mean softmax of reconstructions."""
+    claim.conclude(rival(study, LBFGS, "threshold"))
+
+
+@pytest.mark.claim("E8b")
+def test_a_threshold_calibrates_fgsm(study: Study, claim: Conclusion) -> None:
+    """On FGSM images (epsilon 0.2) a threshold at 0.5 has a lower NLL than the mean softmax of reconstructions."""
+    claim.conclude(rival(study, FGSM(1), "threshold"))
+
+
+@pytest.mark.claim("E8c")
+def test_fewer_bits_calibrate_lbfgs(study: Study, claim: Conclusion) -> None:
+    """On L-BFGS images two bits a pixel have a lower NLL than the mean softmax of reconstructions."""
+    claim.conclude(rival(study, LBFGS, "bit-depth"))
+
+
+@pytest.mark.claim("E8d")
+def test_fewer_bits_calibrate_fgsm(study: Study, claim: Conclusion) -> None:
+    """On FGSM images (epsilon 0.2) two bits a pixel have a lower NLL than the mean softmax of reconstructions."""
+    claim.conclude(rival(study, FGSM(1), "bit-depth"))
+
+
 def refusing(study: Study, condition: Condition) -> Estimate:
     """Area under the risk-coverage curve of refusing by soft disagreement minus that of refusing by confidence."""
     table = study.table(condition, of=DECISIONS)

@@ -27,6 +27,7 @@ from vaecore.suite.study.decisions import ASKED, MEAN_SCALED, SCALED
 from vaecore.suite.study.protocol import PROFILES, Profile, Protocol
 from vaecore.suite.study.sets import Sets
 from vaecore.suite.study.setup import Dataset, Setup
+from vaecore.suite.study.signals import BEHIND
 from vaecore.suite.study.tasks import Task
 
 pytestmark = pytest.mark.slow  # of the models that the file trains
@@ -495,8 +496,10 @@ def decisions(sharp=None, **changes):
             return (wrong + (0.3 if name == sharp else 1.5) * generator.normal(size=SHAPE) + 5) / 10
 
         values = {"confidence/nll": nll, "confidence+mse/nll": worse(changes.get("mse", 0))}
-        for name, whose in (("classifier", SCALED), ("mean", MEAN_SCALED)):
-            values |= {f"{whose}/class-{kind}": worse(changes.get(name, 0)) for kind in ("nll", "brier")}
+        judges = {"classifier": SCALED, "mean": MEAN_SCALED} | {name: f"{name}-temperature" for name in BEHIND}
+        for name, whose in judges.items():
+            change = changes.get(name.replace("-", "_"), 0)
+            values |= {f"{whose}/class-{kind}": worse(change) for kind in ("nll", "brier")}
         values |= {"softmax/right": ~wrong, "softmax/confidence": 1 - doubt("confidence")}
         return values | {"disagreement": doubt("disagreement")}
 
@@ -592,6 +595,8 @@ LAWS: list[tuple[str, Law, Law]] = [  # of a claim: one under which it holds, an
     ("D13", certified(0.8, 0.4), certified(0.8, 0.8)),
     *((f"E5{part}", decisions(classifier=1.9), decisions(mean=0.05)) for part in "abcd"),
     ("E6", decisions(mean=1.0), decisions(classifier=0.05)),
+    *((f"E8{part}", decisions(mean=2.0), decisions(threshold=0.05)) for part in "ab"),
+    *((f"E8{part}", decisions(mean=2.0), decisions(bit_depth=0.05)) for part in "cd"),
     ("E7b", decisions("disagreement"), decisions("confidence")),
 ]
 

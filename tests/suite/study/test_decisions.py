@@ -33,6 +33,7 @@ from vaecore.suite.study.decisions import (
 from vaecore.suite.study.protocol import Profile, Protocol
 from vaecore.suite.study.sections import decisions as section
 from vaecore.suite.study.setup import Dataset, Setup
+from vaecore.suite.study.signals import BEHIND
 from vaecore.suite.study.study import Study
 from vaecore.toolkit import seed_for
 
@@ -95,16 +96,22 @@ def test_columns_are_those_of_plain_code(study, condition):
         own = np.take_along_axis(probability, logits.argmax(1)[:, None, None], axis=2)[:, :, 0]
         square = (drawn - pixels.unsqueeze(1)).square().mean(dim=(1, 2, 3, 4)).double().numpy()
         mean = np.log(probability.mean(axis=1))
-        sides[role] = logits, mean, labels.numpy(), {"mse": square, "disagreement": 1 - own.mean(axis=1)}
-    logits, mean, labels, _ = sides["held-out"]
-    temperatures = {SCALED: fit_temperature(logits, labels), MEAN_SCALED: fit_temperature(mean, labels)}
+        behind = {
+            "threshold": run.classifier((pixels >= 0.5).float()),
+            "bit-depth": run.classifier((pixels * 3).round() / 3),
+        }
+        logits = {"logits": logits, "mean": mean} | {name: each.double().numpy() for name, each in behind.items()}
+        sides[role] = logits, labels.numpy(), {"mse": square, "disagreement": 1 - own.mean(axis=1)}
+    whose = {PLAIN: "logits", SCALED: "logits", MEAN: "mean", MEAN_SCALED: "mean"}
+    whose |= {f"{name}-temperature": name for name in BEHIND}
+    held_logits, labels, _ = sides["held-out"]
+    scaled = [judge for judge in whose if "temperature" in judge]
+    temperatures = {judge: fit_temperature(held_logits[whose[judge]], labels) for judge in scaled}
 
     def log_probability(role, judge):
-        logits, mean, _, _ = sides[role]
-        values = mean if judge in (MEAN, MEAN_SCALED) else logits
-        return log_softmax(values / temperatures.get(judge, 1), axis=1)
+        return log_softmax(sides[role][0][whose[judge]] / temperatures.get(judge, 1), axis=1)
 
-    labels = sides["test"][2]
+    labels = sides["test"][1]
     for judge in CLASSES:
         expected = log_probability("test", judge)
         np.testing.assert_array_equal(columns[f"{judge}/right"][1], expected.argmax(1) == labels)
@@ -113,10 +120,10 @@ def test_columns_are_those_of_plain_code(study, condition):
         brier = ((np.exp(expected) - np.eye(10)[labels]) ** 2).sum(1)
         np.testing.assert_allclose(columns[f"{judge}/class-brier"][1], brier, atol=1e-5)
         np.testing.assert_allclose(columns[f"{judge}/confidence"][1], np.exp(expected.max(1)), atol=1e-5)
-    right = {role: side[0].argmax(1) == side[2] for role, side in sides.items()}
+    right = {role: side[0]["logits"].argmax(1) == side[1] for role, side in sides.items()}
     for judge, name in (("confidence", None), ("confidence+mse", "mse"), ("confidence+disagreement", "disagreement")):
         features = {}
-        for role, (_, _, _, signals) in sides.items():
+        for role, (_, _, signals) in sides.items():
             confidence = np.exp(log_probability(role, SCALED).max(1)).clip(1e-12, 1 - 1e-12)
             signal = [] if name is None else [np.log(signals[name].clip(1e-12))]
             features[role] = np.stack([np.log(confidence) - np.log1p(-confidence), *signal], axis=1)
@@ -142,7 +149,8 @@ def test_nll_of_being_right_is_that_of_the_confidence(study):
 def looks(logits):
     """What `look` would give, by these logits alone."""
     signals = dict.fromkeys(SIGNALS, torch.ones(len(logits)))
-    return {"logits": logits, "mean": logits, "success": torch.ones(len(logits), dtype=torch.bool), **signals}
+    every = dict.fromkeys(("logits", "mean", *BEHIND), logits)
+    return {**every, "success": torch.ones(len(logits), dtype=torch.bool), **signals}
 
 
 NEVER_WRONG = looks(torch.eye(3)[torch.arange(30) % 3] * 5), {"labels": torch.arange(30) % 3}

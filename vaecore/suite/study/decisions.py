@@ -1,9 +1,10 @@
-"""E5 to E7 and B6 to B8: whose confidence can be believed, the classifier's alone or with the VAE's help?
+"""E5 to E8 and B6 to B8: whose confidence can be believed, the classifier's alone or with the VAE's help?
 
-Judges. The classifier's softmax; the mean softmax over reconstructions; both with a temperature; and logistic
-regressions that tell right from wrong answers by the scaled confidence, alone and with signals of the VAE beside it.
-Temperatures and regressions are fitted on training images that neither model has seen (`Setup.held_out`), nothing on
-test images. A user's finished model stays as it is, whatever it saw.
+Judges. The classifier's softmax; the mean softmax over reconstructions; both with a temperature; the softmax behind
+purifiers that need no training, with one; and logistic regressions that tell right from wrong answers by the scaled
+confidence, alone and with signals of the VAE beside it. Temperatures and regressions are fitted on training images that
+neither model has seen (`Setup.held_out`), nothing on test images. A user's finished model stays as it is, whatever it
+saw.
 
 Each judge is then asked about test images as they are, turned, noisy and attacked by attackers that do not know the
 VAE, and about a mix of which half is from outside, where every answer is wrong.
@@ -22,7 +23,7 @@ from vaecore import fit_temperature
 from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS, MIX, NOISY, OUTSIDE, PGD, ROTATED, Condition
 from vaecore.suite.study.evidence import Evidence
 from vaecore.suite.study.setup import Setup
-from vaecore.suite.study.signals import SIGNALS
+from vaecore.suite.study.signals import BEHIND, SIGNALS
 from vaecore.suite.study.tables import Columns, stack
 from vaecore.suite.study.tasks import Given, Task
 from vaecore.toolkit import Tensors, is_made
@@ -30,7 +31,9 @@ from vaecore.toolkit import Tensors, is_made
 ATTACKED = (FGSM(1), PGD(1), LBFGS)
 ASKED = (CLEAN, ROTATED(15), ROTATED(30), ROTATED(45), ROTATED(60), NOISY(0.3), NOISY(0.6), *ATTACKED, MIX)
 PLAIN, SCALED, MEAN, MEAN_SCALED = "softmax", "temperature", "mean-softmax", "mean-softmax-temperature"
-CLASSES = (PLAIN, SCALED, MEAN, MEAN_SCALED)  # judges that give every class a probability
+# Judges that give every class a probability: by which logits of `look`, and whether these get a temperature.
+CLASSES = {PLAIN: ("logits", False), SCALED: ("logits", True), MEAN: ("mean", False), MEAN_SCALED: ("mean", True)}
+CLASSES |= {f"{name}-temperature": (name, True) for name in BEHIND}
 ALONE, ALL = "confidence", "confidence+all"
 REGRESSIONS = {ALONE: ()} | {f"confidence+{name}": (name,) for name in SIGNALS} | {ALL: SIGNALS}
 JUDGES = (*CLASSES, *REGRESSIONS)
@@ -138,7 +141,7 @@ class _Seen:
 
     def log_probabilities(self, judge: str, temperatures: dict[str, float]) -> Tensor:
         """Of all classes, (n, classes) in float64, by a judge of CLASSES."""
-        logits = self.columns["mean" if judge in (MEAN, MEAN_SCALED) else "logits"].double()
+        logits = self.columns[CLASSES[judge][0]].double()
         return (logits / temperatures.get(judge, 1.0)).log_softmax(dim=1)
 
     def features(self, judge: str, temperatures: dict[str, float]) -> NDArray[np.float64]:
@@ -159,8 +162,7 @@ class _Judges:
     def fit(cls, seen: _Seen, labels: Tensor) -> "_Judges":
         """None in place of the regressions where no answer was wrong, or none right: there is nothing to learn."""
         temperatures = {
-            SCALED: fit_temperature(seen.columns["logits"], labels),
-            MEAN_SCALED: fit_temperature(seen.columns["mean"], labels),
+            judge: fit_temperature(seen.columns[name], labels) for judge, (name, scaled) in CLASSES.items() if scaled
         }
         right = (seen.columns["logits"].argmax(dim=1) == labels).numpy()
         if right.all() or not right.any():
