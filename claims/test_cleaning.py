@@ -53,13 +53,13 @@ def test_lbfgs_images_regain_their_label(study: Study, claim: Conclusion) -> Non
 
 @pytest.mark.claim("D2a")
 def test_cleaning_helps_under_fgsm(study: Study, claim: Conclusion) -> None:
-    """Cleaning raises accuracy under FGSM (epsilon 0.2)."""
+    """Cleaning raises accuracy under FGSM (epsilon {budget})."""
     claim.conclude(gain(study, FGSM(1)))
 
 
 @pytest.mark.claim("D2b")
 def test_cleaning_helps_under_strong_fgsm(study: Study, claim: Conclusion) -> None:
-    """Cleaning raises accuracy under FGSM (epsilon 0.3)."""
+    """Cleaning raises accuracy under FGSM (epsilon {1.5 budget})."""
     claim.conclude(gain(study, FGSM(1.5)))
 
 
@@ -71,49 +71,49 @@ def test_cleaning_costs_clean_accuracy(study: Study, claim: Conclusion) -> None:
 
 @pytest.mark.claim("D4")
 def test_a_threshold_cleans_better(study: Study, claim: Conclusion) -> None:
-    """A threshold at 0.5 cleans FGSM images (epsilon 0.2) better than the VAE."""
+    """A threshold at 0.5 cleans FGSM images (epsilon {budget}) better than the VAE."""
     claim.conclude(gain(study, FGSM(1), after=THRESHOLD, before=MAJORITY))
 
 
 @pytest.mark.claim("D5a")
 def test_an_attack_through_the_vae_undoes_it(study: Study, claim: Conclusion) -> None:
-    """An attack through the VAE (EOT-PGD, epsilon 0.1) undoes the cleaning."""
+    """An attack through the VAE (EOT-PGD, epsilon {0.5 budget}) undoes the cleaning."""
     claim.conclude(share(study.table(PURIFIED(0.5, label=MAJORITY), of=ATTACKED)["through"]))
 
 
 @pytest.mark.claim("D5b")
 def test_a_stronger_attack_through_the_vae_leaves_nothing(study: Study, claim: Conclusion) -> None:
-    """An attack through the VAE (EOT-PGD, epsilon 0.2) leaves hardly an image."""
+    """An attack through the VAE (EOT-PGD, epsilon {budget}) leaves hardly an image."""
     claim.conclude(share(study.table(PURIFIED(1, label=MAJORITY), of=ATTACKED)["through"]))
 
 
 @pytest.mark.claim("D6")
 def test_noise_of_the_same_size_is_cleaned(study: Study, claim: Conclusion) -> None:
-    """Images with sign noise (0.1) keep their label in cleaning."""
+    """Images with sign noise ({0.5 budget}) keep their label in cleaning."""
     claim.conclude(share(study.table(SIGN(0.5), of=CLEANING)[MAJORITY]))
 
 
 @pytest.mark.claim("D7")
 def test_cleaning_helps_under_pgd(study: Study, claim: Conclusion) -> None:
-    """Cleaning raises accuracy under PGD (epsilon 0.2)."""
+    """Cleaning raises accuracy under PGD (epsilon {budget})."""
     claim.conclude(gain(study, PGD(1)))
 
 
 @pytest.mark.claim("D8")
 def test_cleaning_harms_under_plain_noise(study: Study, claim: Conclusion) -> None:
-    """Cleaning costs accuracy under plain sign noise (0.3)."""
+    """Cleaning costs accuracy under plain sign noise ({1.5 budget})."""
     claim.conclude(gain(study, SIGN(1.5), after=NONE, before=MAJORITY))
 
 
 @pytest.mark.claim("D9")
 def test_an_attack_through_the_latent_search_undoes_it(study: Study, claim: Conclusion) -> None:
-    """An attack through a search in the VAE's latent space (PGD, epsilon 0.3) undoes the cleaning."""
+    """An attack through a search in the VAE's latent space (PGD, epsilon {1.5 budget}) undoes the cleaning."""
     claim.conclude(share(study.table(PURIFIED(1.5, label=SEARCH), of=ATTACKED)["through"]))
 
 
 @pytest.mark.claim("D10")
 def test_pgd_leaves_images_that_an_ensemble_wins(study: Study, claim: Conclusion) -> None:
-    """PGD (epsilon 0.1) leaves some accuracy that stronger attacks take, and not much."""
+    """PGD (epsilon {0.5 budget}) leaves some accuracy that stronger attacks take, and not much."""
     pgd, worst = (study.table(condition, of=CLEANING)[NONE] for condition in (PGD(0.5), WORST_CASE(0.5)))
     claim.conclude(mean(pgd.astype(float) - worst.astype(float), limits=(-1, 1)))
 
@@ -126,19 +126,21 @@ def behind_threshold(study: Study, size: float) -> Estimate:
 
 @pytest.mark.claim("D11a")
 def test_a_threshold_withstands_an_attack_made_for_it(study: Study, claim: Conclusion) -> None:
-    """A threshold at 0.5 withstands a discrete search made for it (epsilon 0.2)."""
+    """A threshold at 0.5 withstands a discrete search made for it (epsilon {budget})."""
     claim.conclude(behind_threshold(study, 1))
 
 
 @pytest.mark.claim("D11b")
 def test_a_threshold_withstands_a_larger_attack_made_for_it(study: Study, claim: Conclusion) -> None:
-    """A threshold at 0.5 withstands a discrete search made for it (epsilon 0.3)."""
+    """A threshold at 0.5 withstands a discrete search made for it (epsilon {1.5 budget})."""
     claim.conclude(behind_threshold(study, 1.5))
 
 
 @pytest.mark.claim("D11c")
 def test_a_threshold_beside_adversarial_training(study: Study, claim: Conclusion) -> None:
-    """A threshold at 0.5 beside an adversarially trained classifier, under attacks made for each (epsilon 0.3)."""
+    """A threshold at 0.5 beside an adversarially trained classifier, under attacks made for each (epsilon {1.5
+    budget}).
+    """
     train = study.setup.training
     if train is None or "labels" not in train.tensors:
         pytest.skip("adversarial training needs training images with labels; this study has none")

@@ -59,7 +59,7 @@ def test_clean_images_are_consistent(study: Study, claim: Conclusion) -> None:
 
 @pytest.mark.claim("A2")
 def test_fgsm_disturbs_consistency(study: Study, claim: Conclusion) -> None:
-    """FGSM images (epsilon 0.2) are consistent less often than clean ones."""
+    """FGSM images (epsilon {budget}) are consistent less often than clean ones."""
     clean, attacked = study.paired(CLEAN, FGSM(1))
     claim.conclude(difference(mean(clean.consistent), mean(attacked.consistent)))
 
@@ -73,21 +73,23 @@ def test_lbfgs_disturbs_consistency(study: Study, claim: Conclusion) -> None:
 
 @pytest.mark.claim("A4")
 def test_consistency_falls_with_epsilon(study: Study, claim: Conclusion) -> None:
-    """Consistency falls with each step of epsilon in 0.05, 0.1, 0.15, 0.2."""
+    """Consistency falls with each step of epsilon in {0.25 budget}, {0.5 budget}, {0.75 budget}, {budget}."""
     levels = [mean(table.consistent) for table in study.paired(FGSM(0.25), FGSM(0.5), FGSM(0.75), FGSM(1))]
     claim.conclude(*(difference(milder, stronger) for milder, stronger in pairwise(levels)))
 
 
 @pytest.mark.claim("A5")
 def test_uniform_noise_disturbs_less(study: Study, claim: Conclusion) -> None:
-    """Uniform noise of the same bound, about half as large (L2), disturbs consistency less than FGSM (epsilon 0.2)."""
+    """Uniform noise of the same bound, about half as large (L2), disturbs consistency less than FGSM (epsilon
+    {budget}).
+    """
     noisy, attacked = study.paired(UNIFORM(1), FGSM(1))
     claim.conclude(difference(mean(noisy.consistent), mean(attacked.consistent)))
 
 
 @pytest.mark.claim("A6")
 def test_sign_noise_disturbs_less(study: Study, claim: Conclusion) -> None:
-    """Random signs of the same size disturb consistency less than FGSM (epsilon 0.2)."""
+    """Random signs of the same size disturb consistency less than FGSM (epsilon {budget})."""
     noisy, attacked = study.paired(SIGN(1), FGSM(1))
     claim.conclude(difference(mean(noisy.consistent), mean(attacked.consistent)))
 
@@ -100,13 +102,13 @@ def share_of_noise(study: Study, attack: Condition, noise: Condition) -> Estimat
 
 @pytest.mark.claim("A7a")
 def test_a_part_of_the_drop_under_weak_fgsm_is_size(study: Study, claim: Conclusion) -> None:
-    """A good part of the drop under FGSM (epsilon 0.05) is the size of the noise, not its direction."""
+    """A good part of the drop under FGSM (epsilon {0.25 budget}) is the size of the noise, not its direction."""
     claim.conclude(share_of_noise(study, FGSM(0.25), SIGN(0.25)))
 
 
 @pytest.mark.claim("A7b")
 def test_most_of_the_drop_under_fgsm_is_size(study: Study, claim: Conclusion) -> None:
-    """Most of the drop under FGSM (epsilon 0.1) is the size of the noise, not its direction."""
+    """Most of the drop under FGSM (epsilon {0.5 budget}) is the size of the noise, not its direction."""
     claim.conclude(share_of_noise(study, FGSM(0.5), SIGN(0.5)))
 
 
@@ -118,13 +120,15 @@ def test_a_part_of_the_drop_under_lbfgs_is_size(study: Study, claim: Conclusion)
 
 @pytest.mark.claim("A7d")
 def test_share_of_noise_where_both_are_near_zero(study: Study, claim: Conclusion) -> None:
-    """How much of the drop under FGSM (epsilon 0.2) is the size of the noise, where hardly an image is consistent."""
+    """How much of the drop under FGSM (epsilon {budget}) is the size of the noise, where hardly an image is
+    consistent.
+    """
     claim.conclude(share_of_noise(study, FGSM(1), SIGN(1)))
 
 
 @pytest.mark.claim("A8")
 def test_count_detects_fgsm(study: Study, claim: Conclusion) -> None:
-    """The number of distinct labels detects FGSM images (epsilon 0.2)."""
+    """The number of distinct labels detects FGSM images (epsilon {budget})."""
     clean, attacked = study.paired(CLEAN, FGSM(1))
     claim.conclude(auroc(clean.distinct, attacked.distinct, paired=True))
 
@@ -149,7 +153,7 @@ def test_max_softmax_detects_lbfgs_better(study: Study, claim: Conclusion) -> No
 
 @pytest.mark.claim("A11a")
 def test_soft_disagreement_beats_the_count_on_fgsm(study: Study, claim: Conclusion) -> None:
-    """Soft disagreement detects FGSM images (epsilon 0.2) better than the count."""
+    """Soft disagreement detects FGSM images (epsilon {budget}) better than the count."""
     clean, attacked = study.paired(CLEAN, FGSM(1))
     soft = auroc(clean.disagreement, attacked.disagreement, paired=True)
     claim.conclude(difference(soft, auroc(clean.distinct, attacked.distinct, paired=True)))
@@ -165,7 +169,7 @@ def test_soft_disagreement_beats_the_count_on_lbfgs(study: Study, claim: Conclus
 
 @pytest.mark.claim("A12a")
 def test_more_draws_detect_fgsm_better(study: Study, claim: Conclusion) -> None:
-    """More draws detect FGSM images (epsilon 0.2) better."""
+    """More draws detect FGSM images (epsilon {budget}) better."""
     claim.conclude(_gain_by_draws(study, FGSM(1)))
 
 
@@ -239,7 +243,9 @@ def test_an_attacker_evades_alarms_that_are_seldom_false(study: Study, claim: Co
 
 @pytest.mark.claim("A16e")
 def test_evasion_with_less_room(study: Study, claim: Conclusion) -> None:
-    """How often an attacker with a smaller budget (epsilon 0.2) evades all four alarms, at 5% false alarms each."""
+    """How often an attacker with a smaller budget (epsilon {budget}) evades all four alarms, at 5% false alarms
+    each.
+    """
     claim.conclude(evaded(study, EVADE(1), *all_alarms(0.05)))
 
 
@@ -274,31 +280,31 @@ def detection(
 
 @pytest.mark.claim("A18a")
 def test_max_softmax_detects_fgsm_better_than_the_count(study: Study, claim: Conclusion) -> None:
-    """The classifier's own max-softmax detects FGSM images (epsilon 0.2) better than the count."""
+    """The classifier's own max-softmax detects FGSM images (epsilon {budget}) better than the count."""
     claim.conclude(difference(detection(study, "doubt", FGSM(1)), detection(study, "distinct", FGSM(1))))
 
 
 @pytest.mark.claim("A18b")
 def test_the_count_hardly_tells_fgsm_from_noise(study: Study, claim: Conclusion) -> None:
-    """The count hardly tells FGSM images (epsilon 0.2) from sign noise of the same size."""
+    """The count hardly tells FGSM images (epsilon {budget}) from sign noise of the same size."""
     claim.conclude(detection(study, "distinct", FGSM(1), SIGN(1)))
 
 
 @pytest.mark.claim("A19a")
 def test_max_softmax_detects_weak_fgsm_better_than_soft_disagreement(study: Study, claim: Conclusion) -> None:
-    """The classifier's own max-softmax detects FGSM images (epsilon 0.1) better than soft disagreement."""
+    """The classifier's own max-softmax detects FGSM images (epsilon {0.5 budget}) better than soft disagreement."""
     claim.conclude(difference(detection(study, "doubt", FGSM(0.5)), detection(study, "disagreement", FGSM(0.5))))
 
 
 @pytest.mark.claim("A19b")
 def test_max_softmax_detects_fgsm_better_than_soft_disagreement(study: Study, claim: Conclusion) -> None:
-    """The classifier's own max-softmax detects FGSM images (epsilon 0.2) no worse than soft disagreement."""
+    """The classifier's own max-softmax detects FGSM images (epsilon {budget}) no worse than soft disagreement."""
     claim.conclude(difference(detection(study, "doubt", FGSM(1)), detection(study, "disagreement", FGSM(1))))
 
 
 @pytest.mark.claim("A19c")
 def test_max_softmax_tells_fgsm_from_noise_better_than_soft_disagreement(study: Study, claim: Conclusion) -> None:
-    """The classifier's own max-softmax tells FGSM from sign noise (epsilon 0.2) better than soft disagreement."""
+    """The classifier's own max-softmax tells FGSM from sign noise (epsilon {budget}) better than soft disagreement."""
     by_doubt, soft = (detection(study, score, FGSM(1), SIGN(1)) for score in ("doubt", "disagreement"))
     claim.conclude(difference(by_doubt, soft))
 
@@ -332,7 +338,7 @@ def test_a_threshold_serves_as_well_on_confident_lbfgs(study: Study, claim: Conc
 
 @pytest.mark.claim("A21b")
 def test_feature_squeezing_detects_fgsm_no_worse(study: Study, claim: Conclusion) -> None:
-    """Feature squeezing detects FGSM images (epsilon 0.2) no worse than soft disagreement."""
+    """Feature squeezing detects FGSM images (epsilon {budget}) no worse than soft disagreement."""
     claim.conclude(rival(study, "squeezing", FGSM(1)))
 
 
@@ -344,8 +350,10 @@ def test_feature_squeezing_detects_lbfgs_no_worse(study: Study, claim: Conclusio
 
 @pytest.mark.claim("A21d")
 def test_five_draws_beat_a_threshold_on_fgsm(study: Study, claim: Conclusion) -> None:
-    """Five draws of the VAE detect FGSM images (epsilon 0.2) better than disagreement behind a one-bit threshold."""
-    claim.conclude(rival(study, "disagreement/threshold", FGSM(1), draws=5))
+    """Half the draws of the VAE detect FGSM images (epsilon {budget}) better than disagreement behind a one-bit
+    threshold.
+    """
+    claim.conclude(rival(study, "disagreement/threshold", FGSM(1), draws=study.setup.protocol.few_draws))
 
 
 @pytest.mark.claim("A22a")
@@ -368,17 +376,17 @@ def test_an_attacker_who_knows_the_draws_evades_all_alarms(study: Study, claim: 
 
 @pytest.mark.claim("A24a")
 def test_the_count_on_successes_of_fgsm(study: Study, claim: Conclusion) -> None:
-    """How well the number of distinct labels detects FGSM images (epsilon 0.2) on which the attack succeeded."""
+    """How well the number of distinct labels detects FGSM images (epsilon {budget}) on which the attack succeeded."""
     claim.conclude(detection(study, "distinct", FGSM(1), reached=True))
 
 
 @pytest.mark.claim("A24b")
 def test_soft_disagreement_on_successes_of_fgsm(study: Study, claim: Conclusion) -> None:
-    """How well soft disagreement detects FGSM images (epsilon 0.2) on which the attack succeeded."""
+    """How well soft disagreement detects FGSM images (epsilon {budget}) on which the attack succeeded."""
     claim.conclude(detection(study, "disagreement", FGSM(1), reached=True))
 
 
 @pytest.mark.claim("A24c")
 def test_max_softmax_on_successes_of_fgsm(study: Study, claim: Conclusion) -> None:
-    """How well max-softmax detects FGSM images (epsilon 0.2) on which the attack succeeded."""
+    """How well max-softmax detects FGSM images (epsilon {budget}) on which the attack succeeded."""
     claim.conclude(detection(study, "doubt", FGSM(1), reached=True))

@@ -44,8 +44,8 @@ def test_the_error_adds_under_rotation(study: Study, claim: Conclusion) -> None:
 
 @pytest.mark.claim("B8")
 def test_the_error_harms_under_noise(study: Study, claim: Conclusion) -> None:
-    """Under Gaussian noise (sigma 0.3) the MSE harms temperature-scaled confidence."""
-    claim.conclude(added(study, NOISY(0.3)))
+    """Under Gaussian noise (sigma {1.5 budget}) the MSE harms temperature-scaled confidence."""
+    claim.conclude(added(study, NOISY(1.5)))
 
 
 def change(study: Study, condition: Condition, measure: str) -> Estimate:
@@ -69,13 +69,15 @@ def test_reconstructions_lower_the_brier_score_of_lbfgs(study: Study, claim: Con
 
 @pytest.mark.claim("E5c")
 def test_reconstructions_calibrate_fgsm(study: Study, claim: Conclusion) -> None:
-    """On FGSM images (epsilon 0.2) the mean softmax of reconstructions has a lower NLL than the classifier."""
+    """On FGSM images (epsilon {budget}) the mean softmax of reconstructions has a lower NLL than the classifier."""
     claim.conclude(change(study, FGSM(1), "class-nll"))
 
 
 @pytest.mark.claim("E5d")
 def test_reconstructions_lower_the_brier_score_of_fgsm(study: Study, claim: Conclusion) -> None:
-    """On FGSM images (epsilon 0.2) the mean softmax of reconstructions has a lower Brier score than the classifier."""
+    """On FGSM images (epsilon {budget}) the mean softmax of reconstructions has a lower Brier score than the
+    classifier.
+    """
     claim.conclude(change(study, FGSM(1), "class-brier"))
 
 
@@ -99,7 +101,7 @@ def test_a_threshold_calibrates_lbfgs(study: Study, claim: Conclusion) -> None:
 
 @pytest.mark.claim("E8b")
 def test_a_threshold_calibrates_fgsm(study: Study, claim: Conclusion) -> None:
-    """On FGSM images (epsilon 0.2) a threshold at 0.5 has a lower NLL than the mean softmax of reconstructions."""
+    """On FGSM images (epsilon {budget}) a threshold at 0.5 has a lower NLL than the mean softmax of reconstructions."""
     claim.conclude(rival(study, FGSM(1), "threshold"))
 
 
@@ -111,7 +113,7 @@ def test_fewer_bits_calibrate_lbfgs(study: Study, claim: Conclusion) -> None:
 
 @pytest.mark.claim("E8d")
 def test_fewer_bits_calibrate_fgsm(study: Study, claim: Conclusion) -> None:
-    """On FGSM images (epsilon 0.2) two bits a pixel have a lower NLL than the mean softmax of reconstructions."""
+    """On FGSM images (epsilon {budget}) two bits a pixel have a lower NLL than the mean softmax of reconstructions."""
     claim.conclude(rival(study, FGSM(1), "bit-depth"))
 
 
@@ -130,5 +132,7 @@ def test_refusing_on_clean_images(study: Study, claim: Conclusion) -> None:
 
 @pytest.mark.claim("E7b")
 def test_refusing_under_fgsm(study: Study, claim: Conclusion) -> None:
-    """On FGSM images (epsilon 0.2) refusing by soft disagreement leaves fewer mistakes than refusing by confidence."""
+    """On FGSM images (epsilon {budget}) refusing by soft disagreement leaves fewer mistakes than refusing by
+    confidence.
+    """
     claim.conclude(refusing(study, FGSM(1)))

@@ -322,21 +322,21 @@ def test_input_complexity_by_a_vae_of_letters_detects(study: Study, claim: Concl
 
 @pytest.mark.claim("C14a")
 def test_kmnist_hides_from_latent_neighbours(study: Study, claim: Conclusion) -> None:
-    """Few KMNIST images that hide (epsilon 0.3) from the distance to the 10th nearest training latent are found by
-    it at 5% false alarms.
+    """Few KMNIST images that hide (epsilon {1.5 budget}) from the distance to the 10th nearest training latent are
+    found by it at 5% false alarms.
     """
     claim.conclude(alarms_of_hidden(study, "latent-knn", "kmnist"))
 
 
 @pytest.mark.claim("C14b")
 def test_kmnist_hides_from_max_softmax(study: Study, claim: Conclusion) -> None:
-    """Few KMNIST images that hide (epsilon 0.3) from max-softmax are found by it at 5% false alarms."""
+    """Few KMNIST images that hide (epsilon {1.5 budget}) from max-softmax are found by it at 5% false alarms."""
     claim.conclude(alarms_of_hidden(study, "max-softmax", "kmnist"))
 
 
 @pytest.mark.claim("C14c")
 def test_kmnist_hides_from_the_error(study: Study, claim: Conclusion) -> None:
-    """Not all KMNIST images that hide (epsilon 0.3) from the reconstruction error are found by it at 5% false
+    """Not all KMNIST images that hide (epsilon {1.5 budget}) from the reconstruction error are found by it at 5% false
     alarms.
     """
     claim.conclude(alarms_of_hidden(study, "mse", "kmnist"))
@@ -344,24 +344,24 @@ def test_kmnist_hides_from_the_error(study: Study, claim: Conclusion) -> None:
 
 @pytest.mark.claim("C14d")
 def test_letters_hides_from_latent_neighbours(study: Study, claim: Conclusion) -> None:
-    """Few capital letters drawn from fonts that hide (epsilon 0.3) from the distance to the 10th nearest training
-    latent are found by it at 5% false alarms.
+    """Few capital letters drawn from fonts that hide (epsilon {1.5 budget}) from the distance to the 10th nearest
+    training latent are found by it at 5% false alarms.
     """
     claim.conclude(alarms_of_hidden(study, "latent-knn", "letters"))
 
 
 @pytest.mark.claim("C14e")
 def test_letters_hides_from_max_softmax(study: Study, claim: Conclusion) -> None:
-    """Few capital letters drawn from fonts that hide (epsilon 0.3) from max-softmax are found by it at 5% false
-    alarms.
+    """Few capital letters drawn from fonts that hide (epsilon {1.5 budget}) from max-softmax are found by it at 5%
+    false alarms.
     """
     claim.conclude(alarms_of_hidden(study, "max-softmax", "letters"))
 
 
 @pytest.mark.claim("C14f")
 def test_letters_hides_from_the_error(study: Study, claim: Conclusion) -> None:
-    """Not all capital letters drawn from fonts that hide (epsilon 0.3) from the reconstruction error are found by
-    it at 5% false alarms.
+    """Not all capital letters drawn from fonts that hide (epsilon {1.5 budget}) from the reconstruction error are found
+    by it at 5% false alarms.
     """
     claim.conclude(alarms_of_hidden(study, "mse", "letters"))
 

@@ -21,7 +21,7 @@ from vaecore.suite.study import collect
 from vaecore.suite.study.conditions import CLEAN, CONFIDENT, GAUSSIAN_CONFIDENT
 from vaecore.suite.study.contact_sheet import IMAGES, SHEET
 from vaecore.suite.study.executors import Here
-from vaecore.suite.study.protocol import PILOT_SEED, PROFILES, Protocol
+from vaecore.suite.study.protocol import PILOT_SEED, PROFILES, Protocol, profile_of
 from vaecore.suite.study.sections import consistency
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tables import Table
@@ -69,6 +69,11 @@ def test_the_command_gives_these_results_and_names_no_folder(tiny, registry, res
         f" --vae mine.safetensors --classifier {tiny.setup.classifier} --ood rotated-30 --ood 'cats and dogs.npz'"
         " --pilot"
     )
+    few = Protocol(profile_of("standard", 2, 300, 0.5), 1 / 255, 6)
+    command = reporting.partial(Study.of(replace(setup, protocol=few), Store(tmp_path / "cache")), registry, [])[
+        "command"
+    ]
+    assert "--runs 2 --images 300 --attack-share 0.5 --epsilon 1/255 --draws 6" in command
     usual = replace(setup, protocol=Protocol(PROFILES["full"]))
     assert "--runs" not in reporting.partial(Study.of(usual, Store(tmp_path / "cache")), registry, [])["command"]
 

@@ -105,6 +105,7 @@ _COMPARED = {  # by `vaecore compare`
     "error_rate?": str,
     "bounds": (None, {"file": str, "digest": str}),
     "profile": str,
+    "budget?": _SHARE,
     "draws": _COUNT,
     "precision": str,
     "seeds": ListOf(_COUNT, 1),
@@ -112,6 +113,7 @@ _COMPARED = {  # by `vaecore compare`
     "models": {"vae": str, "classifier": str, "fixed": bool, "digests": ListOf({"vae": str, "classifier": str})},
     "claims": ListOf(
         {"claim": str, "estimand": str, "message": str, "verdict": str, "runs": _SIZE, "level": _SHARE, "pick?": str}
+        | {"stated?": str}
         | {"estimate": _MAYBE, "low": _MAYBE, "high": _MAYBE, "spreads": ListOf(_SPREAD)}
     ),
     "not_concluded": MapOf(str),
@@ -126,6 +128,7 @@ _DRAWN = {  # by `vaecore page`, beside that
     "dataset": {"why": str},
     "families": MapOf(str),
     "bounds": (None, {"date": str, "notes": ListOf(str)}),
+    "refused?": str,
     "images": {"clean": _COUNT, "lbfgs": _COUNT},
     "intervals_cover": str,
     "accuracy_per_run": ListOf(_SHARE),

@@ -11,6 +11,12 @@ def counted(number: int, noun: str, form: str = ",") -> str:
     return f"{number:{form}} {noun}{'' if number == 1 else 's'}"
 
 
+def intensity(size: float) -> str:
+    """A size in pixel intensity: a decimal where that is short, as "0.2", else in steps of 8-bit pixels, "8/255"."""
+    decimal = f"{size:.4g}"
+    return decimal if abs(float(decimal) - size) < 1e-9 else f"{255 * size:.4g}/255"
+
+
 def printable(text: str) -> str:
     """A text in one line, in which what has no glyph is written as Python writes it: an escape as `\\x1b`.
 

@@ -30,7 +30,7 @@ def conclude(project):
     def run(*options, models=True, more="", **values):
         tests = "".join(
             f'\n\n@pytest.mark.claim("{name}")\ndef test_{name.lower()}(study, claim):\n'
-            f'    """{REGISTRY.claims[name].sentence}"""\n    claim.conclude(mean({value}))\n'
+            f'    """{REGISTRY.claims[name].stated["sentence"]}"""\n    claim.conclude(mean({value}))\n'
             for name, value in values.items()
         )
         head = "import numpy as np\nimport pytest\nfrom vaecore.suite import mean\n"
@@ -112,7 +112,7 @@ def test_bounds_are_registered_once(pilot):
         (("--profile=smoke",), "*needs two runs or more, and not the smoke profile*"),
         (("--runs=1",), "*needs two runs or more*"),
         (("--bounds=no/bounds.toml",), "no/bounds.toml must lie in a folder that exists; there is no *"),
-        (("--dataset=digits",), "--bounds is for data that have no bounds; those of digits are registered and stay"),
+        (("--dataset=digits",), "--bounds is for studies that have no bounds; those of digits are registered and stay"),
     ],
 )
 def test_what_cannot_set_bounds_is_a_usage_error(conclude, options, message):
@@ -168,8 +168,6 @@ def test_without_them_the_terminal_says_how_to_set_them(conclude):
 def test_other_circumstances_are_said_and_do_not_forbid_to_judge(pilot):
     edit(pilot.file, 'vae = "models:TinyVAE"', 'vae = "models:Other"')
     edit(pilot.file, 'precision = "float32"', 'precision = "bfloat16"')
-    edit(pilot.file, "budget = 0.2", "budget = 0.1")
-    edit(pilot.file, "draws = 10", "draws = 50")
     edit(pilot.file, REGISTRY.digest, "0" * 32)
     edit(pilot.file, "[bounds.A1]", "[bounds.Z9]")
     result = pilot(*JUDGE, A13="np.zeros((2, 600))")
@@ -178,8 +176,6 @@ def test_other_circumstances_are_said_and_do_not_forbid_to_judge(pilot):
         [
             "note: the bounds were set on another vae: models:Other",
             "note: the bounds were set in another precision: bfloat16",
-            "note: the bounds were set with another attack budget: 0.1",
-            "note: the bounds were set with another number of draws: 50",
             "note: the bounds were set under another registry: claims may have changed since",
             "note: bounds of claims that are not looked at: Z9",
         ]
@@ -192,11 +188,25 @@ def test_they_are_for_the_same_images_only(pilot):
     fails(pilot(*JUDGE, A1=HIGH), "bounds.toml must be for these test images; it was set on mine.npz of digest *")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--epsilon=8/255",),
+            "must be for this attack budget; it was set with 0.2, this study has 8/255 (--epsilon 0",
+        ),
+        (("--draws=5",), "must be for this number of draws; it was set with 10, this study has 5 (--draws 10, or a"),
+    ],
+)
+def test_they_are_for_the_same_protocol_only(pilot, options, message):
+    fails(pilot(*JUDGE, *options, A1=HIGH), f"bounds.toml {message}*")
+
+
 def test_registered_bounds_are_never_replaced(pilot):
     (digest,) = [line for line in pilot.file.read_text().splitlines() if line.startswith("test_digest")]
     edit(pilot.file, digest, f'test_digest = "{load_images("digits", "test").digest}"')
     result = pilot(*JUDGE, "--dataset=digits", models=False, A1=HIGH)
-    fails(result, "--bounds is for data that have no bounds; those of digits are registered *")
+    fails(result, "--bounds is for studies that have no bounds; those of digits are registered *")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Is the committed registry whole and in step with the claims' tests, and are malformed registries refused in words?"""
 
 import ast
+import tomllib
 
 import pytest
 
@@ -101,7 +102,7 @@ def test_every_testable_claim_has_one_test_and_every_test_its_claim():
     claims = load_registry("mnist").claims
     tests = marked_tests()
     assert sorted(name for name, _ in tests) == sorted(name for name, claim in claims.items() if not claim.untested)
-    assert dict(tests) == {name: claims[name].sentence for name, _ in tests}
+    assert dict(tests) == {name: claims[name].stated["sentence"] for name, _ in tests}
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "digits"])
@@ -110,6 +111,62 @@ def test_no_bound_is_weaker_than_no_effect(dataset):
         if claim.kind != "limit" and claim.bound is not None:
             assert claim.bound.low >= claim.no_effect.low
             assert claim.bound.high <= claim.no_effect.high
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "digits"])
+def test_bounds_stand_under_the_protocol_that_they_were_set_for(dataset):
+    usual = load_registry(dataset)
+    assert load_registry(dataset, budget=0.2, draws=10) == usual
+    assert not usual.refused
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [({"budget": 8 / 255}, "8/255 and 10 draws"), ({"draws": 5}, "0.2 and 5 draws"), ({"budget": 0.1}, "0.1 and 10")],
+)
+def test_bounds_of_another_protocol_are_refused(asked, words):
+    other = load_registry("mnist", **asked)
+    start = "bounds registered for mnist are for an attack budget of 0.2 and 10 draws; this study has an attack budget"
+    assert other.refused.startswith(f"{start} of {words}")
+    for claim in other.claims.values():
+        assert claim.bound == claim.no_effect
+        assert not claim.registered
+        assert claim.settable
+
+
+def test_sentences_take_their_sizes_from_the_protocol():
+    for budget, draws, sizes in ((8 / 255, 6, ("8/255", "12/255", "30", "3")), (0.1, 10, ("0.1", "0.15", "50", "5"))):
+        claims = load_registry("mnist", budget=budget, draws=draws).claims
+        one, more, many, few = sizes
+        assert claims["A2"].sentence == f"FGSM images (epsilon {one}) are consistent less often than clean ones."
+        assert claims["A13"].estimand == f"AUROC of the count, joint PGD {more} against clean"
+        assert claims["A17"].estimand.startswith(
+            f"AUROC of soft disagreement at {many} draws minus at {few}, FGSM {one}"
+        )
+        assert not any("{" in claim.sentence + claim.estimand for claim in claims.values())
+
+
+def test_every_data_set_with_bounds_says_which_protocol_they_are_for():
+    entries = tomllib.loads(REGISTRY.read_text(encoding="utf-8"))
+    bounded = {key for entry in entries.values() for key, value in entry.items() if isinstance(value, dict)}
+    assert bounded - {"mnist", "digits", "cifar-10"} == set()
+    assert bounded <= set(entries["protocols"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mnist = 3",
+        'mnist = { budget = "8/0", draws = 10 }',
+        "mnist = { budget = 0.2 }",
+        "mnist = { budget = 0.2, draws = 0 }",
+        "mnist = { budget = 2, draws = 10 }",
+        "mnist = { budget = 0.2, draws = 10, steps = 3 }",
+    ],
+)
+def test_a_protocol_that_cannot_be_read_is_refused(load, line):
+    with pytest.raises(ValueError, match=r"registry.toml: \[protocols\] must have lines as mnist = .* got"):
+        load(f"[protocols]\n{line}\n{ENTRY}")
 
 
 def test_digest_is_the_files():

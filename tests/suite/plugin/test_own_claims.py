@@ -91,7 +91,7 @@ def test_a_family_of_ones_own_has_an_error_rate_of_its_own_and_leaves_ours_alone
 
 
 BUILT_IN = TEST.partition("@pytest")[0] + "".join(
-    f'\n\n@pytest.mark.claim("{claim.id}")\ndef test_{claim.id}(study, claim):\n    """{claim.sentence}"""\n'
+    f'\n\n@pytest.mark.claim("{claim.id}")\ndef test_{claim.id}(study, claim):\n    """{claim.stated["sentence"]}"""\n'
     "    claim.conclude(mean(np.ones((5, 600))))\n"
     for claim in load_registry("mine.npz").claims.values()
     if not claim.outside

@@ -35,7 +35,7 @@ USAGE = pytest.ExitCode.USAGE_ERROR
 
 def source(name, values, *, sentence=None, body=None, suffix=""):
     """Give the source of a claim's test that concludes the mean of `values`, or does `body`."""
-    registered = CLAIMS[name].sentence if name in CLAIMS else "No such sentence."
+    registered = CLAIMS[name].stated["sentence"] if name in CLAIMS else "No such sentence."
     return (
         f'\n\n@pytest.mark.claim("{name}")\n'
         f"def test_{name.lower()}{suffix}(study, claim):\n"
@@ -285,7 +285,7 @@ def test_header_says_what_is_studied(run):
             "dataset: mine.npz (as asked), 12 test images, digest ????????????",
             (
                 "profile: standard, 2 runs (seeds 0 to 1), 12 images (12 for L-BFGS);"
-                " attack budget 0.2; vae models:TinyVAE, classifier models:TinyClassifier"
+                " attack budget 0.2, 10 draws an image; vae models:TinyVAE, classifier models:TinyClassifier"
             ),
             (
                 "intervals cover training runs and test images;"
@@ -367,7 +367,8 @@ def test_auto_takes_mnist_where_it_is_to_be_had(monkeypatch, on_disk, answers, d
     monkeypatch.setattr(setup, "is_available", lambda _name, _root: on_disk)
     monkeypatch.setattr(setup, "probe", lambda _name: answers)
     monkeypatch.setattr(setup, "load_images", load)
-    assert setup.choose_dataset("auto", None) == setup.Dataset(*expected)
+    name, why = expected
+    assert setup.choose_dataset("auto", "here") == setup.Dataset(name, why, "here")
 
 
 def test_auto_falls_to_digits_and_says_why(run, small, monkeypatch):

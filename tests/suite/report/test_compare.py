@@ -38,6 +38,7 @@ WHOLE = {
     "accuracy_per_run": [0.99, 0.98],
     "threats": {"clean": "No attacker."},
     "profile": "standard",
+    "budget": 0.2,
     "draws": 10,
     "precision": "float32",
     "seeds": [0, 1],

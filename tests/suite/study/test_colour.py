@@ -55,9 +55,8 @@ def study(tmp_path, monkeypatch):
     made.vae, made.classifier = models((3, 6, 9))
     monkeypatch.setitem(sys.modules, made.__name__, made)
     setup = Setup(
-        Dataset("a_users_colours:data", "as asked"),
+        Dataset("a_users_colours:data", "as asked", str(tmp_path)),  # no data folder, whatever the environment says
         Protocol(Profile("standard", 1, 8, 3, 3)),
-        root=str(tmp_path),  # no data folder, whatever the environment says
         device=torch.device("cpu"),
         vae="a_users_colours:vae",
         classifier="a_users_colours:classifier",

@@ -79,7 +79,7 @@ def test_what_is_fitted_does_not_depend_on_test_images(study):
     assert judges(study.setup, 0).key != judges(study.setup, 1).key
 
 
-@pytest.mark.parametrize("condition", [CLEAN, NOISY(0.3)], ids=["clean", "noisy"])
+@pytest.mark.parametrize("condition", [CLEAN, NOISY(1.5)], ids=["clean", "noisy"])
 def test_columns_are_those_of_plain_code(study, condition):
     columns, run = table(study, condition), study.runs[1]
     held, places = study.setup.held_out(run.seed)
@@ -188,7 +188,7 @@ def test_shifted_images_are_shifted_and_asked_about(study):
         assert (condition == CLEAN) == torch.equal(images, clean[:count])
         assert condition in (FGSM(1), PGD(1), LBFGS) or columns["success"].all()
         right[condition] = columns[f"{PLAIN}/right"].mean()
-    noisy = perturbed(study, NOISY(0.3))["images"]
+    noisy = perturbed(study, NOISY(1.5))["images"]
     change = (noisy - clean)[(noisy > 0) & (noisy < 1) & (clean > 0.4)]
     assert 0.15 < change.std() < 0.3  # 0.3, cut off at 0 and 1
     assert (perturbed(study, FGSM(1))["images"] - clean).abs().max() <= 0.2 + 1e-6

@@ -25,16 +25,18 @@ from vaecore.suite.study.conditions import (
     PURIFIED,
     ROTATED,
     SIGN,
+    SMOOTHED,
     UNIFORM,
 )
 from vaecore.suite.study.decisions import ASKED
-from vaecore.suite.study.protocol import PROFILES, Protocol, profile_of
+from vaecore.suite.study.protocol import PROFILES, Profile, Protocol, budget_of, draws_of, profile_of, usual_budget
 
 PROTOCOL = Protocol()
 SIZES = {
     0.2: ("0.05", "0.1", "0.15", "0.2", "0.25", "0.3"),
     0.1: ("0.025", "0.05", "0.075", "0.1", "0.125", "0.15"),
-    8 / 255: ("0.00784314", "0.0156863", "0.0235294", "0.0313725", "0.0392157", "0.0470588"),
+    8 / 255: ("2/255", "4/255", "6/255", "8/255", "10/255", "12/255"),
+    1 / 255: ("0.25/255", "0.5/255", "0.75/255", "1/255", "1.25/255", "1.5/255"),
 }
 BOTH = (
     "White box: PGD knows classifier, VAE, number of draws and rule, all but the random numbers of the draws (EOT);"
@@ -68,7 +70,7 @@ THREATS = {
     PURIFIED(0.5, label=MAJORITY): "White box: PGD knows the classifier and the purifier vae-majority with its"
     " parameters, all but the random numbers of its draws (EOT); changes each pixel by 0.1 at most.",
     ROTATED(15): "No attacker: test images turned by 15 degrees.",
-    NOISY(0.3): "No attacker: Gaussian noise of standard deviation 0.3 a pixel, which nobody aims.",
+    NOISY(1.5): "No attacker: Gaussian noise of standard deviation 0.3 a pixel, which nobody aims.",
     MIX: "No attacker: test images as they are, mixed half and half with images from outside the data set.",
     INSIDE: "No attacker: test images as they are.",
     OUTSIDE(label="kmnist"): "No attacker: images of kmnist, which are not of the data set.",
@@ -77,7 +79,7 @@ ELSEWHERE = {  # conditions of other families than that of the protocol's own
     "pgd-0.1": PGD(0.5),
     "purified/vae-majority/pgd-0.1": PURIFIED(0.5, label=MAJORITY),
     "decisions/rotated-15": ROTATED(15),
-    "decisions/gaussian-0.3": NOISY(0.3),
+    "decisions/gaussian-0.3": NOISY(1.5),
     "decisions/outside-mix": MIX,
     "outside/inside": INSIDE,
     "outside/kmnist": OUTSIDE(label="kmnist"),
@@ -94,12 +96,13 @@ def test_names_and_sentences_follow_the_budget(budget):
     assert names == ["clean", *sized, *minimal, *adaptive]
     for condition in (*protocol.conditions, PGD(0.25), PURIFIED(1.25, label="blur")):
         if condition.kind.unit == "budgets":
-            size = f"{protocol.size(condition):g}"
+            size = protocol.shown_size(condition)
             assert size in sizes
             assert protocol.name(condition).endswith(f"-{size}")
             assert f" {size} " in protocol.threat(condition)
             assert size in protocol.title(condition)
-    assert [protocol.name(condition) for condition in (ROTATED(15), NOISY(0.3))] == ["rotated-15", "gaussian-0.3"]
+    others = [protocol.name(condition) for condition in (ROTATED(15), NOISY(1.5), SMOOTHED(0.25))]
+    assert others == ["rotated-15", f"gaussian-{sizes[-1]}", "smoothed-0.25"]
 
 
 def test_each_condition_has_a_name_and_a_threat_model_of_its_own():
@@ -142,11 +145,47 @@ def test_a_size_must_be_given_where_the_kind_has_one():
         LBFGS.kind(0.2)
 
 
-def test_profiles_by_name_and_number_of_runs():
-    assert profile_of("smoke", None) is PROFILES["smoke"]
-    assert profile_of("full", 3) == replace(PROFILES["full"], runs=3)
-    with pytest.raises(ValueError, match="--runs must be 1 or more; got 0"):
-        profile_of("smoke", 0)
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (("smoke",), PROFILES["smoke"]),
+        (("full", 3), replace(PROFILES["full"], runs=3)),
+        (("standard", None, 400), Profile("standard", 5, 400, 100, 30)),  # the shares stay, of clean images too
+        (("standard", 1, 400, 0.5), Profile("standard", 1, 400, 200, 60)),
+        (("standard", None, None, 0.1), Profile("standard", 5, 2_000, 200, 60, 10_000)),
+        (("smoke", None, 2), Profile("smoke", 1, 2, 2, 2)),
+    ],
+)
+def test_a_profile_has_the_numbers_that_are_asked_for(asked, expected):
+    assert profile_of(*asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: profile_of("smoke", 0), "--runs must be 1 or more; got 0"),
+        (lambda: profile_of("smoke", None, 1), "--images must be 2 or more; got 1"),
+        (lambda: profile_of("smoke", None, None, 1.5), "--attack-share must be above 0 and at most 1; got 1.5"),
+        (lambda: draws_of(1), "--draws must be 2 or more; got 1"),
+        *(
+            (lambda text=text: budget_of(text), f"--epsilon must be above 0 and at most 1, a decimal .* got '{text}'")
+            for text in ("0", "-0.1", "1.1", "8", "255/8", "8/0", "nan", "inf", "8 of 255", "")
+        ),
+    ],
+)
+def test_numbers_out_of_range_are_refused_with_the_option_s_name(ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask()
+
+
+def test_budgets_are_decimals_or_fractions_and_the_usual_ones_follow_the_colour():
+    assert [budget_of(text) for text in ("0.1", ".1", "8/255", "1", "1e-3")] == [0.1, 0.1, 8 / 255, 1.0, 0.001]
+    assert (usual_budget(1), usual_budget(3)) == (0.2, 8 / 255)
+
+
+def test_many_and_few_draws_follow_the_draws():
+    protocols = PROTOCOL, replace(PROTOCOL, draws=6)
+    assert [(one.few_draws, one.draws, one.many_draws) for one in protocols] == [(5, 10, 50), (3, 6, 30)]
 
 
 def test_plain_values_bring_no_torch():

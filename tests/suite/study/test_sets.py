@@ -61,7 +61,7 @@ def test_files_at_hand_that_do_not_fit_are_left_out_with_a_reason(tmp_path, tiny
     assert set(beside.left_out) == {"letters", "large.npz", "broken.npz"}
     assert beside.left_out["letters"] == "28x28 in grey, where mine is 8x8 in grey"
     assert "9x9" in beside.left_out["large.npz"]
-    setup = replace(tiny.setup, root=str(tmp_path))
+    setup = replace(tiny.setup, dataset=replace(tiny.setup.dataset, root=str(tmp_path)))
     setup.check()
     assert set(Study.of(setup, tiny.plan.store).facts.left_out) == set(beside.left_out)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from vaecore.suite.facts import Facts
 from vaecore.suite.judging.bound import Bound, Standing, problems_of, read_toml, standing
+from vaecore.suite.text import intensity
 from vaecore.toolkit import digest
 
 _PILOT = {
@@ -56,9 +57,6 @@ class Bounds:
         for what, value in (("profile", facts.profile), ("precision", facts.precision)):
             if pilot[what] != value:
                 notes.append(f"the bounds were set in another {what}: {pilot[what]}")
-        for what, name, size in (("budget", "attack budget", facts.budget), ("draws", "number of draws", facts.draws)):
-            if pilot[what] != size:
-                notes.append(f"the bounds were set with another {name}: {pilot[what]:g}")
         if (rate := pilot.get("error_rate", "family")) != error_rate:  # older files do not say
             notes.append(f"the power at the bounds was that of another error rate: 0.05 by {rate}")
         if pilot["registry"] != registry:
@@ -90,5 +88,14 @@ def read_bounds(file: Path, facts: Facts) -> Bounds:
                 f"{file} must be for these {kind} images; it was set on {pilot['dataset']} of digest"
                 f" {pilot[f'{kind}_digest'][:12]}, these are {facts.dataset} of digest {images_digest[:12]} (other data"
                 " need a pilot of their own)"
+            )
+    for what, size, was, now in (
+        ("attack budget", "--epsilon", intensity(pilot["budget"]), intensity(facts.budget)),
+        ("number of draws", "--draws", str(pilot["draws"]), str(facts.draws)),
+    ):
+        if was != now:
+            raise ValueError(
+                f"{file} must be for this {what}; it was set with {was}, this study has {now} ({size} {was}, or a pilot"
+                " of its own)"
             )
     return Bounds(file, digest(file), pilot, entries)

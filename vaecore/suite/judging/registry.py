@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from vaecore.suite.judging.bound import Bound, Standing, problems_of, read_toml,
 from vaecore.suite.judging.bounds import Bounds
 from vaecore.suite.judging.findings import FAMILY, REGISTRY, STUDY, shown
 from vaecore.suite.statistics.intervals import family_level
+from vaecore.suite.text import counted, intensity
 from vaecore.toolkit import EMBEDDED, TORCHVISION, digest
 
 KINDS = ("finding", "control", "baseline", "limit")
 _TEXTS = {"kind", "sentence", "estimand", "source", "no_effect", "untested", "reported", "outside"}
+_TABLES = ("families", "protocols")  # tables that are no claims
 _DATASETS = {*TORCHVISION, *EMBEDDED}  # of this package's registry; a user's may name any
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+_SIZE = re.compile(r"\{(?:(\d+(?:\.\d+)?) )?(budget|draws)\}")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Claim:
     untested: why no test concludes it yet, else empty. reported: why it is measured and not judged, else empty; then
     its bound is none, on any data set, and it takes no share of its family's error rate.
     outside: the set outside that it takes, for instance "kmnist"; empty where it takes none or a made one. file: of its
-    registry. settable: its registry has no bounds for the data set, so that a pilot may set them.
+    registry. settable: its registry has no bounds for the study, so that a pilot may set them. stated: sentence and
+    estimand as they are registered, of any attack budget and number of draws.
     """
 
     id: str
@@ -50,6 +55,7 @@ class Claim:
     outside: str = ""
     file: Path = REGISTRY
     settable: bool = False
+    stated: Mapping[str, str] = field(default_factory=dict)
 
     def suggested(self, pilot: float) -> Bound:
         """The bound that a pilot's mean suggests: half-way from no effect, rounded towards no effect to two digits.
@@ -77,7 +83,8 @@ class Registry:
     """Claims for one data set, by id.
 
     digest: of the files that they stand in. families: their titles, by letters. bounds: of a user's own data, where a
-    file gives them. error_rate: FAMILY or STUDY, whose intervals share one.
+    file gives them. error_rate: FAMILY or STUDY, whose intervals share one. refused: why registered bounds are not the
+    study's, else empty.
     """
 
     claims: Mapping[str, Claim]
@@ -85,6 +92,7 @@ class Registry:
     families: Mapping[str, str] = field(default_factory=dict)
     bounds: Bounds | None = None
     error_rate: str = FAMILY
+    refused: str = ""
 
     @property
     def judged_families(self) -> list[str]:
@@ -115,11 +123,19 @@ def shared_rate(error_rate: str, families: int) -> str:
     return "0.05 a family" + (f", so at most {0.05 * families:.2f} for the {families} together" if families > 1 else "")
 
 
-def load_registry(dataset: str, *files: Path, bounds: Bounds | None = None, error_rate: str = FAMILY) -> Registry:
+def load_registry(
+    dataset: str,
+    *files: Path,
+    bounds: Bounds | None = None,
+    error_rate: str = FAMILY,
+    budget: float | None = None,
+    draws: int | None = None,
+) -> Registry:
     """Read the claims of one registry or several (by default this package's) as they stand for a data set.
 
     Claims of a file that has no bounds for the data set are judged against no effect or, where given, by `bounds`.
-    error_rate: whether the claims of a family share 0.05 or those of all families.
+    error_rate: whether the claims of a family share 0.05 or those of all families. budget, draws: the study's, by
+    default those that the bounds are valid for; bounds are refused where these are others.
     Raises ValueError where a file is malformed, or has a family that another has: a family shares one error rate, and
     that of this package's must not move.
     """
@@ -127,8 +143,15 @@ def load_registry(dataset: str, *files: Path, bounds: Bounds | None = None, erro
     owners = dict.fromkeys(map(family_of, _read(REGISTRY)[0]), REGISTRY)
     claims: dict[str, Claim] = {}
     titles: dict[str, str] = {}
+    refusals: list[str] = []
     for file in order:
-        entries, named = _read(file)
+        entries, named, protocols = _read(file)
+        valid = protocols.get(dataset)
+        usual = valid or Valid()
+        asked = Valid(usual.budget if budget is None else budget, usual.draws if draws is None else draws)
+        refused = valid is not None and asked != valid
+        if refused:
+            refusals.append(f"bounds registered for {dataset} are for {valid}; this study has {asked}")
         families = list(dict.fromkeys(map(family_of, entries)))
         for family in families:
             if owners.setdefault(family, file) != file:
@@ -137,20 +160,22 @@ def load_registry(dataset: str, *files: Path, bounds: Bounds | None = None, erro
                     " (start the ids with other letters: X1, INK2)"
                 )
         titles |= {family: named.get(family, "") for family in families}
-        claims |= _claims(file, entries, dataset, bounds)
+        claims |= _claims(file, entries, "" if refused else dataset, bounds, asked)
     sharing = [claim.family if error_rate == FAMILY else STUDY for claim in claims.values() if _is_judged(claim)]
     claims = {
         name: replace(claim, level=family_level(max(1, sharing.count(claim.family if error_rate == FAMILY else STUDY))))
         for name, claim in claims.items()
     }
-    return Registry(claims, digest(*order), titles, bounds, error_rate)
+    return Registry(claims, digest(*order), titles, bounds, error_rate, "; ".join(refusals))
 
 
 def _is_judged(claim: Claim) -> bool:
     return claim.bound is not None and not claim.reported
 
 
-def _claims(file: Path, entries: Mapping[str, Any], dataset: str, bounds: Bounds | None) -> dict[str, Claim]:
+def _claims(
+    file: Path, entries: Mapping[str, Any], dataset: str, bounds: Bounds | None, protocol: "Valid"
+) -> dict[str, Claim]:
     settable = not any(dataset in entry for entry in entries.values())
     claims = {}
     for name, entry in entries.items():
@@ -165,8 +190,8 @@ def _claims(file: Path, entries: Mapping[str, Any], dataset: str, bounds: Bounds
         claims[name] = Claim(
             name,
             entry["kind"],
-            entry["sentence"],
-            entry["estimand"],
+            protocol.fill(entry["sentence"]),
+            protocol.fill(entry["estimand"]),
             entry["source"],
             no_effect,
             stands.bound,
@@ -179,14 +204,55 @@ def _claims(file: Path, entries: Mapping[str, Any], dataset: str, bounds: Bounds
             entry.get("outside", ""),
             file,
             settable,
+            {key: entry[key] for key in ("sentence", "estimand")},
         )
     return claims
 
 
-def _read(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The entries of a registry by claim, checked, and the titles of its families."""
+@dataclass(frozen=True)
+class Valid:
+    """The attack budget, in pixel intensity, and the draws of an image that bounds are valid for."""
+
+    budget: float = 0.2
+    draws: int = 10
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"an attack budget of {intensity(self.budget)} and {counted(self.draws, 'draw')}"
+
+    def fill(self, text: str) -> str:
+        """A sentence with sizes in place of "{budget}", "{1.5 budget}", "{draws}" and the like."""
+
+        def size(match: re.Match[str]) -> str:
+            number = float(match[1] or 1)
+            return intensity(number * self.budget) if match[2] == "budget" else f"{int(number * self.draws)}"
+
+        return _SIZE.sub(size, text)
+
+
+def _valid(name: str, entry: Any) -> Valid:
+    """What `[protocols]` says of a data set; raises ValueError where it can't be read."""
+    try:
+        budget, draws = float(Fraction(str(entry["budget"]))), entry["draws"]
+        if not 0 < budget <= 1 or type(draws) is not int or draws < 1 or len(entry) != 2:
+            raise ValueError(entry)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        raise ValueError(
+            f'[protocols] must have lines as {name} = {{ budget = "8/255", draws = 10 }}; got {entry!r}'
+        ) from None
+    return Valid(budget, draws)
+
+
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, Valid]]:
+    """The entries of a registry by claim, checked, the titles of its families, and what its bounds are valid for."""
     entries = read_toml(file)
-    titles = entries.pop("families", {})
+    titles, protocols = (entries.pop(name, {}) for name in _TABLES)
+    if not isinstance(protocols, dict):
+        raise ValueError(f"{shown(file)}: [protocols] must be a table of data sets; got {protocols!r}")
+    try:
+        valid = {name: _valid(name, entry) for name, entry in protocols.items()}
+    except ValueError as error:
+        raise ValueError(f"{shown(file)}: {error}") from None
     for name, entry in entries.items():
         problems = _problems(name, entry, file)
         if problems:
@@ -194,7 +260,7 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     unknown = sorted(set(titles) - set(map(family_of, entries))) if isinstance(titles, dict) else ["[families]"]
     if unknown:
         raise ValueError(f"{shown(file)}: families must give the titles of families that have claims; got {unknown}")
-    return entries, titles
+    return entries, titles, valid
 
 
 def _no_effect(text: str) -> Bound | None:

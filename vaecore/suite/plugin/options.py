@@ -14,8 +14,8 @@ import pytest
 
 from vaecore.suite.judging.findings import FAMILY, FOLDER, STUDY
 from vaecore.suite.plugin.items import VERDICT, asks_for_study, usage_error
-from vaecore.suite.study.protocol import PROFILES
-from vaecore.suite.text import counted
+from vaecore.suite.study.protocol import COLOUR, GREY, PROFILES, Protocol
+from vaecore.suite.text import counted, intensity
 from vaecore.toolkit import EMBEDDED, TORCHVISION
 
 if TYPE_CHECKING:
@@ -51,6 +51,28 @@ OPTIONS: dict[str, dict[str, Any]] = {
         + " (default: standard)",
     },
     "--runs": {"type": int, "metavar": "N", "help": "training runs (default: the profile's)"},
+    "--images": {
+        "type": int,
+        "metavar": "N",
+        "help": "test images looked at; expensive attacks keep their shares of them (default: the profile's)",
+    },
+    "--attack-share": {
+        "type": float,
+        "metavar": "F",
+        "help": "share of these images for L-BFGS and what else is expensive; attacks that differentiate through the"
+        " VAE keep their share of that (default: the profile's)",
+    },
+    "--epsilon": {
+        "metavar": "SIZE",
+        "help": "attack budget: how much an attacker may change each pixel (L-infinity), as 0.1 or 8/255; all sizes of"
+        f" attacks and of their noise are multiples of it (default: {intensity(GREY)} for grey images,"
+        f" {intensity(COLOUR)} for colour)",
+    },
+    "--draws": {
+        "type": int,
+        "metavar": "N",
+        "help": f"reconstructions of an image (default: {Protocol.draws})",
+    },
     "--device": {"default": "auto", "choices": ("auto", "cpu", "cuda"), "help": "where to compute (default: auto)"},
     "--workers": {
         "type": int,

@@ -14,9 +14,9 @@ from vaecore.suite.judging.registry import Registry
 from vaecore.suite.judging.verdict import Verdict, expected_supported, no_verdict
 from vaecore.suite.results import SCHEMA
 from vaecore.suite.study import collect
-from vaecore.suite.study.protocol import PROFILES
+from vaecore.suite.study.protocol import PROFILES, Protocol, usual_budget
 from vaecore.suite.study.study import Study
-from vaecore.suite.text import visible
+from vaecore.suite.text import intensity, visible
 
 
 def partial(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -55,6 +55,7 @@ def _head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict
         "registry_digest": registry.digest,
         "families": dict(registry.families),
         "bounds": _bounds(facts, registry),
+        "refused": registry.refused,
         "profile": facts.profile,
         "budget": facts.budget,
         "draws": facts.draws,
@@ -81,6 +82,7 @@ def _head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict
 def _claim(registry: Registry, verdict: Verdict) -> dict[str, Any]:
     claim = registry.claims[verdict.claim]
     texts = {"kind": claim.kind, "sentence": claim.sentence, "estimand": claim.estimand, "source": claim.source}
+    texts |= {"stated": claim.stated["estimand"]}
     background = {"pilot": claim.pilot, "registered": claim.registered, "reported": claim.reported}
     no_effect = {"low": claim.no_effect.low, "high": claim.no_effect.high}
     return {**verdict.to_json(), **texts, **background, "no_effect": no_effect}
@@ -107,8 +109,13 @@ def _command(study: Study, registry: Registry) -> str:
     setup = study.setup
     profile = setup.protocol.profile
     words = ["pytest", "claims", "--dataset", _without_folder(setup.dataset.name), "--profile", profile.name]
-    if profile.runs != PROFILES[profile.name].runs:
-        words += ["--runs", str(profile.runs)]
+    usual, protocol = PROFILES[profile.name], setup.protocol
+    words += [] if profile.runs == usual.runs else ["--runs", str(profile.runs)]
+    if (profile.images, profile.lbfgs_images) != (usual.images, usual.lbfgs_images):
+        words += ["--images", str(profile.images), "--attack-share", f"{profile.lbfgs_images / profile.images:g}"]
+    if protocol.budget != usual_budget(setup.test.shape[0]):
+        words += ["--epsilon", intensity(protocol.budget)]
+    words += [] if protocol.draws == Protocol.draws else ["--draws", str(protocol.draws)]
     words += ["--device", setup.device.type]
     words += [] if setup.precision == "float32" else ["--precision", setup.precision]
     for text, kind in setup.options:

@@ -28,7 +28,7 @@ from vaecore.suite.report import page, terminal, writing
 from vaecore.suite.study import collect
 from vaecore.suite.study.executors import Executor, Here, Processes, default_workers
 from vaecore.suite.study.plan import WorkerDiedError
-from vaecore.suite.study.protocol import PILOT_SEED, PROFILES, Protocol, profile_of
+from vaecore.suite.study.protocol import PILOT_SEED, PROFILES, Protocol, budget_of, draws_of, profile_of, usual_budget
 from vaecore.suite.study.setup import Dataset, Setup, choose_dataset
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tasks import Task
@@ -67,10 +67,10 @@ class ClaimsSession:
             if option("--report-dir") is not None:
                 _check_writable(Path(option("--report-dir")))
             device = _device(option("--device"))
+            dataset = self.dataset
             setup = Setup(
-                self.dataset,
-                Protocol(profile_of(option("--profile"), option("--runs"))),
-                root=option("--data-root"),
+                dataset,
+                self._protocol(dataset),
                 device=device,
                 vae=option("--vae"),
                 classifier=option("--classifier"),
@@ -87,6 +87,14 @@ class ClaimsSession:
             raise usage_error(error) from None
         return study
 
+    def _protocol(self, dataset: Dataset) -> Protocol:
+        """What the options ask for, at the budget that the field attacks such images with, if they don't say."""
+        option = self.config.getoption
+        sizes = (option(name) for name in ("--profile", "--runs", "--images", "--attack-share"))
+        profile, draws, epsilon = profile_of(*sizes), draws_of(option("--draws")), option("--epsilon")
+        budget = usual_budget(dataset.test.shape[0]) if epsilon is None else budget_of(epsilon)
+        return Protocol(profile, budget, draws)
+
     def _executor(self, device: torch.device) -> Executor:
         workers: int | None = self.config.getoption("--workers")
         if workers is None:
@@ -100,10 +108,12 @@ class ClaimsSession:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set, chosen once: a worker of xdist takes the controller's."""
+        root: str | None = self.config.getoption("--data-root")
         chosen = getattr(self.config, "workerinput", {}).get(_DATASET)
         if chosen is not None:
-            return Dataset(*chosen)
-        return choose_dataset(self.config.getoption("--dataset"), self.config.getoption("--data-root"))
+            name, why = chosen
+            return Dataset(name, why, root)
+        return choose_dataset(self.config.getoption("--dataset"), root)
 
     @cached_property
     def bounds(self) -> Bounds | None:
@@ -125,14 +135,16 @@ class ClaimsSession:
     @cached_property
     def registry(self) -> Registry:
         """The claims of the registries beside what was collected, as they stand for the study's data set."""
-        dataset = self.study.facts.dataset
+        facts = self.study.facts
         try:
-            rate = self.config.getoption("--error-rate")
-            registry = load_registry(dataset, *self.registries, bounds=self.bounds, error_rate=rate)
+            common: Any = {"bounds": self.bounds, "error_rate": self.config.getoption("--error-rate")}
+            registry = load_registry(facts.dataset, *self.registries, budget=facts.budget, draws=facts.draws, **common)
         except ValueError as error:
             raise usage_error(error) from None
         if self.config.getoption("--bounds") is not None and not any(one.settable for one in registry.claims.values()):
-            raise usage_error(f"--bounds is for data that have no bounds; those of {dataset} are registered and stay")
+            raise usage_error(
+                f"--bounds is for studies that have no bounds; those of {facts.dataset} are registered and stay"
+            )
         return registry
 
     @property
@@ -157,7 +169,8 @@ class ClaimsSession:
         """The report's folder; None without `--report-dir`, unless the run is a whole one of the reference study."""
         chosen: str | None = self.config.getoption("--report-dir")
         facts, profile = self.study.facts, self.study.setup.protocol.profile
-        reference = facts.reference and profile == PROFILES["standard"] and self.registry.error_rate == FAMILY
+        usual = profile == PROFILES["standard"] and not self.registry.refused
+        reference = facts.reference and usual and self.registry.error_rate == FAMILY
         part = self.own_alone or not_run(self.registry, self.study.outside.lacks, concluded)
         if chosen is None and (self.pilot or not reference or part):
             return None
@@ -208,10 +221,10 @@ class ClaimsSession:
             owner[name] = item.nodeid
             item.extra_keyword_matches |= {name, _keyword(name)}
             sentence = _first_paragraph(item)
-            if sentence != claim.sentence:
+            if sentence != claim.stated["sentence"]:
                 raise usage_error(
                     f"{item.nodeid}: the docstring must start with the registered sentence of {name};"
-                    f" expected {claim.sentence!r}, got {sentence!r}"
+                    f" expected {claim.stated['sentence']!r}, got {sentence!r}"
                 )
             if claim.bound is None and not self.pilot:
                 item.add_marker(pytest.mark.skip(reason=f"{name} is not registered here: {claim.unregistered}"))

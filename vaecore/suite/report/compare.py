@@ -26,7 +26,7 @@ from vaecore.suite.report.markdown.parts import literal
 from vaecore.suite.report.terminal import ASCII, printed, recording
 from vaecore.suite.results import number, plain
 from vaecore.suite.statistics.intervals import Pick, Spread, change, family_level
-from vaecore.suite.text import counted, visible
+from vaecore.suite.text import counted, intensity, visible
 from vaecore.toolkit import digest
 
 OLDEST_SCHEMA = 2  # of results that can be compared
@@ -148,7 +148,7 @@ def _leaves_out_0(interval: tuple[float, float, float]) -> bool:
 
 def _unknown(before: Mapping[str, Any], after: Mapping[str, Any], results: tuple[Any, Any]) -> str:
     """Why it can't be told whether a claim moved; else empty."""
-    if before["estimand"] != after["estimand"]:
+    if before.get("stated", before["estimand"]) != after.get("stated", after["estimand"]):
         return f"another estimand: {before['estimand']!r} in A, {after['estimand']!r} in B"
     for name, claim, study in zip("AB", (before, after), results, strict=True):
         if not claim["spreads"]:
@@ -174,6 +174,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
             "profile": results["profile"],
             "images looked at": ", ".join(f"{count:,} {name}" for name, count in _few(results["images"])),
             "seeds": f"{seeds[0]} to {seeds[-1]}",
+            "attack budget": intensity(results["budget"]) if "budget" in results else "unknown",
             "draws": str(results["draws"]),
             "precision": results["precision"],
             "VAE": models["vae"],
@@ -212,7 +213,7 @@ def _same_images(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 def _same_evidence(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether both looked at the same weights, images and draws, so that chance moves nothing."""
-    same = all(a[key] == b[key] for key in ("seeds", "images", "draws")) and _same_images(a, b)
+    same = all(a.get(key) == b.get(key) for key in ("seeds", "images", "budget", "draws")) and _same_images(a, b)
     return same and bool(a["models"]["digests"] == b["models"]["digests"])
 
 
@@ -242,6 +243,8 @@ def _notes(a: Mapping[str, Any], b: Mapping[str, Any], changes: Sequence[Change]
             yield f"{name} is a pilot: it measures and judges nothing, and its estimates have set bounds"
         if results["profile"] == "smoke":
             yield f"{name} is a smoke test: few images, and its models may have run once only"
+    if "budget" in a and "budget" in b and a["budget"] != b["budget"]:
+        yield "the attack budgets differ: a claim may have moved by the size of attacks and noise alone"
     if a["draws"] != b["draws"]:
         yield "the draws differ: consistency and all that counts labels fall as there are more"
 

@@ -15,7 +15,7 @@ from vaecore.suite.report import again, forest
 from vaecore.suite.report.figures.catalogue import FIGURES, Caption, caption, figures_of, shown
 from vaecore.suite.report.forest import Forest, Margin
 from vaecore.suite.results import ATTACKS, load, plain
-from vaecore.suite.text import counted
+from vaecore.suite.text import counted, intensity
 from vaecore.toolkit import sweep, write_atomically
 
 FILE = "index.html"
@@ -172,6 +172,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": forest.number, "measured": forest.measured, "counted": counted}
+    environment.filters |= {
+        "number": forest.number,
+        "measured": forest.measured,
+        "counted": counted,
+        "intensity": intensity,
+    }
     environment.tests |= {"near": again.is_near}
     return environment

@@ -14,7 +14,7 @@ from vaecore.suite.facts import Facts
 from vaecore.suite.judging.registry import Registry, family_of, shared_rate
 from vaecore.suite.report import again
 from vaecore.suite.results import number
-from vaecore.suite.text import counted
+from vaecore.suite.text import counted, intensity
 
 Results = Mapping[str, Any]
 STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "pilot": "cyan", "reported": "cyan"}
@@ -35,9 +35,10 @@ def header(facts: Facts, registry: Registry, cache: str) -> list[str]:
     test_images = f"{counted(facts.test_images, 'test image')}, digest {facts.test_digest[:12]}"
     if facts.pilot:
         test_images = f"{counted(facts.test_images, 'training image')} that no model of the pilot sees"
+    protocol = f"attack budget {intensity(facts.budget)}, {counted(facts.draws, 'draw')} an image"
     return [
         f"dataset: {facts.dataset} ({facts.why}), {test_images}",
-        f"profile: {facts.profile}, {runs}, {images}; attack budget {facts.budget:g}; {models}",
+        f"profile: {facts.profile}, {runs}, {images}; {protocol}; {models}",
         f"intervals cover {facts.covers}; error rate {shared_rate(registry.error_rate, len(registry.judged_families))}",
         f"device: {facts.device} ({device}){precision}; cache: {cache}",
         f"registry: {counted(len(registry.claims), 'claim')}, digest {registry.digest[:12]}",
@@ -49,16 +50,18 @@ def header(facts: Facts, registry: Registry, cache: str) -> list[str]:
 def _bounds(facts: Facts, registry: Registry) -> list[str]:
     """For data without registered bounds: the file that gives them, or how to set them."""
     bounds = registry.bounds
+    refused = [f"note: {registry.refused}"] if registry.refused else []
     if bounds is not None:
         pilot, seeds = bounds.pilot, bounds.pilot["seeds"]
         source = f"pilot of {pilot['date']} (seeds {seeds[0]} to {seeds[-1]})"
         told = bounds.notes(facts, registry.digest, registry.claims, registry.error_rate)
         notes = [f"note: {note}" for note in told]
-        return [f"bounds: {bounds.file}, digest {bounds.digest[:12]}, {source}", *notes]
+        return [*refused, f"bounds: {bounds.file}, digest {bounds.digest[:12]}, {source}", *notes]
     if facts.pilot or not any(claim.settable for claim in registry.claims.values()):
-        return []
+        return refused
     ways = "the same command with --pilot --bounds FILE sets some, and with --bounds FILE judges by them"
-    return [f"bounds: none for {facts.dataset}, judged against no effect; {ways}"]
+    whose = "this protocol" if refused else facts.dataset
+    return [*refused, f"bounds: none for {whose}, judged against no effect; {ways}"]
 
 
 def recording(width: int, *, color: bool) -> Console:

@@ -209,9 +209,10 @@ NOISY = Kind(
     "gaussian",
     "Gaussian noise, $\\sigma$ = {size}",
     "No attacker: Gaussian noise of standard deviation {size} a pixel, which nobody aims.",
-    unit="intensity",
+    unit="budgets",
     room="decisions",
 )
+# The field certifies with these sigmas whatever the data (Cohen et al. 2019): they follow from the radius, no budget.
 SMOOTHED = Kind(
     "smoothed",
     "smoothing, $\\sigma$ = {size}",

@@ -29,7 +29,7 @@ from vaecore.suite.study.tasks import Given, Task
 from vaecore.toolkit import Tensors, is_made
 
 ATTACKED = (FGSM(1), PGD(1), LBFGS)
-ASKED = (CLEAN, ROTATED(15), ROTATED(30), ROTATED(45), ROTATED(60), NOISY(0.3), NOISY(0.6), *ATTACKED, MIX)
+ASKED = (CLEAN, ROTATED(15), ROTATED(30), ROTATED(45), ROTATED(60), NOISY(1.5), NOISY(3), *ATTACKED, MIX)
 PLAIN, SCALED, MEAN, MEAN_SCALED = "softmax", "temperature", "mean-softmax", "mean-softmax-temperature"
 # Judges that give every class a probability: by which logits of `look`, and whether these get a temperature.
 CLASSES = {PLAIN: ("logits", False), SCALED: ("logits", True), MEAN: ("mean", False), MEAN_SCALED: ("mean", True)}

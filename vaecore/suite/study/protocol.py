@@ -1,10 +1,14 @@
 """The protocol of a study: attack budget, draws, and how much is looked at. Plain values; imports no torch."""
 
+import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from vaecore.suite.study.conditions import CLEAN, DRAWN, UNIFORM, Condition
+from vaecore.suite.text import intensity
 
 PILOT_SEED = 1000  # seeds from here on set bounds and are never used by the claims
+GREY, COLOUR = 0.2, 8 / 255  # the field's L-infinity budgets, of digits and of photographs (Croce et al. 2021)
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,57 @@ PROFILES = {
 }
 
 
-def profile_of(name: str, runs: int | None) -> Profile:
-    """A profile by name, with another number of runs where one is given; raises ValueError below 1."""
+def profile_of(
+    name: str, runs: int | None = None, images: int | None = None, attack_share: float | None = None
+) -> Profile:
+    """A profile by name, with other numbers where these are given.
+
+    images: test images, clean ones too; expensive attacks keep their shares of them. attack_share: of the images, for
+    L-BFGS and what else is expensive; attacks that differentiate through the VAE keep their share of that. Raises
+    ValueError for numbers that are out of range.
+    """
     profile = PROFILES[name]
-    if runs is None:
+    if runs is not None:
+        profile = replace(profile, runs=_least("--runs", runs, 1))
+    if attack_share is not None and not 0 < attack_share <= 1:
+        raise ValueError(f"--attack-share must be above 0 and at most 1; got {attack_share:g}")
+    if images is None and attack_share is None:
         return profile
-    if runs < 1:
-        raise ValueError(f"--runs must be 1 or more; got {runs}")
-    return replace(profile, runs=runs)
+    adaptive = profile.adaptive_images / profile.lbfgs_images
+    share = profile.lbfgs_images / profile.images if attack_share is None else attack_share
+    total = profile.images if images is None else _least("--images", images, 2)
+    few = max(2, round(share * total))
+    clean = profile.clean_images if images is None else 0
+    return replace(
+        profile, images=total, lbfgs_images=few, adaptive_images=max(2, round(adaptive * few)), clean_images=clean
+    )
+
+
+def budget_of(text: str) -> float:
+    """An L-infinity budget from a text such as "0.1" or "8/255"; raises ValueError unless it is in (0, 1]."""
+    try:
+        budget = float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        budget = math.nan
+    if not 0 < budget <= 1:
+        raise ValueError(f"--epsilon must be above 0 and at most 1, a decimal or a fraction as 8/255; got {text!r}")
+    return budget
+
+
+def usual_budget(channels: int) -> float:
+    """The budget that the field attacks grey or colour images with."""
+    return GREY if channels == 1 else COLOUR
+
+
+def draws_of(number: int | None) -> int:
+    """Reconstructions of an image, by default 10; raises ValueError below 2, where labels can't disagree."""
+    return Protocol.draws if number is None else _least("--draws", number, 2)
+
+
+def _least(option: str, number: int, least: int) -> int:
+    if number < least:
+        raise ValueError(f"{option} must be {least} or more; got {number}")
+    return number
 
 
 @dataclass(frozen=True)
@@ -44,15 +91,15 @@ class Protocol:
     """What a study does to images, and how often.
 
     budget: L-infinity size of an attack, in pixel intensity; all sizes of attacks and their noise are multiples of it.
-    draws: reconstructions of an image. many_draws: the same where many are compared with few. eot_draws: draws that an
-    adaptive attacker averages over in a step. shard: images whose evidence is one task; scored: whose scores are.
-    conditions: under which reconstructions are classified.
+    draws: reconstructions of an image. times: so many times more, where many are compared with few. eot_draws: draws
+    that an adaptive attacker averages over in a step. shard: images whose evidence is one task; scored: whose scores
+    are. conditions: under which reconstructions are classified.
     """
 
     profile: Profile = PROFILES["standard"]
-    budget: float = 0.2
+    budget: float = GREY
     draws: int = 10
-    many_draws: int = 50
+    times: int = 5
     eot_draws: int = 5
     shard: int = 500
     scored: int = 2_000
@@ -63,16 +110,34 @@ class Protocol:
         """Conditions under which the ELBO is computed."""
         return CLEAN, UNIFORM(0.25)
 
+    @property
+    def many_draws(self) -> int:
+        """Reconstructions of an image where many are compared with few."""
+        return self.times * self.draws
+
+    @property
+    def few_draws(self) -> int:
+        """The same where few are compared with many."""
+        return self.draws // 2
+
+    def budgets(self, number: float) -> float:
+        """So many attack budgets, in pixel intensity."""
+        return round(number * self.budget, 12)
+
     def size(self, condition: Condition) -> float:
         """A condition's size in pixel intensity or degrees; 0 where it has none."""
         size = condition.size or 0.0
-        return round(size * self.budget, 12) if condition.kind.unit == "budgets" else size
+        return self.budgets(size) if condition.kind.unit == "budgets" else size
+
+    def shown_size(self, condition: Condition) -> str:
+        """A condition's size as it is shown, for instance "0.2" or "8/255"."""
+        return intensity(self.size(condition)) if condition.kind.unit == "budgets" else f"{condition.size or 0.0:g}"
 
     def name(self, condition: Condition) -> str:
         """A condition's name in tables and files, for instance "fgsm-0.2"."""
         if condition.size is None:
             return condition.kind.name or condition.label
-        return f"{condition.kind.name}-{self.size(condition):g}"
+        return f"{condition.kind.name}-{self.shown_size(condition)}"
 
     def full_name(self, condition: Condition) -> str:
         """Its name with the room of the family that looks at it, for instance "outside/kmnist"."""
@@ -81,11 +146,11 @@ class Protocol:
 
     def title(self, condition: Condition) -> str:
         """Its name in figures."""
-        return condition.kind.title.format(size=f"{self.size(condition):g}", label=condition.label)
+        return condition.kind.title.format(size=self.shown_size(condition), label=condition.label)
 
     def threat(self, condition: Condition) -> str:
         """Its threat model: who attacks, knowing what, and what may be changed."""
-        return condition.kind.threat.format(size=f"{self.size(condition):g}", label=condition.label)
+        return condition.kind.threat.format(size=self.shown_size(condition), label=condition.label)
 
     def images(self, condition: Condition) -> int:
         """Test images looked at under a condition, where there are so many."""

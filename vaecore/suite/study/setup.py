@@ -38,24 +38,35 @@ Rows: TypeAlias = tuple[int, int]  # start and stop among the test images that a
 
 @dataclass(frozen=True)
 class Dataset:
-    """The name of the data set that a study looks at, and why it was chosen."""
+    """The data set that a study looks at: its name, why it was chosen, and the data folder; loaded when asked for."""
 
     name: str
     why: str
+    root: str | None = None
+
+    @cached_property
+    def test(self) -> Images:
+        """Test images."""
+        return load_images(self.name, "test", self.root)
+
+    @cached_property
+    def training(self) -> Images:
+        """Training images."""
+        return load_images(self.name, "train", self.root)
 
 
 def choose_dataset(name: str, root: str | None) -> Dataset:
     """Resolve "auto": MNIST where it is on disk or can be downloaded, else digits."""
     if name != "auto":
-        return Dataset(name, "as asked")
+        return Dataset(name, "as asked", root)
     if is_available("mnist", root):
-        return Dataset("mnist", "found on disk")
+        return Dataset("mnist", "found on disk", root)
     if probe("mnist"):
         try:
             load_images("mnist", "test", root)
         except OSError as error:
             return Dataset("digits", f"MNIST's download failed ({error}); digits is embedded")
-        return Dataset("mnist", "downloaded")
+        return Dataset("mnist", "downloaded", root)
     return Dataset("digits", "MNIST is neither on disk nor to be had by network; digits is embedded")
 
 
@@ -70,7 +81,6 @@ class Setup:
 
     dataset: Dataset
     protocol: Protocol = field(default_factory=Protocol)
-    root: str | None = None
     device: torch.device = field(default_factory=default_device)
     vae: str | None = None
     classifier: str | None = None
@@ -114,7 +124,7 @@ class Setup:
     @cached_property
     def train(self) -> Images:
         """Training images; a pilot's without those that it looks at. Raises ValueError where there are none."""
-        whole = self.training_images
+        whole = self.dataset.training
         return whole.take(all_but(self._pilot_images, len(whole))) if self.pilot else whole
 
     @cached_property
@@ -138,20 +148,15 @@ class Setup:
         return self.train.take(all_but(self.held_out(seed)[1], len(self.train)))
 
     @cached_property
-    def training_images(self) -> Images:
-        """The data set's training images."""
-        return load_images(self.dataset.name, "train", self.root)
-
-    @cached_property
     def _pilot_images(self) -> torch.Tensor:
         """Places of the training images that a pilot looks at: as many as there are test images, or PILOT_SHARE."""
-        count = len(self.training_images)
+        count = len(self.dataset.training)
         return in_random_order("pilot-images", count)[: min(len(self.test_images), int(PILOT_SHARE * count))]
 
     @cached_property
     def test_images(self) -> Images:
         """The data set's test images, with labels."""
-        test = load_images(self.dataset.name, "test", self.root)
+        test = self.dataset.test
         if test.labels is None:
             raise ValueError(f"claims need labels: {self.dataset.name} must have `labels` beside `images`")
         return test
@@ -164,7 +169,7 @@ class Setup:
         """
         if not self.pilot:
             return self.test_images
-        images = self.training_images.take(self._pilot_images)
+        images = self.dataset.training.take(self._pilot_images)
         if images.labels is None:
             raise ValueError(f"a pilot looks at training images: those of {self.dataset.name} must have `labels`")
         return images
@@ -187,7 +192,7 @@ class Setup:
     def sets(self) -> Sets:
         """The sets outside."""
         most = self.protocol.profile.images
-        return Sets(self.test, self.indices[:most], most, self.root, self.ood, pilot=self.pilot)
+        return Sets(self.test, self.indices[:most], most, self.dataset.root, self.ood, pilot=self.pilot)
 
     def held(self, seed: int) -> Given:
         """The training images that are held out from a run's models, as an input."""

@@ -179,7 +179,7 @@ class Study:
             why=setup.dataset.why,
             test_images=len(setup.test),
             test_digest=setup.test_images.digest,
-            train_digest=setup.training_images.digest if setup.trained else None,
+            train_digest=setup.dataset.training.digest if setup.trained else None,
             profile=profile.name,
             budget=setup.protocol.budget,
             draws=setup.protocol.draws,

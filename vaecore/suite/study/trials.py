@@ -15,7 +15,7 @@ from vaecore.suite.study.perturbations import joint_pgd
 from vaecore.suite.study.protocol import Protocol
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tasks import Task
-from vaecore.suite.text import counted
+from vaecore.suite.text import counted, intensity
 from vaecore.toolkit import Classify, Tensors, ask, seed_for
 
 QUERIES = 500
@@ -42,12 +42,12 @@ class Trial:
         what = {"pgd": "PGD", "bpda": "PGD with BPDA", "square": "Square"}[self.attack]
         effort = f"{self.steps} {'queries' if self.attack == 'square' else 'steps'}"
         effort += f", {counted(self.draws, 'draw', 'd')} a step" if self.victim == "detector" else ""
-        return f"{what} on the {self.victim} (epsilon {self.epsilon:g}, {effort})"
+        return f"{what} on the {self.victim} (epsilon {intensity(self.epsilon)}, {effort})"
 
 
 def _at(protocol: Protocol, victim: Literal["classifier", "detector"], size: float) -> Trial:
     """The trial with the protocol's own effort, at so many budgets."""
-    return Trial(victim, round(size * protocol.budget, 12), protocol.eot_draws)
+    return Trial(victim, protocol.budgets(size), protocol.eot_draws)
 
 
 def sweeps(protocol: Protocol) -> dict[str, list[Trial]]:

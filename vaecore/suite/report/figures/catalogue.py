@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vaecore.suite.text import counted
+from vaecore.suite.text import counted, intensity
 
 Results = Mapping[str, Any]
 
@@ -87,12 +87,12 @@ def _error_by_confidence(results: Results) -> Caption:
 
 def _convergence(results: Results) -> Caption:
     trials, weaker = results["trials"], [weak for weak, _ in results["weaker_attacks"]]
+    budget, steps, draws = trials["steps"][0]["epsilon"], trials["draws"][0]["steps"], trials["steps"][0]["draws"]
     return Caption(
         "Success of the adaptive attack as its effort grows",
         "Share of images won as the attacker may do more: epsilon, steps, draws a step (EOT). Markers alone: attacks"
         " that know less. Success must not fall as effort grows, and nothing that knows less may win more. Elsewhere"
-        f" epsilon is {trials['steps'][0]['epsilon']:g}, with {counted(trials['draws'][0]['steps'], 'step', 'd')} and"
-        f" {counted(trials['steps'][0]['draws'], 'draw', 'd')}.",
+        f" epsilon is {intensity(budget)}, with {counted(steps, 'step', 'd')} and {counted(draws, 'draw', 'd')}.",
         f"{counted(weaker[0]['images'], 'image', 'd')} of the run of seed {results['seeds'][0]}",
     )
 
@@ -217,6 +217,6 @@ FIGURES = {  # in the order in which they are shown
     "extreme-images": Figure(_extreme_images, "outside.extreme_images", r"C.*", "detection", "scores"),
     "accuracy-by-epsilon": Figure(_accuracy_by_epsilon, "cleaning.accuracy_by_epsilon", r"D.*", "cleaning", "cleaning"),
     "cleaned-images": Figure(_cleaned_images, "cleaning.cleaned_images", r"D.*", "cleaning", "cleaning"),
-    "reliability": Figure(_reliability, "decisions.reliability_diagrams", r"B[6-8]|E[56].*", "decisions", "decisions"),
+    "reliability": Figure(_reliability, "decisions.reliability_diagrams", r"B[6-8]|E[568].*", "decisions", "decisions"),
     "risk-coverage": Figure(_risk_coverage, "decisions.risk_coverage", r"E7.*", "decisions", "decisions"),
 }

@@ -5,7 +5,7 @@ from typing import Any
 
 from vaecore.suite.report.markdown.parts import figures
 from vaecore.suite.results import ATTACKS
-from vaecore.suite.text import counted
+from vaecore.suite.text import counted, intensity
 
 
 def section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
@@ -23,7 +23,7 @@ def section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
     line("Accuracy on the first run under PGD that does not know the purifier / through it / under the discrete")
     line("search, where it rounds / under Square, where it has no exact gradient / right under all of these.\n")
     sizes = [row["epsilon"] for row in next(iter(attacked.values()))]
-    line(f"| purifier | images | {' | '.join(f'epsilon {size:g}' for size in sizes)} |")
+    line(f"| purifier | images | {' | '.join(f'epsilon {intensity(size)}' for size in sizes)} |")
     line(f"|---|---:|{'---:|' * len(sizes)}")
     for name, rows in attacked.items():
         cells = [" / ".join(f"{row[key]['accuracy']:.2f}" for key in ATTACKS if key in row) for row in rows]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vaecore.suite.report.markdown.parts import figures, literal, share
-from vaecore.suite.text import counted
+from vaecore.suite.text import counted, intensity
 
 _GROUPS = {  # of sets, after OpenOOD v1.5 (Zhang et al. 2023), in the order of the tables
     "near": "other characters, where characters are inside",
@@ -78,9 +78,9 @@ def _hiding(detection: Mapping[str, Any]) -> list[str]:
         for what, key in (("AUROC", "auroc"), ("found", "found"))
     }
     text = (
-        f"{counted(hiding['images'], 'image')}, each pixel moved by {hiding['epsilon']:g} at most to lower the score in"
-        " the row (white box); before and after, by the scores in the columns; found at the same rate of false"
-        " alarms.\n"
+        f"{counted(hiding['images'], 'image')}, each pixel moved by {intensity(hiding['epsilon'])} at most to lower the"
+        " score in the row (white box); before and after, by the scores in the columns; found at the same rate of"
+        " false alarms.\n"
     )
     return [f"\n## Images of {hiding['set']} that hide from a score\n", text, *_rows("hidden from", judges, rows)]
 

@@ -10,7 +10,7 @@ from vaecore.suite.report import again
 from vaecore.suite.report.markdown import cleaning, consistency
 from vaecore.suite.report.markdown.parts import figures, literal
 from vaecore.suite.results import number
-from vaecore.suite.text import counted
+from vaecore.suite.text import counted, intensity
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -29,11 +29,14 @@ def summary(results: Mapping[str, Any]) -> str:
     line(f"{tally(words)}. {runs},")
     images = ", ".join(f"{results['images'][name]:,} {name}" for name in ("clean", "lbfgs"))
     draws = counted(results["draws"], "draw")
-    line(f"test images: {images}; {draws} an image. Registry {results['registry_digest'][:12]}.")
+    budget = f"attack budget {intensity(results['budget'])}"
+    line(f"{budget}; test images: {images}; {draws} an image. Registry {results['registry_digest'][:12]}.")
     if results["bounds"] is not None:
         bounds = results["bounds"]
         line(f"Bounds: {bounds['file']}, digest {bounds['digest'][:12]}, set by a pilot on {bounds['date']}.")
         lines.writelines(f"Note: {note}.\n" for note in bounds["notes"])
+    if refused := results.get("refused"):
+        line(f"Note: {refused}.")
     models = results["models"]
     line(f"Models: VAE {models['vae']}, classifier {models['classifier']}; reconstructions in {results['precision']}.")
     line(f"Intervals cover {results['intervals_cover']}; their error rate is {again.error_rate(results)}.")

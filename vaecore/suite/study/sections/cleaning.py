@@ -32,7 +32,7 @@ from vaecore.suite.study.smoothing import CERTIFICATES, RADII, SIGMAS
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tables import stack
 from vaecore.suite.study.tasks import Task
-from vaecore.suite.text import counted
+from vaecore.suite.text import counted, intensity
 from vaecore.toolkit import Classify, Tensors, ask
 
 LEVEL = 0.95  # of intervals that describe and decide nothing
@@ -62,7 +62,7 @@ def section(study: Study) -> dict[str, Any]:
             right = attacked[name, size]
             measured = {key: right[key] for key in (NONE, *KNOWING) if key in right}
             measured["worst"] = np.logical_and.reduce([right[key] for key in KNOWING if key in right])
-            row: dict[str, Any] = {"epsilon": round(size * protocol.budget, 12), "images": right[NONE].shape[1]}
+            row: dict[str, Any] = {"epsilon": protocol.budgets(size), "images": right[NONE].shape[1]}
             rows.append(row | {key: _accuracy(values) for key, values in measured.items()})
         curves[name] = rows
     return {
@@ -99,7 +99,7 @@ def flags(study: Study) -> list[str]:
                 if beats(~right[key].ravel(), knowing.ravel()):
                     shares = f"{knowing.mean():.0%}", f"{1 - right[key].mean():.0%}"
                     lines.append(
-                        f"PGD {size * protocol.budget:g} through {name} wins {shares[0]}, {what} {shares[1]}"
+                        f"PGD {intensity(protocol.budgets(size))} through {name} wins {shares[0]}, {what} {shares[1]}"
                         f" ({counted(right[key].size, 'image', 'd')}): an attack that knows less must not be better"
                         " (are gradients masked?)"
                     )

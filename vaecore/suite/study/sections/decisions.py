@@ -29,7 +29,7 @@ LEVEL = 0.95  # of intervals that describe and decide nothing
 BINS = 15
 DRAWS = 50  # of all answers for the ECE of perfect calibration, in each run; its error is then a few percent
 DRAWN = (PLAIN, SCALED, MEAN_SCALED, ALL)  # judges in the reliability diagrams
-FIGURES = (CLEAN, ROTATED(45), NOISY(0.3), FGSM(1), LBFGS, MIX)  # conditions in the figures
+FIGURES = (CLEAN, ROTATED(45), NOISY(1.5), FGSM(1), LBFGS, MIX)  # conditions in the figures
 COVERAGES = tuple(round(0.05 * k, 2) for k in range(1, 21))
 # What images are refused by, and whose answer the rest get.
 REFUSED_BY = {"confidence": PLAIN, "disagreement": PLAIN, "mse": PLAIN, ALL: ALL, MEAN_SCALED: MEAN_SCALED}
