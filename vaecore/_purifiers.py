@@ -88,6 +88,28 @@ class BitDepth(Purifier):
         return rounded.unsqueeze(1)
 
 
+class JPEG(Purifier):
+    """Pixels compressed as a JPEG file of this quality, and read again (Dziugaite et al. 2016; Guo et al. 2018).
+
+    quality: 1 to 100, libjpeg's scale; both papers take 75. Pixels are rounded to bytes first; in colour, hue has half
+    the resolution. Computed on the CPU; with one version of libjpeg the result is the same everywhere.
+    """
+
+    differentiable = False
+
+    def __init__(self, quality: int = 75) -> None:
+        super().__init__()
+        self.quality = check_integer("quality", quality, 1, 100)
+
+    def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:  # noqa: ARG002
+        """One view."""
+        from torchvision.io import decode_jpeg, encode_jpeg  # noqa: PLC0415  # takes as long to import as torch
+
+        content = images.detach().mul(255).round().to(torch.uint8).cpu()
+        files = encode_jpeg([*content], quality=self.quality)
+        return torch.stack(decode_jpeg(files)).to(images).div(255).unsqueeze(1)
+
+
 class MedianFilter(Purifier):
     """Median of each pixel's size x size neighbourhood, per channel, mirrored at the border (Xu et al. 2018).
 
