@@ -65,6 +65,7 @@ from .scoring._detector import ScoreDetector as ScoreDetector
 from ._purifiers import BitDepth as BitDepth
 from ._purifiers import Chain as Chain
 from ._purifiers import GaussianBlur as GaussianBlur
+from ._purifiers import JPEG as JPEG
 from ._purifiers import LatentSearch as LatentSearch
 from ._purifiers import MedianFilter as MedianFilter
 from ._purifiers import Purified as Purified

@@ -42,14 +42,16 @@ from ._batch_sizes import fit_at_once as fit_at_once
 
 # Data.
 from .data._augment import distort as distort
+from .data._images import background as background
 from .data._images import data_root as data_root
 from .data._images import is_available as is_available
 from .data._images import load_whole as load_whole
+from .data._images import npz_of as npz_of
 from .data._images import probe as probe
 from .data._names import EMBEDDED as EMBEDDED
+from .data._names import LOADED_SHAPES as LOADED_SHAPES
 from .data._names import TORCHVISION as TORCHVISION
 from .data._outside import is_made as is_made
-from .data._outside import LOADED_SHAPE as LOADED_SHAPE
 from .data._outside import PATCHES_ALONG_A_SIDE as PATCHES_ALONG_A_SIDE
 
 # Models and their training.

@@ -30,6 +30,7 @@ WRONG = {
     ),
     **dict.fromkeys(("latent_size", "hidden_size", "epochs", "batch_size"), COUNTS),
     "bits": [*COUNTS, 9],
+    "quality": [*COUNTS, 101],
     "size": [*COUNTS, 2],
     "seed": [-1, 2**64, 0.5, 1.0, True, "0", np.int64(-1), NAN],
     "known_seed": [-1, 2**64, 0.5, True, "0"],
@@ -143,7 +144,9 @@ def test_settings_go_by_name_alone(name):
 
 
 SMALL = {"draws": 200, "first_index": 250, "seed": 250}  # the largest is 255, and sums of them overflow
-INTEGERS = [each for each in WRONG if WRONG[each] is COUNTS or each in ("bits", "size", "seed", "first_index")]
+INTEGERS = [
+    each for each in WRONG if WRONG[each] is COUNTS or each in ("bits", "quality", "size", "seed", "first_index")
+]
 
 
 @pytest.mark.parametrize("name", sorted({name for name, argument, _ in WRONG_ARGUMENTS if argument in INTEGERS}))

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from scipy.fft import dctn, idctn
 from scipy.optimize import least_squares
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from vaecore import (
+    JPEG,
     BitDepth,
     Chain,
     GaussianBlur,
@@ -31,6 +33,7 @@ GREY = torch.full((1, 1, 5, 4), 0.5)
 PURIFIERS = {  # of a VAE
     "threshold": lambda _: Threshold(),
     "bit depth": lambda _: BitDepth(2),
+    "jpeg": lambda _: JPEG(50),
     "median": lambda _: MedianFilter(),
     "blur": lambda _: GaussianBlur(0.7),
     "posterior mean": VAEPurifier,
@@ -66,6 +69,39 @@ def test_threshold_and_bit_depth_against_numpy(some_images):
     for bits in (1, 3, 8):
         levels = 2**bits - 1
         np.testing.assert_allclose(BitDepth(bits)(images).numpy(), np.round(pixels * levels) / levels, atol=1e-6)
+
+
+LUMINANCE = """
+16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
+18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99
+"""  # table K.1 of the JPEG standard (ITU-T T.81)
+
+
+@pytest.mark.parametrize("quality", [1, 30, 75, 100])
+def test_jpeg_against_the_cosine_transforms_of_scipy(quality):
+    """A grey image of 16x24, block by block, with the standard's table in libjpeg's scale."""
+    image = torch.rand(1, 1, 16, 24, generator=torch.Generator().manual_seed(0))
+    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
+    table = np.clip((np.array(LUMINANCE.split(), int).reshape(8, 8) * scale + 50) // 100, 1, 255)
+    blocks = np.round(image[0, 0].numpy() * 255).reshape(2, 8, 3, 8).transpose(0, 2, 1, 3) - 128
+    rounded = np.round(dctn(blocks, axes=(2, 3), norm="ortho") / table) * table
+    expected = np.clip(np.round(idctn(rounded, axes=(2, 3), norm="ortho") + 128), 0, 255)
+    cleaned = JPEG(quality)(image)
+    # libjpeg computes in integers, so that a coefficient half-way between two steps may go to the other one.
+    errors = np.abs(cleaned[0, 0].numpy() * 255 - expected.transpose(0, 2, 1, 3).reshape(16, 24))
+    assert errors.mean() < 0.75
+    # An image without hue is that of its luminance.
+    assert_close(JPEG(quality)(image.expand(1, 3, 16, 24)), cleaned.expand(1, 3, 16, 24), atol=1.01 / 255, rtol=0)
+
+
+def test_jpeg_keeps_colours_and_loses_detail_of_hue_first():
+    flat = torch.tensor([0.8, 0.4, 0.2]).view(1, 3, 1, 1).expand(1, 3, 17, 23)
+    assert_close(JPEG()(flat), flat, atol=0.02, rtol=0)
+    noise = 0.1 * torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    of_luminance, of_hue = 0.5 + noise[:, :1].expand_as(noise), 0.5 + noise - noise.mean(dim=1, keepdim=True)
+    errors = [(JPEG(100)(images) - images).square().mean() for images in (of_luminance, of_hue)]
+    assert errors[1] > 20 * errors[0]
+    assert torch.equal(JPEG()(of_hue), JPEG(75)(of_hue))
 
 
 def test_filters_against_scipy(some_images):
@@ -303,6 +339,7 @@ def test_it_may_be_attacked_as_a_plain_classifier_too(vae, classifier, some_imag
     [
         (lambda *_: Threshold(0), "level must be above 0 and at most 1; got 0"),
         (lambda *_: BitDepth(9), "bits must be from 1 to 8; got 9"),
+        (lambda *_: JPEG(101), "quality must be from 1 to 100; got 101"),
         (lambda *_: MedianFilter(9)(GREY), r"a median of 9x9 pixels needs images of more than 4 .*; got 5x4"),
         (lambda *_: GaussianBlur(1.3)(GREY), r"a blur of sigma 1.3 needs images of more than 4 pixels .*; got 5x4"),
         (

@@ -1,36 +1,23 @@
 """Image sets: MNIST and similar sets, embedded digits and letters, and a user's own data, all as `Images`."""
 
-import contextlib
 import hashlib
-import math
 import os
-import queue
-import socket
-import tempfile
-import threading
-import time
-import urllib.request
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vaecore._check import check_choice, check_images, check_integer, check_labels, check_seed, quoted
-from vaecore._files import expanded, locked, user_cache
+from vaecore._files import expanded, user_cache
 from vaecore._import_by_name import is_named
-from vaecore.data import _embedded
+from vaecore.data import _downloads, _embedded
 from vaecore.data._names import EMBEDDED, TORCHVISION
 from vaecore.data._user_data import MOST_CLASSES, load_user_data, user_data_name
 
 SPLITS = ("train", "test")
 LETTERS = 1000
+BACKGROUND_SHARE = 0.1  # of all pixels; MNIST and its like have 0.5 to 0.8, photographs 0.01
 
 
 @dataclass(frozen=True)
@@ -93,6 +80,9 @@ def load_images(
     - "mnist", "fashion-mnist", "kmnist", "emnist-letters": read from `root` in torchvision's layout (`MNIST/raw/...`),
       and downloaded to it if absent and `download` is true. "emnist-letters" are handwritten, upper and lower case
       together, A (0) to Z (25), here upright; the download takes 0.5 GB, and 3 GB while it is unpacked.
+    - "cifar-10", "cifar-100", "svhn": 32x32 in colour, by torchvision, which checks the files, in its layout
+      (`cifar-10-batches-py/...`); else from an .npz in `root`, `cifar-10.npz` or `cifar-10-subset.npz`, with
+      `train_images`, `train_labels`, `test_images` and `test_labels`; else downloaded (0.2 GB).
     - "digits" (1,000 for training, 797 for test) and "letters" (1,000 each): need no files or network.
     root: the data folder; by default the environment variable VAECORE_DATA, else a folder in the user's cache.
 
@@ -121,10 +111,10 @@ def load_images(
         return letters(LETTERS, seed=0, first_index=LETTERS * (split == "train"), split=split)
     if set_name is None:
         return Images(*load_user_data(name, split), split)
-    folder = data_root(root) / TORCHVISION[set_name].folder / "raw"
-    if _missing(set_name, folder):
-        _fetch(set_name, folder, download=download)
-    return Images(*_read_raw(set_name, folder, split), set_name, split)
+    folder = data_root(root)
+    if not _downloads.is_on_disk(set_name, folder):
+        _downloads.fetch(set_name, folder, download=download)
+    return Images(*_downloads.read(set_name, folder, split), set_name, split)
 
 
 def load_whole(source: str | os.PathLike[str]) -> Images:
@@ -168,7 +158,22 @@ def is_available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
         folder = data_root(root)
     except FileNotFoundError:  # no home folder, so no data in it
         return False
-    return not _missing(set_name, folder / TORCHVISION[set_name].folder / "raw")
+    return _downloads.is_on_disk(set_name, folder)
+
+
+def npz_of(name: str, root: str | os.PathLike[str] | None = None) -> Path | None:
+    """The .npz in the data folder that `load_images` reads a named set from, if it has only that of the set."""
+    return _downloads.npz_of(name, data_root(root)) if name in TORCHVISION else None
+
+
+def background(images: Images) -> float | None:
+    """The value that a tenth of all pixels or more have, in all channels: 0 (black) or 1 (white); None without such.
+
+    The commoner where both are. A pixel that a lossy format or an interpolation has changed is not of the background.
+    """
+    shares = {value: float((images.pixels == value).all(dim=1).float().mean()) for value in (0.0, 1.0)}
+    commoner = max(shares, key=lambda value: shares[value])
+    return commoner if shares[commoner] >= BACKGROUND_SHARE else None
 
 
 def probe(name: str, *, timeout: float = 3.0) -> bool:
@@ -178,7 +183,7 @@ def probe(name: str, *, timeout: float = 3.0) -> bool:
     """
     if name not in TORCHVISION:
         raise ValueError(f"only {quoted(TORCHVISION)} can be downloaded; got {name!r}")
-    return not _unreachable(name, timeout)
+    return not _downloads.unreachable(name, timeout)
 
 
 def _set_name(name: str | os.PathLike[str]) -> str | None:
@@ -202,127 +207,3 @@ def _digest(pixels: Tensor, labels: Tensor | None) -> str:
         if tensor is not None:
             digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
     return digest.hexdigest()
-
-
-def _raw_files(name: str, split: str) -> tuple[str, str]:
-    """Names of a split's image file and label file."""
-    prefix = TORCHVISION[name].prefixes[split]
-    return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-
-
-def _missing(name: str, folder: Path) -> list[str]:
-    return [file for split in SPLITS for file in _raw_files(name, split) if not (folder / file).is_file()]
-
-
-def _read_raw(name: str, folder: Path, split: str) -> tuple[Tensor, Tensor]:
-    """Read a split of an MNIST-like set and check it, as torchvision checks only that the files exist."""
-    image_file, label_file = (folder / file for file in _raw_files(name, split))
-    images, labels = _read_idx(image_file, 3), _read_idx(label_file, 1)
-    if images.shape[1:] != (28, 28) or len(images) == 0:
-        raise ValueError(f"{image_file} must hold 28x28 images, one or more; its header says {images.shape}")
-    if len(labels) != len(images):
-        raise ValueError(
-            f"{label_file} must hold one label for each of {len(images)} images; got {len(labels)}"
-            " (do the two files come from different sets?)"
-        )
-    first, last = TORCHVISION[name].labels
-    for label in (labels.min(), labels.max()):
-        if not first <= label <= last:
-            raise ValueError(
-                f"{label_file} must hold labels {first} to {last}; got {label} (damaged, or of another set?)"
-            )
-    labels -= first
-    if TORCHVISION[name].transposed:
-        images = np.ascontiguousarray(images.transpose(0, 2, 1))
-    return torch.from_numpy(images).unsqueeze(1).float().div_(255), torch.from_numpy(labels).long()
-
-
-def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Read an IDX file of bytes: two zeros, 8 (for bytes), the number of dimensions, big-endian sizes, content."""
-    content = np.fromfile(path, dtype=np.uint8)
-    header = 4 * (1 + dimensions)
-    advice = "a download was interrupted, or the file is damaged: delete it, then load again"
-    if len(content) < header or content[:4].tobytes() != bytes((0, 0, 8, dimensions)):
-        raise ValueError(f"{path} must begin with an IDX header for {dimensions}-d bytes; it does not ({advice})")
-    shape = tuple(int(size) for size in content[4:header].view(">u4"))
-    if len(content) - header != math.prod(shape):
-        raise ValueError(
-            f"{path} must hold {math.prod(shape)} bytes after its header, which says {shape};"
-            f" got {len(content) - header} ({advice})"
-        )
-    return content[header:].reshape(shape)
-
-
-def _fetch(name: str, folder: Path, *, download: bool) -> None:
-    """Download the files missing in `folder` (root/MNIST/raw), whole files only, in one process at a time."""
-    remedy = (
-        f"Name a folder that holds {TORCHVISION[name].folder}/raw/ with --data-root, root=... or the environment"
-        " variable VAECORE_DATA, or choose 'digits' or 'letters', which need no network."
-    )
-    lacking = f"{name} is not complete on disk: {folder} lacks {', '.join(_missing(name, folder))}"
-    if not download:
-        raise FileNotFoundError(f"{lacking}; download is switched off. {remedy}")
-    # A blocked network may drop packets silently, and torchvision would wait for each address in turn.
-    if reason := _unreachable(name, 10.0):
-        raise ConnectionError(f"{lacking}; and no server answers ({reason}). {remedy}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Without a lock two processes may download the same; each file still gets its place whole.
-        lock = locked(folder / ".lock", without=lambda _: None)
-        with lock, tempfile.TemporaryDirectory(dir=folder) as fresh, _socket_timeout(10.0):
-            if _missing(name, folder):
-                _torchvision_class(name)(fresh, download=True, **TORCHVISION[name].arguments)
-            for file in _missing(name, folder):
-                (Path(fresh) / TORCHVISION[name].folder / "raw" / file).replace(folder / file)
-    # torchvision raises RuntimeError (no mirror, wrong checksum) and passes on broken transfers and full disks.
-    except (OSError, RuntimeError, HTTPException, EOFError, zlib.error) as error:
-        raise ConnectionError(f"{lacking}; and the download failed ({error}). {remedy}") from error
-
-
-def _torchvision_class(name: str) -> Any:
-    from torchvision import datasets  # noqa: PLC0415  # takes seconds to import
-
-    return getattr(datasets, TORCHVISION[name].folder)
-
-
-def _unreachable(name: str, timeout: float) -> str:
-    """Ask all mirrors at once: "" as soon as one answers, else the reasons, after `timeout` seconds at most."""
-    dataset = _torchvision_class(name)
-    # EMNIST has one address of its own; the mirrors that it inherits are MNIST's.
-    url = getattr(dataset, "url", None)
-    addresses = [url] if url else [mirror + dataset.resources[0][0] for mirror in dataset.mirrors]
-    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def ask(address: str) -> None:
-        request = urllib.request.Request(address)  # noqa: S310 (torchvision's own https/http)
-        try:
-            with urllib.request.urlopen(request, timeout=timeout):  # noqa: S310 (as above)
-                answers.put("")
-        except (OSError, HTTPException, ValueError) as error:
-            answers.put(f"{address}: {error}")
-
-    # In threads, as the time-out of a socket does not cover the look-up of the server's name.
-    for address in addresses:
-        threading.Thread(target=ask, args=(address,), daemon=True).start()
-    deadline = time.monotonic() + timeout
-    failures: list[str] = []
-    for _ in addresses:
-        try:
-            failure = answers.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            return "; ".join([*failures, f"no answer within {timeout:g} s"])
-        if not failure:
-            return ""
-        failures.append(failure)
-    return "; ".join(failures)
-
-
-@contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Set the default time-out of new sockets, as torchvision's downloads have none, and restore it afterwards."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -10,7 +10,7 @@ from torch import Tensor
 from vaecore._check import check_type, describe_shape
 from vaecore._noise import image_indices, normal, seed_for, uniform, words
 from vaecore.data._images import Images, load_images, load_whole
-from vaecore.data._names import EMBEDDED, TORCHVISION
+from vaecore.data._names import LOADED_SHAPES
 from vaecore.data._user_data import user_data_name
 
 OUTSIDE_MADE = (
@@ -23,9 +23,11 @@ OUTSIDE_MADE = (
     "gaussian-noise",
     "permuted",
     "shuffled-patches",
+    "blank",
+    "texture",
 )
-OUTSIDE_LOADED = (*TORCHVISION, *EMBEDDED)
-LOADED_SHAPE = (1, 28, 28)  # of the images of all sets in OUTSIDE_LOADED
+OUTSIDE_LOADED = tuple(LOADED_SHAPES)
+_DRAWN = ("uniform-noise", "gaussian-noise", "blank")  # without regard to the images of `inside`
 PATCHES_ALONG_A_SIDE = 4
 MADE_AT_ONCE = 1000
 
@@ -41,14 +43,20 @@ def outside(
 ) -> Images:
     """The out-of-distribution set `name` for the test set `inside`, with images of the same shape.
 
-    Made from `inside`, image i from image i (OUTSIDE_MADE lists the usual ones), with its labels except for noise:
+    Made from `inside`, image i from image i (OUTSIDE_MADE lists the usual ones), with its label:
     - "rotated-D": by D degrees counter-clockwise about the centre, filled with black; bilinear, but exact at multiples
       of 90 degrees (180 if not square).
     - "mirrored": left to right. "inverted": 1 - x. "dimmed-F": F * x, 0 < F < 1.
     - "permuted": pixels, with their colours, in one random order for all images.
     - "shuffled-patches": 4x4 patches (7x7 pixels each in 28x28) in a random order for each image, never the original.
+    - "texture": the Fourier components of the image at random phases, the same for all channels (random-phase texture,
+      Galerne et al. 2011), clipped to [0, 1], in 256 levels. But for the clipping, mean colour, power spectrum and
+      correlation of the channels stay; edges and objects go.
+
+    Drawn, without labels, independent of the images of `inside`:
     - "uniform-noise": pixels uniform in [0, 1]. "gaussian-noise": normal, mean 0.5, standard deviation 1, clipped to
-      [0, 1], mostly black or white. Both as in Liang et al. 2018 (ODIN), independent of the images of `inside`.
+      [0, 1], mostly black or white. Both as in Liang et al. 2018 (ODIN).
+    - "blank": one colour, or grey level, in all of an image, uniform in [0, 1] for each channel.
 
     Loaded, with labels of its own if any: the test split of a set in OUTSIDE_LOADED, or a user's `.npz`, folder or
     "package.module:attribute" (see `load_images`): its test split if it defines one, else all (of an `.npz`, all of
@@ -69,8 +77,8 @@ def outside(
             f"the set outside must be another than the set inside; got {set_name!r} for both"
             " (two files of the same name: rename one)"
         )
-    if set_name in OUTSIDE_LOADED:
-        _check_shape(set_name, LOADED_SHAPE, inside)  # before a download
+    if set_name in LOADED_SHAPES:
+        _check_shape(set_name, LOADED_SHAPES[set_name], inside)  # before a download
         return load_images(set_name, "test", root, download=download)
     if not is_made(set_name):
         images = load_whole(name)
@@ -81,7 +89,7 @@ def outside(
     # In parts, as making the random words takes many times the memory of the images.
     parts = [slice(start, start + MADE_AT_ONCE) for start in range(0, len(inside), MADE_AT_ONCE)]
     pixels = torch.cat([_make(set_name, inside.pixels[part], indices[part], seed) for part in parts])
-    return Images(pixels, None if set_name.endswith("-noise") else inside.labels, set_name, "test")
+    return Images(pixels, None if set_name in _DRAWN else inside.labels, set_name, "test")
 
 
 def outside_name(name: str | os.PathLike[str]) -> str:
@@ -148,6 +156,11 @@ def _make(name: str, pixels: Tensor, indices: Tensor, seed: int) -> Tensor:
             return _permuted(pixels, seed)
         case ["shuffled", _]:
             return _shuffled(pixels, indices, seed)
+        case ["texture"]:
+            return _texture(pixels, indices, seed)
+        case ["blank"]:
+            colours = uniform(seed, indices, draws=1, size=pixels.shape[1], device=pixels.device)
+            return colours.view(*pixels.shape[:2], 1, 1).expand_as(pixels).contiguous()
     size = pixels[0].numel()
     if name == "uniform-noise":
         noise = uniform(seed, indices, draws=1, size=size, device=pixels.device)
@@ -168,6 +181,16 @@ def _rotated(pixels: Tensor, degrees: float) -> Tensor:
     grid = grid.expand(len(pixels), -1, -1, -1)
     turned = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return turned.clamp_(0, 1)  # the sum of the four weights may round to more than 1
+
+
+def _texture(pixels: Tensor, indices: Tensor, seed: int) -> Tensor:
+    size = pixels.shape[2:]
+    noise = normal(seed, indices, draws=1, size=size.numel(), device=pixels.device).view(-1, 1, *size)
+    turns = torch.fft.rfft2(noise.double()).sgn()
+    turns[..., 0, 0] = 1  # so that the mean stays
+    made: Tensor = torch.fft.irfft2(torch.fft.rfft2(pixels.double()) * turns, s=tuple(size))
+    # In 256 levels, so that the last bits of a Fourier transform, which depend on the machine, make no difference.
+    return made.clamp_(0, 1).mul_(255).round_().float().div_(255)
 
 
 def _permuted(pixels: Tensor, seed: int) -> Tensor:

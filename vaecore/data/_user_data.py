@@ -90,6 +90,16 @@ def _load_npz(path: Path, split: str, *, whole: bool) -> Loaded:
     return _take_split(loaded, split, f"{path}")
 
 
+def load_split(path: Path, split: str) -> tuple[Tensor, Tensor]:
+    """Pixels and labels of a split of an .npz that must define it, in the forms of `load_images`."""
+    arrays, (images, labels) = _read_npz(path), (f"{split}_images", f"{split}_labels")
+    if not {images, labels} <= {*arrays}:
+        raise ValueError(f"{path} must hold `{images}` and `{labels}`; got {', '.join(sorted(arrays)) or 'no arrays'}")
+    what, what_labels = f"{path}: `{images}`", f"{path}: `{labels}`"
+    pixels = _pixels(what, arrays[images])
+    return pixels, torch.from_numpy(_labels(what_labels, arrays[labels], len(pixels)))
+
+
 def _load_attribute(text: str, split: str, *, whole: bool) -> Loaded:
     value = attribute(text, "images")
     if callable(value):

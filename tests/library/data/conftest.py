@@ -1,10 +1,19 @@
 """Files as torchvision lays them out, and the server that it downloads from, for the tests of data."""
 
+import hashlib
+import pickle
 import socket
+import tarfile
+import threading
 from contextlib import ExitStack
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from scipy.io import savemat
+
+COUNTS = {"train": 5, "test": 3}  # images of a set in colour
 
 
 @pytest.fixture
@@ -18,6 +27,85 @@ def write_idx():
         path.write_bytes(bytes((0, 0, 8, array.ndim)) + sizes + array.tobytes())
 
     return write
+
+
+@pytest.fixture
+def write_colour(monkeypatch):
+    """Give a function that writes a set in colour as torchvision keeps it, whose checksums are changed to those.
+
+    address: of a server of that folder. It gives the bytes (n, 3, 32, 32) and the labels of each split.
+    """
+    from torchvision import datasets  # noqa: PLC0415  # takes seconds to import
+
+    def checksum(path):
+        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+    def pickled(path, value):
+        """As in CIFAR's files: an array of an old numpy, whose dtype was made with integers for truth values."""
+        content = pickle.dumps(value, protocol=2)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content.replace(b"\x89\x88\x87", b"K\x00K\x01\x87"))
+        return checksum(path)
+
+    def write_cifar(dataset, key, root, content, address):
+        folder = root / dataset.base_folder
+        for split, files in (("train", dataset.train_list), ("test", dataset.test_list)):
+            images, labels = content[split]
+            sums = []
+            for (file, _), rows in zip(files, np.array_split(np.arange(len(images)), len(files)), strict=True):
+                value = {"data": images[rows].reshape(-1, 3072), key: labels[rows].tolist()}
+                sums.append([file, pickled(folder / file, value)])
+            monkeypatch.setattr(dataset, f"{split}_list", sums)
+        names = {dataset.meta["key"]: [str(label) for label in range(100)]}
+        meta = {**dataset.meta, "md5": pickled(folder / dataset.meta["filename"], names)}
+        monkeypatch.setattr(dataset, "meta", meta)
+        with tarfile.open(root / dataset.filename, "w:gz") as archive:
+            archive.add(folder, dataset.base_folder)
+        monkeypatch.setattr(dataset, "tgz_md5", checksum(root / dataset.filename))
+        monkeypatch.setattr(dataset, "url", address + dataset.filename)
+
+    def write_svhn(root, content, address):
+        lists = {}
+        for split, (images, labels) in content.items():
+            path = root / f"{split}_32x32.mat"
+            savemat(path, {"X": images.transpose(2, 3, 1, 0), "y": np.where(labels == 0, 10, labels)[:, None]})
+            lists[split] = [address + path.name, path.name, checksum(path)]
+        monkeypatch.setattr(datasets.SVHN, "split_list", lists)
+
+    def write(name, root, address=""):
+        classes = 100 if name == "cifar-100" else 10
+        content = {}
+        for seed, (split, count) in enumerate(COUNTS.items()):
+            random = np.random.default_rng(seed)
+            labels = np.append(random.integers(0, classes, count - 2), (0, classes - 1))
+            content[split] = random.integers(0, 256, (count, 3, 32, 32), np.uint8), labels
+        if name == "svhn":
+            write_svhn(root, content, address)
+        else:
+            wide = name == "cifar-100"
+            dataset, key = (datasets.CIFAR100, "fine_labels") if wide else (datasets.CIFAR10, "labels")
+            write_cifar(dataset, key, root, content, address)
+        return content
+
+    return write
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def served(monkeypatch, tmp_path_factory):
+    """A folder that a server gives files of, and its address."""
+    monkeypatch.setenv("no_proxy", "*")
+    folder = tmp_path_factory.mktemp("server")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture
@@ -41,7 +129,9 @@ def mirror(monkeypatch, tmp_path_factory):
         monkeypatch.setenv("no_proxy", "*")
         for dataset in (datasets.MNIST, datasets.KMNIST):
             monkeypatch.setattr(dataset, "mirrors", [address, f"{address}again/"])
-        monkeypatch.setattr(datasets.EMNIST, "url", address + datasets.MNIST.resources[0][0])
+        for dataset in (datasets.EMNIST, datasets.CIFAR10, datasets.CIFAR100):
+            monkeypatch.setattr(dataset, "url", address + datasets.MNIST.resources[0][0])
+        monkeypatch.setattr(datasets.SVHN, "split_list", {"test": [address + datasets.MNIST.resources[0][0]]})
 
     with ExitStack() as stack:
         yield use

@@ -1,6 +1,8 @@
 """Image sets by name: digests, the embedded sets, files as torchvision lays them out, and downloads."""
 
 import hashlib
+import os
+import pickle
 import shutil
 import socket
 import time
@@ -12,13 +14,23 @@ import torch
 from torch.testing import assert_close
 
 from vaecore import Images, letters, load_images
-from vaecore.toolkit import data_root, is_available, probe
+from vaecore.toolkit import background, data_root, is_available, npz_of, probe
 
 BYTES = (np.arange(6 * 784) % 256).reshape(6, 28, 28)
 
 
 def some(pixels, labels=None):
     return Images(pixels, labels, "some", "test")
+
+
+COLOUR = pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("cifar-10", [*(f"data_batch_{part}" for part in range(1, 6)), "test_batch", "batches.meta"]),
+        ("cifar-100", ["train", "test", "meta"]),
+        ("svhn", ["train_32x32.mat", "test_32x32.mat"]),
+    ],
+)
 
 
 @pytest.fixture
@@ -233,6 +245,116 @@ def test_a_missing_file_without_download_is_named_with_the_remedy(root, name, fi
         load_images(name, root=root, download=False)
 
 
+# Sets in colour
+
+
+def as_loaded(content):
+    images, labels = content
+    return some(torch.from_numpy(images).float() / 255, torch.from_numpy(labels))
+
+
+def write_npz(path, level=0.5, count=10, **others):
+    """Write a set of 32x32 in colour, all of one level; others: arrays in place of its own, None for none."""
+    pixels = np.full((count, 32, 32, 3), round(255 * level), np.uint8)
+    arrays = {f"{split}_images": pixels for split in ("train", "test")}
+    arrays |= {f"{split}_labels": np.arange(count) % 10 for split in ("train", "test")}
+    np.savez(path, **{name: array for name, array in (arrays | others).items() if array is not None})
+
+
+@COLOUR
+def test_a_set_in_colour_is_read_by_torchvision(tmp_path, write_colour, name, files):
+    written = write_colour(name, tmp_path)
+    write_npz(tmp_path / f"{name}.npz")
+    for split, content in written.items():
+        images = load_images(name, split, tmp_path, download=False)
+        assert images.digest == as_loaded(content).digest
+        assert (images.name, images.split, images.shape) == (name, split, (3, 32, 32))
+        assert images.classes == (100 if name == "cifar-100" else 10)
+    assert npz_of(name, tmp_path) is None
+    for file in files:
+        path = next(tmp_path.rglob(file))
+        path.rename(tmp_path / "kept")
+        assert npz_of(name, tmp_path) == tmp_path / f"{name}.npz"
+        (tmp_path / "kept").rename(path)
+    assert npz_of(name, tmp_path) is None
+
+
+def test_an_npz_stands_for_a_set_in_colour_the_whole_one_before_the_subset(tmp_path):
+    assert not is_available("cifar-10", tmp_path)
+    write_npz(tmp_path / "cifar-10-subset.npz", 0.2, train_images=np.full((10, 3, 32, 32), 0.25))
+    assert is_available("cifar-10", tmp_path)
+    assert npz_of("cifar-10", tmp_path) == tmp_path / "cifar-10-subset.npz"
+    train, test = (load_images("cifar-10", split, tmp_path, download=False) for split in ("train", "test"))
+    assert (train.pixels.unique().tolist(), len(test)) == ([0.25], 10)
+    assert_close(test.pixels, torch.full((10, 3, 32, 32), 0.2))
+    assert (test.name, test.labels.tolist()) == ("cifar-10", list(range(10)))
+    write_npz(tmp_path / "cifar-10.npz", 0.4)
+    assert_close(load_images("cifar-10", "test", tmp_path).pixels[0, 0, 0, 0], torch.tensor(0.4))
+    assert npz_of("cifar-10", tmp_path) == tmp_path / "cifar-10.npz"
+    write_npz(tmp_path / "mnist.npz")
+    assert npz_of("mnist", tmp_path) is npz_of("digits", tmp_path) is None
+    assert not is_available("mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"test_labels": None}, r"must hold `test_images` and `test_labels`; got test_images, train_images"),
+        ({"test_images": None, "images": np.zeros((10, 32, 32, 3))}, r"must hold `test_images` and .*; got images, "),
+        ({"test_images": np.zeros((10, 32, 32))}, r"must be 32x32 in colour, as cifar-10 is; got 32x32 in grey"),
+        ({"test_images": np.zeros((10, 3, 28, 32))}, r"must be 32x32 in colour, as cifar-10 is; got 28x32 in colour"),
+        ({"test_labels": np.arange(1, 11)}, r"`test_labels` must hold labels 0 to 9; got 10 .*of another set"),
+        ({"test_labels": np.arange(3)}, r"`test_labels` must have shape \(10,\), one for each image; got \(3,\)"),
+        ({"test_images": np.array([None] * 10)}, r"`test_images` holds pickled Python objects, which are never loaded"),
+    ],
+)
+def test_an_npz_of_another_set_is_refused(tmp_path, others, message):
+    write_npz(tmp_path / "cifar-10.npz", **others)
+    with pytest.raises(ValueError, match=rf"cifar-10\.npz.*{message}"):
+        load_images("cifar-10", "test", tmp_path)
+
+
+class Harmful:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@COLOUR
+def test_a_file_of_another_checksum_is_named_and_not_read(tmp_path, write_colour, name, files):
+    write_colour(name, tmp_path)
+    next(tmp_path.rglob(files[1])).write_bytes(pickle.dumps(Harmful(str(tmp_path / "harm"))))
+    assert is_available(name, tmp_path)
+    with pytest.raises(ValueError, match=rf"one of .*{files[1]}.* cannot be read: .*corrupted.*delete it, then load"):
+        load_images(name, "test", tmp_path)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ([0.0] * 2 + [0.5] * 18, 0.0),
+        ([0.0] * 1 + [0.5] * 19, None),
+        ([1.0] * 2 + [0.5] * 18, 1.0),
+        ([0.0] * 9 + [1.0] * 11, 1.0),
+        ([0.004] * 10 + [0.996] * 10, None),
+    ],
+)
+def test_a_background_is_black_or_white_in_a_tenth_of_the_pixels(levels, expected):
+    pixels = torch.tensor(levels).view(1, 1, 4, 5)
+    assert background(some(pixels)) == background(some(pixels.repeat(2, 3, 1, 1))) == expected
+    red = torch.cat([torch.full((1, 1, 4, 5), 0.5), pixels, pixels], dim=1)
+    assert background(some(red)) is None
+
+
+def test_digits_and_letters_have_a_black_background():
+    assert background(load_images("digits", "train")) == background(letters(78, seed=0)) == 0.0
+
+
 @pytest.mark.skipif(not is_available("mnist"), reason="MNIST is not on disk (see VAECORE_DATA)")
 def test_the_real_mnist_is_whole():
     images = load_images("mnist", download=False)
@@ -245,12 +367,22 @@ def test_the_real_mnist_is_whole():
 # Downloads
 
 
-def test_an_unreachable_network_fails_fast_and_politely(tmp_path, mirror):
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("mnist", "MNIST/raw/"),
+        ("cifar-10", "cifar-10-batches-py/ or cifar-10.npz or cifar-10-subset.npz"),
+        ("cifar-100", "cifar-100-python/ or .*"),
+        ("svhn", "train_32x32.mat and test_32x32.mat or svhn.npz or .*"),
+    ],
+)
+def test_an_unreachable_network_fails_fast_and_politely(tmp_path, mirror, name, wanted):
     mirror("refuses")
     start = time.monotonic()
-    assert not probe("mnist")
-    with pytest.raises(ConnectionError, match=r"root=\.\.\. or the environment variable VAECORE_DATA, .*'digits'"):
-        load_images("mnist", root=tmp_path)
+    assert not probe(name)
+    message = rf"{name} is not complete.*holds {wanted} with .*root=\.\.\. or .* VAECORE_DATA, .*'digits'"
+    with pytest.raises(ConnectionError, match=message):
+        load_images(name, root=tmp_path)
     assert time.monotonic() - start < 3
     assert not any(tmp_path.iterdir())
     assert socket.getdefaulttimeout() is None
@@ -267,7 +399,7 @@ def test_a_silent_network_is_given_up_in_time(mirror):
 def test_one_address_that_answers_is_enough_and_embedded_sets_have_none(mirror):
     mirror("answers")
     assert probe("mnist")
-    with pytest.raises(ValueError, match=r"'fashion-mnist', 'kmnist' or 'emnist-letters' can be .* got 'digits'"):
+    with pytest.raises(ValueError, match=r"'cifar-10', 'cifar-100' or 'svhn' can be .* got 'digits'"):
         probe("digits")
     assert is_available("digits")
 
@@ -301,6 +433,21 @@ def test_a_download_lands_whole_without_other_files_and_restores_the_time_out(ro
     assert (timeouts, socket.getdefaulttimeout()) == ([10.0], None)
     wanted, kept = ({path.name for path in (folder / dataset / "raw").iterdir()} for folder in (root, fresh))
     assert {file for file in kept if not file.startswith(".")} == {file for file in wanted if "digits" not in file}
+
+
+@COLOUR
+def test_a_set_in_colour_is_downloaded_by_torchvision(tmp_path, write_colour, served, name, files):
+    written, fresh = write_colour(name, *served), tmp_path / "fresh"
+    assert probe(name)
+    for split, content in written.items():
+        assert load_images(name, split, fresh).digest == as_loaded(content).digest
+    assert {path.name for path in fresh.rglob("*") if path.is_file() and path.name != ".lock"} == {*files}
+    next(fresh.rglob(files[0])).unlink()
+    for path in served[0].glob("*.*"):
+        path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ConnectionError, match=rf"lacks {files[0]}; and the download failed \(.*corrupted"):
+        load_images(name, root=fresh)
+    assert not is_available(name, fresh)
 
 
 def test_a_download_that_breaks_says_why_and_leaves_no_set_behind(tmp_path, mirror, monkeypatch):

@@ -9,7 +9,7 @@ from scipy import ndimage, stats
 
 from vaecore import OUTSIDE_LOADED, OUTSIDE_MADE, Images, load_images, outside, outside_name
 
-RANDOM = ("uniform-noise", "gaussian-noise", "permuted", "shuffled-patches")
+RANDOM = ("uniform-noise", "gaussian-noise", "permuted", "shuffled-patches", "blank", "texture")
 
 
 def numbered(count, height=28, width=28):
@@ -123,7 +123,36 @@ def test_patches_that_would_all_stay_are_moved_on(monkeypatch):
     assert torch.equal(made.pixels.flatten(1), inside.pixels.flatten(1).roll(1, 1))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(28, 28), (9, 14), (12, 7)])
+def test_a_texture_keeps_mean_spectrum_and_correlation_of_the_channels(channels, shape):
+    random = np.random.default_rng(0)
+    pixels = 0.5 + 0.02 * random.standard_normal((4, channels, *shape)) + 0.05 * random.standard_normal((4, 1, *shape))
+    made = outside("texture", unlabelled(torch.from_numpy(pixels).float()), seed=0).pixels.double().numpy()
+    before, after = np.fft.fft2(pixels), np.fft.fft2(made)
+    rounding = 4 * np.prod(shape) ** 0.5 * 0.29 / 255  # of all pixels to 256 levels, in a Fourier component
+    np.testing.assert_allclose(np.abs(after), np.abs(before), atol=rounding)
+    np.testing.assert_allclose(after[..., 0, 0], before[..., 0, 0], atol=rounding)
+    across = [(each[:, :1] * each.conj()).sum((2, 3)).real / np.prod(shape) for each in (before, after)]
+    np.testing.assert_allclose(across[1], across[0], rtol=0.01)
+    assert np.abs([np.corrcoef(pixels[i, 0].ravel(), made[i, 0].ravel())[0, 1] for i in range(4)]).max() < 0.5
+    np.testing.assert_allclose(made * 255, np.round(made * 255), atol=1e-4)
+
+
 # Noise
+
+
+def test_a_blank_image_has_one_colour_of_its_own():
+    some = unlabelled(torch.zeros(500, 3, 5, 4))
+    colours = outside("blank", some, seed=0).pixels
+    assert torch.equal(colours, colours[:, :, :1, :1].expand_as(colours))
+    red, green, blue = colours[:, :, 0, 0].T.numpy()
+    for channel in (red, green, blue):
+        assert stats.kstest(channel, "uniform").pvalue > 0.01
+    assert np.abs(np.corrcoef([red, green, blue])[np.triu_indices(3, 1)]).max() < 4.5 / 500**0.5
+    grey = outside("blank", numbered(5), seed=0)
+    assert len(grey.pixels.unique()) == 5
+    assert grey.labels is None
 
 
 def test_uniform_noise_is_uniform_and_independent():
@@ -184,6 +213,8 @@ def test_random_sets_are_the_same_on_every_machine():
         "gaussian-noise": "38f27dc61644342bc188e9d6a36562c5",
         "permuted": "c98b8ffaed07fe63cfce3746c5cb862d",
         "shuffled-patches": "006b86eea4ab6811f07ff88adf12509c",
+        "blank": "b39d91e4d079b2f33b30ea7cb5eec602",
+        "texture": "e31a4f317062fbada5b7943f04803983",
     }
 
 
@@ -207,7 +238,17 @@ def test_a_set_of_torchvision_is_its_whole_test_split(name, folder, tmp_path, wr
     images = outside(name, numbered(3), seed=0, root=tmp_path, download=False)
     assert (len(images), images.name, images.split) == (5, name, "test")
     assert images == load_images(name, "test", tmp_path)
-    assert set(OUTSIDE_LOADED) == {"mnist", "fashion-mnist", "kmnist", "emnist-letters", "digits", "letters"}
+    assert set(OUTSIDE_LOADED) == {
+        *("mnist", "fashion-mnist", "kmnist", "emnist-letters", "cifar-10", "cifar-100", "svhn", "digits", "letters")
+    }
+
+
+@pytest.mark.parametrize("name", ["cifar-10", "cifar-100", "svhn"])
+def test_a_set_in_colour_is_its_whole_test_split(name, tmp_path, write_colour):
+    written, inside = write_colour(name, tmp_path), unlabelled(torch.zeros(1, 3, 32, 32))
+    images = outside(name, inside, seed=0, root=tmp_path, download=False)
+    assert images == load_images(name, "test", tmp_path)
+    assert len(images) == len(written["test"][0])
 
 
 @pytest.mark.parametrize("form", [str, lambda path: path], ids=["text", "path"])
@@ -232,6 +273,8 @@ def test_images_of_another_size_are_refused_before_any_download(tmp_path):
         outside("kmnist", inside, seed=0, root=tmp_path)
     with pytest.raises(ValueError, match=r"like colour's, 28x28 in colour; kmnist has 28x28 in grey"):
         outside("kmnist", colour, seed=0, root=tmp_path)
+    with pytest.raises(ValueError, match=r"like numbered's, 32x32 in grey; svhn has 32x32 in colour"):
+        outside("svhn", numbered(2, 32, 32), seed=0, root=tmp_path)
     assert not any(tmp_path.iterdir())
     np.savez(tmp_path / "mine.npz", images=np.zeros((2, 12, 8)))
     with pytest.raises(ValueError, match=r"like numbered's, 8x12 in grey; mine.npz has 12x8 in grey"):

@@ -39,7 +39,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--data-root": {
         "metavar": "DIR",
-        "help": "folder of torchvision's data sets (default: VAECORE_DATA, else a folder in the user's cache)",
+        "help": "folder of torchvision's data sets; one of its sets in colour may also be an .npz there, NAME.npz or"
+        " NAME-subset.npz (default: VAECORE_DATA, else a folder in the user's cache)",
     },
     "--profile": {
         "default": "standard",

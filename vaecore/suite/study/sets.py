@@ -10,7 +10,7 @@ from vaecore import OUTSIDE_MADE, Images, outside, outside_name
 from vaecore.suite.study.conditions import INSIDE, OUTSIDE, Condition
 from vaecore.suite.study.tasks import Given
 from vaecore.toolkit import (
-    LOADED_SHAPE,
+    LOADED_SHAPES,
     PATCHES_ALONG_A_SIDE,
     TORCHVISION,
     data_root,
@@ -26,11 +26,16 @@ SEED = 0  # of the sets that are made: the same images for all runs and studies
 KEPT_FOR_PILOTS = 3  # one image in so many of a set, so that what sets bounds is never judged by them
 HOME_SHARE = 0.2  # of a set, on which a VAE that is trained on it is judged, and as much in pilots; the rest trains it
 # Groups after OpenOOD v1.5 (Zhang et al. 2023). Covariate shift: a person still reads the class off the image. Near:
-# other characters, beside a set of characters. Far: things of another kind, and noise. A user's own sets are in none.
+# images of the same kind, say other characters. Far: of another kind, and noise. A user's own sets are in none.
 NEAR, FAR, COVARIATE, OWN = GROUPS = ("near", "far", "covariate shift", "own")
 _KEEP_THE_CLASS = ("rotated", "mirrored", "inverted", "dimmed")
-_CHARACTERS = ("mnist", "digits", "letters", "kmnist", "emnist-letters", "notmnist", "omniglot")
-_THINGS = ("fashion-mnist",)
+_KINDS = {
+    **dict.fromkeys(("mnist", "digits", "letters", "kmnist", "emnist-letters", "notmnist", "omniglot"), "characters"),
+    "fashion-mnist": "clothes",
+    **dict.fromkeys(("cifar-10", "cifar-100"), "photographs of animals and vehicles"),
+    "svhn": "photographs of house numbers",
+}
+_FOR_COLOUR = ("blank", "texture")  # made sets that studies of grey images look at only if asked: their cost is known
 
 
 @dataclass
@@ -66,8 +71,8 @@ class Sets:
         that do not fit the images are `left_out`. Raises ValueError where what is asked for does not fit, or two sets
         go by one name.
         """
-        test, root = self.test, self.root
-        made, shape = [*OUTSIDE_MADE], test.shape
+        test, root, shape = self.test, self.root, self.test.shape
+        made = [name for name in OUTSIDE_MADE if shape[0] == 3 or name not in _FOR_COLOUR]
         if any(side % PATCHES_ALONG_A_SIDE for side in shape[1:]):
             made.remove("shuffled-patches")
             self._left_out["shuffled-patches"] = f"{PATCHES_ALONG_A_SIDE} does not divide {shape[1]}x{shape[2]}"
@@ -76,12 +81,10 @@ class Sets:
         except FileNotFoundError:  # no home folder, so no data in it
             at_hand = []
         loaded = [*(name for name in TORCHVISION if is_available(name, root)), "letters"]
-        if self._fits_loaded:
-            at_hand = [*loaded, *at_hand]
-        else:
-            self._left_out[", ".join(loaded)] = (
-                f"{describe_shape(LOADED_SHAPE)}, where {test.name} is {describe_shape(shape)}"
-            )
+        at_hand = [*filter(self._fits, loaded), *at_hand]
+        for other in {LOADED_SHAPES[name]: None for name in loaded if not self._fits(name)}:
+            names = ", ".join(name for name in loaded if LOADED_SHAPES[name] == other)
+            self._left_out[names] = f"{describe_shape(other)}, where {test.name} is {describe_shape(shape)}"
         fitting = dict(zip(made, made, strict=True))
         for source in at_hand:
             name = outside_name(source)
@@ -107,7 +110,8 @@ class Sets:
     def find(self, kind: str) -> str | None:
         """The name of the set of a kind, for instance "kmnist" or a file "kmnist-test.npz"; None where there is none.
 
-        What was asked for goes first. A set of torchvision's that is not on disk is downloaded if its server answers.
+        What was asked for goes first. A set of torchvision's that is not on disk is downloaded, unless it is large, if
+        its server answers.
         """
         if kind not in self._kinds:
             self._kinds[kind] = self._find(kind)
@@ -118,8 +122,7 @@ class Sets:
         if names:
             asked = {outside_name(source) for source in self.asked}
             return min(names, key=lambda name: (name not in asked, len(name)))
-        wanted = kind in TORCHVISION and kind != self.test.name and self._fits_loaded
-        if not wanted or kind not in self._reachable:
+        if kind not in self._reachable:
             return None
         try:
             self._load(kind)
@@ -132,14 +135,14 @@ class Sets:
     @cached_property
     def _reachable(self) -> set[str]:
         """Sets that a server would give; all are asked at once, as one that does not answer takes seconds."""
-        names = [name for name in TORCHVISION if name != self.test.name and name not in self.sources]
+        others = {*TORCHVISION} - {self.test.name, *self.sources}
+        names = [name for name in others if self._fits(name) and not TORCHVISION[name].large]
         with ThreadPoolExecutor(len(names) or 1) as pool:
             return {name for name, answers in zip(names, pool.map(probe, names), strict=True) if answers}
 
-    @property
-    def _fits_loaded(self) -> bool:
-        """Whether the study's images are like those of torchvision's sets and of letters."""
-        return self.test.shape == LOADED_SHAPE
+    def _fits(self, name: str) -> bool:
+        """Whether a set that loads by name has images like the study's."""
+        return LOADED_SHAPES[name] == self.test.shape
 
     def _load(self, source: str) -> Images:
         return outside(source, self.test, seed=SEED, root=self.root)
@@ -148,8 +151,11 @@ class Sets:
         """Why a claim that takes a set of this kind can't be concluded; empty where it can, or where it takes none."""
         if not kind or self.find(kind) is not None:
             return ""
-        wanted = "" if self._fits_loaded else f" as {describe_shape(self.test.shape)}"
-        return f"takes images of {kind}, which are not at hand{wanted} (--ood path/to/{kind}.npz)"
+        remedy, fits = f"--ood path/to/{kind}.npz", LOADED_SHAPES.get(kind) == self.test.shape
+        if fits and kind in TORCHVISION and TORCHVISION[kind].large:
+            remedy = f"--ood {kind} downloads it, or {remedy}"
+        wanted = "" if fits else f" as {describe_shape(self.test.shape)}"
+        return f"takes images of {kind}, which are not at hand{wanted} ({remedy})"
 
     def condition(self, kind: str) -> Condition:
         """The set of a kind as a condition; raises ValueError where it is not at hand."""
@@ -188,10 +194,10 @@ class Sets:
         """The one of GROUPS that a set is in. Files go by the name that they start with."""
         if is_made(condition.label):
             return COVARIATE if condition.label.startswith(_KEEP_THE_CLASS) else FAR
-        kinds = {kind_of(condition.label), kind_of(self.test.name)}
-        if not kinds <= {*_CHARACTERS, *_THINGS}:
+        kinds = {_KINDS.get(kind_of(name)) for name in (condition.label, self.test.name)}
+        if None in kinds:
             return OWN
-        return NEAR if kinds <= {*_CHARACTERS} or kinds <= {*_THINGS} else FAR
+        return NEAR if len(kinds) == 1 else FAR
 
     def parted(self, condition: Condition) -> tuple[Images, torch.Tensor, torch.Tensor]:
         """All images of a set, the places of those that a VAE trained on it does not see, and of which it is judged on.
@@ -217,7 +223,7 @@ class Sets:
 def kind_of(name: str) -> str:
     """The kind of a loaded set, such as "kmnist" for kmnist-test.npz; a name of no known kind stays as it is."""
     stem = name.removesuffix(".npz")
-    known = [kind for kind in (*_CHARACTERS, *_THINGS) if stem == kind or stem.startswith(f"{kind}-")]
+    known = [kind for kind in _KINDS if stem == kind or stem.startswith(f"{kind}-")]
     return max(known, key=len, default=name)
 
 

@@ -26,7 +26,7 @@ from vaecore.suite.study.protocol import PILOT_SEED, Protocol
 from vaecore.suite.study.sets import Sets, in_random_order
 from vaecore.suite.study.signals import look, thresholds
 from vaecore.suite.study.tasks import Given, Task, remember
-from vaecore.toolkit import Precision, check_precision, default_device, is_available, probe
+from vaecore.toolkit import Precision, check_precision, default_device, is_available, npz_of, probe
 
 # Training images that no model of a run learns from, kept to fit what judges confidence: that many, or this share where
 # fewer. Each run keeps others, so that what varies between runs covers the choice of these images, too.
@@ -56,9 +56,10 @@ class Dataset:
 
 
 def choose_dataset(name: str, root: str | None) -> Dataset:
-    """Resolve "auto": MNIST where it is on disk or can be downloaded, else digits."""
+    """Resolve "auto": MNIST where it is on disk or can be downloaded, else digits. Says if an .npz stands for a set."""
     if name != "auto":
-        return Dataset(name, "as asked", root)
+        file = npz_of(name, root)
+        return Dataset(name, "as asked" if file is None else f"as asked, from {file.name}", root)
     if is_available("mnist", root):
         return Dataset("mnist", "found on disk", root)
     if probe("mnist"):

@@ -7,8 +7,8 @@ from vaecore.suite.report.markdown.parts import figures, literal, share
 from vaecore.suite.text import counted, intensity
 
 _GROUPS = {  # of sets, after OpenOOD v1.5 (Zhang et al. 2023), in the order of the tables
-    "near": "other characters, where characters are inside",
-    "far": "things of another kind, and noise",
+    "near": "images of the same kind as those inside, such as other characters, or photographs of other things",
+    "far": "images of another kind, and noise",
     "covariate shift": "images inside, changed so that a person still reads their class",
     "own": "sets of the user's own",
 }
