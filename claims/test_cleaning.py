@@ -164,7 +164,7 @@ def test_a_threshold_cleans_lbfgs_images_better(study: Study, claim: Conclusion)
 
 @pytest.mark.claim("D12b")
 def test_fewer_bits_clean_lbfgs_images_better(study: Study, claim: Conclusion) -> None:
-    """Pixels of two bits give L-BFGS images their label back more often than the VAE."""
+    """Pixels of few bits give L-BFGS images their label back more often than the VAE."""
     claim.conclude(rival(study, BITS))
 
 

@@ -107,13 +107,13 @@ def test_a_threshold_calibrates_fgsm(study: Study, claim: Conclusion) -> None:
 
 @pytest.mark.claim("E8c")
 def test_fewer_bits_calibrate_lbfgs(study: Study, claim: Conclusion) -> None:
-    """On L-BFGS images two bits a pixel have a lower NLL than the mean softmax of reconstructions."""
+    """On L-BFGS images few bits a pixel have a lower NLL than the mean softmax of reconstructions."""
     claim.conclude(rival(study, LBFGS, "bit-depth"))
 
 
 @pytest.mark.claim("E8d")
 def test_fewer_bits_calibrate_fgsm(study: Study, claim: Conclusion) -> None:
-    """On FGSM images (epsilon {budget}) two bits a pixel have a lower NLL than the mean softmax of reconstructions."""
+    """On FGSM images (epsilon {budget}) few bits a pixel have a lower NLL than the mean softmax of reconstructions."""
     claim.conclude(rival(study, FGSM(1), "bit-depth"))
 
 

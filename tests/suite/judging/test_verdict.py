@@ -341,8 +341,8 @@ def test_what_was_not_run_is_listed_with_the_reason(claim):
     ]
     registry = Registry({one.id: one for one in claims}, "0")
 
-    def lacks(kind):
-        return "not at hand" if kind == "kmnist" else ""
+    def lacks(claim):
+        return "not at hand" if claim.outside == "kmnist" else ""
 
     assert [one.id for one in not_run(registry, lacks, {"A1"})] == ["A2", "C2"]
     assert not_run(registry, lacks, {"A1", "A2", "C2"}) == []

@@ -21,13 +21,13 @@ from vaecore import Store, pgd, scores
 from vaecore.suite import ATTACKED, CLEAN, CLEANING, DECISIONS, Study, Table
 from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.judging.verdict import SUPPORTED, judge
-from vaecore.suite.study.cleaning import BITS, CLEANED, IN_ALL_RUNS, MAJORITY, NONE, SEARCH, THRESHOLD
+from vaecore.suite.study.cleaning import CLEANED, IN_ALL_RUNS, MAJORITY, NONE, SEARCH
 from vaecore.suite.study.conditions import OUTSIDE
 from vaecore.suite.study.decisions import ASKED, MEAN_SCALED, SCALED
+from vaecore.suite.study.plain import BITS, ROUNDING, THRESHOLD
 from vaecore.suite.study.protocol import PROFILES, Profile, Protocol
 from vaecore.suite.study.sets import Sets
 from vaecore.suite.study.setup import Dataset, Setup
-from vaecore.suite.study.signals import BEHIND
 from vaecore.suite.study.tasks import Task
 
 pytestmark = pytest.mark.slow  # of the models that the file trains
@@ -496,7 +496,7 @@ def decisions(sharp=None, **changes):
             return (wrong + (0.3 if name == sharp else 1.5) * generator.normal(size=SHAPE) + 5) / 10
 
         values = {"confidence/nll": nll, "confidence+mse/nll": worse(changes.get("mse", 0))}
-        judges = {"classifier": SCALED, "mean": MEAN_SCALED} | {name: f"{name}-temperature" for name in BEHIND}
+        judges = {"classifier": SCALED, "mean": MEAN_SCALED} | {name: f"{name}-temperature" for name in ROUNDING}
         for name, whose in judges.items():
             change = changes.get(name.replace("-", "_"), 0)
             values |= {f"{whose}/class-{kind}": worse(change) for kind in ("nll", "brier")}

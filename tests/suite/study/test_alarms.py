@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vaecore import GaussianBlur, MedianFilter, Threshold
+from vaecore import JPEG, BitDepth, GaussianBlur, MedianFilter
 from vaecore.suite.study.alarms import RAISED
 from vaecore.suite.study.conditions import CLEAN, EVADE, FGSM, LBFGS
 from vaecore.suite.study.draws import DRAWS, MANY_DRAWS
@@ -57,16 +57,17 @@ def test_rivals_are_those_of_plain_code(tiny, condition):
     images = (tiny.plan.results([attack])[0] if attack.stage else tiny.plan.make(attack))["images"]
     own = run.classifier(images).double().softmax(dim=1)
     behind = {
-        "threshold": Threshold()(images),
+        "bit-depth": BitDepth(5)(images),
         "median": MedianFilter()(images),
         "blur": GaussianBlur()(images),
+        "jpeg": JPEG()(images),
         "vae-mean": run.vae.decode(run.vae.encode(images)[0]),
     }
     softmax = {name: run.classifier(cleaned).double().softmax(dim=1) for name, cleaned in behind.items()}
     for name, probability in softmax.items():
         expected = 1 - probability[torch.arange(count), own.argmax(dim=1)]
         np.testing.assert_allclose(table[f"disagreement/{name}"][1], expected, atol=1e-6)
-    distance = [(softmax[name] - own).abs().sum(dim=1) for name in ("threshold", "median")]
+    distance = [(softmax[name] - own).abs().sum(dim=1) for name in ("bit-depth", "median")]  # without a background
     np.testing.assert_allclose(table["squeezing"][1], torch.maximum(*distance), atol=1e-6)
 
 

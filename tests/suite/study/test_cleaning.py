@@ -23,7 +23,6 @@ from vaecore.suite.images import unpack
 from vaecore.suite.study import cleaning
 from vaecore.suite.study.cleaning import (
     ATTACKED,
-    BITS,
     CLEANED,
     CLEANING,
     CURVE,
@@ -33,7 +32,6 @@ from vaecore.suite.study.cleaning import (
     PURIFIERS,
     SEARCH,
     STEPS,
-    THRESHOLD,
     Row,
     attack_purifier,
     curve_tasks,
@@ -43,6 +41,7 @@ from vaecore.suite.study.cleaning import (
     purifiers,
 )
 from vaecore.suite.study.conditions import CLEAN, FGSM, GAUSSIAN, LBFGS, PGD, PURIFIED, SIGN
+from vaecore.suite.study.plain import BITS, THRESHOLD
 from vaecore.suite.study.sections import cleaning as section
 from vaecore.suite.study.study import Study
 from vaecore.toolkit import normal, seed_for
@@ -55,7 +54,9 @@ def study(tiny, tmp_path_factory):
     """The tiny study without the purifiers that take long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cleaning, "PURIFIERS", {name: row for name, row in PURIFIERS.items() if name not in SLOW})
-        yield Study.of(replace(tiny.setup), Store(tmp_path_factory.mktemp("cleaning")))
+        setup = replace(tiny.setup)
+        setup.__dict__["background"] = True  # though its images are noise
+        yield Study.of(setup, Store(tmp_path_factory.mktemp("cleaning")))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def shard(study):
 
 def models(study, *chosen):
     run = study.run(0)
-    return purifiers(chosen, run.seed, 10, 5, run.vae, None, run.classifier)
+    return purifiers(chosen, run.seed, 10, 5, background=True, vae=run.vae, autoencoder=None, classifier=run.classifier)
 
 
 # The evidence
@@ -156,6 +157,7 @@ def test_what_has_no_exact_gradient_is_attacked_without_one_as_well(study, monke
     kinds = {key: {kind for kind in KNOWING if task.inputs[kind]} for key, task in curve_tasks(study.setup).items()}
     expected = {key: {"ignoring", "through"} for key in kinds}
     expected |= {(name, size): set(KNOWING) for name in (THRESHOLD, BITS) for size in CURVE}
+    expected |= {("jpeg", size): {"ignoring", "through", "queried"} for size in CURVE}
     expected[SEARCH, 1.5] = {"ignoring", "through", "queried"}
     assert kinds == expected
 

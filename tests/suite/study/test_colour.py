@@ -9,8 +9,9 @@ import torch
 from torch.testing import assert_close
 
 import vaecore as vc
-from vaecore.suite import CLEAN, CLEANING, EVADE, LBFGS, SCORES, Study
+from vaecore.suite import CLEAN, CLEANING, DECISIONS, EVADE, LBFGS, SCORES, SQUEEZING, Study
 from vaecore.suite.images import pack, unpack
+from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.study.draws import look
 from vaecore.suite.study.perturbations import perturb
 from vaecore.suite.study.protocol import Profile, Protocol
@@ -18,6 +19,7 @@ from vaecore.suite.study.sections import cleaning
 from vaecore.suite.study.setup import Dataset, Setup
 from vaecore.toolkit import seed_for
 
+NEED_BACKGROUND = {"A20a", "A20b", "A21a", "A21d", "D4", "D11a", "D11b", "D11c", "D12a", "E8a", "E8b"}
 IMAGES = torch.rand(6, 3, 17, 23, generator=torch.Generator().manual_seed(0))
 SHARD = {"pixels": IMAGES, "labels": torch.arange(6) % 4, "indices": torch.arange(6)}
 
@@ -78,9 +80,18 @@ def test_a_study_of_small_colour_images_has_all_its_evidence(study):
     assert set(scores) == set(vc.scores)
     assert all(np.isfinite(column).all() for column in scores.values())
     cleaned = study.table(CLEAN, of=CLEANING).columns
+    assert {"bit-depth", "jpeg"} < set(cleaned)
+    assert "threshold" not in cleaned
+    judges = study.table(CLEAN, of=DECISIONS).columns
+    assert "bit-depth-temperature/nll" in judges
+    assert "threshold-temperature/nll" not in judges
+    assert "disagreement/threshold" not in study.table(CLEAN, of=SQUEEZING).columns
+    why = "needs images with a background, black or white in a tenth of all pixels; a_users_colours.data has none"
+    for name, claim in load_registry("mine.npz").claims.items():
+        assert (study.lacks(claim) == why) == (name in NEED_BACKGROUND)
     assert cleaned["blur"].shape == cleaned["vae-majority"].shape == (1, 8)
     strips = study.plan.results([task for task in cleaning.tasks(study) if task.title == "strip of cleaned images"])
     assert len(strips) == 4
     labels = study.setup.test.labels[study.setup.indices[:3]].unique()  # which can't have all four classes
     for strip in strips:
-        assert strip["none/images"].shape == strip["threshold/images"].shape == (len(labels), 3, 6, 9)
+        assert strip["none/images"].shape == strip["bit-depth/images"].shape == (len(labels), 3, 6, 9)

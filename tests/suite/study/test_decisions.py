@@ -30,10 +30,10 @@ from vaecore.suite.study.decisions import (
     judges,
     outsiders,
 )
+from vaecore.suite.study.plain import ROUNDING
 from vaecore.suite.study.protocol import Profile, Protocol
 from vaecore.suite.study.sections import decisions as section
 from vaecore.suite.study.setup import Dataset, Setup
-from vaecore.suite.study.signals import BEHIND
 from vaecore.suite.study.study import Study
 from vaecore.toolkit import seed_for
 
@@ -103,7 +103,7 @@ def test_columns_are_those_of_plain_code(study, condition):
         logits = {"logits": logits, "mean": mean} | {name: each.double().numpy() for name, each in behind.items()}
         sides[role] = logits, labels.numpy(), {"mse": square, "disagreement": 1 - own.mean(axis=1)}
     whose = {PLAIN: "logits", SCALED: "logits", MEAN: "mean", MEAN_SCALED: "mean"}
-    whose |= {f"{name}-temperature": name for name in BEHIND}
+    whose |= {f"{name}-temperature": name for name in ROUNDING}
     held_logits, labels, _ = sides["held-out"]
     scaled = [judge for judge in whose if "temperature" in judge]
     temperatures = {judge: fit_temperature(held_logits[whose[judge]], labels) for judge in scaled}
@@ -149,7 +149,7 @@ def test_nll_of_being_right_is_that_of_the_confidence(study):
 def looks(logits):
     """What `look` would give, by these logits alone."""
     signals = dict.fromkeys(SIGNALS, torch.ones(len(logits)))
-    every = dict.fromkeys(("logits", "mean", *BEHIND), logits)
+    every = dict.fromkeys(("logits", "mean", *ROUNDING), logits)
     return {**every, "success": torch.ones(len(logits), dtype=torch.bool), **signals}
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from vaecore.suite.judging.bound import Bound, Standing, problems_of, read_toml, standing
 from vaecore.suite.judging.bounds import Bounds
-from vaecore.suite.judging.findings import FAMILY, REGISTRY, STUDY, shown
+from vaecore.suite.judging.findings import BACKGROUND, FAMILY, REGISTRY, STUDY, shown
 from vaecore.suite.statistics.intervals import family_level
 from vaecore.suite.text import counted, intensity
 from vaecore.toolkit import EMBEDDED, TORCHVISION, digest
 
 KINDS = ("finding", "control", "baseline", "limit")
-_TEXTS = {"kind", "sentence", "estimand", "source", "no_effect", "untested", "reported", "outside"}
+_TEXTS = {"kind", "sentence", "estimand", "source", "no_effect", "untested", "reported", "outside", "needs"}
 _TABLES = ("families", "protocols")  # tables that are no claims
 _DATASETS = {*TORCHVISION, *EMBEDDED}  # of this package's registry; a user's may name any
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
@@ -34,9 +34,10 @@ class Claim:
     level: of its interval, shared out within its family. registered: date of the bound, empty for no effect.
     untested: why no test concludes it yet, else empty. reported: why it is measured and not judged, else empty; then
     its bound is none, on any data set, and it takes no share of its family's error rate.
-    outside: the set outside that it takes, for instance "kmnist"; empty where it takes none or a made one. file: of its
-    registry. settable: its registry has no bounds for the study, so that a pilot may set them. stated: sentence and
-    estimand as they are registered, of any attack budget and number of draws.
+    outside: the set outside that it takes, for instance "kmnist"; empty where it takes none or a made one. needs: what
+    the images must have, BACKGROUND or nothing. file: of its registry. settable: its registry has no bounds for the
+    study, so that a pilot may set them. stated: sentence and estimand as they are registered, of any attack budget and
+    number of draws.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Claim:
     untested: str = ""
     reported: str = ""
     outside: str = ""
+    needs: str = ""
     file: Path = REGISTRY
     settable: bool = False
     stated: Mapping[str, str] = field(default_factory=dict)
@@ -202,6 +204,7 @@ def _claims(
             entry.get("untested", ""),
             entry.get("reported", ""),
             entry.get("outside", ""),
+            entry.get("needs", ""),
             file,
             settable,
             {key: entry[key] for key in ("sentence", "estimand")},
@@ -290,6 +293,8 @@ def _problems(name: str, entry: Any, file: Path) -> list[str]:
     problems += [f"{key} must be a text; got {value!r}" for key, value in texts.items() if not isinstance(value, str)]
     if "reported" in entry and (extra := sorted({"no_effect", *datasets} & set(entry))):
         problems.append(f"a claim that is reported and not judged has no {', '.join(extra)}")
+    if entry.get("needs", BACKGROUND) != BACKGROUND:
+        problems.append(f"needs must be {BACKGROUND!r}; got {entry['needs']!r}")
     if entry.get("kind") not in KINDS:
         problems.append(f"kind must be one of {', '.join(KINDS)}; got {entry.get('kind')}")
     no_effect = entry.get("no_effect")

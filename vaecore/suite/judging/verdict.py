@@ -188,15 +188,15 @@ def _message(
     return f"{text}; {why}" if why else text
 
 
-def not_run(registry: Registry, lacks: Callable[[str], str], concluded: Container[str]) -> list[Claim]:
-    """Claims that a test could have concluded and did not; lacks: why a set outside is not at hand, else empty."""
-    return [claim for claim in registry.testable if not lacks(claim.outside) and claim.id not in concluded]
+def not_run(registry: Registry, lacks: Callable[[Claim], str], concluded: Container[str]) -> list[Claim]:
+    """Claims that a test could have concluded and did not; lacks: why the study has not what one needs, else empty."""
+    return [claim for claim in registry.testable if not lacks(claim) and claim.id not in concluded]
 
 
-def no_verdict(registry: Registry, lacks: Callable[[str], str], concluded: Container[str]) -> dict[str, str]:
+def no_verdict(registry: Registry, lacks: Callable[[Claim], str], concluded: Container[str]) -> dict[str, str]:
     """Each claim that was not concluded, and why; lacks: as in `not_run`."""
     return {
-        claim.id: claim.unregistered or claim.untested or lacks(claim.outside) or "not run"
+        claim.id: claim.unregistered or claim.untested or lacks(claim) or "not run"
         for claim in registry.claims.values()
         if claim.id not in concluded
     }

@@ -73,7 +73,7 @@ def _head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict
         "error_rate": registry.error_rate,
         "claims": [_claim(registry, verdict) for verdict in verdicts],
         "expected_supported": expected_supported([verdict.to_json() for verdict in verdicts]),
-        "not_concluded": no_verdict(registry, study.outside.lacks, {verdict.claim for verdict in verdicts}),
+        "not_concluded": no_verdict(registry, study.lacks, {verdict.claim for verdict in verdicts}),
         "threats": collect.threats(study, names),
         "environment": collect.environment(study),
     }

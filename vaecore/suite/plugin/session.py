@@ -171,7 +171,7 @@ class ClaimsSession:
         facts, profile = self.study.facts, self.study.setup.protocol.profile
         usual = profile == PROFILES["standard"] and not self.registry.refused
         reference = facts.reference and usual and self.registry.error_rate == FAMILY
-        part = self.own_alone or not_run(self.registry, self.study.outside.lacks, concluded)
+        part = self.own_alone or not_run(self.registry, self.study.lacks, concluded)
         if chosen is None and (self.pilot or not reference or part):
             return None
         folder = Path(chosen) if chosen is not None else self.config.rootpath / "reports"
@@ -228,7 +228,7 @@ class ClaimsSession:
                 )
             if claim.bound is None and not self.pilot:
                 item.add_marker(pytest.mark.skip(reason=f"{name} is not registered here: {claim.unregistered}"))
-            elif why := self.study.outside.lacks(claim.outside):
+            elif why := self.study.lacks(claim):
                 item.add_marker(pytest.mark.skip(reason=printable(f"{name} {why}")))
 
         self.config.option.keyword = re.sub(

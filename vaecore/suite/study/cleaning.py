@@ -21,14 +21,10 @@ from torch import Tensor
 
 from vaecore import (
     Autoencoder,
-    BitDepth,
     Chain,
-    GaussianBlur,
     LatentSearch,
-    MedianFilter,
     Purified,
     Purifier,
-    Threshold,
     VAEPurifier,
     flips,
     pgd,
@@ -48,12 +44,13 @@ from vaecore.suite.study.conditions import (
 )
 from vaecore.suite.study.evidence import Evidence
 from vaecore.suite.study.perturbations import CHUNK
+from vaecore.suite.study.plain import BITS, MEDIAN, THRESHOLD, plain_purifiers
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tables import Columns, join, stack
 from vaecore.suite.study.tasks import Task
 from vaecore.toolkit import Classify, Tensors, ask, seed_for
 
-NONE, MAJORITY, THRESHOLD, BITS, SEARCH = "none", "vae-majority", "threshold", "bit-depth", "latent-search"
+NONE, MAJORITY, SEARCH = "none", "vae-majority", "latent-search"
 CLEANED = (CLEAN, *map(FGSM, SIZES), *map(SIGN, SIZES), PGD(0.5), WORST_CASE(0.5), PGD(1), LBFGS, GAUSSIAN)
 JUDGED = (
     CLEAN,
@@ -73,11 +70,12 @@ SEARCHED, SEARCHES_ATTACKED = 40, 100
 
 @dataclass(frozen=True)
 class Parts:
-    """What purifiers are made of: the models of a run, and the reconstructions drawn of an image."""
+    """What purifiers are made of: the models of a run, the reconstructions drawn of an image, and the plain ones."""
 
     vae: Autoencoder
     autoencoder: Autoencoder | None
     draws: int
+    plain: Mapping[str, Purifier]
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Row:
 
     decide: what is made of its views. averaged: attackers average over new draws in each step. rounding: the discrete
     search attacks it, too. queried: sizes at which Square does, in the first run. autoencoder: takes the plain
-    autoencoder, which needs training images.
+    autoencoder, which needs training images. background: only for images that have one.
     """
 
     make: Callable[[Parts], Purifier]
@@ -95,6 +93,7 @@ class Row:
     rounding: bool = False
     queried: tuple[float, ...] = ()
     autoencoder: bool = False
+    background: bool = False
 
 
 def _mean(parts: Parts) -> Purifier:
@@ -119,10 +118,11 @@ PURIFIERS = {
     "vae-three-times": Row(lambda parts: Chain([_mean(parts)] * 3)),
     "autoencoder": Row(_autoencoder, autoencoder=True),
     SEARCH: Row(lambda parts: LatentSearch(parts.vae, steps=50, starts=2), queried=(1.5,)),
-    THRESHOLD: Row(lambda _: Threshold(), rounding=True, queried=CURVE),
-    BITS: Row(lambda _: BitDepth(2), rounding=True, queried=CURVE),
-    "median": Row(lambda _: MedianFilter()),
-    "blur": Row(lambda _: GaussianBlur()),
+    THRESHOLD: Row(lambda parts: parts.plain[THRESHOLD], rounding=True, queried=CURVE, background=True),
+    BITS: Row(lambda parts: parts.plain[BITS], rounding=True, queried=CURVE),
+    MEDIAN: Row(lambda parts: parts.plain[MEDIAN]),
+    "blur": Row(lambda parts: parts.plain["blur"]),
+    "jpeg": Row(lambda parts: parts.plain["jpeg"], queried=CURVE),
 }
 
 
@@ -132,8 +132,13 @@ def in_all_runs(setup: Setup) -> list[Condition]:
 
 
 def names(setup: Setup) -> list[str]:
-    """The purifiers that a study has: those that take the autoencoder only where there is something to train it on."""
-    return [name for name, row in PURIFIERS.items() if not row.autoencoder or setup.training is not None]
+    """The purifiers that a study has: those whose needs its images meet."""
+    trains, background = setup.training is not None, setup.background
+    return [
+        name
+        for name, row in PURIFIERS.items()
+        if (trains or not row.autoencoder) and (background or not row.background)
+    ]
 
 
 def purifiers(
@@ -141,12 +146,15 @@ def purifiers(
     seed: int,
     draws: int,
     eot_draws: int,
+    *,
+    background: bool,
     vae: Autoencoder,
     autoencoder: Autoencoder | None,
     classifier: Classify,
 ) -> dict[str, Purified]:
     """The classifier behind each of some purifiers, with the defender's noise of a run's seed; a task."""
-    parts, made, models = Parts(vae, autoencoder, draws), dict[Any, Purifier](), {}
+    parts = Parts(vae, autoencoder, draws, plain_purifiers(background=background))
+    made, models = dict[Any, Purifier](), {}
     for name in names:
         row = PURIFIERS[name]
         purifier = made[row.make] = made.get(row.make) or row.make(parts)
@@ -233,6 +241,7 @@ def purified_models(setup: Setup, number: int, chosen: Sequence[str]) -> Task:
     """The classifier of a run, counted from 0, behind each of some purifiers, as an input."""
     protocol = setup.protocol
     arguments = {"seed": setup.seeds[number], "draws": protocol.draws, "eot_draws": protocol.eot_draws}
+    arguments["background"] = setup.background
     plain = any(PURIFIERS[name].autoencoder for name in chosen)
     inputs = {
         "vae": setup.model("vae", number),

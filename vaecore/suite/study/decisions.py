@@ -22,8 +22,9 @@ from torch import Tensor
 from vaecore import fit_temperature
 from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS, MIX, NOISY, OUTSIDE, PGD, ROTATED, Condition
 from vaecore.suite.study.evidence import Evidence
+from vaecore.suite.study.plain import ROUNDING
 from vaecore.suite.study.setup import Setup
-from vaecore.suite.study.signals import BEHIND, SIGNALS
+from vaecore.suite.study.signals import SIGNALS
 from vaecore.suite.study.tables import Columns, stack
 from vaecore.suite.study.tasks import Given, Task
 from vaecore.toolkit import Tensors, is_made
@@ -31,9 +32,10 @@ from vaecore.toolkit import Tensors, is_made
 ATTACKED = (FGSM(1), PGD(1), LBFGS)
 ASKED = (CLEAN, ROTATED(15), ROTATED(30), ROTATED(45), ROTATED(60), NOISY(1.5), NOISY(3), *ATTACKED, MIX)
 PLAIN, SCALED, MEAN, MEAN_SCALED = "softmax", "temperature", "mean-softmax", "mean-softmax-temperature"
-# Judges that give every class a probability: by which logits of `look`, and whether these get a temperature.
+# Judges that give every class a probability: by which logits of `look`, and whether these get a temperature. Those
+# behind a threshold are none where it has nothing to tell apart.
 CLASSES = {PLAIN: ("logits", False), SCALED: ("logits", True), MEAN: ("mean", False), MEAN_SCALED: ("mean", True)}
-CLASSES |= {f"{name}-temperature": (name, True) for name in BEHIND}
+CLASSES |= {f"{name}-temperature": (name, True) for name in ROUNDING}
 ALONE, ALL = "confidence", "confidence+all"
 REGRESSIONS = {ALONE: ()} | {f"confidence+{name}": (name,) for name in SIGNALS} | {ALL: SIGNALS}
 JUDGES = (*CLASSES, *REGRESSIONS)
@@ -162,7 +164,9 @@ class _Judges:
     def fit(cls, seen: _Seen, labels: Tensor) -> "_Judges":
         """None in place of the regressions where no answer was wrong, or none right: there is nothing to learn."""
         temperatures = {
-            judge: fit_temperature(seen.columns[name], labels) for judge, (name, scaled) in CLASSES.items() if scaled
+            judge: fit_temperature(seen.columns[name], labels)
+            for judge, (name, scaled) in CLASSES.items()
+            if scaled and name in seen.columns
         }
         right = (seen.columns["logits"].argmax(dim=1) == labels).numpy()
         if right.all() or not right.any():
@@ -182,7 +186,7 @@ class _Judges:
         """The columns that `ask` documents, but for `success`."""
         columns = {name: seen.columns[name] for name in SIGNALS}
         labelled = labels != NO_CLASS
-        for judge in CLASSES:
+        for judge in (judge for judge, (name, _) in CLASSES.items() if name in seen.columns):
             log_probability = seen.log_probabilities(judge, self.temperatures)
             highest, label = log_probability.max(dim=1)
             columns[f"{judge}/right"] = right = label == labels

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import torch
 
 from vaecore import Images, load_images, reference_configs
+from vaecore.suite.judging.findings import BACKGROUND
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.model_checks import check_model
 from vaecore.suite.study.models import (
@@ -26,7 +27,7 @@ from vaecore.suite.study.protocol import PILOT_SEED, Protocol
 from vaecore.suite.study.sets import Sets, in_random_order
 from vaecore.suite.study.signals import look, thresholds
 from vaecore.suite.study.tasks import Given, Task, remember
-from vaecore.toolkit import Precision, check_precision, default_device, is_available, npz_of, probe
+from vaecore.toolkit import Precision, background, check_precision, default_device, is_available, npz_of, probe
 
 # Training images that no model of a run learns from, kept to fit what judges confidence: that many, or this share where
 # fewer. Each run keeps others, so that what varies between runs covers the choice of these images, too.
@@ -234,6 +235,17 @@ class Setup:
     def _shards(self) -> dict[Rows, Given]:
         return {}
 
+    @cached_property
+    def background(self) -> bool:
+        """Whether the images have a background, which a threshold and the share of black pixels take for granted."""
+        return background(self.test_images if self.train_or_none is None else self.dataset.training) is not None
+
+    def lacks(self, need: str) -> str:
+        """Why a claim that needs something of the images can't be concluded; empty where it can."""
+        if need != BACKGROUND or self.background:
+            return ""
+        return f"needs images with a background, black or white in a tenth of all pixels; {self.test.name} has none"
+
     # Models.
 
     @property
@@ -377,6 +389,7 @@ class Setup:
     def look(self, number: int, role: str, images: Given, attack: Task | None) -> Task:
         """What a run's models, counted from 0, say of images, or of what an attack has made of them; see `signals`."""
         arguments = {"seed": self.seeds[number], "role": role, "draws": self.protocol.draws, "device": str(self.device)}
+        arguments["background"] = self.background
         models = {kind: self.model(kind, number) for kind in ("vae", "classifier")}
         inputs = {"shard": images, "attack": attack, **models}
         return Task(look, arguments, inputs, "decisions", f"looking, {role} images")

@@ -6,13 +6,13 @@ On images held out from training, judges are fitted and alarms get their thresho
 import numpy as np
 import torch
 
-from vaecore import Autoencoder, BitDepth, Threshold, scores
+from vaecore import Autoencoder, scores
+from vaecore.suite.study.plain import ROUNDING, plain_purifiers
 from vaecore.toolkit import Classify, Features, Settings, Tensors, seed_for
 
 SIGNALS = ("mse", "relative-mse", "kl", "disagreement")  # scores of vaecore; all are above 0
 ALARMS = ("mse", "disagreement", "max-softmax")  # scores that an alarm is raised by
 FALSE_ALARMS = (0.01, 0.05, 0.1)  # shares of clean images on which alarms may be raised
-BEHIND = {"threshold": Threshold(), "bit-depth": BitDepth(2)}  # purifiers without training, rivals of the VAE's
 _CHUNK = 250
 
 
@@ -21,6 +21,8 @@ def look(
     role: str,
     draws: int,
     device: str,
+    *,
+    background: bool,
     shard: Tensors,
     attack: Tensors | None,
     vae: Autoencoder,
@@ -29,9 +31,12 @@ def look(
     """What a run's models say of images, (n, ...); a task.
 
     success: an attack reached its aim. logits, mean (the logarithm of the mean softmax over draws), and the logits
-    behind each of BEHIND: (n, classes). Each signal: (n,). role: of the images; each has draws of its own.
+    behind each of ROUNDING, the threshold only where the images have a background: (n, classes). Each signal: (n,).
+    role: of the images; each has draws of its own.
     """
     images, indices = shard["pixels"] if attack is None else attack["images"], shard["indices"]
+    purifiers = plain_purifiers(background=background)
+    rounding = {name: purifiers[name] for name in ROUNDING if name in purifiers}
     settings, parts = Settings(draws, 1, 1, 1, 1, 1), list[Tensors]()
     with torch.no_grad():
         for some in zip(torch.split(images, _CHUNK), torch.split(indices, _CHUNK), strict=True):
@@ -40,7 +45,7 @@ def look(
             features = Features(vae, classifier, rows, at, seed=own_seed, settings=settings, of_draws={"logits"})
             mean = features.drawn_logits.double().log_softmax(dim=2).logsumexp(dim=1) - np.log(draws)
             part = {"logits": features.logits, "mean": mean}
-            part |= {name: classifier(purifier(rows)) for name, purifier in BEHIND.items()}
+            part |= {name: classifier(purifier(rows)) for name, purifier in rounding.items()}
             part |= {name: scores[name].look(features) for name in SIGNALS}
             parts.append({name: value.cpu() for name, value in part.items()})
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vaecore import Store
 from vaecore.suite.facts import Facts
+from vaecore.suite.judging.registry import Claim
 from vaecore.suite.statistics.columns import Column, Origin
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.draws import DRAWS
@@ -163,6 +164,10 @@ class Study:
     def outside(self) -> Sets:
         """The sets outside that are at hand."""
         return self.setup.sets
+
+    def lacks(self, claim: Claim) -> str:
+        """Why a claim can't be concluded on these images; empty where it can."""
+        return self.outside.lacks(claim.outside) or self.setup.lacks(claim.needs)
 
     def accuracies(self) -> list[float]:
         """Share of all test images that each run's classifier labels correctly."""

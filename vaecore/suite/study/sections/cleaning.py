@@ -20,13 +20,13 @@ from vaecore.suite.study.cleaning import (
     NONE,
     SEARCH,
     SEARCHED,
-    THRESHOLD,
     curve_tasks,
     in_all_runs,
     names,
     purified_models,
 )
 from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS, PGD, SMOOTHED
+from vaecore.suite.study.plain import BITS, THRESHOLD
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.smoothing import CERTIFICATES, RADII, SIGMAS
 from vaecore.suite.study.study import Study
@@ -36,8 +36,7 @@ from vaecore.suite.text import counted, intensity
 from vaecore.toolkit import Classify, Tensors, ask
 
 LEVEL = 0.95  # of intervals that describe and decide nothing
-STRIP = (CLEAN, FGSM(1), PGD(1), LBFGS)  # what the strip of images shows,
-SHOWN = ("vae-mean-softmax", THRESHOLD)  # and cleaned by which
+STRIP = (CLEAN, FGSM(1), PGD(1), LBFGS)  # what the strip of images shows
 _IN_STRIP = 10  # classes: more do not fit a page
 
 
@@ -136,18 +135,23 @@ def _places(setup: Setup) -> list[int]:
     return [int((labels == label).nonzero()[0][0]) for label in np.unique(labels)[:_IN_STRIP]]
 
 
+def _shown(setup: Setup) -> tuple[str, str]:
+    """The purifiers that the strip shows."""
+    return "vae-mean-softmax", THRESHOLD if setup.background else BITS
+
+
 def _strip_tasks(setup: Setup) -> list[Task]:
     places = _places(setup)
     rows = (0, max(places) + 1)
     return [
         Task(
             clean_strip,
-            {"places": places, "shown": list(SHOWN), "device": str(setup.device)},
+            {"places": places, "shown": list(_shown(setup)), "device": str(setup.device)},
             {
                 "shard": setup.shard(rows),
                 "attack": setup.attack(condition, 0, rows),
                 "classifier": setup.model("classifier", 0),
-                "models": purified_models(setup, 0, SHOWN),
+                "models": purified_models(setup, 0, _shown(setup)),
             },
             "cleaning",
             "strip of cleaned images",
@@ -195,7 +199,7 @@ def _strip(study: Study) -> dict[str, Any]:
             "confidence": strip[f"{name}/confidence"].tolist(),
         }
         for condition, strip in zip(STRIP, results, strict=True)
-        for name in (NONE, *SHOWN)
+        for name in (NONE, *_shown(setup))
     ]
     assert setup.test.labels is not None
     return {"labels": setup.test.labels[setup.indices[_places(setup)]].tolist(), "rows": rows}

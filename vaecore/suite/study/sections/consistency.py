@@ -36,13 +36,14 @@ BINS = 20
 LEVEL = 0.95  # of intervals that describe and decide nothing
 # Conditions whose distinct labels are drawn: attacks above, noise below.
 PANELS = (CLEAN, FGSM(0.5), FGSM(1), LBFGS, JOINT(1.5), UNIFORM(1), SIGN(0.5), SIGN(1), GAUSSIAN)
-# Detectors whose AUROC is shown, and their columns in a `Table`.
+# Detectors whose AUROC is shown, and their columns in a `Table`; the last one where images have a background.
+MARKS = "pixels not zero"
 SIGNALS = {
     "count": "distinct",
     "disagreement": "disagreement",
     "max-softmax": "doubt",
     "MSE": "mse",
-    "pixels not zero": "marks",
+    MARKS: "marks",
 }
 EVADING = (JOINT(1.5), EVADE(1), EVADE(1.5), EVADE_KNOWN(1.5))  # attackers whose evasion is shown
 
@@ -134,7 +135,8 @@ def _noise_of(condition: Condition) -> Condition | None:
 
 def _aurocs(study: Study, inside: Condition, condition: Condition, *, reached: bool = False) -> dict[str, float]:
     low, high = study.paired(inside, condition, reached=reached)
-    columns = {name: (getattr(low, column), getattr(high, column)) for name, column in SIGNALS.items()}
+    shown = SIGNALS if study.setup.background else {name: SIGNALS[name] for name in SIGNALS if name != MARKS}
+    columns = {name: (getattr(low, column), getattr(high, column)) for name, column in shown.items()}
     return {name: auroc(*pair, paired=True).value for name, pair in columns.items()}
 
 

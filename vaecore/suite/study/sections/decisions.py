@@ -96,7 +96,8 @@ def _table(study: Study, condition: Condition) -> Table:
 
 
 def _concluded(table: Table, judge: str) -> bool:
-    return bool(np.isfinite(table[f"{judge}/confidence"]).all())
+    name = f"{judge}/confidence"
+    return name in table.columns and bool(np.isfinite(table[name]).all())
 
 
 def _measures(table: Table, judge: str) -> dict[str, Any]:
