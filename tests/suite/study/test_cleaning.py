@@ -254,8 +254,8 @@ def test_an_attack_that_knows_less_and_wins_more_is_flagged(study):
 
 def test_the_results_have_every_condition_purifier_and_size(study, content):
     every = names(study.setup)
-    assert len(PURIFIERS) == 12
-    assert len(every) == 10
+    assert len(PURIFIERS) == 13
+    assert len(every) == 11
     protocol = study.setup.protocol
     assert [*content["accuracy"]] == [*map(protocol.name, CLEANED)]
     for condition in CLEANED:
