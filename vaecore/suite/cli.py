@@ -1,4 +1,4 @@
-"""The command `vaecore`: judge the claims, compare reports, draw a report's page again, show or clear the cache."""
+"""The command `vaecore`: judge the claims, compare reports, draw a page again, show or clear the cache."""
 
 import argparse
 import json
@@ -37,6 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     form.add_argument("--markdown", action="store_true", help="as Markdown, for a pull request")
     two.add_argument("--fail-on-move", action="store_true", help="exit with 1 where a claim moved")
     two.set_defaults(run=_compare)
+    carry = commands.add_parser("carry-over", help="which findings of one data set carry over to another")
+    carry.add_argument("a", type=Path, metavar="A", help="a results.json, or the folder of a report")
+    carry.add_argument("b", type=Path, metavar="B", help="another, of another data set")
+    carry.add_argument("folder", type=Path, metavar="FOLDER", help="carry-over.md and carry-over.svg are written there")
+    carry.set_defaults(run=_carry_over)
     page = commands.add_parser("page", help="draw index.html again from a report's results.json and figures")
     page.add_argument("folder", type=Path, metavar="FOLDER", help="for instance reports/mnist")
     page.set_defaults(run=_page)
@@ -79,6 +84,15 @@ def _compare(options: argparse.Namespace) -> int:
         style = {"color": console.color_system is not None, "unicode": "utf" in console.encoding}
         sys.stdout.write(compare.text(comparison, width=console.width, **style))
     return int(options.fail_on_move and bool(comparison.of(compare.MOVED)))
+
+
+def _carry_over(options: argparse.Namespace) -> int:
+    from vaecore.suite.report import carryover  # noqa: PLC0415
+    from vaecore.suite.results import load  # noqa: PLC0415
+
+    a, b = load(options.a), load(options.b)
+    sys.stdout.write(f"{printable(str(carryover.write(a, b, options.folder)))}\n")
+    return 0
 
 
 def _page(options: argparse.Namespace) -> int:
