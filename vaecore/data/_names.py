@@ -28,6 +28,11 @@ class Downloaded:
     transposed: bool = False
     large: bool = False
 
+    @property
+    def all_files(self) -> list[str]:
+        """Files of both splits."""
+        return [file for files in self.files.values() for file in files]
+
     def npz_files(self, name: str) -> tuple[str, ...]:
         """Files in the data root that stand for the set, the first before the second, where torchvision's are not."""
         return () if self.idx else (f"{name}.npz", f"{name}-subset.npz")

@@ -29,9 +29,10 @@ from vaecore.suite.study.outside import (
 )
 from vaecore.suite.study.sections import outside as section
 from vaecore.suite.study.sections.outside import MEASURES, compare_scores
+from vaecore.suite.study.sets import FOR_COLOUR
 from vaecore.suite.study.study import Study
 
-MADE = [*OUTSIDE_MADE]
+MADE = [name for name in OUTSIDE_MADE if name not in FOR_COLOUR]
 FEW = 8  # images of the tiny study that adaptive attacks take
 MIRRORED = OUTSIDE(label="mirrored")
 

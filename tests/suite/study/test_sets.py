@@ -14,13 +14,18 @@ from vaecore.suite.study.sets import Sets
 from vaecore.suite.study.study import Study
 from vaecore.toolkit import TORCHVISION, is_made
 
-MADE = [*OUTSIDE_MADE]
+MADE = [name for name in OUTSIDE_MADE if name not in sets.FOR_COLOUR]
 
 
-def of(size, root, asked=(), name="mine"):
+def of(size, root, asked=(), name="mine", channels=1):
     """The sets beside a data set of images of this size."""
-    test = Images(torch.full((4, 1, *size), 0.5), None, name, "test")
+    test = Images(torch.full((4, channels, *size), 0.5), None, name, "test")
     return Sets(test, torch.arange(4), 4, str(root), tuple(map(str, asked)))
+
+
+def in_colour(root, name="cifar-10"):
+    """The sets beside a data set of CIFAR's size."""
+    return of((32, 32), root, name=name, channels=3)
 
 
 def a_file(path, size=(8, 8), count=3):
@@ -34,6 +39,30 @@ def test_made_sets_are_there_for_any_images(tmp_path):
     assert [*of((8, 8), tmp_path).sources] == MADE
     assert [*of((12, 8), tmp_path).sources] == MADE
     assert [*of((9, 8), tmp_path).sources] == [name for name in MADE if name != "shuffled-patches"]
+    assert [*of((8, 8), tmp_path, ["texture"]).sources] == [*MADE, "texture"]
+    assert [*of((8, 8), tmp_path, channels=3).sources] == [*OUTSIDE_MADE]
+
+
+def test_sets_in_colour_join_images_in_colour_and_no_others(tmp_path):
+    pixels = np.zeros((3, 32, 32, 3), np.uint8)
+    pixels[:, 0] = 255
+    for name in ("cifar-10-subset", "svhn"):
+        np.savez(tmp_path / f"{name}.npz", test_images=pixels, test_labels=np.arange(3))
+    a_file(tmp_path / "ood" / "kmnist-test.npz", (28, 28))
+    a_file(tmp_path / "ood" / "photographs.npz", (32, 32, 3))
+    beside = in_colour(tmp_path)
+    assert [*beside.sources] == [*OUTSIDE_MADE, "svhn", "photographs.npz"]
+    assert len(beside.images(beside.condition("svhn"))[0]) == 2  # the third is kept for pilots
+    assert set(beside.left_out) == {"letters", "kmnist-test.npz"}
+    assert beside.left_out["letters"] == "28x28 in grey, where cifar-10 is 32x32 in colour"
+    assert "like cifar-10's, 32x32 in colour; kmnist-test.npz has 28x28 in grey" in beside.left_out["kmnist-test.npz"]
+    grey = of((28, 28), tmp_path, name="mnist")
+    assert [*grey.sources] == [*MADE, "letters", "kmnist-test.npz"]
+    assert grey.left_out["cifar-10, svhn"] == "32x32 in colour, where mnist is 28x28 in grey"
+    assert "photographs.npz has 32x32 in colour" in grey.left_out["photographs.npz"]
+    for inside, asked in ((grey, "svhn"), (beside, "kmnist")):
+        with pytest.raises(ValueError, match="the set outside must have images like"):
+            _ = replace(inside, asked=(asked,)).sources
 
 
 def test_letters_and_files_at_hand_join_images_of_mnist_s_size(tmp_path):
@@ -118,9 +147,20 @@ def test_a_set_of_torchvision_s_is_fetched_where_its_server_answers(tmp_path, mo
     assert beside.find("kmnist") == beside.find("kmnist") == "kmnist"
     assert OUTSIDE(label="kmnist") in beside.conditions
     assert beside.find("notmnist") is None  # torchvision has none
-    assert sorted(asked) == sorted({*TORCHVISION} - {beside.test.name})  # each once, all at the same time
+    assert sorted(asked) == ["fashion-mnist", "kmnist", "mnist"]  # each once, all at the same time
     assert of((8, 8), tmp_path).find("kmnist") is None  # it would not fit
     assert of((28, 28), tmp_path, name="kmnist").find("kmnist") is None
+
+
+def test_a_large_set_is_downloaded_only_by_name(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sets, "probe", lambda name: asked.append(name) or True)
+    for beside, name in ((in_colour(tmp_path), "svhn"), (of((28, 28), tmp_path, name="mnist"), "emnist-letters")):
+        assert TORCHVISION[name].large
+        assert beside.find(name) is None
+        assert beside.lacks(name).endswith(f"(--ood {name} downloads it, or --ood path/to/{name}.npz)")
+    assert "svhn" not in asked
+    assert in_colour(tmp_path).lacks("kmnist").endswith("at hand as 32x32 in colour (--ood path/to/kmnist.npz)")
 
 
 def test_a_download_that_fails_after_all_is_a_set_that_is_not_at_hand(tmp_path, monkeypatch):
@@ -153,6 +193,9 @@ def test_a_set_asked_for_is_looked_at_before_anything_is_computed(tiny):
         ("mine", {"kmnist-test.npz": "own", "dimmed-0.5": "covariate shift"}),
         ("mnist", {"other.npz": "own", "mirrored": "covariate shift", "rotated-45": "covariate shift"}),
         ("mnist", {"inverted": "covariate shift", "dimmed-0.3": "covariate shift"}),
+        ("cifar-10", {"cifar-100": "near", "cifar-100-few.npz": "near", "svhn": "far", "kmnist.npz": "far"}),
+        ("cifar-10", {"blank": "far", "texture": "far", "inverted": "covariate shift", "photographs.npz": "own"}),
+        ("svhn", {"cifar-10-subset.npz": "far", "mnist.npz": "far"}),
         ("mnist", dict.fromkeys(("permuted", "shuffled-patches", "uniform-noise", "gaussian-noise"), "far")),
     ],
 )

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,13 +10,27 @@ from vaecore import load_images
 from vaecore.suite.study.conditions import CLEAN, FGSM, GAUSSIAN, JOINT, LBFGS
 from vaecore.suite.study.models import seen
 from vaecore.suite.study.protocol import PROFILES, Profile, Protocol
-from vaecore.suite.study.setup import Dataset, Setup
+from vaecore.suite.study.setup import Dataset, Setup, choose_dataset
 
 
 @pytest.fixture
 def setup():
     protocol = Protocol(Profile("test", 2, 6, 4, 3))
     return Setup(Dataset("digits", "for tests"), protocol, device=torch.device("cpu"))
+
+
+def test_the_file_that_stands_for_a_named_set_is_told(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    parts = {
+        f"{split}_{kind}": array
+        for split in ("train", "test")
+        for kind, array in zip(("images", "labels"), (pixels, [0, 1, 2]), strict=True)
+    }
+    np.savez(tmp_path / "cifar-10-subset.npz", **parts)
+    dataset = choose_dataset("cifar-10", str(tmp_path))
+    assert dataset == Dataset("cifar-10", "as asked, from cifar-10-subset.npz")
+    assert Setup(dataset, root=str(tmp_path)).test.name == "cifar-10"
+    assert choose_dataset("cifar-100", str(tmp_path)).why == choose_dataset("digits", None).why == "as asked"
 
 
 def test_test_images_are_nested_and_the_same_for_all_studies(setup):

@@ -35,7 +35,8 @@ _KINDS = {
     **dict.fromkeys(("cifar-10", "cifar-100"), "photographs of animals and vehicles"),
     "svhn": "photographs of house numbers",
 }
-_FOR_COLOUR = ("blank", "texture")  # made sets that studies of grey images look at only if asked: their cost is known
+# Made sets that studies of grey images look at only if asked, so that MNIST's matrix stays that of its reference run.
+FOR_COLOUR = ("blank", "texture")
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Sets:
         go by one name.
         """
         test, root, shape = self.test, self.root, self.test.shape
-        made = [name for name in OUTSIDE_MADE if shape[0] == 3 or name not in _FOR_COLOUR]
+        made = [name for name in OUTSIDE_MADE if shape[0] == 3 or name not in FOR_COLOUR]
         if any(side % PATCHES_ALONG_A_SIDE for side in shape[1:]):
             made.remove("shuffled-patches")
             self._left_out["shuffled-patches"] = f"{PATCHES_ALONG_A_SIDE} does not divide {shape[1]}x{shape[2]}"
