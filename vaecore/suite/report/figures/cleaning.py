@@ -6,7 +6,18 @@ from typing import Any
 import numpy as np
 
 from vaecore.suite.images import unpack
-from vaecore.suite.report.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SMALL, Figure, mark_label, show
+from vaecore.suite.report.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SMALL,
+    Figure,
+    mark_label,
+    show,
+    size_axis,
+)
 from vaecore.suite.text import counted
 
 _COLUMNS = 4
@@ -43,7 +54,7 @@ def accuracy_by_epsilon(results: Mapping[str, Any]) -> Figure:
             panel.set_visible(False)
         elif number + _COLUMNS >= len(attacked):  # nothing is shown below it
             panel.tick_params(labelbottom=True)
-            panel.set_xlabel("$\\epsilon$ (L-infinity, intensity)")
+            size_axis(panel, [row["epsilon"] for row in next(iter(attacked.values()))])
     panels[0, 0].set_ylim(-0.03, 1.03)
     legends = [panel.get_legend_handles_labels() for panel in panels.flat]
     lines = {label: line for legend in legends for line, label in zip(*legend, strict=True)}

@@ -16,6 +16,7 @@ from vaecore.suite.report.figures.style import (
     formulas,
     mark_label,
     show,
+    size_axis,
 )
 from vaecore.suite.text import counted
 
@@ -96,7 +97,7 @@ def consistency_by_size(results: Mapping[str, Any]) -> Figure:
             epsilon, middle, np.stack([middle - low, high - middle]), fmt=style, color=colour, capsize=2, label=label
         )
         axis.set_ylim(-0.03, 1.03)
-        axis.set_xlabel("$\\epsilon$ (L-infinity, pixel intensity)")
+        size_axis(axis, [row["epsilon"] for row in rows])
         axis.grid()
     shares.set_ylabel("share of images with one label")
     explained.set_ylabel("fall under noise over fall under FGSM")
@@ -109,11 +110,7 @@ def convergence(results: Mapping[str, Any]) -> Figure:
     trials = results["trials"]
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
-    efforts = {
-        "epsilon": "$\\epsilon$ (L-infinity, pixel intensity)",
-        "steps": "steps (count)",
-        "draws": "EOT draws a step (count)",
-    }
+    efforts = {"epsilon": "", "steps": "steps (count)", "draws": "EOT draws a step (count)"}
     for panel, (effort, label) in zip(panels, efforts.items(), strict=True):
         rows = [("detector", _ATTACK, "o-", trials[effort])]
         if effort == "epsilon":
@@ -123,6 +120,7 @@ def convergence(results: Mapping[str, Any]) -> Figure:
             panel.plot(x, y, style, color=colour, label=f"PGD on the {victim}")
         panel.set_xlabel(label)
         panel.grid()
+    size_axis(panels[0], [trial["epsilon"] for trial in trials["epsilon"]])
     panels[1].set_xscale("log")
     panels[2].set_xscale("log")
     for panel, effort in ((panels[1], "steps"), (panels[2], "draws")):

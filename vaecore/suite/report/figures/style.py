@@ -1,6 +1,7 @@
 """The look of figures: Okabe and Ito's colours, each with a marker, a line or a hatch for those who see no colours."""
 
 import io
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,6 +10,7 @@ from cycler import cycler
 from numpy.typing import NDArray
 from PIL import Image
 
+from vaecore.suite.text import intensity
 from vaecore.toolkit import import_matplotlib
 
 mpl: Any = import_matplotlib()
@@ -76,6 +78,14 @@ def show(panel: Axes, image: NDArray[np.uint8]) -> None:
     panel.set_xticks([])
     panel.set_yticks([])
     panel.spines[:].set_visible(False)
+
+
+def size_axis(panel: Axes, sizes: Sequence[float]) -> None:
+    """Label an axis of sizes of attacks, and tick every other one: multiples of twice the least above 0."""
+    step = 2 * min(size for size in sizes if size > 0)
+    ticks = sorted(size for size in {*sizes} if abs(size / step - round(size / step)) < 1e-6)
+    panel.set_xticks(ticks, [intensity(size) for size in ticks])
+    panel.set_xlabel("$\\epsilon$ (L-infinity, pixel intensity)")
 
 
 def mark_label(panel: Axes, label: int, right: int, after: str = "") -> None:
