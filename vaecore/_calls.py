@@ -1,6 +1,6 @@
 """Calls of users' models: what they are given, what they answer, and what else their answers depend on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -23,6 +23,42 @@ def ask(model: Callable[[Tensor], Any], given: Tensor) -> Any:
 
 def _converted(part: object, given: Tensor) -> object:
     return part.to(given.dtype) if isinstance(part, Tensor) else part
+
+
+# Names under which libraries give logits and images, the likeliest first.
+_NAMES = ("logits", "reconstruction", "sample", "recon_x", "x_hat", "output", "out")
+
+
+def adapter(answer: object, call: str) -> str:
+    """How a call that answers with more than a tensor becomes one that gives a tensor, for an error message.
+
+    call: as written in Python, for instance "model(images)". Empty where no part of the answer is known.
+    """
+    if isinstance(answer, tuple | list):
+        part = next((f"[{place}]" for place, one in enumerate(answer) if isinstance(one, Tensor)), "")
+    elif isinstance(answer, Mapping):
+        names = [str(name) for name, one in answer.items() if isinstance(one, Tensor)]
+        part = next((f'["{name}"]' for name in (*_NAMES, *names) if name in names), "")
+    else:
+        part = next((f".{name}" for name in _NAMES if isinstance(getattr(answer, name, None), Tensor)), "")
+    return f" (wrap the model, so that it gives `{call}{part}`)" if part else ""
+
+
+def encode_adapter(answer: object) -> str:
+    """The same for `encode`, whose answer becomes a pair: that of a posterior, or of a mapping with both."""
+    items = {str(name): one for name, one in answer.items()} if isinstance(answer, Mapping) else {}
+    posterior = items.get("latent_dist", getattr(answer, "latent_dist", answer))
+    if isinstance(getattr(posterior, "mean", None), Tensor) and isinstance(getattr(posterior, "logvar", None), Tensor):
+        where = "found" if posterior is answer else "found.latent_dist"
+        pair = f"{where}.mean.flatten(1), {where}.logvar.flatten(1)"
+    else:
+        tensors = [name for name, one in items.items() if isinstance(one, Tensor)]
+        spread = next((name for name in tensors if "log" in name), "")
+        middle = next((name for name in tensors if name != spread), "")
+        if not spread or not middle:
+            return ""
+        pair = f'found["{middle}"], found["{spread}"]'
+    return f" (wrap the model, so that it returns `{pair}` where `found = model.encode(images)`)"
 
 
 def dependence(answer: Callable[[Tensor], Tensor], given: Tensor) -> tuple[Tensor, Literal["batch", "chance"] | None]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaecore._calls import own_parts
+from vaecore._calls import adapter, own_parts
 
 CHANNELS = (1, 3)  # grey, or red, green and blue
 _RANGE = "undo mean/std normalisation first; divide bytes by 255"
@@ -132,7 +132,10 @@ def check_logits(logits: object, count: int) -> None:
     """Raise ValueError unless `logits` are finite, of shape (count, classes), with two classes or more."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != count or logits.shape[1] < 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the classifier must map {count} images to logits ({count}, classes); got {got}")
+        raise ValueError(
+            f"the classifier must map {count} images to logits ({count}, classes); got {got}"
+            f"{'' if isinstance(logits, Tensor) else adapter(logits, 'model(images)')}"
+        )
     if not bool(torch.isfinite(logits).all()):
         raise ValueError("the classifier's logits must be finite; got NaN or infinity (did its training diverge?)")
 

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vaecore._calls import ask, check_module
+from vaecore._calls import adapter, ask, check_module, encode_adapter
 from vaecore._check import check_images
 from vaecore.models._networks import Autoencoder
 
@@ -36,8 +36,16 @@ def encode(vae: Autoencoder, images: Tensor) -> Posterior:
 def _encode(vae: Autoencoder, images: Tensor) -> Posterior:
     encoded: object = ask(vae.encode, images)
     if not isinstance(encoded, tuple | list) or len(encoded) != 2:
-        raise ValueError(f"the VAE must encode to a pair, mean and log-variance; got {type(encoded).__name__}")
+        raise ValueError(
+            f"the VAE must encode to a pair, mean and log-variance; got {type(encoded).__name__}"
+            f"{encode_adapter(encoded)}"
+        )
     mean, log_variance = encoded
+    if not isinstance(mean, Tensor) or not isinstance(log_variance, Tensor):
+        raise ValueError(
+            "the VAE must encode to a pair of tensors, mean and log-variance; got"
+            f" {type(mean).__name__} and {type(log_variance).__name__}"
+        )
     if mean.ndim != 2 or mean.shape[0] != len(images) or log_variance.shape != mean.shape:
         raise ValueError(
             f"the VAE must encode {len(images)} images to a mean and a log-variance ({len(images)}, latent) each;"
@@ -61,7 +69,12 @@ def latents_of(encoded: Posterior, noise: Tensor) -> Tensor:
 def decode_draws(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
     """Decode latents (n, draws, latent) to (n, draws, c, h, w), where `shape` is (any, c, h, w); else ValueError."""
     expected = (len(latents) * latents.shape[1], *shape[1:])
-    decoded: Tensor = ask(vae.decode, latents.flatten(0, 1))
+    decoded = ask(vae.decode, latents.flatten(0, 1))
+    if not isinstance(decoded, Tensor):
+        raise ValueError(
+            f"the VAE must decode to images, a tensor; got {type(decoded).__name__}"
+            f"{adapter(decoded, 'model.decode(latents)')}"
+        )
     if decoded.shape != expected:
         raise ValueError(f"the VAE must decode to images shaped as its input, {expected}; got {tuple(decoded.shape)}")
     if not torch.compiler.is_compiling():

@@ -21,6 +21,8 @@ from vaecore.suite.study.tasks import make
 
 NOT_ALL_SUPPORTED = 8
 MODELS = """
+import types
+
 import torch
 from torch import nn
 from models import TinyClassifier, TinyVAE
@@ -114,6 +116,24 @@ SHAPE = "must work on the images of mine.npz, shaped (n, 1, 8, 8); "
         ("forward", "result.softmax(dim=1)", "the classifier must return logits; got probabilities *"),
         ("forward", "torch.from_numpy(result.detach().numpy())", "the classifier must be differentiable; it is not *"),
         ("forward", "result[0]", "the classifier must map 2 images to logits (2, classes); got (3,)"),
+        ("forward", "(result, result.sum())", "*got tuple (wrap the model, so that it gives `model(images)[[]0]`)"),
+        ("forward", "{'loss': result.sum(), 'logits': result}", '*; got dict (wrap *`model(images)[[]"logits"]`)'),
+        ("forward", "types.SimpleNamespace(logits=result)", "*got SimpleNamespace (wrap *`model(images).logits`)"),
+        ("decode", "{'reconstruction': result}", '*got dict (wrap *`model.decode(latents)[[]"reconstruction"]`)'),
+        ("decode", "types.SimpleNamespace(sample=result)", "*; got SimpleNamespace (*`model.decode(latents).sample`)"),
+        ("decode", "types.SimpleNamespace(pictures=result)", "*must decode to images, a tensor; got SimpleNamespace"),
+        (
+            "encode",
+            "{'embedding': result[0], 'log_covariance': result[1]}",
+            '*got dict (wrap *`found[[]"embedding"], found[[]"log_covariance"]` where `found = model.encode(images)`)',
+        ),
+        (
+            "encode",
+            "types.SimpleNamespace(latent_dist=types.SimpleNamespace(mean=result[0], logvar=result[1]))",
+            "*`found.latent_dist.mean.flatten(1), found.latent_dist.logvar.flatten(1)` where *",
+        ),
+        ("encode", "types.SimpleNamespace(mean=result[0], logvar=result[1])", "*`found.mean.flatten(1), found.logvar*"),
+        ("encode", "('mean', 'spread')", "*must encode to a pair of tensors, mean and log-variance; got str and str"),
     ],
 )
 def test_a_model_that_gives_something_else_is_refused(run, refused, method, instead, message):

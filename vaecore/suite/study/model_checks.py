@@ -16,7 +16,8 @@ def check_model(model: Any, text: str, kind: str, test: Images, device: torch.de
     """Raise ValueError, in a line that names the option, where a model (vae, classifier) can't be used on images."""
     probe = test.pixels[:2].to(device)
     try:
-        _check_device(ask(model.encode, probe)[0] if kind == "vae" else ask(model, probe), kind, device)
+        answer = ask(model.encode if kind == "vae" else model, probe)
+        _check_device(answer[0] if isinstance(answer, tuple) and answer else answer, kind, device)
         model_digest(model, kind, probe)
         if kind == "vae":
             _check_function("the VAE's encode", lambda images: torch.cat(posterior(model, images), dim=1), probe)
