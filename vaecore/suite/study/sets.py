@@ -17,6 +17,7 @@ from vaecore.toolkit import (
     describe_shape,
     is_available,
     is_made,
+    load_whole,
     probe,
     seed_for,
     words,
@@ -78,25 +79,29 @@ class Sets:
             made.remove("shuffled-patches")
             self._left_out["shuffled-patches"] = f"{PATCHES_ALONG_A_SIDE} does not divide {shape[1]}x{shape[2]}"
         try:
-            at_hand = sorted(map(str, (data_root(root) / "ood").glob("*.npz")))
+            files = sorted(map(str, (data_root(root) / "ood").glob("*.npz")))
         except FileNotFoundError:  # no home folder, so no data in it
-            at_hand = []
-        loaded = [*(name for name in TORCHVISION if is_available(name, root)), "letters"]
-        at_hand = [*filter(self._fits, loaded), *at_hand]
-        for other in {LOADED_SHAPES[name]: None for name in loaded if not self._fits(name)}:
-            names = ", ".join(name for name in loaded if LOADED_SHAPES[name] == other)
-            self._left_out[names] = f"{describe_shape(other)}, where {test.name} is {describe_shape(shape)}"
-        fitting = dict(zip(made, made, strict=True))
-        for source in at_hand:
+            files = []
+        fitting, unfit = dict(zip(made, made, strict=True)), dict[tuple[int, int, int], list[str]]()
+        for source in (*(name for name in TORCHVISION if is_available(name, root)), "letters", *files):
             name = outside_name(source)
             if name == test.name:
                 continue
             try:
-                self._load(source)
+                if source in files:
+                    found = load_whole(source).shape
+                elif (found := LOADED_SHAPES[name]) == shape:
+                    self._load(source)  # to see whether its files are sound
             except (ValueError, OSError) as error:
                 self._left_out[name] = str(error)
-            else:
+                continue
+            if found == shape:
                 fitting[name] = source
+            else:
+                unfit.setdefault(found, []).append(name)
+        for other, names in unfit.items():
+            reason = f"{describe_shape(other)}, where {test.name} is {describe_shape(shape)}"
+            self._left_out[", ".join(names)] = reason
         asked: dict[str, str] = {}
         for source in self.asked:
             name = outside_name(source)
