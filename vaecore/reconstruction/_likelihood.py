@@ -15,6 +15,7 @@ from vaecore._check import check_choice, check_images, check_integer
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, normal, seed_for
 from vaecore._precision import Precision, check_precision, computing_in
+from vaecore.models._density import discretised_logistic
 from vaecore.models._networks import VAE, Autoencoder
 from vaecore.reconstruction._decode import (
     Posterior,
@@ -28,6 +29,10 @@ from vaecore.reconstruction._decode import (
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
 """Log-density in nats of images (n, c, h, w) given decoded latents (n, draws, c, h, w), as (n, draws)."""
+
+# Of the logistic distribution of a colour VAE that says nothing of its own: a standard deviation of 23 grey levels, as
+# the reconstruction errors of VAEs on CIFAR-10 have.
+_SCALE = 0.05
 
 # Latents decoded at once: on a CPU their activations fit a core's cache, and on a GPU they fill it.
 _PORTION = {"cpu": 500, "cuda": 65_536}
@@ -58,12 +63,13 @@ def log_likelihood(
     log((1 / draws) sum of p(x, z) / q(z | x)) over draws z of the posterior: Burda et al. 2016, equation 8. Its
     expectation is the ELBO for one draw and approaches log p(x) with more draws.
 
-    log_density: of images given decoded latents; None for a Bernoulli distribution of each grey pixel, as in training,
-    from the decoder's log-odds (see `log_odds`). This is no density of grey pixels, so do not compare its nats with the
-    bits of files; the score input-complexity may be. precision: of decoding. "bfloat16" (torch.autocast) is faster on
-    processors that support it; on MNIST it changes an image's bound by 0.02 nats (standard deviation), another seed by
-    1.4. The noise, `first_index`, `indices` and `chunk` are those of `reconstruct`, with the same draws for the same
-    seed. Memory for each draw is that of its latents.
+    log_density: of images given decoded latents; None for that of `decoder_density`, as in training. For grey images
+    this is by default a Bernoulli distribution of each pixel, from the decoder's log-odds (see `log_odds`): no density
+    of grey pixels, so do not compare its nats with the bits of files; the score input-complexity may be. For colour
+    they are nats of 8-bit pixels; divided by the pixels of all channels, nats per dimension. precision: of decoding.
+    "bfloat16" (torch.autocast) is faster on processors that support it; on MNIST it changes an image's bound by 0.02
+    nats (standard deviation), another seed by 1.4. The noise, `first_index`, `indices` and `chunk` are those of
+    `reconstruct`, with the same draws for the same seed. Memory for each draw is that of its latents.
     """
 
     def bound(encoded: Posterior, noise: Tensor, densities: Tensor) -> Tensor:
@@ -215,6 +221,47 @@ def importance_weighted(weights: Tensor, dim: int = 1) -> Tensor:
     return torch.logsumexp(weights, dim=dim) - math.log(weights.shape[dim])
 
 
+def decoder_density(vae: Autoencoder, image_shape: Sequence[int]) -> LogDensity | None:
+    """The log-density of a VAE's decoder; image_shape: (..., channels, height, width).
+
+    That of the VAE's method `log_density`, if it has one. None stands for a Bernoulli distribution of each pixel, of
+    grey images and of a VAE that gives log-odds. Else, in colour, `discretised_logistic` with scale 0.05.
+    """
+    own: LogDensity | None = getattr(vae, "log_density", None)
+    if own is not None or image_shape[-3] == 1 or hasattr(vae, "decode_logits"):
+        return own
+    return partial(discretised_logistic, scale=_SCALE)
+
+
+def density_of(
+    vae: Autoencoder,
+    images: Tensor,
+    latents: Tensor,
+    log_density: LogDensity | None = None,
+    precision: Precision = "float32",
+) -> Tensor:
+    """Log-density in nats of images given their latents (n, draws, latent), decoded at once; (n, draws)."""
+    density = decoder_density(vae, images.shape) if log_density is None else log_density
+    decode = log_odds if density is None else decode_draws
+    with computing_in(precision, latents.device):
+        decoded = decode(vae, latents, images.shape)
+    if density is None:
+        return log_bernoulli_of_odds(images, decoded)
+    if log_density is None:
+        check_reconstructions(decoded.flatten(0, 1))
+    return checked_density(density, images, decoded)
+
+
+def checked_density(log_density: LogDensity, images: Tensor, decoded: Tensor) -> Tensor:
+    """The log-density of images (n, c, h, w) given decoded latents; raises ValueError unless it is (n, draws)."""
+    density = log_density(images, decoded)
+    if density.shape != decoded.shape[:2]:
+        raise ValueError(
+            f"log_density must give {tuple(decoded.shape[:2])}, (images, draws); got {tuple(density.shape)}"
+        )
+    return density
+
+
 def log_odds(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
     """Log-odds of each pixel; latents (n, draws, latent) to (n, draws, pixels).
 
@@ -269,17 +316,7 @@ def log_densities(
         rows = images[start : start + step]
         for first in range(0, latents.shape[1], portion):
             part = latents[start : start + step, first : first + portion]
-            with computing_in(precision, latents.device):
-                decode = log_odds if log_density is None else decode_draws
-                decoded = decode(vae, part, rows.shape)
-            if log_density is None:
-                density = log_bernoulli_of_odds(rows, decoded)
-            else:
-                density = log_density(rows, decoded)
-                if density.shape != part.shape[:2]:
-                    raise ValueError(
-                        f"log_density must give {tuple(part.shape[:2])}, (images, draws); got {tuple(density.shape)}"
-                    )
+            density = density_of(vae, rows, part, log_density, precision)
             densities[start : start + step, first : first + portion] = density
     return densities
 
@@ -315,7 +352,7 @@ def _elbo_gradient(vae: Autoencoder, images: Tensor, parameters: Tensor, noise: 
         # (Roeder et al. 2017, "Sticking the landing"). With few steps and draws this noise would cost most of the gain.
         from_mean = (latents - fixed_mean).square() * (-fixed_log_variance).exp()
         prior_over_posterior = 0.5 * (from_mean - latents.square()).sum(dim=2)
-        density = log_bernoulli_of_odds(images, log_odds(vae, latents, images.shape))
+        density = density_of(vae, images, latents)
         (gradient,) = torch.autograd.grad((density + prior_over_posterior).mean(dim=1).sum(), leaf)
     return gradient
 
@@ -384,7 +421,7 @@ def _climb(
         with torch.enable_grad():
             mean, log_variance = encode()
             latents = latents_of((mean, log_variance), draw.unsqueeze(1))
-            density = log_bernoulli_of_odds(images, log_odds(vae, latents, images.shape))
+            density = density_of(vae, images, latents)
             loss = (kl_of_posterior(mean, log_variance) - density.squeeze(1)).sum()
         for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
             weight.grad = gradient
