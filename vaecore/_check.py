@@ -26,7 +26,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def check_type(name: str, value: object, kind: type | tuple[type, ...], remedy: str = "") -> None:
-    """Raise TypeError unless `value`, the argument called `name`, is of this kind or one of these; remedy: what to do."""
+    """Raise TypeError unless `value`, the argument called `name`, is of this kind or one of these."""
     if not isinstance(value, kind):
         wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
         raise TypeError(f"{name} must be {wanted}; got {type(value).__name__}" + (remedy and f" ({remedy})"))

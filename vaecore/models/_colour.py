@@ -15,7 +15,7 @@ from vaecore.models._networks import Augmentation, ImageShape, Reference, settle
 
 SIDES = 8  # the sides of images are multiples of it, as they are halved three times
 
-_FIRST_SCALE = 0.1  # of the decoder's logistic distribution, before training
+_FIRST_SCALE = 0.05  # of the decoder's logistic distribution, before training
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def discretised_logistic(images: Tensor, means: Tensor, scale: Tensor | float) -
     deviation is 1.81 times as large.
     Source: Kingma et al. 2016, section 5.2, as the decoder of a VAE; Salimans et al. 2017, equation 2, for the tails.
     """
-    pixels, half = images.unsqueeze(1), _HALF / torch.as_tensor(scale, device=images.device)
+    pixels, half = images.unsqueeze(1), _HALF / torch.as_tensor(scale, dtype=images.dtype, device=images.device)
     offset = (pixels - means) / scale
     # log(sigmoid(offset + half) - sigmoid(offset - half)), where both may be rounded to 0 or to 1
     below = softplus(-(offset + half)).where(pixels < 1 - _HALF, 0)
