@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 from torch.nn.functional import relu, softplus
 
 from vaecore._calls import ask, check_module
@@ -15,6 +16,7 @@ from vaecore._check import check_choice, check_images, check_integer
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, normal, seed_for
 from vaecore._precision import Precision, check_precision, computing_in
+from vaecore.models._colour import ConvVAE
 from vaecore.models._density import discretised_logistic
 from vaecore.models._networks import VAE, Autoencoder
 from vaecore.reconstruction._decode import (
@@ -146,8 +148,8 @@ def likelihood_regret(
 
     Xiao et al. 2020. how="encoder" is the published variant: it optimises an encoder for each image (100 steps of Adam
     at rate 2e-4, as in the authors' code, without its weight decay of 5e-5, which hardly moves a rank), and
-    needs a VAE that is a torch module. Encoders of a `VAE` are optimised several at once, others in turn, which takes
-    some ten times as long. how="posterior" optimises mean and log-variance themselves (20 steps), all images at once,
+    needs a VAE that is a torch module. Encoders of a `VAE` or `ConvVAE` are optimised several at once, others in turn,
+    which takes several times as long. how="posterior" optimises mean and log-variance themselves (20 steps), all images at once,
     and comes nearer to the optimum; it ranks images inside otherwise.
 
     The bounds before and after use the same `draws` antithetic draws, which differ from the optimiser's. So overfitting
@@ -367,8 +369,12 @@ def _optimised_encoder(vae: Autoencoder, images: Tensor, _: Posterior, noise: Te
     fitted: Any = copy.deepcopy(vae)
     for weight in fitted.parameters():  # `Module.requires_grad_`, which a script does not have
         weight.requires_grad_(weight.is_floating_point())
+    at_once = _ENCODERS.get(images.device.type, 256)
+    optimise: Callable[[Tensor, Tensor], Posterior]
     if isinstance(vae, VAE) and type(vae).encode is VAE.encode:
-        optimise, at_once = partial(_optimised_layers, fitted), _ENCODERS.get(images.device.type, 256)
+        optimise = partial(_optimised_layers, fitted)
+    elif isinstance(vae, ConvVAE) and type(vae).encode is ConvVAE.encode:
+        optimise = partial(_optimised_networks, fitted)
     else:
         encoder = _encoder_weights(fitted, images[:1])
         start = [weight.detach().clone() for weight in encoder]
@@ -412,6 +418,26 @@ def _optimised_layers(vae: VAE, images: Tensor, noise: Tensor) -> Posterior:
     return encode()
 
 
+def _optimised_networks(vae: ConvVAE, images: Tensor, noise: Tensor) -> Posterior:
+    """The posteriors of images, (n, latent) each, by a convolutional encoder that is optimised for each."""
+    network = nn.Sequential(vae.encoder, vae.posterior)
+    weights = {
+        name: weight.detach().contiguous().expand(len(images), *weight.shape).clone().requires_grad_()
+        for name, weight in network.named_parameters()
+    }
+
+    def encode_one(own: dict[str, Tensor], image: Tensor) -> Tensor:
+        encoded: Tensor = functional_call(network, own, (image.unsqueeze(0),))
+        return encoded.flatten()
+
+    def encode() -> Posterior:
+        mean, log_variance = vmap(encode_one)(weights, images).chunk(2, dim=1)
+        return mean, log_variance
+
+    _climb(vae, images, noise, encode, [*weights.values()])
+    return encode()
+
+
 def _climb(
     vae: Autoencoder, images: Tensor, noise: Tensor, encode: Callable[[], Posterior], weights: list[Tensor]
 ) -> None:
@@ -423,8 +449,9 @@ def _climb(
             latents = latents_of((mean, log_variance), draw.unsqueeze(1))
             density = density_of(vae, images, latents)
             loss = (kl_of_posterior(mean, log_variance) - density.squeeze(1)).sum()
-        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-            weight.grad = gradient
+        optimizer.zero_grad()
+        # Unlike those of autograd.grad, these gradients lie in memory as the weights do, which fused Adam expects.
+        loss.backward(inputs=weights)  # type: ignore[no-untyped-call]
         optimizer.step()
 
 

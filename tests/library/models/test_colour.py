@@ -12,6 +12,8 @@ import vaecore as vc
 CONV = vc.ConvVAEConfig(4, (8, 8, 16), epochs=12, batch_size=20, learning_rate=1e-2)
 RESIDUAL = vc.ResidualConfig((8, 8, 16), epochs=8, batch_size=20, learning_rate=1e-2)
 ONCE = {"seed": 0, "device": "cpu"}
+
+
 def squares(count, seed, shape=(3, 16, 24)):
     """Images with a bright square on an even, darker ground, of which class is the colour; that of class 3 is black."""
     generator = torch.Generator().manual_seed(seed)

@@ -265,6 +265,17 @@ def test_colour_has_the_density_of_its_decoder_or_a_logistic_one(tiny_colour_vae
         assert likelihood_regret(vae, images, seed=0, steps=20, how=how).median() > 0.1
 
 
+def test_convolutional_encoders_are_optimised_at_once_as_they_would_be_in_turn(tiny_colour_vae, some_colours):
+    class OneByOne(Coloured):
+        def log_density(self, images, decoded):
+            return self.vae.log_density(images, decoded)
+
+    vae, setting = tiny_colour_vae(), {"how": "encoder", "seed": 1, "steps": 10}
+    together, in_turn = (likelihood_regret(each, some_colours(3), **setting) for each in (vae, OneByOne(vae).eval()))
+    assert in_turn.abs().min() > 1e-2
+    assert_close(together, in_turn, rtol=1e-2, atol=1e-3)
+
+
 def test_a_density_or_a_reconstruction_of_colour_that_is_unfit_is_refused(tiny_colour_vae, some_colours):
     vae, images = OfGaussians(tiny_colour_vae()).eval(), some_colours(3)
     vae.log_density = lambda images, _: images.sum(dim=(1, 2, 3))
