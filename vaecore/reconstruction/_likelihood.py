@@ -147,9 +147,9 @@ def likelihood_regret(
     """Nats that an image's bound gains by optimising its posterior; (n, c, h, w) to (n,); higher is more anomalous.
 
     Xiao et al. 2020. how="encoder" is the published variant: it optimises an encoder for each image (100 steps of Adam
-    at rate 2e-4, as in the authors' code, without its weight decay of 5e-5, which hardly moves a rank), and
-    needs a VAE that is a torch module. Encoders of a `VAE` or `ConvVAE` are optimised several at once, others in turn,
-    which takes several times as long. how="posterior" optimises mean and log-variance themselves (20 steps), all images at once,
+    at rate 2e-4, as in the authors' code, without its weight decay of 5e-5, which hardly moves a rank), and needs a VAE
+    that is a torch module. Encoders of a `VAE` or `ConvVAE` are optimised several at once, others in turn, which takes
+    several times as long. how="posterior" optimises mean and log-variance themselves (20 steps), all images at once,
     and comes nearer to the optimum; it ranks images inside otherwise.
 
     The bounds before and after use the same `draws` antithetic draws, which differ from the optimiser's. So overfitting
