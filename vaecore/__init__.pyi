@@ -14,8 +14,12 @@ from .data._outside import outside_name as outside_name
 from .models._networks import Autoencoder as Autoencoder
 from .models._networks import Classifier as Classifier
 from .models._networks import ClassifierConfig as ClassifierConfig
-from .models._networks import load_classifier as load_classifier
-from .models._networks import load_vae as load_vae
+from .models._colour import ConvVAE as ConvVAE
+from .models._colour import ConvVAEConfig as ConvVAEConfig
+from .models._colour import ResidualClassifier as ResidualClassifier
+from .models._colour import ResidualConfig as ResidualConfig
+from .models._kinds import load_classifier as load_classifier
+from .models._kinds import load_vae as load_vae
 from .models._networks import VAE as VAE
 from .models._networks import VAEConfig as VAEConfig
 from .models._training import fit_classifier as fit_classifier
@@ -39,6 +43,7 @@ from .reconstruction._decode import squared_error as squared_error
 from .reconstruction._likelihood import elbo as elbo
 from .reconstruction._likelihood import likelihood_regret as likelihood_regret
 from .reconstruction._likelihood import log_likelihood as log_likelihood
+from .models._density import discretised_logistic as discretised_logistic
 from .reconstruction._hierarchy import likelihood_ratio as likelihood_ratio
 from .reconstruction._hierarchy import partial_elbo as partial_elbo
 

@@ -25,10 +25,11 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be {quoted(choices)}; got {value!r}")
 
 
-def check_type(name: str, value: object, kind: type, remedy: str = "") -> None:
-    """Raise TypeError unless `value`, the argument called `name`, is of a kind; remedy: what to do."""
+def check_type(name: str, value: object, kind: type | tuple[type, ...], remedy: str = "") -> None:
+    """Raise TypeError unless `value`, the argument called `name`, is of this kind or one of these."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name} must be {kind.__name__}; got {type(value).__name__}" + (remedy and f" ({remedy})"))
+        wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+        raise TypeError(f"{name} must be {wanted}; got {type(value).__name__}" + (remedy and f" ({remedy})"))
 
 
 def check_integer(name: str, value: object, least: int, most: int | None = None, wanted: str = "") -> int:

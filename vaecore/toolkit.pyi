@@ -55,6 +55,10 @@ from .data._outside import is_made as is_made
 from .data._outside import PATCHES_ALONG_A_SIDE as PATCHES_ALONG_A_SIDE
 
 # Models and their training.
+from .models._kinds import AnyClassifierConfig as AnyClassifierConfig
+from .models._kinds import AnyVAEConfig as AnyVAEConfig
+from .models._kinds import classifier_of as classifier_of
+from .models._kinds import vae_of as vae_of
 from .models._networks import Classify as Classify
 from .models._training import augment as augment
 from .models._training import default_device as default_device
@@ -66,6 +70,8 @@ from .reconstruction._decode import check_reconstructions as check_reconstructio
 from .reconstruction._decode import decode_draws as decode_draws
 from .reconstruction._decode import kl_of_posterior as kl_of_posterior
 from .reconstruction._decode import posterior as posterior
+from .reconstruction._likelihood import checked_density as checked_density
+from .reconstruction._likelihood import decoder_density as decoder_density
 from .reconstruction._compiled import fastest as fastest
 from .reconstruction._compiled import has_kernel as has_kernel
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vaecore import VAE, HierarchicalVAE, HierarchicalVAEConfig, VAEConfig
+from vaecore import VAE, ConvVAE, ConvVAEConfig, HierarchicalVAE, HierarchicalVAEConfig, VAEConfig
 
 SIDES = (5, 4)
 
@@ -30,6 +30,21 @@ def tiny_hierarchical_vae():
     return lambda seed=0: randomised(HierarchicalVAE(config, SIDES), 0.4, seed)
 
 
+COLOURS = (3, 8, 16)
+
+
+@pytest.fixture(scope="session")
+def tiny_colour_vae():
+    """Give a function that makes a convolutional VAE of colour images, 8x16, in the manner of `tiny_vae`."""
+
+    def make(seed=0):
+        vae = randomised(ConvVAE(ConvVAEConfig(2, (4, 4, 6)), COLOURS), 0.3, seed)
+        vae.log_scale.data = torch.tensor([-3.0, -2.5, -2.0]).view(3, 1, 1)
+        return vae
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def tiny_classifier():
     """Give a function that makes a linear classifier of 5x4 images, which gives all its 4 labels."""
@@ -46,6 +61,17 @@ def tiny_classifier():
 def some_images():
     """Give a function that makes random grey images, 5x4."""
     return lambda count, seed=0: torch.rand(count, 1, *SIDES, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="session")
+def some_colours():
+    """Give a function that makes random colour images of 8-bit levels, 8x16, both ends among them."""
+
+    def make(count, seed=0):
+        levels = torch.randint(-20, 276, (count, *COLOURS), generator=torch.Generator().manual_seed(seed))
+        return levels.clamp(0, 255) / 255
+
+    return make
 
 
 def spoiling(function):

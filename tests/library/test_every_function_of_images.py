@@ -13,6 +13,8 @@ from torch.testing import assert_close
 from vaecore import (
     LatentSearch,
     Purified,
+    ResidualClassifier,
+    ResidualConfig,
     VAEPurifier,
     elbo,
     fit_scores,
@@ -45,7 +47,7 @@ def functions_of(some_images):
     They take `draws`, `seed` and the settings that all share, and give (n, ...).
     """
 
-    def make(vae, classifier):
+    def make(vae, classifier, images_of=some_images):
         fitted = {}
 
         def every_score(images, *, draws, seed, names=None, **at):
@@ -53,7 +55,7 @@ def functions_of(some_images):
             if key not in fitted:
                 few = {"importance_draws": 6, "neighbours": 1, "draws": draws}
                 few |= {"regret_steps": 2, "posterior_steps": 2, "regret_draws": 4}
-                fitted[key] = fit_scores(vae, classifier, some_images(60, 9), seed=seed, names=names, **few)
+                fitted[key] = fit_scores(vae, classifier, images_of(60, 9), seed=seed, names=names, **few)
             return torch.stack(list(fitted[key](images, **at).values()), dim=1)
 
         def purified(images, *, draws, seed):
@@ -165,9 +167,20 @@ def test_what_models_write_into_and_their_dtype_change_nothing(
     assert torch.equal(result, expected)
 
 
+@pytest.fixture(params=["hierarchical", "colour"])
+def other_kind(request, hierarchy, tiny_classifier, some_images, tiny_colour_vae, some_colours):
+    """Another VAE than the tiny one, with a classifier and a function that makes images for both."""
+    if request.param == "hierarchical":
+        return hierarchy, tiny_classifier(), some_images
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        classifier = ResidualClassifier(ResidualConfig((4, 4, 6)), (3, 8, 16), 4).eval()
+    return tiny_colour_vae(), classifier, some_colours
+
+
 @pytest.mark.parametrize("name", EVERY)
-def test_a_hierarchical_vae_is_a_vae_to_every_function(functions_of, hierarchy, tiny_classifier, some_images, name):
-    function, images = functions_of(hierarchy, tiny_classifier())[name], some_images(5)
+def test_any_reference_vae_is_a_vae_to_every_function(functions_of, other_kind, name):
+    function, images = functions_of(*other_kind)[name], other_kind[2](5)
     at = {} if name in ("kl", "latent_mean", "purified") else {"indices": torch.tensor([4, 3])}
     whole = function(images, draws=3, seed=0)
     assert bool(torch.isfinite(whole.double()).all())

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, pad, pixel_shu
 from vaecore._check import check_integer, check_number, check_type
 from vaecore._modes import in_any_mode
 from vaecore.data._images import Images
-from vaecore.models._networks import (
-    Augmentation,
-    ImageShape,
-    Reference,
-    config_of,
-    load,
-    settle,
-    settle_training,
-    shape_of,
-)
+from vaecore.models._kinds import load
+from vaecore.models._networks import Augmentation, ImageShape, Reference, settle, settle_training
 from vaecore.models._training import Progress, fit, seeded
 
 Descent = tuple[Tensor, Tensor, Tensor]
@@ -85,8 +78,10 @@ class HierarchicalVAE(Reference):
     image_shape: (channels, height, width), or (height, width) for grey.
     """
 
+    settings: ClassVar[type] = HierarchicalVAEConfig
+
     def __init__(self, config: HierarchicalVAEConfig, image_shape: ImageShape) -> None:
-        super().__init__(config, HierarchicalVAEConfig, image_shape)
+        super().__init__(config, image_shape)
         channels, height, width = self.image_shape
         self.grid = -(-height // config.patch), -(-width // config.patch)
         pixels, cells = channels * config.patch**2, math.prod(self.grid)
@@ -170,11 +165,7 @@ class HierarchicalVAE(Reference):
 @in_any_mode
 def load_hierarchical_vae(path: str | Path) -> HierarchicalVAE:
     """Read a VAE that `HierarchicalVAE.save` wrote, in eval mode; raises ValueError as `load_vae` does."""
-    return load(
-        path,
-        HierarchicalVAE,
-        lambda header: HierarchicalVAE(config_of(HierarchicalVAEConfig, header), shape_of(header)),
-    )
+    return load(path, HierarchicalVAE)
 
 
 @in_any_mode

@@ -3,22 +3,18 @@
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear, pad, pixel_unshuffle, relu
 
 from vaecore._check import check_choice, check_integer, check_number, check_type
-from vaecore._modes import in_any_mode
-from vaecore._store import read_tensors, write_tensors
+from vaecore._store import write_tensors
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Augmentation = Literal["none", "shift", "distort"]
+Augmentation = Literal["none", "shift", "distort", "flip"]
 
 
 @dataclass(frozen=True)
@@ -114,8 +110,11 @@ class Autoencoder(Protocol):
     """The interface of a VAE; a user's own needs only these two methods.
 
     Results for an image must not depend on the rest of the batch, and `encode` must not be random. Attacks that know
-    the VAE differentiate through both methods. Optional: `decode_logits`, (n, latent) to the log-odds of the result of
-    `decode`, (n, pixels), avoids rounding near 0 and 1 in likelihoods.
+    the VAE differentiate through both methods. Optional: `log_density`, (n, c, h, w) and (n, draws, c, h, w) to (n,
+    draws), the log-probability in nats of the 8-bit pixels of images given decoded latents, for likelihoods (see
+    `discretised_logistic`). `decode_logits`, (n, latent) to the log-odds of the result of `decode`, (n, pixels), says
+    that pixels have a Bernoulli distribution, and avoids rounding near 0 and 1. Without either, grey pixels have the
+    Bernoulli distribution, and those of colour images a discretised logistic one of scale 0.05.
     """
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,12 +136,13 @@ ImageShape = tuple[int, int] | tuple[int, int, int]
 class Reference(nn.Module):
     """A model that files keep: its settings, the shape of its images, its weights."""
 
+    settings: ClassVar[type]
     config: Any
     image_shape: tuple[int, int, int]
 
-    def __init__(self, config: object, kind: type, image_shape: ImageShape) -> None:
+    def __init__(self, config: object, image_shape: ImageShape) -> None:
         super().__init__()
-        check_type("config", config, kind)
+        check_type("config", config, self.settings)
         self.config = config
         self.image_shape = with_channels(image_shape)
 
@@ -161,10 +161,10 @@ class Reference(nn.Module):
             "config": json.dumps(asdict(self.config)),
             "image_shape": json.dumps(self.image_shape),
         }
-        if isinstance(self, Classifier):
-            header["classes"] = json.dumps(self.classes)
+        if (classes := getattr(self, "classes", None)) is not None:
+            header["classes"] = json.dumps(classes)
         weights = self.state_dict()
-        _check_weights(weights, f"a {header['model']} that is saved")
+        check_weights(weights, f"a {header['model']} that is saved")
         write_tensors(Path(path), weights, header)
 
 
@@ -174,8 +174,10 @@ class VAE(Reference):
     image_shape: (channels, height, width), or (height, width) for grey. "Pixels" below counts each channel.
     """
 
+    settings: ClassVar[type] = VAEConfig
+
     def __init__(self, config: VAEConfig, image_shape: ImageShape) -> None:
-        super().__init__(config, VAEConfig, image_shape)
+        super().__init__(config, image_shape)
         pixels = math.prod(self.image_shape)
         self.encoder = nn.Linear(pixels, config.hidden_size)
         self.posterior = nn.Linear(config.hidden_size, 2 * config.latent_size)
@@ -210,8 +212,10 @@ class Classifier(Reference):
     image_shape: (channels, height, width), or (height, width) for grey.
     """
 
+    settings: ClassVar[type] = ClassifierConfig
+
     def __init__(self, config: ClassifierConfig, image_shape: ImageShape, classes: int) -> None:
-        super().__init__(config, ClassifierConfig, image_shape)
+        super().__init__(config, image_shape)
         self.classes = check_integer("classes", classes, 1)
         first, second = config.channels
         channels, *sides = self.image_shape
@@ -244,80 +248,12 @@ def _strided(images: Tensor, convolution: nn.Conv2d) -> Tensor:
     )
 
 
-@in_any_mode
-def load_vae(path: str | Path) -> VAE:
-    """Read a VAE that `save` of a VAE wrote, in eval mode.
-
-    Raises ValueError if the file is damaged, holds no VAE, or holds weights that are not finite float32.
-    """
-    return load(path, VAE, lambda header: VAE(config_of(VAEConfig, header), shape_of(header)))
-
-
-@in_any_mode
-def load_classifier(path: str | Path) -> Classifier:
-    """Read a classifier that `Classifier.save` wrote, in eval mode; raises ValueError as `load_vae` does."""
-    return load(
-        path,
-        Classifier,
-        lambda header: Classifier(config_of(ClassifierConfig, header), shape_of(header), json.loads(header["classes"])),
-    )
-
-
-_Model = TypeVar("_Model", bound=Reference)
-
-
-def load(path: str | Path, kind: type[_Model], make: Callable[[dict[str, str]], _Model]) -> _Model:
-    """Read a model that `Reference.save` wrote.
-
-    make: gives the model that a header describes, with weights of its own.
-    """
-    header, weights = read_tensors(Path(path))
-    if header.get("model") != kind.__name__:
-        raise ValueError(f"{path} must hold a {kind.__name__} of vaecore; it says {header.get('model', 'nothing')}")
-    try:
-        with torch.device("meta"):  # so that a size that is wrong takes no memory
-            expected = {name: value.shape for name, value in make(header).state_dict().items()}
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        cause = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"  # torch's texts may go on for a page
-        raise ValueError(
-            f"{path} must describe a {kind.__name__} in its header; it does not: {cause} (written by another version?)"
-        ) from error
-    if {name: value.shape for name, value in weights.items()} != expected:
-        raise ValueError(f"{path} must hold the weights that its header describes; their names or shapes are others")
-    _check_weights(weights, str(path))
-    model = make(header)
-    model.load_state_dict(weights)
-    return model.eval()
-
-
-def _check_weights(weights: Mapping[str, Tensor], what: str) -> None:
+def check_weights(weights: Mapping[str, Tensor], what: str) -> None:
     for name, value in weights.items():
         if value.dtype is not torch.float32:
             raise ValueError(f"{what} must hold float32 weights; {name} is {str(value.dtype).removeprefix('torch.')}")
         if not value.isfinite().all():
             raise ValueError(f"{what} must hold finite weights; {name} holds NaN or infinity")
-
-
-_Config = TypeVar("_Config", bound="DataclassInstance")
-
-
-def config_of(kind: type[_Config], header: dict[str, str]) -> _Config:
-    """The settings in a file's header; raises ValueError for unknown ones."""
-    values = json.loads(header["config"])
-    if unknown := sorted(set(values) - {field.name for field in fields(kind)}):
-        raise ValueError(f"the file's settings must be those of {kind.__name__}; got {', '.join(unknown)} as well")
-    settings: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
-    return kind(**settings)
-
-
-def shape_of(header: dict[str, str]) -> tuple[int, int, int]:
-    """The shape of images in a file's header."""
-    shape = tuple(json.loads(header["image_shape"]))
-    if len(shape) not in (2, 3) or not all(isinstance(side, int) and side > 0 for side in shape):
-        raise ValueError(f"the shape of images must be (channels, height, width); got {shape}")
-    return with_channels(shape)
 
 
 def with_channels(shape: object) -> tuple[int, int, int]:

@@ -16,13 +16,23 @@ from vaecore._check import check_choice, check_seed, check_type
 from vaecore._modes import in_any_mode
 from vaecore.data._augment import distort
 from vaecore.data._images import Images
-from vaecore.models._networks import VAE, Augmentation, Classifier, ClassifierConfig, TrainingConfig, VAEConfig
+from vaecore.models._colour import SIDES, ConvVAE, ConvVAEConfig, ResidualClassifier, ResidualConfig
+from vaecore.models._kinds import (
+    AnyClassifier,
+    AnyClassifierConfig,
+    AnyVAE,
+    AnyVAEConfig,
+    classifier_of,
+    vae_of,
+)
+from vaecore.models._networks import Augmentation, ClassifierConfig, TrainingConfig, VAEConfig
 
 Progress = Callable[[int, int], None]
 """Called after each step with the number of steps done and the total number."""
 
 Model = TypeVar("Model", bound=nn.Module)
-_Config = TypeVar("_Config", VAEConfig, ClassifierConfig)
+
+_SEEN = 202_500, 270_000  # images that the convolutional VAE and the residual classifier see, each as often as it comes
 
 SMALL = 10_000  # training images; smaller sets are trained on for more epochs, with stronger augmentation
 
@@ -32,12 +42,20 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def reference_configs(train: Images) -> tuple[VAEConfig, ClassifierConfig]:
-    """Settings of the reference models for a training set: those for MNIST or, below 10,000 images, for `digits`.
+def reference_configs(train: Images) -> tuple[AnyVAEConfig, AnyClassifierConfig]:
+    """Settings of the reference models for a training set.
 
-    Raises TypeError unless `train` is Images.
+    Colour images whose sides are multiples of 8 get the convolutional VAE and the residual classifier, for more epochs
+    the fewer they are. All others get the fully connected VAE and the small classifier, with the settings for MNIST or,
+    below 10,000 images, for `digits`. Raises TypeError unless `train` is Images.
     """
     check_type("train", train, Images, "Images(pixels, labels, name, 'train')")
+    channels, *sides = train.shape
+    if channels > 1 and not any(side % SIDES for side in sides):
+        return (
+            ConvVAEConfig(epochs=_between(10, _SEEN[0] // len(train), 40)),
+            ResidualConfig(epochs=_between(10, _SEEN[1] // len(train), 60)),
+        )
     if len(train) >= SMALL:
         return VAEConfig(), ClassifierConfig()
     return (
@@ -48,88 +66,112 @@ def reference_configs(train: Images) -> tuple[VAEConfig, ClassifierConfig]:
     )
 
 
-def settings(train: Images, config: _Config | None, kind: type[_Config]) -> _Config:
-    """The settings to train with, by default those of `reference_configs`; raises TypeError for other types."""
-    defaults = reference_configs(train)
-    if config is None:
-        return next(default for default in defaults if isinstance(default, kind))
-    check_type("config", config, kind)
-    return config
+def _between(low: int, value: int, high: int) -> int:
+    return max(low, min(value, high))
+
+
+def vae_settings(train: Images, config: AnyVAEConfig | None) -> AnyVAEConfig:
+    """The settings to train a VAE with, by default those of `reference_configs`; raises TypeError for other types."""
+    default = reference_configs(train)[0]
+    check_type("config", default if config is None else config, (VAEConfig, ConvVAEConfig))
+    return default if config is None else config
+
+
+def classifier_settings(train: Images, config: AnyClassifierConfig | None) -> AnyClassifierConfig:
+    """As `vae_settings`, for a classifier."""
+    default = reference_configs(train)[1]
+    check_type("config", default if config is None else config, (ClassifierConfig, ResidualConfig))
+    return default if config is None else config
 
 
 @in_any_mode
 def fit_vae(
     train: Images,
-    config: VAEConfig | None = None,
+    config: AnyVAEConfig | None = None,
     *,
     seed: int,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
-) -> VAE:
-    """Train the reference VAE on the evidence lower bound; returned on `device` (default: GPU if any), eval mode.
+) -> AnyVAE:
+    """Train a reference VAE on the evidence lower bound; returned on `device` (default: GPU if any), eval mode.
 
     Loss: -log p(x | z) + beta KL(q(z | x) || p(z)), summed over pixels and latents, averaged over images, in nats
-    (Kingma and Welling 2014, equation 10, one draw). Raises ValueError if the loss is no longer finite, and TypeError
-    for arguments of other types.
+    (Kingma and Welling 2014, equation 10, one draw). config: its type chooses the model; None for that of
+    `reference_configs`. Raises ValueError if the loss is no longer finite, and TypeError for arguments of other types.
     """
-    config = settings(train, config, VAEConfig)
+    config = vae_settings(train, config)
     unlabelled = torch.zeros(len(train), dtype=torch.int64)
 
-    def loss(model: VAE, pixels: Tensor, _: Tensor) -> Tensor:
+    def loss(model: AnyVAE, pixels: Tensor, _: Tensor) -> Tensor:
         mean, log_variance = model.encode(pixels)
         latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-        error = binary_cross_entropy_with_logits(model.decode_logits(latents), pixels.flatten(1), reduction="sum")
+        error = reconstruction_error(model, pixels, latents)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
         return (error + config.beta * kl) / len(pixels)
 
     with seeded(seed, device) as place:
-        model = VAE(config, train.shape).to(place)
+        model = vae_of(config, train.shape).to(place)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
         return fit(model, loss, optimizer, config, train.pixels, unlabelled, device=place, progress=progress)
+
+
+def reconstruction_error(model: AnyVAE, pixels: Tensor, latents: Tensor) -> Tensor:
+    """-log p(x | z) in nats, summed over images (n, c, h, w), of their latents (n, latent)."""
+    if isinstance(model, ConvVAE):
+        return -model.log_density(pixels, model.decode(latents).unsqueeze(1)).sum()
+    return binary_cross_entropy_with_logits(model.decode_logits(latents), pixels.flatten(1), reduction="sum")
 
 
 @in_any_mode
 def fit_classifier(
     train: Images,
-    config: ClassifierConfig | None = None,
+    config: AnyClassifierConfig | None = None,
     *,
     seed: int,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
-) -> Classifier:
-    """Train the reference classifier on cross-entropy; returned on `device` (default: GPU if any), eval mode.
+) -> AnyClassifier:
+    """Train a reference classifier on cross-entropy; returned on `device` (default: GPU if any), eval mode.
 
-    Raises ValueError without labels, or if the loss is no longer finite, and TypeError for arguments of other types.
+    config: its type chooses the model; None for that of `reference_configs`. Raises ValueError without labels, or if
+    the loss is no longer finite, and TypeError for arguments of other types.
     """
 
-    def loss(model: Classifier, pixels: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(model(pixels), labels)
+    config = classifier_settings(train, config)
+    smoothing = config.label_smoothing if isinstance(config, ResidualConfig) else 0.0
 
-    config = settings(train, config, ClassifierConfig)
+    def loss(model: AnyClassifier, pixels: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(model(pixels), labels, label_smoothing=smoothing)
+
     return fit_classifier_on(loss, train, config, seed=seed, device=device, progress=progress)
 
 
 def fit_classifier_on(
-    loss: Callable[[Classifier, Tensor, Tensor], Tensor],
+    loss: Callable[[AnyClassifier, Tensor, Tensor], Tensor],
     train: Images,
-    config: ClassifierConfig,
+    config: AnyClassifierConfig,
     *,
     seed: int,
     device: torch.device | str | None,
     progress: Progress | None,
-) -> Classifier:
-    """Train the reference classifier by a loss of (model, pixels, labels); otherwise as `fit_classifier`."""
+) -> AnyClassifier:
+    """Train a reference classifier by a loss of (model, pixels, labels); otherwise as `fit_classifier`."""
     labels, classes = train.labels, train.classes
     if labels is None or classes is None:
         raise ValueError(f"a classifier needs labels; the training images of {train.name} have none")
     if classes < 2:
         raise ValueError(f"a classifier needs two classes or more; got the label 0 alone in {train.name}")
     with seeded(seed, device) as place:
-        model = Classifier(config, train.shape, classes).to(place)
+        model = classifier_of(config, train.shape, classes).to(place)
+        if isinstance(model, ResidualClassifier):
+            model.normalise()
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        return fit(model, loss, optimizer, config, train.pixels, labels, device=place, progress=progress)
+        fitted = fit(model, loss, optimizer, config, train.pixels, labels, device=place, progress=progress)
+        if isinstance(fitted, ResidualClassifier):
+            fitted.fold()
+        return fitted
 
 
 def fit(
@@ -175,19 +217,27 @@ def _batches(count: int, batch_size: int, epochs: int) -> Iterator[Tensor]:
 
 
 def augment(pixels: Tensor, kind: Augmentation) -> Tensor:
-    """Random changes of training images: "shift" by up to one pixel, "distort" by affine and elastic maps."""
+    """Random changes of training images.
+
+    "shift" by up to one pixel, "distort" by affine and elastic maps, "flip" for photographs: half of them mirrored, and
+    all shifted by up to an eighth of the shorter side, with mirrored edges.
+    """
     check_choice("augmentation", kind, get_args(Augmentation))
     if kind == "none":
         return pixels
     if kind == "distort":
         return distort(pixels, torch.Generator(pixels.device).manual_seed(int(torch.randint(2**62, ()))))
     height, width = pixels.shape[-2:]
-    down, right = torch.randint(3, (2, len(pixels), 1), device=pixels.device)
+    most, edges = (min(height, width) // 8, "reflect") if kind == "flip" else (1, "constant")
+    down, right = torch.randint(2 * most + 1, (2, len(pixels), 1), device=pixels.device)
     rows = (down + torch.arange(height, device=pixels.device))[:, None, :, None]
     columns = (right + torch.arange(width, device=pixels.device))[:, None, None, :]
+    if kind == "flip":
+        mirrored = torch.rand(len(pixels), 1, 1, 1, device=pixels.device) < 0.5
+        columns = columns.flip(3).where(mirrored, columns)
     image = torch.arange(len(pixels), device=pixels.device)[:, None, None, None]
     channel = torch.arange(pixels.shape[1], device=pixels.device)[:, None, None]
-    return pad(pixels, (1, 1, 1, 1))[image, channel, rows, columns]
+    return pad(pixels, (most, most, most, most), edges)[image, channel, rows, columns]
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 from torch.nn.functional import relu, softplus
 
 from vaecore._calls import ask, check_module
@@ -15,6 +16,8 @@ from vaecore._check import check_choice, check_images, check_integer
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, normal, seed_for
 from vaecore._precision import Precision, check_precision, computing_in
+from vaecore.models._colour import ConvVAE
+from vaecore.models._density import discretised_logistic
 from vaecore.models._networks import VAE, Autoencoder
 from vaecore.reconstruction._decode import (
     Posterior,
@@ -28,6 +31,10 @@ from vaecore.reconstruction._decode import (
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
 """Log-density in nats of images (n, c, h, w) given decoded latents (n, draws, c, h, w), as (n, draws)."""
+
+# Of the logistic distribution of a colour VAE that says nothing of its own: a standard deviation of 23 grey levels, as
+# the reconstruction errors of VAEs on CIFAR-10 have.
+_SCALE = 0.05
 
 # Latents decoded at once: on a CPU their activations fit a core's cache, and on a GPU they fill it.
 _PORTION = {"cpu": 500, "cuda": 65_536}
@@ -58,12 +65,13 @@ def log_likelihood(
     log((1 / draws) sum of p(x, z) / q(z | x)) over draws z of the posterior: Burda et al. 2016, equation 8. Its
     expectation is the ELBO for one draw and approaches log p(x) with more draws.
 
-    log_density: of images given decoded latents; None for a Bernoulli distribution of each grey pixel, as in training,
-    from the decoder's log-odds (see `log_odds`). This is no density of grey pixels, so do not compare its nats with the
-    bits of files; the score input-complexity may be. precision: of decoding. "bfloat16" (torch.autocast) is faster on
-    processors that support it; on MNIST it changes an image's bound by 0.02 nats (standard deviation), another seed by
-    1.4. The noise, `first_index`, `indices` and `chunk` are those of `reconstruct`, with the same draws for the same
-    seed. Memory for each draw is that of its latents.
+    log_density: of images given decoded latents; None for that of `decoder_density`, as in training. For grey images
+    this is by default a Bernoulli distribution of each pixel, from the decoder's log-odds (see `log_odds`): no density
+    of grey pixels, so do not compare its nats with the bits of files; the score input-complexity may be. For colour
+    they are nats of 8-bit pixels; divided by the pixels of all channels, nats per dimension. precision: of decoding.
+    "bfloat16" (torch.autocast) is faster on processors that support it; on MNIST it changes an image's bound by 0.02
+    nats (standard deviation), another seed by 1.4. The noise, `first_index`, `indices` and `chunk` are those of
+    `reconstruct`, with the same draws for the same seed. Memory for each draw is that of its latents.
     """
 
     def bound(encoded: Posterior, noise: Tensor, densities: Tensor) -> Tensor:
@@ -139,9 +147,9 @@ def likelihood_regret(
     """Nats that an image's bound gains by optimising its posterior; (n, c, h, w) to (n,); higher is more anomalous.
 
     Xiao et al. 2020. how="encoder" is the published variant: it optimises an encoder for each image (100 steps of Adam
-    at rate 2e-4, as in the authors' code, without its weight decay of 5e-5, which hardly moves a rank), and
-    needs a VAE that is a torch module. Encoders of a `VAE` are optimised several at once, others in turn, which takes
-    some ten times as long. how="posterior" optimises mean and log-variance themselves (20 steps), all images at once,
+    at rate 2e-4, as in the authors' code, without its weight decay of 5e-5, which hardly moves a rank), and needs a VAE
+    that is a torch module. Encoders of a `VAE` or `ConvVAE` are optimised several at once, others in turn, which takes
+    several times as long. how="posterior" optimises mean and log-variance themselves (20 steps), all images at once,
     and comes nearer to the optimum; it ranks images inside otherwise.
 
     The bounds before and after use the same `draws` antithetic draws, which differ from the optimiser's. So overfitting
@@ -215,6 +223,47 @@ def importance_weighted(weights: Tensor, dim: int = 1) -> Tensor:
     return torch.logsumexp(weights, dim=dim) - math.log(weights.shape[dim])
 
 
+def decoder_density(vae: Autoencoder, image_shape: Sequence[int]) -> LogDensity | None:
+    """The log-density of a VAE's decoder; image_shape: (..., channels, height, width).
+
+    That of the VAE's method `log_density`, if it has one. None stands for a Bernoulli distribution of each pixel, of
+    grey images and of a VAE that gives log-odds. Else, in colour, `discretised_logistic` with scale 0.05.
+    """
+    own: LogDensity | None = getattr(vae, "log_density", None)
+    if own is not None or image_shape[-3] == 1 or hasattr(vae, "decode_logits"):
+        return own
+    return partial(discretised_logistic, scale=_SCALE)
+
+
+def density_of(
+    vae: Autoencoder,
+    images: Tensor,
+    latents: Tensor,
+    log_density: LogDensity | None = None,
+    precision: Precision = "float32",
+) -> Tensor:
+    """Log-density in nats of images given their latents (n, draws, latent), decoded at once; (n, draws)."""
+    density = decoder_density(vae, images.shape) if log_density is None else log_density
+    decode = log_odds if density is None else decode_draws
+    with computing_in(precision, latents.device):
+        decoded = decode(vae, latents, images.shape)
+    if density is None:
+        return log_bernoulli_of_odds(images, decoded)
+    if log_density is None:
+        check_reconstructions(decoded.flatten(0, 1))
+    return checked_density(density, images, decoded)
+
+
+def checked_density(log_density: LogDensity, images: Tensor, decoded: Tensor) -> Tensor:
+    """The log-density of images (n, c, h, w) given decoded latents; raises ValueError unless it is (n, draws)."""
+    density = log_density(images, decoded)
+    if density.shape != decoded.shape[:2]:
+        raise ValueError(
+            f"log_density must give {tuple(decoded.shape[:2])}, (images, draws); got {tuple(density.shape)}"
+        )
+    return density
+
+
 def log_odds(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
     """Log-odds of each pixel; latents (n, draws, latent) to (n, draws, pixels).
 
@@ -269,17 +318,7 @@ def log_densities(
         rows = images[start : start + step]
         for first in range(0, latents.shape[1], portion):
             part = latents[start : start + step, first : first + portion]
-            with computing_in(precision, latents.device):
-                decode = log_odds if log_density is None else decode_draws
-                decoded = decode(vae, part, rows.shape)
-            if log_density is None:
-                density = log_bernoulli_of_odds(rows, decoded)
-            else:
-                density = log_density(rows, decoded)
-                if density.shape != part.shape[:2]:
-                    raise ValueError(
-                        f"log_density must give {tuple(part.shape[:2])}, (images, draws); got {tuple(density.shape)}"
-                    )
+            density = density_of(vae, rows, part, log_density, precision)
             densities[start : start + step, first : first + portion] = density
     return densities
 
@@ -315,7 +354,7 @@ def _elbo_gradient(vae: Autoencoder, images: Tensor, parameters: Tensor, noise: 
         # (Roeder et al. 2017, "Sticking the landing"). With few steps and draws this noise would cost most of the gain.
         from_mean = (latents - fixed_mean).square() * (-fixed_log_variance).exp()
         prior_over_posterior = 0.5 * (from_mean - latents.square()).sum(dim=2)
-        density = log_bernoulli_of_odds(images, log_odds(vae, latents, images.shape))
+        density = density_of(vae, images, latents)
         (gradient,) = torch.autograd.grad((density + prior_over_posterior).mean(dim=1).sum(), leaf)
     return gradient
 
@@ -330,8 +369,12 @@ def _optimised_encoder(vae: Autoencoder, images: Tensor, _: Posterior, noise: Te
     fitted: Any = copy.deepcopy(vae)
     for weight in fitted.parameters():  # `Module.requires_grad_`, which a script does not have
         weight.requires_grad_(weight.is_floating_point())
+    at_once = _ENCODERS.get(images.device.type, 256)
+    optimise: Callable[[Tensor, Tensor], Posterior]
     if isinstance(vae, VAE) and type(vae).encode is VAE.encode:
-        optimise, at_once = partial(_optimised_layers, fitted), _ENCODERS.get(images.device.type, 256)
+        optimise = partial(_optimised_layers, fitted)
+    elif isinstance(vae, ConvVAE) and type(vae).encode is ConvVAE.encode:
+        optimise = partial(_optimised_networks, fitted)
     else:
         encoder = _encoder_weights(fitted, images[:1])
         start = [weight.detach().clone() for weight in encoder]
@@ -375,6 +418,26 @@ def _optimised_layers(vae: VAE, images: Tensor, noise: Tensor) -> Posterior:
     return encode()
 
 
+def _optimised_networks(vae: ConvVAE, images: Tensor, noise: Tensor) -> Posterior:
+    """The posteriors of images, (n, latent) each, by a convolutional encoder that is optimised for each."""
+    network = nn.Sequential(vae.encoder, vae.posterior)
+    weights = {
+        name: weight.detach().contiguous().expand(len(images), *weight.shape).clone().requires_grad_()
+        for name, weight in network.named_parameters()
+    }
+
+    def encode_one(own: dict[str, Tensor], image: Tensor) -> Tensor:
+        encoded: Tensor = functional_call(network, own, (image.unsqueeze(0),))
+        return encoded.flatten()
+
+    def encode() -> Posterior:
+        mean, log_variance = vmap(encode_one)(weights, images).chunk(2, dim=1)
+        return mean, log_variance
+
+    _climb(vae, images, noise, encode, [*weights.values()])
+    return encode()
+
+
 def _climb(
     vae: Autoencoder, images: Tensor, noise: Tensor, encode: Callable[[], Posterior], weights: list[Tensor]
 ) -> None:
@@ -384,10 +447,11 @@ def _climb(
         with torch.enable_grad():
             mean, log_variance = encode()
             latents = latents_of((mean, log_variance), draw.unsqueeze(1))
-            density = log_bernoulli_of_odds(images, log_odds(vae, latents, images.shape))
+            density = density_of(vae, images, latents)
             loss = (kl_of_posterior(mean, log_variance) - density.squeeze(1)).sum()
-        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-            weight.grad = gradient
+        optimizer.zero_grad()
+        # Unlike those of autograd.grad, these gradients lie in memory as the weights do, which fused Adam expects.
+        loss.backward(inputs=weights)  # type: ignore[no-untyped-call]
         optimizer.step()
 
 

@@ -14,8 +14,17 @@ from vaecore._batch_sizes import answers
 from vaecore._check import check_integer
 from vaecore._noise import normal
 from vaecore.models._networks import Autoencoder, Classify
-from vaecore.reconstruction._decode import kl_of_posterior, latents_of, posterior
+from vaecore.reconstruction._decode import (
+    check_reconstructions,
+    decode_draws,
+    kl_of_posterior,
+    latents_of,
+    posterior,
+)
 from vaecore.reconstruction._likelihood import (
+    LogDensity,
+    checked_density,
+    decoder_density,
     elbo_of,
     importance_weighted,
     log_bernoulli_of_odds,
@@ -55,7 +64,7 @@ class Features:
 
     vae, classifier: may be None if no feature that is used needs them. indices: (n,) int64, of the images. Draws are
     those of `reconstruct` for the same seed and indices. of_draws: what is computed of each besides density and error,
-    of "logits" (for `drawn_logits`) and "normaliser" (for `code_length`).
+    of "logits" (for `drawn_logits`) and "normaliser" (for `code_length`, of a Bernoulli decoder).
     """
 
     def __init__(
@@ -100,6 +109,11 @@ class Features:
         return normal(self._seed, self._indices, draws=draws, size=self.encoded[0].shape[1])
 
     @cached_property
+    def _density(self) -> LogDensity | None:
+        """The decoder's log-density; None for the Bernoulli distribution."""
+        return decoder_density(self.vae, self.images.shape)
+
+    @cached_property
     def _drawn(self) -> dict[str, Tensor]:
         """Features of the draws, from one pass that decodes them in portions."""
         draws, shape = self._settings.draws, self.images.shape
@@ -107,11 +121,16 @@ class Features:
         portion = max(1, _DECODED.get(self.images.device.type, 4096) // draws)
         parts = []
         for rows, row_latents in zip(torch.split(self.images, portion), torch.split(latents, portion), strict=True):
-            odds = log_odds(self.vae, row_latents, shape)
-            part = {"log_density": log_bernoulli_of_odds(rows, odds)}
-            if "normaliser" in self._of_draws:
-                part["normaliser"] = log_normaliser_of_odds(odds)
-            reconstructions = odds.sigmoid() if odds.requires_grad else odds.sigmoid_()
+            if self._density is None:
+                odds = log_odds(self.vae, row_latents, shape)
+                part = {"log_density": log_bernoulli_of_odds(rows, odds)}
+                if "normaliser" in self._of_draws:
+                    part["normaliser"] = log_normaliser_of_odds(odds)
+                reconstructions = odds.sigmoid() if odds.requires_grad else odds.sigmoid_()
+            else:
+                decoded = decode_draws(self.vae, row_latents, shape)
+                reconstructions = check_reconstructions(decoded.flatten(0, 1)).view(*decoded.shape[:2], -1)
+                part = {"log_density": checked_density(self._density, rows, decoded)}
             part["mse"] = (reconstructions - rows.flatten(1).unsqueeze(1)).square().flatten(1).mean(dim=1)
             if "logits" in self._of_draws:
                 logits = self._classify(reconstructions.view(-1, *shape[1:]))
@@ -126,7 +145,7 @@ class Features:
 
     @property
     def log_density(self) -> Tensor:
-        """Bernoulli log-density in nats of the images given each draw, (n, draws)."""
+        """The decoder's log-density in nats of the images given each draw, (n, draws); see `decoder_density`."""
         return self._drawn["log_density"]
 
     @property
@@ -153,9 +172,12 @@ class Features:
     def code_length(self) -> Tensor:
         """Bits that the VAE takes for each image's 8-bit pixels, (n,).
 
-        A grey level has the density at its pixel, of the continuous Bernoulli distribution, times its width of 1 / 256.
+        A decoder's own density is that of levels already. With the Bernoulli distribution a level has the density at
+        its pixel, of the continuous Bernoulli distribution, times its width of 1 / 256.
         """
         weights = log_weights(self.encoded, self._noise[:, : self._settings.draws], self.log_density)
+        if self._density is not None:
+            return -importance_weighted(weights) / math.log(2)
         density = importance_weighted(weights + self._drawn["normaliser"])
         return 8 * self.images[0].numel() - density / math.log(2)
 
@@ -176,7 +198,10 @@ class Features:
     @cached_property
     def mean_reconstruction(self) -> Tensor:
         """The image decoded from each posterior mean, (n, c, h, w)."""
-        return log_odds(self.vae, self.encoded[0].unsqueeze(1), self.images.shape).sigmoid().view_as(self.images)
+        latents, shape = self.encoded[0].unsqueeze(1), self.images.shape
+        if self._density is not None:
+            return check_reconstructions(decode_draws(self.vae, latents, shape)[:, 0])
+        return log_odds(self.vae, latents, shape).sigmoid().view_as(self.images)
 
     @cached_property
     def states(self) -> Tensor:

@@ -251,7 +251,7 @@ _SCORES = (
     ),
     Score(
         "bce",
-        "Binary cross-entropy of reconstructions in nats, mean over pixels and draws.",
+        "Minus the log-density of reconstructions in nats, mean over pixels and draws; binary cross-entropy for grey.",
         "An and Cho 2015: minus the reconstruction probability",
         _VAE,
         lambda features: -features.log_density.mean(dim=1) / features.images[0].numel(),
@@ -316,7 +316,7 @@ _SCORES = (
     Score(
         "input-complexity",
         "Bits that the VAE takes for the image's 8-bit pixels, minus those of the compressed image.",
-        "Serra et al. 2020; with LZMA, and a continuous Bernoulli density (Loaiza-Ganem and Cunningham 2019)",
+        "Serra et al. 2020; with LZMA, and for grey a continuous Bernoulli density (Loaiza-Ganem and Cunningham 2019)",
         _VAE,
         lambda features: features.code_length - 8 * features.compressed,
         of_draws=("normaliser",),

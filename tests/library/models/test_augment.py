@@ -1,4 +1,4 @@
-"""Augmentation of training images: distortion and one-pixel shifts."""
+"""Augmentation of training images: distortion, shifts and mirrored images."""
 
 import math
 
@@ -83,17 +83,26 @@ def test_distortion_refuses_wrong_shapes_and_strengths(generator, images, streng
         distort(images, generator, **strength)
 
 
-def test_one_pixel_shifts_are_exact_and_all_nine_occur(generator):
-    pixels = torch.rand(600, 1, 5, 7, generator=generator)
-    padded = pad(pixels, (1, 1, 1, 1))
-    shifts = torch.stack([padded[..., down : down + 5, right : right + 7] for down in range(3) for right in range(3)])
+@pytest.mark.parametrize(
+    ("kind", "sides", "edges", "most", "ways"),
+    [("shift", (5, 7), "constant", 1, 9), ("flip", (8, 10), "reflect", 1, 18)],
+)
+def test_shifts_and_mirrors_are_exact_and_all_of_them_occur(generator, kind, sides, edges, most, ways):
+    count, (height, width) = 67 * ways, sides
+    pixels = torch.rand(count, 2, height, width, generator=generator)
+    padded, range_ = pad(pixels, (most,) * 4, edges), range(2 * most + 1)
+    shifts = torch.stack(
+        [padded[..., down : down + height, right : right + width] for down in range_ for right in range_]
+    )
+    expected = torch.cat([shifts, shifts.flip(4)]) if kind == "flip" else shifts
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        shifted = augment(pixels, "shift")
-    assert shifted.shape == pixels.shape
-    match = (shifts == shifted).flatten(2).all(dim=2)  # (9, images)
-    assert match.sum(dim=0).tolist() == [1] * 600
-    times = match.sum(dim=1)  # 67 expected, standard deviation 7.7
+        changed = augment(pixels, kind)
+    assert changed.shape == pixels.shape
+    match = (expected == changed).flatten(2).all(dim=2)  # (ways, images)
+    assert match.sum(dim=0).tolist() == [1] * count
+    times = match.sum(dim=1)  # 67 expected, standard deviation 8
+    assert len(times) == ways
     assert times.min() > 35
     assert times.max() < 105
 

@@ -13,11 +13,15 @@ from vaecore.toolkit import is_available, read_tensors, write_tensors
 
 SMALL_VAE = vc.VAEConfig(latent_size=4, hidden_size=32, epochs=2, batch_size=64)
 SMALL_CLASSIFIER = vc.ClassifierConfig(channels=(4, 8), hidden_size=16, epochs=2, batch_size=64)
+SMALL_CONV = vc.ConvVAEConfig(2, (4, 4, 8), epochs=2, batch_size=64)
+SMALL_RESIDUAL = vc.ResidualConfig((4, 4, 8), epochs=2, batch_size=64)
 SMALL_HIERARCHY = vc.HierarchicalVAEConfig((1, 3, 2), (4, 16, 8), epochs=2, batch_size=64, learning_rate=4e-3)
 KINDS = {
     "vae": (vc.fit_vae, SMALL_VAE, vc.load_vae),
     "classifier": (vc.fit_classifier, SMALL_CLASSIFIER, vc.load_classifier),
     "hierarchical vae": (vc.fit_hierarchical_vae, SMALL_HIERARCHY, vc.load_hierarchical_vae),
+    "colour vae": (vc.fit_vae, SMALL_CONV, vc.load_vae),
+    "colour classifier": (vc.fit_classifier, SMALL_RESIDUAL, vc.load_classifier),
 }
 ONCE = {"seed": 0, "device": torch.device("cpu")}
 
@@ -32,10 +36,18 @@ def some(train):
     return train.take(slice(200))
 
 
+def learnt(kind, some):
+    """What a model of a kind learns from: for colour, digits in the middle of 24x24 pixels, each channel another."""
+    if "colour" not in kind:
+        return some
+    ink = some.pixels[..., 2:26, 2:26]
+    return vc.Images(torch.cat([ink, 0.3 + 0.5 * ink, 1 - ink], dim=1), some.labels, "colours", "train")
+
+
 @pytest.fixture(scope="module")
 def models(some):
     """One small model of each kind, of seed 0."""
-    return {kind: fit(some, config, **ONCE) for kind, (fit, config, _) in KINDS.items()}
+    return {kind: fit(learnt(kind, some), config, **ONCE) for kind, (fit, config, _) in KINDS.items()}
 
 
 def equal(left, right):
@@ -45,7 +57,7 @@ def equal(left, right):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_seed_gives_the_same_weights_bit_by_bit_and_leaves_the_global_state_alone(kind, some, models):
-    fit, config, _ = KINDS[kind]
+    (fit, config, _), some = KINDS[kind], learnt(kind, some)
     torch.rand(7)  # whatever was drawn before must not matter
     state = torch.get_rng_state()
     again = fit(some, config, **ONCE)
@@ -88,10 +100,11 @@ def test_images_of_other_shapes_are_taken(shape):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(1, 56, 14), (1, 27, 28), (3, 28, 28)])
+@pytest.mark.parametrize("shape", [(1, 56, 14), (1, 27, 28), (3, 28, 28), (3, 12, 48)])
 def test_images_of_another_shape_are_refused_also_if_the_layers_would_take_them(kind, shape, models):
-    model = models[kind] if kind == "classifier" else models[kind].encode
-    with pytest.raises(ValueError, match=r"takes images \(n, 1, 28, 28\); got \(2, .*resize or pad"):
+    expected = ", ".join(map(str, models[kind].image_shape))
+    model = models[kind] if "classifier" in kind else models[kind].encode
+    with pytest.raises(ValueError, match=rf"takes images \(n, {expected}\); got \(2, .*resize or pad"):
         model(torch.zeros(2, *shape))
 
 
@@ -112,14 +125,14 @@ def test_the_layers_of_the_classifier_are_strided_convolutions(shape):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_comes_back_from_its_file(kind, models, some, tmp_path):
-    model, load = models[kind], KINDS[kind][2]
+    model, load, some = models[kind], KINDS[kind][2], learnt(kind, some)
     model.save(tmp_path / "model")
     again = load(str(tmp_path / "model"))
     assert again.config == model.config
     assert again.image_shape == model.image_shape
     assert not again.training
     assert equal(again, model)
-    answer = (lambda each: each(some.pixels)) if kind == "classifier" else (lambda each: each.encode(some.pixels))
+    answer = (lambda each: each(some.pixels)) if "classifier" in kind else (lambda each: each.encode(some.pixels))
     assert_close(answer(again), answer(model))
 
 
@@ -131,9 +144,9 @@ def test_damaged_and_foreign_files_are_refused(models, tmp_path):
             load(path)
 
     models["classifier"].save(path)
-    refused(vc.load_vae, r"model must hold a VAE of vaecore; it says Classifier")
+    refused(vc.load_vae, r"model must hold a VAE or ConvVAE of vaecore; it says Classifier")
     models["vae"].save(path)
-    refused(vc.load_classifier, r"model must hold a Classifier of vaecore; it says VAE")
+    refused(vc.load_classifier, r"model must hold a Classifier or ResidualClassifier of vaecore; it says VAE")
     refused(vc.load_hierarchical_vae, r"model must hold a HierarchicalVAE of vaecore; it says VAE")
     whole = bytearray(path.read_bytes())
     whole[-5] ^= 1
@@ -154,7 +167,7 @@ def test_damaged_and_foreign_files_are_refused(models, tmp_path):
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_models_are_trained_and_read_in_any_mode(kind, mode, some, models, tmp_path):
     """Also on images that were made there; the weights are ordinary ones."""
-    fit, config, load = KINDS[kind]
+    (fit, config, load), some = KINDS[kind], learnt(kind, some)
     models[kind].save(tmp_path / "model")
     with mode():
         made = vc.Images(some.pixels.clone(), some.labels.clone(), "mine", "train")
@@ -238,7 +251,7 @@ def test_a_model_that_could_not_be_read_again_is_not_saved(models, tmp_path, cha
 # Settings
 
 
-@pytest.mark.parametrize("augmentation", ["none", "shift", "distort"])
+@pytest.mark.parametrize("augmentation", ["none", "shift", "distort", "flip"])
 def test_augmentation_changes_what_is_learnt_but_not_the_training_set(augmentation, some, models):
     kept = some.pixels.clone()
     config = vc.ClassifierConfig(channels=(4, 8), hidden_size=16, epochs=2, batch_size=64, augmentation=augmentation)
@@ -284,14 +297,26 @@ def test_the_hierarchical_vae_takes_more_epochs_on_smaller_sets(train):
     assert vc.hierarchical_config(train) == vc.HierarchicalVAEConfig(epochs=100_000 // len(train))
 
 
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [((3, 32, 32), True), ((3, 8, 64), True), ((3, 28, 28), False), ((3, 4, 4), False), ((1, 32, 32), False)],
+)
+def test_colour_with_sides_of_a_multiple_of_8_gets_the_convolutional_pair(shape, fits):
+    few = vc.Images(torch.zeros(2, *shape), None, "few", "train")
+    kinds = (vc.ConvVAEConfig, vc.ResidualConfig) if fits else (vc.VAEConfig, vc.ClassifierConfig)
+    assert tuple(map(type, vc.reference_configs(few))) == kinds
+
+
 class EnoughError(Exception):
     pass
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_reference_settings_are_the_default(kind, some):
-    configs = dict(zip(KINDS, (*vc.reference_configs(some), vc.hierarchical_config(some)), strict=True))
-    config = configs[kind]
+    some = learnt(kind, some)
+    vae, classifier = vc.reference_configs(some)
+    config = classifier if "classifier" in kind else vc.hierarchical_config(some) if "hier" in kind else vae
+    assert type(config) is type(KINDS[kind][1])
 
     def first(step, steps):
         assert (step, steps) == (1, config.epochs * (len(some) // min(config.batch_size, len(some))))
@@ -306,7 +331,7 @@ def test_the_reference_settings_are_the_default(kind, some):
     ("images", "batch_size", "steps"), [(30, 10, 6), (35, 10, 6), (7, 10, 2), (10, 10, 2), (3, 1, 6)]
 )
 def test_progress_counts_every_step_up_to_the_last(kind, images, batch_size, steps, some):
-    fit, config, _ = KINDS[kind]
+    (fit, config, _), some = KINDS[kind], learnt(kind, some)
     config = replace(config, epochs=2, batch_size=batch_size)
     seen = []
     fit(some.take(slice(images)), config, **ONCE, progress=lambda *step: seen.append(step))

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import hypothesis.strategies as st
 import pytest
@@ -12,7 +13,7 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_diverg
 from torch.nn.functional import binary_cross_entropy, logsigmoid
 from torch.testing import assert_close
 
-from vaecore import VAE, elbo, likelihood_regret, log_likelihood, reconstruct, scores
+from vaecore import VAE, discretised_logistic, elbo, likelihood_regret, log_likelihood, reconstruct, scores
 from vaecore.toolkit import kl_of_posterior, normal, seed_for
 
 LATENT, SIDES = 3, (5, 4)
@@ -214,6 +215,78 @@ def test_draws_of_the_likelihood_are_those_of_the_elbo(tiny_vae, some_images):
     expected = torch.stack([elbo(vae, images, draws=1, seed=seed) for seed in range(40)]).mean(dim=0)
     assert (single - expected).mean().abs() < 0.15  # one draw gives the ELBO, but with a KL that is drawn as well
     assert (many - expected).mean() > 0.6
+
+
+# Colour
+
+
+class Coloured(nn.Module):
+    """A user's own VAE of colour, which says nothing of its density."""
+
+    def __init__(self, vae):
+        super().__init__()
+        self.vae = vae
+
+    def encode(self, images):
+        return self.vae.encode(images)
+
+    def decode(self, latents):
+        return self.vae.decode(latents)
+
+
+class OfGaussians(Coloured):
+    """One that does."""
+
+    def log_density(self, images, decoded):
+        return Normal(decoded, 0.2).log_prob(images.unsqueeze(1)).sum(dim=(2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "density_of"),
+    [
+        (lambda vae: vae, lambda vae: vae.log_density),
+        (OfGaussians, lambda vae: vae.log_density),
+        (Coloured, lambda _: partial(discretised_logistic, scale=0.05)),
+    ],
+    ids=["reference", "own", "default"],
+)
+def test_colour_has_the_density_of_its_decoder_or_a_logistic_one(tiny_colour_vae, some_colours, wrapper, density_of):
+    vae, images, draws = wrapper(tiny_colour_vae()).eval(), some_colours(9), {"draws": 4, "seed": 3}
+    density = density_of(vae)
+    decoded = reconstruct(vae, images, **draws)
+    with torch.no_grad():
+        expected = density(images, decoded).mean(dim=1) - kl_of_posterior(*vae.encode(images))
+    bound = elbo(vae, images, **draws)
+    assert_close(bound, expected)
+    for function in (elbo, log_likelihood):
+        assert torch.equal(function(vae, images, **draws), function(vae, images, log_density=density, **draws))
+    assert torch.equal(bound, -scores["elbo"](vae, images, importance_draws=1, **draws))
+    for how in ("posterior", "encoder"):
+        assert likelihood_regret(vae, images, seed=0, steps=20, how=how).median() > 0.1
+
+
+def test_convolutional_encoders_are_optimised_at_once_as_they_would_be_in_turn(tiny_colour_vae, some_colours):
+    class OneByOne(Coloured):
+        def log_density(self, images, decoded):
+            return self.vae.log_density(images, decoded)
+
+    vae, setting = tiny_colour_vae(), {"how": "encoder", "seed": 1, "steps": 10}
+    together, in_turn = (likelihood_regret(each, some_colours(3), **setting) for each in (vae, OneByOne(vae).eval()))
+    assert in_turn.abs().min() > 1e-2
+    assert_close(together, in_turn, rtol=1e-2, atol=1e-3)
+
+
+def test_a_density_or_a_reconstruction_of_colour_that_is_unfit_is_refused(tiny_colour_vae, some_colours):
+    vae, images = OfGaussians(tiny_colour_vae()).eval(), some_colours(3)
+    vae.log_density = lambda images, _: images.sum(dim=(1, 2, 3))
+    for function in (elbo, likelihood_regret, scores["elbo"]):
+        with pytest.raises(ValueError, match=r"log_density must give \(3, \d\), \(images, draws\); got \(3,\)"):
+            function(vae, images, **({} if function is likelihood_regret else {"draws": 2}), seed=0)
+    spoilt = tiny_colour_vae()
+    spoilt.decoder[0].bias.data.fill_(math.nan)
+    for function in (elbo, likelihood_regret, scores["elbo"]):
+        with pytest.raises(ValueError, match="reconstructions must be finite; got NaN"):
+            function(spoilt, images, draws=2, seed=0)
 
 
 # However it is computed

@@ -219,6 +219,17 @@ def test_more_importance_draws_or_fewer_than_reconstructions(tiny_vae, blotted):
             assert_close(score, -expected, rtol=1e-5, atol=1e-4)
 
 
+def test_the_code_of_colour_takes_as_many_bits_as_the_decoder_s_probabilities_say(tiny_colour_vae, some_colours):
+    vae, images = tiny_colour_vae(), some_colours(6)
+    at = {"seed": SEED, "draws": 3, "importance_draws": 3}
+    expected = -log_likelihood(vae, images, draws=3, seed=SEED) / math.log(2)
+    complexity, size = (scores[name](vae, images, **at) for name in ("input-complexity", "compressed-size"))
+    assert_close(complexity + 8 * size, expected)
+    assert_close(
+        scores["bce"](vae, images, **at) * images[0].numel(), -elbo(vae, images, draws=3, seed=SEED) - kl(vae, images)
+    )
+
+
 # Higher is more anomalous
 
 

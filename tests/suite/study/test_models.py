@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from vaecore import VAE, ClassifierConfig, VAEConfig, load_images
+from vaecore import VAE, ClassifierConfig, ConvVAEConfig, ResidualConfig, VAEConfig, load_images
 from vaecore.suite.study.model_checks import check_classes
 from vaecore.suite.study.models import (
     made,
@@ -152,13 +152,22 @@ def test_log_odds_that_are_not_those_of_the_images_are_refused():
         model_digest(Odd(2.0), "vae", PROBE)
 
 
-@pytest.mark.parametrize("kind", ["vae", "autoencoder", "classifier"])
-def test_a_reference_model_has_the_weights_of_its_training(kind):
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("vae", VAEConfig(2, 4, epochs=1)),
+        ("autoencoder", VAEConfig(2, 4, epochs=1)),
+        ("classifier", ClassifierConfig((2, 2), 4, epochs=1)),
+        ("vae", ConvVAEConfig(1, (2, 2, 2), epochs=1)),
+        ("autoencoder", ConvVAEConfig(1, (2, 2, 2), epochs=1)),
+        ("classifier", ResidualConfig((2, 2, 2), epochs=1)),
+    ],
+)
+def test_a_reference_model_has_the_weights_of_its_training(kind, config):
     train = load_images("digits", "train").take(slice(20))
-    config = ClassifierConfig((2, 2), 4, epochs=1) if kind == "classifier" else VAEConfig(2, 4, epochs=1)
-    tensors = {"pixels": train.pixels, "labels": train.labels}
+    tensors = {"pixels": train.pixels[..., 2:26, 2:26], "labels": train.labels}
     weights = train_reference(kind, config, 0, "cpu", tensors, {"places": torch.arange(4)})
-    model = reference(kind, config, train.shape, 10, "cpu", weights)
+    model = reference(kind, config, (1, 24, 24), 10, "cpu", weights)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert not model.training
 

@@ -21,14 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from vaecore import (
-    VAE,
     Autoencoder,
-    Classifier,
-    ClassifierConfig,
     HierarchicalVAE,
-    HierarchicalVAEConfig,
     Images,
-    VAEConfig,
     fit_autoencoder,
     fit_classifier,
     fit_hierarchical_vae,
@@ -45,12 +40,16 @@ from vaecore.toolkit import (
     attribute,
     check_logits,
     check_reconstructions,
+    checked_density,
+    classifier_of,
     decode_draws,
+    decoder_density,
     digest,
     is_named,
     posterior,
     seeded,
     to_evaluation,
+    vae_of,
 )
 
 _ALIKE = 1e-3  # difference of a reconstruction and the sigmoid of its log-odds
@@ -179,6 +178,8 @@ def model_digest(model: Any, kind: str, probe: Tensor) -> str:
             if (give := getattr(model, "decode_logits", None)) is not None:
                 parts.append(odds := ask(give, mean))
                 _check_odds(odds, decoded)
+            if (density := decoder_density(model, probe.shape)) is not None:
+                parts.append(checked_density(density, probe, decoded.unsqueeze(1)))
         else:
             logits = ask(model, probe)
             check_logits(logits, len(probe))
@@ -245,7 +246,7 @@ _REFERENCES: dict[str, Any] = {
 
 def train_reference(
     kind: str,
-    config: VAEConfig | ClassifierConfig | HierarchicalVAEConfig,
+    config: Any,
     seed: int,
     device: str,
     train: Tensors,
@@ -260,8 +261,8 @@ def reference(
     kind: str, config: Any, shape: tuple[int, int, int], classes: int, device: str, weights: Tensors
 ) -> nn.Module:
     """A reference model with these weights, as it is used; a task."""
-    kinds: Any = {"classifier": partial(Classifier, classes=classes), "hierarchical vae": HierarchicalVAE}
-    model: nn.Module = kinds.get(kind, VAE)(config, shape)
+    kinds: Any = {"classifier": partial(classifier_of, classes=classes), "hierarchical vae": HierarchicalVAE}
+    model: nn.Module = kinds.get(kind, vae_of)(config, shape)
     model.load_state_dict(weights)
     return model.requires_grad_(requires_grad=False).to(device).eval()
 

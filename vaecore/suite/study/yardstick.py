@@ -6,13 +6,13 @@ Threat model. White box: the attacker knows the classifier and its weights, and 
 from collections.abc import Sequence
 from typing import Any
 
-from vaecore import Classifier, Images, fit_robust, reference_configs, worst_case
+from vaecore import Images, fit_robust, reference_configs, worst_case
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.evidence import Evidence
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tables import Columns, stack
 from vaecore.suite.study.tasks import Task
-from vaecore.toolkit import Tensors, seed_for
+from vaecore.toolkit import Tensors, classifier_of, seed_for
 
 
 class Yardstick(Evidence):
@@ -60,7 +60,7 @@ def attack_robust(
     weights: Tensors,
 ) -> Tensors:
     """Whether each image's label is right under the worst of several attacks, (n,); a task."""
-    model = Classifier(config, shape, classes)
+    model = classifier_of(config, shape, classes)
     model.load_state_dict(weights)
     model.requires_grad_(requires_grad=False).to(device).eval()
     pixels, labels, indices = (shard[name].to(device) for name in ("pixels", "labels", "indices"))
