@@ -322,8 +322,8 @@ def test_input_complexity_by_a_vae_of_letters_detects(study: Study, claim: Concl
 
 @pytest.mark.claim("C14a")
 def test_kmnist_hides_from_latent_neighbours(study: Study, claim: Conclusion) -> None:
-    """Few KMNIST images that hide (epsilon {1.5 budget}) from the distance to the 10th nearest training latent are
-    found by it at 5% false alarms.
+    """Few KMNIST images that hide (epsilon {1.5 budget}) from the distance to the 10th nearest training latent
+    are found by it at 5% false alarms.
     """
     claim.conclude(alarms_of_hidden(study, "latent-knn", "kmnist"))
 
@@ -336,8 +336,8 @@ def test_kmnist_hides_from_max_softmax(study: Study, claim: Conclusion) -> None:
 
 @pytest.mark.claim("C14c")
 def test_kmnist_hides_from_the_error(study: Study, claim: Conclusion) -> None:
-    """Not all KMNIST images that hide (epsilon {1.5 budget}) from the reconstruction error are found by it at 5% false
-    alarms.
+    """Not all KMNIST images that hide (epsilon {1.5 budget}) from the reconstruction error are found by it at 5%
+    false alarms.
     """
     claim.conclude(alarms_of_hidden(study, "mse", "kmnist"))
 
@@ -352,16 +352,16 @@ def test_letters_hides_from_latent_neighbours(study: Study, claim: Conclusion) -
 
 @pytest.mark.claim("C14e")
 def test_letters_hides_from_max_softmax(study: Study, claim: Conclusion) -> None:
-    """Few capital letters drawn from fonts that hide (epsilon {1.5 budget}) from max-softmax are found by it at 5%
-    false alarms.
+    """Few capital letters drawn from fonts that hide (epsilon {1.5 budget}) from max-softmax are found by it at
+    5% false alarms.
     """
     claim.conclude(alarms_of_hidden(study, "max-softmax", "letters"))
 
 
 @pytest.mark.claim("C14f")
 def test_letters_hides_from_the_error(study: Study, claim: Conclusion) -> None:
-    """Not all capital letters drawn from fonts that hide (epsilon {1.5 budget}) from the reconstruction error are found
-    by it at 5% false alarms.
+    """Not all capital letters drawn from fonts that hide (epsilon {1.5 budget}) from the reconstruction error are
+    found by it at 5% false alarms.
     """
     claim.conclude(alarms_of_hidden(study, "mse", "letters"))
 
@@ -392,8 +392,8 @@ def test_levels_detect_omniglot(study: Study, claim: Conclusion) -> None:
 
 @pytest.mark.claim("C16b")
 def test_levels_beat_the_elbo_of_kmnist(study: Study, claim: Conclusion) -> None:
-    """Where a hierarchical VAE is trained on KMNIST, the likelihood ratio of its levels tells test images better than
-    its ELBO.
+    """Where a hierarchical VAE is trained on KMNIST, the likelihood ratio of its levels tells test images better
+    than its ELBO.
     """
     ratio, elbo = (by_levels_abroad(study, score, "kmnist") for score in ("likelihood-ratio", "elbo"))
     claim.conclude(difference(ratio, elbo))
@@ -409,3 +409,46 @@ def test_elbo_of_the_hierarchical_vae_hardly_tells_omniglot(study: Study, claim:
 def test_levels_of_kmnist_do_not_detect(study: Study, claim: Conclusion) -> None:
     """A hierarchical VAE trained on KMNIST does not detect test images by the likelihood ratio of its levels."""
     claim.conclude(by_levels_abroad(study, "likelihood-ratio", "kmnist"))
+
+
+@pytest.mark.claim("C17a")
+def test_textures_do_not_stand_out_by_the_error(study: Study, claim: Conclusion) -> None:
+    """Textures with the spectrum of the images (random phases) do not stand out by the reconstruction error."""
+    claim.conclude(detection(study, "mse", "texture"))
+
+
+@pytest.mark.claim("C17b")
+def test_max_softmax_tells_textures_better(study: Study, claim: Conclusion) -> None:
+    """Max-softmax tells such textures from images better than the reconstruction error."""
+    doubt, error = (detection(study, score, "texture") for score in ("max-softmax", "mse"))
+    claim.conclude(difference(doubt, error))
+
+
+@pytest.mark.claim("C17c")
+def test_latent_neighbours_detect_textures(study: Study, claim: Conclusion) -> None:
+    """The distance to the 10th nearest training latent detects such textures."""
+    claim.conclude(detection(study, "latent-knn", "texture"))
+
+
+@pytest.mark.claim("C18a")
+def test_blank_images_look_ordinary_to_the_error(study: Study, claim: Conclusion) -> None:
+    """Images of one colour look more ordinary than any photograph to the reconstruction error."""
+    claim.conclude(detection(study, "mse", "blank"))
+
+
+@pytest.mark.claim("C18b")
+def test_blank_images_are_likely(study: Study, claim: Conclusion) -> None:
+    """Images of one colour have a higher likelihood than photographs (ELBO)."""
+    claim.conclude(detection(study, "elbo", "blank"))
+
+
+@pytest.mark.claim("C18c")
+def test_input_complexity_detects_blank_images(study: Study, claim: Conclusion) -> None:
+    """Input complexity, which takes the code length of a compressed file off the ELBO, detects images of one colour."""
+    claim.conclude(detection(study, "input-complexity", "blank"))
+
+
+@pytest.mark.claim("C18d")
+def test_latent_neighbours_detect_blank_images(study: Study, claim: Conclusion) -> None:
+    """The distance to the 10th nearest training latent detects images of one colour."""
+    claim.conclude(detection(study, "latent-knn", "blank"))

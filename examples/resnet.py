@@ -23,8 +23,7 @@ class ResNet(nn.Module):
         super().__init__()
         channels, classes = images.shape[0], images.classes or 0
         mean, spread = images.pixels.mean(dim=(0, 2, 3)), images.pixels.std(dim=(0, 2, 3))
-        self.register_buffer("mean", mean.view(-1, 1, 1))
-        self.register_buffer("spread", spread.view(-1, 1, 1))
+        self.mean, self.spread = nn.Buffer(mean.view(-1, 1, 1)), nn.Buffer(spread.view(-1, 1, 1))
         self.model = resnet18(weights=None, num_classes=classes)
         self.model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         self.model.maxpool = nn.Identity()

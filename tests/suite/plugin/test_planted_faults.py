@@ -333,7 +333,7 @@ class MadeUp:
     def __init__(self, columns):
         self.columns = columns
         self.facts = SimpleNamespace(dataset="made up")
-        self.setup = SimpleNamespace(training=SimpleNamespace(tensors={"labels": None}))
+        self.setup = SimpleNamespace(training=SimpleNamespace(tensors={"labels": None}), protocol=Protocol())
         self.outside = SimpleNamespace(condition=lambda kind: OUTSIDE(label=kind))
 
     def table(self, condition, *, draws=None, of=None):
@@ -572,6 +572,12 @@ LAWS: list[tuple[str, Law, Law]] = [  # of a claim: one under which it holds, an
     ("C16b", levels("outside", likelihood_ratio=2.0), levels("outside", elbo=2.0)),
     ("C16c", levels("omniglot"), levels("omniglot", elbo=2.0)),
     ("C16d", levels("outside"), levels("outside", likelihood_ratio=2.0)),
+    ("C17a", sets("texture"), sets("texture", mse=2.0)),
+    ("C17b", sets("texture", max_softmax=2.0), sets("texture", mse=2.0)),
+    ("C17c", sets("texture", latent_knn=2.0), sets("texture")),
+    *((f"C18{part}", sets("blank", **{score: -2.0}), sets("blank")) for part, score in (("a", "mse"), ("b", "elbo"))),
+    ("C18c", sets("blank", input_complexity=2.0), sets("blank")),
+    ("C18d", sets("blank", latent_knn=2.0), sets("blank")),
     ("D1", majority(0.9, 0.0), majority(0.5, 0.0)),
     ("D2a", majority(0.6, 0.3), majority(0.3, 0.3)),
     ("D2b", majority(0.6, 0.3), majority(0.3, 0.3)),
