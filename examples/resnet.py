@@ -17,16 +17,13 @@ from vaecore import Images
 
 
 class ResNet(nn.Module):
-    """ResNet-18 for small images: its first layer does not halve their sides."""
+    """ResNet-18, for images in colour."""
 
     def __init__(self, images: Images) -> None:
         super().__init__()
-        channels, classes = images.shape[0], images.classes or 0
         mean, spread = images.pixels.mean(dim=(0, 2, 3)), images.pixels.std(dim=(0, 2, 3))
         self.mean, self.spread = nn.Buffer(mean.view(-1, 1, 1)), nn.Buffer(spread.view(-1, 1, 1))
-        self.model = resnet18(weights=None, num_classes=classes)
-        self.model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        self.model.maxpool = nn.Identity()
+        self.model = resnet18(weights=None, num_classes=images.classes or 0)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, c, h, w) in [0, 1] to logits (n, classes)."""
@@ -39,7 +36,7 @@ class ResNet(nn.Module):
         def loss(pixels: Tensor, labels: Tensor) -> Tensor:
             return cross_entropy(self(pixels), labels)
 
-        minimise(self, loss, images, steps=100, learning_rate=2e-3)
+        minimise(self, loss, images, steps=200, learning_rate=2e-3)
 
 
 def make_classifier(seed: int, images: Images) -> ResNet:
