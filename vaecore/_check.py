@@ -115,6 +115,15 @@ def check_images(images: Tensor, name: str = "images", *, out_of_range: str = _R
     return clip_rounding(images, name, out_of_range=out_of_range)
 
 
+def check_draws(images: Tensor, decoded: Tensor) -> None:
+    """Raise ValueError unless images are (n, c, h, w), and decoded draws of them (n, draws, c, h, w)."""
+    if images.ndim != 4 or (len(decoded), *decoded.shape[2:]) != images.shape:
+        raise ValueError(
+            "images must have shape (n, c, h, w), and reconstructions (n, draws, c, h, w);"
+            f" got {tuple(images.shape)} and {tuple(decoded.shape)}"
+        )
+
+
 def check_labels(labels: Tensor, count: int, classes: int | None = None, name: str = "labels") -> None:
     """Raise unless `labels` is an int64 tensor (count,) with values from 0 to classes - 1."""
     if not isinstance(labels, Tensor):

@@ -28,7 +28,7 @@ WRONG = {
         ),
         COUNTS,
     ),
-    **dict.fromkeys(("latent_size", "hidden_size", "epochs", "batch_size"), COUNTS),
+    **dict.fromkeys(("latent_size", "latent_channels", "hidden_size", "epochs", "batch_size"), COUNTS),
     "bits": [*COUNTS, 9],
     "quality": [*COUNTS, 101],
     "size": [*COUNTS, 2],
@@ -38,7 +38,7 @@ WRONG = {
     "shrinking": ["yes", 1, 0.0],
     "first_index": [-1, 0.5, True, "0", 2**63],
     **dict.fromkeys(("epsilon", "step_size", "sigma", "alpha", "rate", "level", "momentum"), NUMBERS),
-    **dict.fromkeys(("beta", "learning_rate", "dropout", "weight_decay"), NUMBERS),
+    **dict.fromkeys(("beta", "learning_rate", "dropout", "label_smoothing", "weight_decay"), NUMBERS),
     **dict.fromkeys(("norm", "loss", "how", "bound", "precision", "equal", "decide", "backward"), CHOICES),
     **dict.fromkeys(("augmentation", "split"), CHOICES),
     "indices": [np.arange(4), [0, 1, 2, 3], torch.arange(4.0), torch.arange(3), torch.tensor([0, 1, 2, -1]), 0],
@@ -68,7 +68,13 @@ OTHERS = {
     ("distinct_labels", "labels"): ["ab", torch.zeros(4, 2), torch.arange(3), torch.zeros(4, 0, dtype=torch.int64)],
 }
 # Any will do, or their own tests say what will.
-FREE = {("Images", "split"), ("Images", "labels"), ("letters", "split"), ("squared_error", "images")}
+FREE = {
+    ("Images", "split"),
+    ("Images", "labels"),
+    ("letters", "split"),
+    ("squared_error", "images"),
+    ("discretised_logistic", "images"),
+}
 GIVEN_TO_USERS = {"Attack", "Bin", "BrierParts", "Certificate", "FittedScores", "Sanity", "Score", "StoreWarning"}
 
 
@@ -115,6 +121,9 @@ def required(name, given):
         config = vc.ClassifierConfig((2, 2), 4, epochs=1)
     elif "ierarchical" in name:
         config = vc.HierarchicalVAEConfig((1, 3, 2), (4, 6, 5), patch=2, epochs=1)
+    if name in ("ConvVAE", "ResidualClassifier"):
+        conv, residual = vc.ConvVAEConfig(2, (2, 2, 2)), vc.ResidualConfig((2, 2, 2))
+        config, given = conv if name == "ConvVAE" else residual, given | {"image_shape": (8, 8)}
     known = given | {"config": config} | ({"name": "rotated-15", "inside": given["train"]} if name == "outside" else {})
     if name in ("partial_elbo", "likelihood_ratio"):
         known["vae"] = given["hierarchical vae"]

@@ -24,12 +24,12 @@ _FIRST_LOG_VARIANCE = -3.0  # of the posterior, before training
 class ConvVAEConfig:
     """Settings of the convolutional VAE and of its training."""
 
-    latent_channels: int = 16  # latents of each 8x8 pixels: of a 32x32 image 256
+    latent_channels: int = 32  # latents of each 8x8 pixels: of a 32x32 image 512; with 256 the ELBO is lower
     channels: tuple[int, int, int] = (16, 32, 64)  # at a half, a quarter and an eighth of each side
     # Weight of the KL term. At 1, the evidence lower bound, the decoder's learned scale balances both terms, so that
     # neither free bits nor another weight are needed (Rybkin et al. 2021).
     beta: float = 1.0
-    epochs: int = 15
+    epochs: int = 20
     batch_size: int = 50
     learning_rate: float = 4e-3  # peak of a one-cycle schedule
     augmentation: Augmentation = "flip"
@@ -51,7 +51,7 @@ class ResidualConfig:
 
     channels: tuple[int, int, int] = (16, 48, 96)  # at a half, a quarter and an eighth of each side
     label_smoothing: float = 0.1
-    epochs: int = 20
+    epochs: int = 28
     batch_size: int = 100
     learning_rate: float = 5e-3  # peak of a one-cycle schedule
     weight_decay: float = 5e-2

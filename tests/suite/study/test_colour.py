@@ -17,6 +17,7 @@ from vaecore.suite.study.perturbations import perturb
 from vaecore.suite.study.protocol import Profile, Protocol
 from vaecore.suite.study.sections import cleaning
 from vaecore.suite.study.setup import Dataset, Setup
+from vaecore.suite.study.yardstick import attack_robust, train_robust
 from vaecore.toolkit import seed_for
 
 NEED_BACKGROUND = {"A20a", "A20b", "A21a", "A21d", "D4", "D11a", "D11b", "D11c", "D12a", "E8a", "E8b"}
@@ -27,8 +28,12 @@ SHARD = {"pixels": IMAGES, "labels": torch.arange(6) % 4, "indices": torch.arang
 def models(shape):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vae = vc.VAE(vc.VAEConfig(latent_size=4, hidden_size=8), shape)
-        classifier = vc.Classifier(vc.ClassifierConfig(channels=(3, 4), hidden_size=8), shape, 4)
+        if shape[1:] == (8, 16):
+            vae = vc.ConvVAE(vc.ConvVAEConfig(latent_channels=2, channels=(4, 4, 8)), shape)
+            classifier = vc.ResidualClassifier(vc.ResidualConfig(channels=(4, 4, 8)), shape, 4)
+        else:
+            vae = vc.VAE(vc.VAEConfig(latent_size=4, hidden_size=8), shape)
+            classifier = vc.Classifier(vc.ClassifierConfig(channels=(3, 4), hidden_size=8), shape, 4)
     return vae.eval().requires_grad_(requires_grad=False), classifier.eval().requires_grad_(requires_grad=False)
 
 
@@ -48,13 +53,14 @@ def test_images_are_packed_as_figures_take_them():
     assert np.array_equal(unpack(pack(rounded.numpy())), (rounded * 255).round().byte().permute(0, 2, 3, 1).numpy())
 
 
-@pytest.fixture
-def study(tmp_path, monkeypatch):
-    """A study of colour images of 6x9 with the models of `models`, untrained."""
+@pytest.fixture(params=[(3, 6, 9), (3, 8, 16)], ids=["6x9", "8x16"])
+def study(request, tmp_path, monkeypatch):
+    """A study of colour images with the models of `models`, untrained."""
+    shape = request.param
     made = ModuleType("a_users_colours")
-    pixels = np.random.default_rng(0).random((60, 3, 6, 9), dtype=np.float32)
+    pixels = np.random.default_rng(0).random((60, *shape), dtype=np.float32)
     made.data = (pixels, np.arange(60) % 4)
-    made.vae, made.classifier = models((3, 6, 9))
+    made.vae, made.classifier = models(shape)
     monkeypatch.setitem(sys.modules, made.__name__, made)
     setup = Setup(
         Dataset("a_users_colours:data", "as asked", str(tmp_path)),  # no data folder, whatever the environment says
@@ -66,14 +72,30 @@ def study(tmp_path, monkeypatch):
     return Study.of(setup, vc.Store(tmp_path / "cache"))
 
 
+def test_the_yardstick_is_the_reference_classifier_of_colour():
+    pixels = torch.rand(40, 3, 8, 16, generator=torch.Generator().manual_seed(0))
+    train = {"pixels": pixels, "labels": torch.arange(40) % 4}
+    config = vc.reference_configs(vc.Images(pixels, train["labels"], "some", "train"))[1]
+    weights = train_robust(8 / 255, 0, "cpu", train)
+    shard = {name: part[:6] for name, part in (train | {"indices": torch.arange(40)}).items()}
+    effort = {"steps": 2, "queries": 4}
+    right = attack_robust(8 / 255, 0, "cpu", config, (3, 8, 16), 4, effort, shard, weights)["right"]
+    assert right.shape == (6,)
+    assert right.dtype == torch.bool
+
+
 @pytest.mark.slow
 def test_a_study_of_small_colour_images_has_all_its_evidence(study):
     study.setup.check()
-    assert study.facts.left_out == {
-        "letters": "28x28 in grey, where a_users_colours.data is 6x9 in colour",
-        "shuffled-patches": "4 does not divide 6x9",
-    }
-    assert study.outside.lacks("kmnist").startswith("takes images of kmnist, which are not at hand as 6x9 in colour (")
+    _, height, width = study.setup.test.shape
+    size = f"{height}x{width}"
+    left_out = {"letters": f"28x28 in grey, where a_users_colours.data is {size} in colour"}
+    if height % 4:
+        left_out["shuffled-patches"] = f"4 does not divide {size}"
+    assert study.facts.left_out == left_out
+    assert study.outside.lacks("kmnist").startswith(
+        f"takes images of kmnist, which are not at hand as {size} in colour ("
+    )
     assert study.table(LBFGS)["l2"].shape == (1, 3)
     assert study.table(EVADE(1.5))["l2"].shape == (1, 3)
     scores = study.table(study.outside.condition("rotated-90"), of=SCORES).columns
@@ -94,4 +116,4 @@ def test_a_study_of_small_colour_images_has_all_its_evidence(study):
     assert len(strips) == 4
     labels = study.setup.test.labels[study.setup.indices[:3]].unique()  # which can't have all four classes
     for strip in strips:
-        assert strip["none/images"].shape == strip["bit-depth/images"].shape == (len(labels), 3, 6, 9)
+        assert strip["none/images"].shape == strip["bit-depth/images"].shape == (len(labels), 3, height, width)
