@@ -36,7 +36,7 @@ class ResNet(nn.Module):
         def loss(pixels: Tensor, labels: Tensor) -> Tensor:
             return cross_entropy(self(pixels), labels)
 
-        minimise(self, loss, images, steps=200, learning_rate=2e-3)
+        minimise(self, loss, images, steps=120, learning_rate=2e-3)
 
 
 def make_classifier(seed: int, images: Images) -> ResNet:

@@ -106,3 +106,29 @@ def test_data_are_the_same_as_an_attribute_a_file_and_a_folder(tmp_path, monkeyp
         assert torch.equal(of_folder.pixels, of_file.pixels[order])
         assert torch.equal(of_folder.labels, of_file.labels[order])
     assert {len(whole[split][1]) for split in whole} == {1000, 797}
+
+
+@pytest.mark.slow
+def test_a_resnet_with_its_own_normalisation_learns(folder):
+    output = follow("resnet", folder, "--vae=examples.convolutional:make_vae")
+    assert "classifier examples.resnet:make_classifier" in output
+    assert accuracy(output) > 0.5  # it is trained for seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vae", ["pythae_model", "diffusers_model"])
+def test_a_study_of_ones_own_models_ends_in_a_report(folder, vae):
+    package = vae.removesuffix("_model")
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed (uv pip install -e '.[peers]')")
+    text = (ROOT / "docs/own-study.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^pytest (claims .* --profile smoke (?:.*\\\n)*.*)$", text, re.MULTILINE)
+    arguments = shlex.split(command.replace("\\\n", " "))
+    arguments += [f"--dataset={folder}/small.npz", f"--cache-dir={folder}/cache", f"--report-dir={folder}/{vae}"]
+    arguments += [f"--vae=examples.{vae}:make_vae", "--device=cpu", "-pno:cacheprovider"]
+    run = subprocess.run(  # noqa: S603  # the repository's own
+        [sys.executable, "-m", "pytest", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == NOT_ALL_SUPPORTED, run.stdout + run.stderr
+    assert "20 images (10 for L-BFGS); attack budget 8/255, 10 draws an image; vae" in run.stdout
+    assert "fgsm-8/255" in (folder / vae / "small.npz" / "index.html").read_text(encoding="utf-8")
