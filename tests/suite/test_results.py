@@ -49,8 +49,11 @@ def test_results_hold_facts_verdicts_and_what_the_registry_says(results, registr
 
 
 def test_the_command_gives_these_results_and_names_no_folder(tiny, registry, results, tmp_path):
-    models = " ".join(f"--{kind} {text}" for text, kind in tiny.setup.options)
-    assert results["command"] == f"pytest claims --dataset mine.npz --profile standard --runs 2 --device cpu {models}"
+    models, few = " ".join(f"--{kind} {text}" for text, kind in tiny.setup.options), "--images 12 --attack-share 1"
+    assert (
+        results["command"]
+        == f"pytest claims --dataset mine.npz --profile standard --runs 2 {few} --device cpu {models}"
+    )
     assert str(Path(tiny.setup.dataset.name).parent) not in to_json(results).decode()
 
     np.savez(tmp_path / "cats and dogs.npz", images=np.random.default_rng(0).random((30, 8, 8), dtype=np.float32))

@@ -125,6 +125,7 @@ _COMPARED = {  # by `vaecore compare`
 _CELLS = MapOf(MapOf({"auroc": _MAYBE, "low": _MAYBE, "high": _MAYBE}, 1), 1)
 _DRAWN = {  # by `vaecore page`, beside that
     "command": str,
+    "budget": _SHARE,
     "dataset": {"why": str},
     "families": MapOf(str),
     "bounds": (None, {"date": str, "notes": ListOf(str)}),

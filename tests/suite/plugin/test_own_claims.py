@@ -132,7 +132,7 @@ def test_results_of_own_claims_alone_are_kept_where_that_is_asked_for(own):
 
 def test_bounds_for_data_of_any_name_may_stand_in_the_registry(own, refused):
     own(ENTRY + '"mine.npz" = { above = 0.999, date = 2026-11-25 }\n')
-    message = "--bounds is for data that have no bounds; those of mine.npz are registered *"
+    message = "--bounds is for studies that have no bounds; those of mine.npz are registered *"
     refused(own.project("mine", "--pilot", "--bounds=bounds.toml"), message)
     result = own.project("mine")
     assert result.ret == NOT_ALL_SUPPORTED

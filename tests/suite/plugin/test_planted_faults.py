@@ -197,7 +197,7 @@ class FaultySetup(Setup):
     @cached_property
     def sets(self):
         kind = WrongSets if self.fault == "sets made wrongly" else Sets
-        return kind(self.test, self.indices, self.protocol.profile.images, self.root, self.ood)
+        return kind(self.test, self.indices, self.protocol.profile.images, self.dataset.root, self.ood)
 
 
 class WrongSets(Sets):

@@ -28,8 +28,8 @@ def test_the_file_that_stands_for_a_named_set_is_told(tmp_path):
     }
     np.savez(tmp_path / "cifar-10-subset.npz", **parts)
     dataset = choose_dataset("cifar-10", str(tmp_path))
-    assert dataset == Dataset("cifar-10", "as asked, from cifar-10-subset.npz")
-    assert Setup(dataset, root=str(tmp_path)).test.name == "cifar-10"
+    assert dataset == Dataset("cifar-10", "as asked, from cifar-10-subset.npz", str(tmp_path))
+    assert Setup(dataset).test.name == "cifar-10"
     assert choose_dataset("cifar-100", str(tmp_path)).why == choose_dataset("digits", None).why == "as asked"
 
 

@@ -7,7 +7,6 @@ FOLDER = next(folder for folder in (_PACKAGE / "findings", _PACKAGE.parent / "cl
 """In an installed package they lie within it; in the clone beside it."""
 
 REGISTRY = FOLDER / "registry.toml"
-BACKGROUND = "background"  # what the images of a claim may need to have
 FAMILY, STUDY = "family", "study"  # what shares an error rate of 0.05
 
 

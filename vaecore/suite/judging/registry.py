@@ -11,9 +11,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from vaecore.suite.facts import BACKGROUND
 from vaecore.suite.judging.bound import Bound, Standing, problems_of, read_toml, standing
 from vaecore.suite.judging.bounds import Bounds
-from vaecore.suite.judging.findings import BACKGROUND, FAMILY, REGISTRY, STUDY, shown
+from vaecore.suite.judging.findings import FAMILY, REGISTRY, STUDY, shown
 from vaecore.suite.statistics.intervals import family_level
 from vaecore.suite.text import counted, intensity
 from vaecore.toolkit import EMBEDDED, TORCHVISION, digest

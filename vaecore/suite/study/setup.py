@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 
 from vaecore import Images, load_images, reference_configs
-from vaecore.suite.judging.findings import BACKGROUND
+from vaecore.suite.facts import BACKGROUND
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.model_checks import check_model
 from vaecore.suite.study.models import (
@@ -67,9 +67,9 @@ def choose_dataset(name: str, root: str | None) -> Dataset:
         try:
             load_images("mnist", "test", root)
         except OSError as error:
-            return Dataset("digits", f"MNIST's download failed ({error}); digits is embedded")
+            return Dataset("digits", f"MNIST's download failed ({error}); digits is embedded", root)
         return Dataset("mnist", "downloaded", root)
-    return Dataset("digits", "MNIST is neither on disk nor to be had by network; digits is embedded")
+    return Dataset("digits", "MNIST is neither on disk nor to be had by network; digits is embedded", root)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 
 from vaecore import Store
 from vaecore.suite.facts import Facts
-from vaecore.suite.judging.registry import Claim
 from vaecore.suite.statistics.columns import Column, Origin
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.draws import DRAWS
@@ -26,6 +26,9 @@ from vaecore.suite.study.tables import Content, Table, failures, join
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.text import visible
 from vaecore.toolkit import Classify, Tensors, ask
+
+if TYPE_CHECKING:  # what judges must not move the keys of tasks
+    from vaecore.suite.judging.registry import Claim
 
 
 class TooFewError(ValueError):
@@ -165,7 +168,7 @@ class Study:
         """The sets outside that are at hand."""
         return self.setup.sets
 
-    def lacks(self, claim: Claim) -> str:
+    def lacks(self, claim: "Claim") -> str:
         """Why a claim can't be concluded on these images; empty where it can."""
         return self.outside.lacks(claim.outside) or self.setup.lacks(claim.needs)
 
