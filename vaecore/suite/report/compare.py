@@ -148,7 +148,8 @@ def _leaves_out_0(interval: tuple[float, float, float]) -> bool:
 
 def _unknown(before: Mapping[str, Any], after: Mapping[str, Any], results: tuple[Any, Any]) -> str:
     """Why it can't be told whether a claim moved; else empty."""
-    if before.get("stated", before["estimand"]) != after.get("stated", after["estimand"]):
+    key = "stated" if "stated" in before and "stated" in after else "estimand"  # older results do not have both
+    if before[key] != after[key]:
         return f"another estimand: {before['estimand']!r} in A, {after['estimand']!r} in B"
     for name, claim, study in zip("AB", (before, after), results, strict=True):
         if not claim["spreads"]:
