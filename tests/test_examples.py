@@ -58,7 +58,7 @@ def accuracy(output):
 @pytest.mark.slow
 def test_convolutional_models_learn_colour_digits(folder):
     output = follow("convolutional", folder)
-    assert "dataset: small.npz (as asked), 797 test images" in output
+    assert "dataset: small.npz (as asked), 1,000 training images, 797 test images" in output
     assert accuracy(output) > 0.9
     assert len([*(folder / "cache/models").glob("*.safetensors")]) == 2
 

@@ -10,11 +10,11 @@ BACKGROUND = "background"  # what a claim may need images to have
 class Facts:
     """What a study looks at, known before anything is computed.
 
-    why: this data set was chosen. train_digest: None where no model is trained. images: test images under each
-    condition. fixed: both models are finished ones, so that there is one run. finished: models ("vae", "classifier")
-    that are the same in all runs. covers: what the intervals cover, in words. decisive: whether the study is large
-    enough to support a claim: no smoke test, and not one run of models that vary. left_out: sets outside that can't be
-    compared, and why.
+    why: this data set was chosen. train_digest, train_images: None where no model is trained. images: test images under
+    each condition. fixed: both models are finished ones, so that there is one run. finished: models ("vae",
+    "classifier") that are the same in all runs. covers: what the intervals cover, in words. decisive: whether the study
+    is large enough to support a claim: no smoke test, and not one run of models that vary. left_out: sets outside that
+    can't be compared, and why.
     """
 
     dataset: str
@@ -40,6 +40,7 @@ class Facts:
     workers: int
     threads: int
     left_out: Mapping[str, str] = field(default_factory=dict)
+    train_images: int | None = None
 
     @property
     def runs(self) -> int:

@@ -376,7 +376,7 @@ def test_auto_falls_to_digits_and_says_why(run, small, monkeypatch):
     result = run(source("A1", ONES), "--dataset=auto", "--data-root=empty", models=False)
     assert result.ret == OK
     why = "MNIST is neither on disk nor to be had by network; digits is embedded"
-    result.stdout.fnmatch_lines([f"dataset: digits ({why}), 797 test images, digest *"])
+    result.stdout.fnmatch_lines([f"dataset: digits ({why}), 1,000 training images, 797 test images, digest *"])
 
 
 # The report

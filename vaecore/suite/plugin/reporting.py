@@ -51,6 +51,7 @@ def _head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict
             "test_images": facts.test_images,
             "test_digest": facts.test_digest,
             "train_digest": facts.train_digest,
+            "train_images": facts.train_images,
         },
         "registry_digest": registry.digest,
         "families": dict(registry.families),

@@ -33,6 +33,8 @@ def header(facts: Facts, registry: Registry, cache: str) -> list[str]:
     precision = "" if facts.precision == "float32" else f"; reconstructions in {facts.precision}"
     images = f"{counted(facts.images['clean'], 'image')} ({facts.images['lbfgs']:,} for L-BFGS)"
     test_images = f"{counted(facts.test_images, 'test image')}, digest {facts.test_digest[:12]}"
+    if facts.train_images is not None:
+        test_images = f"{counted(facts.train_images, 'training image')}, {test_images}"
     if facts.pilot:
         test_images = f"{counted(facts.test_images, 'training image')} that no model of the pilot sees"
     protocol = f"attack budget {intensity(facts.budget)}, {counted(facts.draws, 'draw')} an image"

@@ -206,6 +206,7 @@ class Study:
             workers=executor.workers,
             threads=torch.get_num_threads(),
             left_out=self.outside.left_out,
+            train_images=len(setup.dataset.training) if setup.trained else None,
         )
         shown: Facts = visible(facts)  # names of files and models may hold anything
         return shown
