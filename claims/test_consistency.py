@@ -181,7 +181,7 @@ def test_more_draws_detect_lbfgs_better(study: Study, claim: Conclusion) -> None
 
 def _gain_by_draws(study: Study, condition: Condition) -> Estimate:
     clean, attacked = study.paired(CLEAN, condition, of=MANY_DRAWS)
-    few_clean, few_attacked = clean.first_draws(10), attacked.first_draws(10)
+    few_clean, few_attacked = (table.first_draws(study.setup.protocol.draws) for table in (clean, attacked))
     many = auroc(clean.distinct, attacked.distinct, paired=True)
     return difference(many, auroc(few_clean.distinct, few_attacked.distinct, paired=True))
 
@@ -263,7 +263,9 @@ def test_soft_disagreement_needs_few_draws(study: Study, claim: Conclusion) -> N
         return auroc(clean.disagreement, attacked.disagreement, paired=True)
 
     many = study.paired(CLEAN, FGSM(1), of=MANY_DRAWS)
-    claim.conclude(difference(detection(*many), detection(*(table.first_draws(5) for table in many))))
+    claim.conclude(
+        difference(detection(*many), detection(*(table.first_draws(study.setup.protocol.few_draws) for table in many)))
+    )
 
 
 def detection(

@@ -42,7 +42,7 @@ def test_sign_noise_has_as_small_a_kl_term(study: Study, claim: Conclusion) -> N
 
 @pytest.mark.claim("E4")
 def test_the_elbo_flags_harmless_noise(study: Study, claim: Conclusion) -> None:
-    """The Bernoulli ELBO flags harmless noise (uniform, {0.25 budget}) as well: an artefact of the background's
+    """The ELBO flags harmless noise (uniform, {0.25 budget}) as well: an artefact of the background's
     pixels.
     """
     clean, noisy = study.paired(CLEAN, UNIFORM(0.25))

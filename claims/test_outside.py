@@ -432,13 +432,13 @@ def test_latent_neighbours_detect_textures(study: Study, claim: Conclusion) -> N
 
 @pytest.mark.claim("C18a")
 def test_blank_images_look_ordinary_to_the_error(study: Study, claim: Conclusion) -> None:
-    """Images of one colour look more ordinary than any photograph to the reconstruction error."""
+    """Images of one colour look more ordinary than test images to the reconstruction error."""
     claim.conclude(detection(study, "mse", "blank"))
 
 
 @pytest.mark.claim("C18b")
 def test_blank_images_are_likely(study: Study, claim: Conclusion) -> None:
-    """Images of one colour have a higher likelihood than photographs (ELBO)."""
+    """Images of one colour have a higher likelihood than test images (ELBO)."""
     claim.conclude(detection(study, "elbo", "blank"))
 
 

@@ -32,7 +32,9 @@ Progress = Callable[[int, int], None]
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_SEEN = 270_000, 378_000  # images that the convolutional VAE and the residual classifier see in all epochs together
+# Images that the convolutional VAE and the residual classifier see in all epochs together, where these are neither so
+# few nor so many that the least or the greatest number of epochs counts.
+_SEEN = 270_000, 378_000
 
 SMALL = 10_000  # training images; smaller sets are trained on for more epochs, with stronger augmentation
 
@@ -46,8 +48,9 @@ def reference_configs(train: Images) -> tuple[AnyVAEConfig, AnyClassifierConfig]
     """Settings of the reference models for a training set.
 
     Colour images whose sides are multiples of 8 get the convolutional VAE and the residual classifier, for more epochs
-    the fewer they are. All others get the fully connected VAE and the small classifier, with the settings for MNIST or,
-    below 10,000 images, for `digits`. Raises TypeError unless `train` is Images.
+    the fewer they are; these mirror images in training, so give settings with another augmentation where a mirrored
+    image is another one, as of characters. All others get the fully connected VAE and the small classifier, with the
+    settings for MNIST or, below 10,000 images, for `digits`. Raises TypeError unless `train` is Images.
     """
     check_type("train", train, Images, "Images(pixels, labels, name, 'train')")
     channels, *sides = train.shape

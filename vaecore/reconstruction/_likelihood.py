@@ -67,11 +67,12 @@ def log_likelihood(
 
     log_density: of images given decoded latents; None for that of `decoder_density`, as in training. For grey images
     this is by default a Bernoulli distribution of each pixel, from the decoder's log-odds (see `log_odds`): no density
-    of grey pixels, so do not compare its nats with the bits of files; the score input-complexity may be. For colour
-    they are nats of 8-bit pixels; divided by the pixels of all channels, nats per dimension. precision: of decoding.
-    "bfloat16" (torch.autocast) is faster on processors that support it; on MNIST it changes an image's bound by 0.02
-    nats (standard deviation), another seed by 1.4. The noise, `first_index`, `indices` and `chunk` are those of
-    `reconstruct`, with the same draws for the same seed. Memory for each draw is that of its latents.
+    of grey pixels, so do not compare its nats with the bits of files; the score input-complexity may be. For colour,
+    where the decoder gives no log-odds, they are nats of 8-bit pixels; divided by the pixels of all channels, nats per
+    dimension. precision: of decoding. "bfloat16" (torch.autocast) is faster on processors that support it; on MNIST it
+    changes an image's bound by 0.02 nats (standard deviation), another seed by 1.4. The noise, `first_index`, `indices`
+    and `chunk` are those of `reconstruct`, with the same draws for the same seed. Memory for each draw is that of its
+    latents.
     """
 
     def bound(encoded: Posterior, noise: Tensor, densities: Tensor) -> Tensor:

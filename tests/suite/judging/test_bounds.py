@@ -193,7 +193,7 @@ def test_they_are_for_the_same_images_only(pilot):
     [
         (
             ("--epsilon=8/255",),
-            "must be for this attack budget; it was set with 0.2, this study has 8/255 (--epsilon 0",
+            "must be for this attack budget; it was set with 0.2, this study has 8/255 (--epsilon 0.2",
         ),
         (("--draws=5",), "must be for this number of draws; it was set with 10, this study has 5 (--draws 10, or a"),
     ],

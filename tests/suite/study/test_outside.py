@@ -69,7 +69,7 @@ def test_scores_are_fitted_on_training_images_alone_once_a_run(tiny, tmp_path, m
         for number in range(2):
             run, some = study.run(number), study.setup.sets.shard(condition, 0, 6).tensors
             train = study.setup.training.tensors, study.setup.held_places(run.seed).tensors
-            fits = [fit(run.seed, "cpu", dear, run.vae, run.classifier, *train) for dear in (False, True)]
+            fits = [fit(run.seed, 10, "cpu", dear, run.vae, run.classifier, *train) for dear in (False, True)]
             for name, column in score("cpu", 4, some, *fits).items():
                 of = 4 if scores[name].expensive else 6
                 np.testing.assert_array_equal(column, table(study, condition)[name][number, :of], err_msg=name)
@@ -185,7 +185,7 @@ def test_p_values_count_images_held_out_with_as_high_a_score(beside, condition, 
     for number, run in enumerate((beside.run(0), beside.run(1))):
         held = {name: column[None] for name, column in beside.setup.held(run.seed).tensors.items()}
         train = beside.setup.training.tensors, beside.setup.held_places(run.seed).tensors
-        fitted = fit(run.seed, "cpu", False, run.vae, run.classifier, *train)
+        fitted = fit(run.seed, 10, "cpu", False, run.vae, run.classifier, *train)
         known = fitted(held["pixels"][0], indices=held["indices"][0])
         for name in ("mse", "latent-knn") if of is SCORES else ("mse/mse", "mse/latent-knn"):
             judge, new = known[name.rpartition("/")[2]].numpy(), scored[name][number]

@@ -29,7 +29,16 @@ from vaecore.suite.study.conditions import (
     UNIFORM,
 )
 from vaecore.suite.study.decisions import ASKED
-from vaecore.suite.study.protocol import PROFILES, Profile, Protocol, budget_of, draws_of, profile_of, usual_budget
+from vaecore.suite.study.protocol import (
+    PROFILES,
+    Profile,
+    Protocol,
+    budget_of,
+    draws_of,
+    profile_of,
+    text_of,
+    usual_budget,
+)
 
 PROTOCOL = Protocol()
 SIZES = {
@@ -168,8 +177,11 @@ def test_a_profile_has_the_numbers_that_are_asked_for(asked, expected):
         (lambda: profile_of("smoke", None, None, 1.5), "--attack-share must be above 0 and at most 1; got 1.5"),
         (lambda: draws_of(1), "--draws must be 2 or more; got 1"),
         *(
-            (lambda text=text: budget_of(text), f"--epsilon must be above 0 and at most 1, a decimal .* got '{text}'")
-            for text in ("0", "-0.1", "1.1", "8", "255/8", "8/0", "nan", "inf", "8 of 255", "")
+            (
+                lambda text=text: budget_of(text),
+                f"--epsilon must be above 0 and at most 0.4, as attacks .* got '{text}'",
+            )
+            for text in ("0", "-0.1", "0.41", "8", "255/8", "8/0", "nan", "inf", "8 of 255", "")
         ),
     ],
 )
@@ -179,8 +191,16 @@ def test_numbers_out_of_range_are_refused_with_the_option_s_name(ask, message):
 
 
 def test_budgets_are_decimals_or_fractions_and_the_usual_ones_follow_the_colour():
-    assert [budget_of(text) for text in ("0.1", ".1", "8/255", "1", "1e-3")] == [0.1, 0.1, 8 / 255, 1.0, 0.001]
+    assert [budget_of(text) for text in ("0.1", ".1", "8/255", "0.5/255", "1e-3")] == [
+        0.1,
+        0.1,
+        8 / 255,
+        0.5 / 255,
+        0.001,
+    ]
     assert (usual_budget(1), usual_budget(3)) == (0.2, 8 / 255)
+    for budget in (0.2, 8 / 255, 0.5 / 255, 1 / 7, 0.123456789):
+        assert budget_of(text_of(budget)) == budget
 
 
 def test_many_and_few_draws_follow_the_draws():

@@ -11,6 +11,7 @@ from vaecore.suite.judging.bound import Bound, Standing, problems_of, read_toml,
 from vaecore.suite.text import intensity
 from vaecore.toolkit import digest
 
+_ROUNDING = 1e-9  # of a budget that is a fraction
 _PILOT = {
     "dataset": str,
     "test_digest": str,
@@ -89,13 +90,11 @@ def read_bounds(file: Path, facts: Facts) -> Bounds:
                 f" {pilot[f'{kind}_digest'][:12]}, these are {facts.dataset} of digest {images_digest[:12]} (other data"
                 " need a pilot of their own)"
             )
-    for what, size, was, now in (
-        ("attack budget", "--epsilon", intensity(pilot["budget"]), intensity(facts.budget)),
-        ("number of draws", "--draws", str(pilot["draws"]), str(facts.draws)),
-    ):
-        if was != now:
+    for what, key, option in (("attack budget", "budget", "--epsilon"), ("number of draws", "draws", "--draws")):
+        was, now = pilot[key], getattr(facts, key)
+        if abs(was - now) > _ROUNDING:
             raise ValueError(
-                f"{file} must be for this {what}; it was set with {was}, this study has {now} ({size} {was}, or a pilot"
-                " of its own)"
+                f"{file} must be for this {what}; it was set with {intensity(was)}, this study has {intensity(now)}"
+                f" ({option} {was!r}, or a pilot of its own)"
             )
     return Bounds(file, digest(file), pilot, entries)

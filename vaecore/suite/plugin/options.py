@@ -55,7 +55,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--images": {
         "type": int,
         "metavar": "N",
-        "help": "test images looked at; expensive attacks keep their shares of them (default: the profile's)",
+        "help": "test images looked at, clean ones too (standard: 10,000 of these); expensive attacks keep their shares"
+        " (default: the profile's)",
     },
     "--attack-share": {
         "type": float,

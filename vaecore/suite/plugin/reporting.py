@@ -14,9 +14,9 @@ from vaecore.suite.judging.registry import Registry
 from vaecore.suite.judging.verdict import Verdict, expected_supported, no_verdict
 from vaecore.suite.results import SCHEMA
 from vaecore.suite.study import collect
-from vaecore.suite.study.protocol import PROFILES, Protocol, usual_budget
+from vaecore.suite.study.protocol import PROFILES, Protocol, text_of, usual_budget
 from vaecore.suite.study.study import Study
-from vaecore.suite.text import intensity, visible
+from vaecore.suite.text import visible
 
 
 def partial(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -112,10 +112,12 @@ def _command(study: Study, registry: Registry) -> str:
     words = ["pytest", "claims", "--dataset", _without_folder(setup.dataset.name), "--profile", profile.name]
     usual, protocol = PROFILES[profile.name], setup.protocol
     words += [] if profile.runs == usual.runs else ["--runs", str(profile.runs)]
-    if (profile.images, profile.lbfgs_images) != (usual.images, usual.lbfgs_images):
-        words += ["--images", str(profile.images), "--attack-share", f"{profile.lbfgs_images / profile.images:g}"]
+    if (profile.images, profile.clean_images) != (usual.images, usual.clean_images):
+        words += ["--images", str(profile.images)]
+    if profile.lbfgs_images * usual.images != usual.lbfgs_images * profile.images:
+        words += ["--attack-share", f"{profile.lbfgs_images / profile.images:g}"]
     if protocol.budget != usual_budget(setup.test.shape[0]):
-        words += ["--epsilon", intensity(protocol.budget)]
+        words += ["--epsilon", text_of(protocol.budget)]
     words += [] if protocol.draws == Protocol.draws else ["--draws", str(protocol.draws)]
     words += ["--device", setup.device.type]
     words += [] if setup.precision == "float32" else ["--precision", setup.precision]

@@ -169,7 +169,9 @@ class ClaimsSession:
         """The report's folder; None without `--report-dir`, unless the run is a whole one of the reference study."""
         chosen: str | None = self.config.getoption("--report-dir")
         facts, profile = self.study.facts, self.study.setup.protocol.profile
-        usual = profile == PROFILES["standard"] and not self.registry.refused
+        protocol, channels = self.study.setup.protocol, self.study.setup.test.shape[0]
+        usual = (profile, protocol.draws) == (PROFILES["standard"], Protocol.draws)
+        usual &= protocol.budget == usual_budget(channels)
         reference = facts.reference and usual and self.registry.error_rate == FAMILY
         part = self.own_alone or not_run(self.registry, self.study.lacks, concluded)
         if chosen is None and (self.pilot or not reference or part):

@@ -2,10 +2,12 @@
 
 A claim has no effect that its estimate is compared with ("> 0.5", "< 0"), which is the same for all data sets, as their
 bounds are not. Its effect is *shown* where the whole interval lies on the claimed side of no effect, *turned round*
-where it lies on the other, and *open* where it holds no effect. Runs, images and budget are each report's own.
+where it lies on the other, and *open* where it holds no effect, or there is none. Runs, images and budget are each
+report's own.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +94,13 @@ def carry_over(a: Mapping[str, Any], b: Mapping[str, Any]) -> CarryOver:
         if no_effect == (-math.inf, math.inf):
             continue
         sides = [_side(entry, results, name, no_effect) for entry, results in zip(entries, (a, b), strict=True)]
-        claims.append(Carried(name, one["estimand"], (sides[0], sides[1]), no_effect))
+        claims.append(Carried(name, _estimand(one), (sides[0], sides[1]), no_effect))
     return CarryOver(visible((_study(a), _study(b))), tuple(claims))
+
+
+def _estimand(entry: Mapping[str, Any]) -> str:
+    """Its words for any protocol, "1.5 budget" in place of a size, where the results have them."""
+    return re.sub(r"[{}]", "", entry.get("stated", entry["estimand"]))
 
 
 def _place(name: str) -> tuple[str, int, str]:
@@ -140,7 +147,8 @@ def _lines(carried: CarryOver, figure: str) -> Iterator[str]:
     yield ""
     yield (
         "*Shown*: the whole interval lies on the claimed side of no effect, whatever the bound; *turned round*: on the"
-        " other side; *open*: no effect is within."
+        " other side; *open*: no effect is within, or there is no interval. The figure leaves out claims that two"
+        " things are equal, and those not measured on both."
     )
     if figure:
         yield f"\n![Effects on A and B]({figure})"

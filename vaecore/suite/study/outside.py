@@ -153,7 +153,7 @@ class Abroad(_OfShards):
             title = f"training a VAE on {condition.label}"
             weights = Task(train_reference, {**described, "seed": seed}, learnt, "models", title)
             vae = Task(reference, {**described, "shape": whole.shape, "classes": 0}, {"weights": weights})
-            arguments = {"seed": seed, "device": device, "expensive": False}
+            arguments = {"seed": seed, "draws": setup.protocol.draws, "device": device, "expensive": False}
             fitted = Task(fit, arguments, {"vae": vae, "classifier": None, **learnt})
             tasks += [
                 Task(
@@ -181,7 +181,8 @@ def fitted_scores(setup: Setup, number: int, *, expensive: bool = False) -> Task
     inputs: dict[str, Any] = {kind: setup.model(kind, number) for kind in ("vae", "classifier")}
     held_out = None if setup.training is None else setup.held_places(seed)
     inputs |= {"train": setup.training, "held_out": held_out}
-    return Task(fit, {"seed": seed, "device": str(setup.device), "expensive": expensive}, inputs)
+    arguments = {"seed": seed, "draws": setup.protocol.draws, "device": str(setup.device), "expensive": expensive}
+    return Task(fit, arguments, inputs)
 
 
 def held_scores(setup: Setup, number: int) -> Task:
@@ -192,6 +193,7 @@ def held_scores(setup: Setup, number: int) -> Task:
 
 def fit(
     seed: int,
+    draws: int,
     device: str,
     expensive: bool,  # noqa: FBT001  # tasks take all arguments by name
     vae: Autoencoder,
@@ -205,7 +207,7 @@ def fit(
         pixels = seen(train, held_out).pixels.to(device)
     lacking = {*lacking_needs(vae, classifier, pixels)}
     names = [name for name, one in all_scores.items() if one.expensive == expensive and not lacking & {*one.needs}]
-    return fit_scores(vae, classifier, pixels, seed=seed_for("scores", seed), names=names)
+    return fit_scores(vae, classifier, pixels, seed=seed_for("scores", seed), draws=draws, names=names)
 
 
 def score(device: str, few: int, shard: Tensors, fitted: FittedScores, expensive: FittedScores | None) -> Tensors:

@@ -157,6 +157,8 @@ class Sets:
         """Why a claim that takes a set of this kind can't be concluded; empty where it can, or where it takes none."""
         if not kind or self.find(kind) is not None:
             return ""
+        if is_made(kind):
+            return f"takes images of {kind}, which are made if asked for (--ood {kind})"
         remedy, fits = f"--ood path/to/{kind}.npz", LOADED_SHAPES.get(kind) == self.test.shape
         if fits and kind in TORCHVISION and TORCHVISION[kind].large:
             remedy = f"--ood {kind} downloads it, or {remedy}"

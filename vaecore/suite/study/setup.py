@@ -237,14 +237,14 @@ class Setup:
 
     @cached_property
     def background(self) -> bool:
-        """Whether the images have a background, which a threshold and the share of black pixels take for granted."""
-        return background(self.test_images if self.train_or_none is None else self.dataset.training) is not None
+        """Whether the images stand on black, which a threshold and the share of black pixels take for granted."""
+        return background(self.test_images if self.train_or_none is None else self.dataset.training) == 0
 
     def lacks(self, need: str) -> str:
         """Why a claim that needs something of the images can't be concluded; empty where it can."""
         if need != BACKGROUND or self.background:
             return ""
-        return f"needs images with a background, black or white in a tenth of all pixels; {self.test.name} has none"
+        return f"needs images with a background, black in a tenth of all pixels or more; {self.test.name} has none"
 
     # Models.
 
