@@ -41,8 +41,8 @@ class KLAutoencoder(nn.Module):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (n, c, h, w) in [0, 1] to mean and log-variance, (n, latent) each."""
-        found = self.model.encode(2 * images - 1).latent_dist
-        return found.mean.flatten(1), found.logvar.flatten(1)
+        posterior = self.model.encode(2 * images - 1).latent_dist
+        return posterior.mean.flatten(1), posterior.logvar.flatten(1)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (n, latent) to images (n, c, h, w) in [0, 1]."""

@@ -24,8 +24,8 @@ class PythaeVAE(nn.Module):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (n, c, h, w) in [0, 1] to mean and log-variance, (n, latent) each."""
-        found = self.model.encoder(images)
-        return found["embedding"], found["log_covariance"]
+        posterior = self.model.encoder(images)
+        return posterior["embedding"], posterior["log_covariance"]
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (n, latent) to images (n, c, h, w) in [0, 1]."""

@@ -47,9 +47,9 @@ def adapter(answer: object, call: str) -> str:
 def encode_adapter(answer: object) -> str:
     """The same for `encode`, whose answer becomes a pair: that of a posterior, or of a mapping with both."""
     items = {str(name): one for name, one in answer.items()} if isinstance(answer, Mapping) else {}
-    posterior = items.get("latent_dist", getattr(answer, "latent_dist", answer))
-    if isinstance(getattr(posterior, "mean", None), Tensor) and isinstance(getattr(posterior, "logvar", None), Tensor):
-        where = "found" if posterior is answer else "found.latent_dist"
+    inner = items.get("latent_dist", getattr(answer, "latent_dist", answer))
+    if isinstance(getattr(inner, "mean", None), Tensor) and isinstance(getattr(inner, "logvar", None), Tensor):
+        where = "posterior" if inner is answer else "posterior.latent_dist"
         pair = f"{where}.mean.flatten(1), {where}.logvar.flatten(1)"
     else:
         tensors = [name for name, one in items.items() if isinstance(one, Tensor)]
@@ -57,8 +57,8 @@ def encode_adapter(answer: object) -> str:
         middle = next((name for name in tensors if name != spread), "")
         if not spread or not middle:
             return ""
-        pair = f'found["{middle}"], found["{spread}"]'
-    return f" (wrap the model, so that it returns `{pair}` where `found = model.encode(images)`)"
+        pair = f'posterior["{middle}"], posterior["{spread}"]'
+    return f" (wrap the model, so that it returns `{pair}` where `posterior = model.encode(images)`)"
 
 
 def dependence(answer: Callable[[Tensor], Tensor], given: Tensor) -> tuple[Tensor, Literal["batch", "chance"] | None]:

@@ -144,7 +144,7 @@ def check_logits(logits: object, count: int) -> None:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
             f"the classifier must map {count} images to logits ({count}, classes); got {got}"
-            f"{'' if isinstance(logits, Tensor) else adapter(logits, 'model(images)')}"
+            f"{adapter(logits, 'model(images)')}"
         )
     if not bool(torch.isfinite(logits).all()):
         raise ValueError("the classifier's logits must be finite; got NaN or infinity (did its training diverge?)")

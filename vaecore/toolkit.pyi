@@ -42,11 +42,11 @@ from ._batch_sizes import fit_at_once as fit_at_once
 
 # Data.
 from .data._augment import distort as distort
-from .data._images import background as background
 from .data._images import data_root as data_root
 from .data._images import is_available as is_available
 from .data._images import load_whole as load_whole
 from .data._images import npz_of as npz_of
+from .data._images import on_black as on_black
 from .data._images import probe as probe
 from .data._names import EMBEDDED as EMBEDDED
 from .data._names import LOADED_SHAPES as LOADED_SHAPES

@@ -77,6 +77,9 @@ def test_the_command_gives_these_results_and_names_no_folder(tiny, registry, res
         "command"
     ]
     assert "--runs 2 --images 300 --attack-share 0.5 --epsilon 1/255 --draws 6" in command
+    other = replace(tiny.setup, first_seed=5)
+    command = reporting.partial(Study.of(other, Store(tmp_path / "cache")), registry, [])["command"]
+    assert "--runs 2 --first-seed 5 --images" in command
     usual = replace(setup, protocol=Protocol(PROFILES["full"]))
     assert "--runs" not in reporting.partial(Study.of(usual, Store(tmp_path / "cache")), registry, [])["command"]
 

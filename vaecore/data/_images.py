@@ -17,7 +17,7 @@ from vaecore.data._user_data import MOST_CLASSES, load_user_data, user_data_name
 
 SPLITS = ("train", "test")
 LETTERS = 1000
-BACKGROUND_SHARE = 0.1  # of all pixels; MNIST and its like have 0.5 to 0.8, photographs 0.01
+BLACK_SHARE = 0.1  # of all pixels, in a background; MNIST and its like have 0.5 to 0.8, photographs 0.01
 
 
 @dataclass(frozen=True)
@@ -166,14 +166,12 @@ def npz_of(name: str, root: str | os.PathLike[str] | None = None) -> Path | None
     return _downloads.npz_of(name, data_root(root)) if name in TORCHVISION else None
 
 
-def background(images: Images) -> float | None:
-    """The value that a tenth of all pixels or more have, in all channels: 0 (black) or 1 (white); None without such.
+def on_black(images: Images) -> bool:
+    """Whether a tenth of all pixels or more are black, in all channels, as a background is.
 
-    The commoner where both are. A pixel that a lossy format or an interpolation has changed is not of the background.
+    A pixel that a lossy format or an interpolation has changed is not of the background.
     """
-    shares = {value: float((images.pixels == value).all(dim=1).float().mean()) for value in (0.0, 1.0)}
-    commoner = max(shares, key=lambda value: shares[value])
-    return commoner if shares[commoner] >= BACKGROUND_SHARE else None
+    return float((images.pixels == 0).all(dim=1).float().mean()) >= BLACK_SHARE
 
 
 def probe(name: str, *, timeout: float = 3.0) -> bool:

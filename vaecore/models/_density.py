@@ -18,8 +18,7 @@ def discretised_logistic(images: Tensor, means: Tensor, scale: Tensor | float) -
     as well, so that the 256 probabilities sum to 1. Between levels, pixels have the mass around them. Returns (n,
     draws); divided by `c * h * w` they are nats per dimension, and by log(2) again bits per dimension. scale: of the
     distribution, above 0, for pixels in [0, 1]: a number, or a tensor that broadcasts to (c, h, w); the standard
-    deviation is 1.81 times as large. Raises ValueError for other shapes, and for a number that
-    is no such scale.
+    deviation is 1.81 times as large. Raises ValueError for other shapes, and for a number that is no such scale.
     Source: Kingma et al. 2016, section 5.2, as the decoder of a VAE; Salimans et al. 2017, equation 2, for the tails.
     """
     check_draws(images, means)

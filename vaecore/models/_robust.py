@@ -51,9 +51,8 @@ def fit_robust(
 ) -> AnyClassifier:
     """Train a reference classifier on images moved by PGD from a random start within `epsilon` (L-infinity).
 
-    PGD takes five steps. `epsilon` grows to its size over the first 30% of the training. config: by default
-    that of `robust_config`. Returned on `device` (default: GPU if any), eval mode. Raises as
-    `fit_classifier` does.
+    PGD takes five steps. `epsilon` grows to its size over the first 30% of the training. config: by default that of
+    `robust_config`. Returned on `device` (default: GPU if any), eval mode. Raises as `fit_classifier` does.
     Source: Madry et al. (2018), equation 2.1.
     """
     check_number("epsilon", epsilon, lambda value: 0 < value <= 1, "above 0 and at most 1")

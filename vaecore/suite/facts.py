@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-BACKGROUND = "background"  # what a claim may need images to have
-
 
 @dataclass(frozen=True)
 class Facts:

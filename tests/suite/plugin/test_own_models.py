@@ -125,14 +125,18 @@ SHAPE = "must work on the images of mine.npz, shaped (n, 1, 8, 8); "
         (
             "encode",
             "{'embedding': result[0], 'log_covariance': result[1]}",
-            '*got dict (wrap *`found[[]"embedding"], found[[]"log_covariance"]` where `found = model.encode(images)`)',
+            '*got dict (wrap *`posterior[[]"embedding"], posterior[[]"log_covariance"]` where *model.encode(images)`)',
         ),
         (
             "encode",
             "types.SimpleNamespace(latent_dist=types.SimpleNamespace(mean=result[0], logvar=result[1]))",
-            "*`found.latent_dist.mean.flatten(1), found.latent_dist.logvar.flatten(1)` where *",
+            "*`posterior.latent_dist.mean.flatten(1), posterior.latent_dist.logvar.flatten(1)` where *",
         ),
-        ("encode", "types.SimpleNamespace(mean=result[0], logvar=result[1])", "*`found.mean.flatten(1), found.logvar*"),
+        (
+            "encode",
+            "types.SimpleNamespace(mean=result[0], logvar=result[1])",
+            "*`posterior.mean.flatten(1), posterior.logvar*",
+        ),
         ("encode", "('mean', 'spread')", "*must encode to a pair of tensors, mean and log-variance; got str and str"),
     ],
 )

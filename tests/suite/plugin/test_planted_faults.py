@@ -223,7 +223,7 @@ def study_with(tmp_path_factory):
     def study(fault="", **others):
         key = fault, *others.values()
         if fault not in ("", "posterior without spread"):  # of all faults, it alone needs more draws than ten
-            others["protocol"] = replace(setup.protocol, times=1)
+            others["protocol"] = replace(setup.protocol, more=1)
         if key not in studies:
             studies[key] = Study.of(replace(setup, fault=fault, **others), store)
         return studies[key]

@@ -394,8 +394,11 @@ EVERY = "".join(source(claim.id, ONES) for claim in CLAIMS.values() if not claim
         (("--runs=5", "--pilot"), False),
         (("--runs=5", "-k", "not a1"), False),
         (("--runs=5", "--error-rate=study"), False),
+        (("--runs=5", "--epsilon=0.1"), False),
+        (("--runs=5", "--draws=5"), False),
+        (("--runs=5", "--first-seed=5"), False),
     ],
-    ids=["whole", "fewer runs", "smoke", "pilot", "part", "other levels"],
+    ids=["whole", "fewer runs", "smoke", "pilot", "part", "other levels", "budget", "draws", "seeds"],
 )
 def test_report_is_written_unasked_only_when_whole(run, folders, options, written):
     run(EVERY, *options, models=False)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from vaecore.suite.budget import MOST, budget_of, text_of, usual_budget
 from vaecore.suite.study.cleaning import CLEANED, MAJORITY
 from vaecore.suite.study.conditions import (
     CLEAN,
@@ -33,12 +34,11 @@ from vaecore.suite.study.protocol import (
     PROFILES,
     Profile,
     Protocol,
-    budget_of,
     draws_of,
     profile_of,
-    text_of,
-    usual_budget,
+    seed_of,
 )
+from vaecore.suite.study.trials import sweeps
 
 PROTOCOL = Protocol()
 SIZES = {
@@ -176,10 +176,13 @@ def test_a_profile_has_the_numbers_that_are_asked_for(asked, expected):
         (lambda: profile_of("smoke", None, 1), "--images must be 2 or more; got 1"),
         (lambda: profile_of("smoke", None, None, 1.5), "--attack-share must be above 0 and at most 1; got 1.5"),
         (lambda: draws_of(1), "--draws must be 2 or more; got 1"),
+        (lambda: seed_of(-1, pilot=False), "--first-seed must be 0 or more; got -1"),
+        (lambda: seed_of(1000, pilot=False), "--first-seed must be below 1000, where .* pilots begin; got 1000"),
+        (lambda: seed_of(5, pilot=True), "--first-seed must be left out with --pilot, whose seeds start at 1000"),
         *(
             (
                 lambda text=text: budget_of(text),
-                f"--epsilon must be above 0 and at most 0.4, as attacks .* got '{text}'",
+                f"budget \\(--epsilon\\) must be above 0 and at most 0.4, as attacks .* got '{text}'",
             )
             for text in ("0", "-0.1", "0.41", "8", "255/8", "8/0", "nan", "inf", "8 of 255", "")
         ),
@@ -201,6 +204,16 @@ def test_budgets_are_decimals_or_fractions_and_the_usual_ones_follow_the_colour(
     assert (usual_budget(1), usual_budget(3)) == (0.2, 8 / 255)
     for budget in (0.2, 8 / 255, 0.5 / 255, 1 / 7, 0.123456789):
         assert budget_of(text_of(budget)) == budget
+
+
+def test_no_attack_of_the_largest_budget_moves_a_pixel_by_more_than_1():
+    protocol = replace(PROTOCOL, budget=MOST)
+    sizes = [trial.epsilon for row in sweeps(protocol).values() for trial in row]
+    assert max(sizes + [protocol.size(condition) for condition in (*protocol.conditions, *CLEANED)]) == 1.0
+
+
+def test_seeds_of_claims_and_pilots():
+    assert [seed_of(None, pilot=False), seed_of(5, pilot=False), seed_of(None, pilot=True)] == [0, 5, 1000]
 
 
 def test_many_and_few_draws_follow_the_draws():

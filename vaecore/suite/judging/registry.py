@@ -7,11 +7,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vaecore.suite.facts import BACKGROUND
+from vaecore.suite.budget import DRAWS, GREY, budget_of
 from vaecore.suite.judging.bound import Bound, Standing, problems_of, read_toml, standing
 from vaecore.suite.judging.bounds import Bounds
 from vaecore.suite.judging.findings import FAMILY, REGISTRY, STUDY, shown
@@ -21,6 +20,7 @@ from vaecore.toolkit import EMBEDDED, TORCHVISION, digest
 
 KINDS = ("finding", "control", "baseline", "limit")
 _TEXTS = {"kind", "sentence", "estimand", "source", "no_effect", "untested", "reported", "outside", "needs"}
+BACKGROUND = "background"  # what a claim may need images to have
 _TABLES = ("families", "protocols")  # tables that are no claims
 _DATASETS = {*TORCHVISION, *EMBEDDED}  # of this package's registry; a user's may name any
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
@@ -217,8 +217,8 @@ def _claims(
 class Valid:
     """The attack budget, in pixel intensity, and the draws of an image that bounds are valid for."""
 
-    budget: float = 0.2
-    draws: int = 10
+    budget: float = GREY
+    draws: int = DRAWS
 
     def __str__(self) -> str:
         """In words."""
@@ -237,10 +237,10 @@ class Valid:
 def _valid(name: str, entry: Any) -> Valid:
     """What `[protocols]` says of a data set; raises ValueError where it can't be read."""
     try:
-        budget, draws = float(Fraction(str(entry["budget"]))), entry["draws"]
-        if not 0 < budget <= 1 or type(draws) is not int or draws < 1 or len(entry) != 2:
+        budget, draws = budget_of(str(entry["budget"])), entry["draws"]
+        if type(draws) is not int or draws < 1 or len(entry) != 2:
             raise ValueError(entry)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError):
         raise ValueError(
             f'[protocols] must have lines as {name} = {{ budget = "8/255", draws = 10 }}; got {entry!r}'
         ) from None

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from vaecore.suite.budget import COLOUR, DRAWS, GREY
 from vaecore.suite.judging.findings import FAMILY, FOLDER, STUDY
 from vaecore.suite.plugin.items import VERDICT, asks_for_study, usage_error
-from vaecore.suite.study.protocol import COLOUR, GREY, PROFILES, Protocol
+from vaecore.suite.study.protocol import PILOT_SEED, PROFILES
 from vaecore.suite.text import counted, intensity
 from vaecore.toolkit import EMBEDDED, TORCHVISION
 
@@ -52,6 +53,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         + " (default: standard)",
     },
     "--runs": {"type": int, "metavar": "N", "help": "training runs (default: the profile's)"},
+    "--first-seed": {
+        "type": int,
+        "metavar": "N",
+        "help": f"training seed of the first run, below {PILOT_SEED}, where those of pilots begin (default: 0)",
+    },
     "--images": {
         "type": int,
         "metavar": "N",
@@ -73,7 +79,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--draws": {
         "type": int,
         "metavar": "N",
-        "help": f"reconstructions of an image (default: {Protocol.draws})",
+        "help": f"reconstructions of an image (default: {DRAWS})",
     },
     "--device": {"default": "auto", "choices": ("auto", "cpu", "cuda"), "help": "where to compute (default: auto)"},
     "--workers": {

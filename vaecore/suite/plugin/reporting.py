@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vaecore.suite.budget import DRAWS, text_of, usual_budget
 from vaecore.suite.facts import Facts
 from vaecore.suite.judging.findings import FAMILY
 from vaecore.suite.judging.registry import Registry
 from vaecore.suite.judging.verdict import Verdict, expected_supported, no_verdict
 from vaecore.suite.results import SCHEMA
 from vaecore.suite.study import collect
-from vaecore.suite.study.protocol import PROFILES, Protocol, text_of, usual_budget
+from vaecore.suite.study.protocol import PROFILES
 from vaecore.suite.study.study import Study
 from vaecore.suite.text import visible
 
@@ -112,13 +113,14 @@ def _command(study: Study, registry: Registry) -> str:
     words = ["pytest", "claims", "--dataset", _without_folder(setup.dataset.name), "--profile", profile.name]
     usual, protocol = PROFILES[profile.name], setup.protocol
     words += [] if profile.runs == usual.runs else ["--runs", str(profile.runs)]
+    words += [] if setup.pilot or setup.first_seed == 0 else ["--first-seed", str(setup.first_seed)]
     if (profile.images, profile.clean_images) != (usual.images, usual.clean_images):
         words += ["--images", str(profile.images)]
     if profile.lbfgs_images * usual.images != usual.lbfgs_images * profile.images:
         words += ["--attack-share", f"{profile.lbfgs_images / profile.images:g}"]
     if protocol.budget != usual_budget(setup.test.shape[0]):
         words += ["--epsilon", text_of(protocol.budget)]
-    words += [] if protocol.draws == Protocol.draws else ["--draws", str(protocol.draws)]
+    words += [] if protocol.draws == DRAWS else ["--draws", str(protocol.draws)]
     words += ["--device", setup.device.type]
     words += [] if setup.precision == "float32" else ["--precision", setup.precision]
     for text, kind in setup.options:

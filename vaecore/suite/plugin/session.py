@@ -14,6 +14,7 @@ import torch
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from vaecore import Store, keep_freed_memory
+from vaecore.suite.budget import budget_of, usual_budget
 from vaecore.suite.cache import cache_folder
 from vaecore.suite.judging.bounds import Bounds, read_bounds
 from vaecore.suite.judging.findings import FAMILY, REGISTRY, shown
@@ -28,7 +29,7 @@ from vaecore.suite.report import page, terminal, writing
 from vaecore.suite.study import collect
 from vaecore.suite.study.executors import Executor, Here, Processes, default_workers
 from vaecore.suite.study.plan import WorkerDiedError
-from vaecore.suite.study.protocol import PILOT_SEED, PROFILES, Protocol, budget_of, draws_of, profile_of, usual_budget
+from vaecore.suite.study.protocol import PROFILES, Protocol, draws_of, profile_of, seed_of
 from vaecore.suite.study.setup import Dataset, Setup, choose_dataset
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tasks import Task
@@ -74,7 +75,7 @@ class ClaimsSession:
                 device=device,
                 vae=option("--vae"),
                 classifier=option("--classifier"),
-                first_seed=PILOT_SEED if self.pilot else 0,
+                first_seed=seed_of(option("--first-seed"), pilot=self.pilot),
                 precision=option("--precision"),
                 ood=tuple(option("--ood")),
             )
@@ -168,10 +169,9 @@ class ClaimsSession:
     def report_folder(self, concluded: Container[str]) -> Path | None:
         """The report's folder; None without `--report-dir`, unless the run is a whole one of the reference study."""
         chosen: str | None = self.config.getoption("--report-dir")
-        facts, profile = self.study.facts, self.study.setup.protocol.profile
-        protocol, channels = self.study.setup.protocol, self.study.setup.test.shape[0]
-        usual = (profile, protocol.draws) == (PROFILES["standard"], Protocol.draws)
-        usual &= protocol.budget == usual_budget(channels)
+        facts, setup = self.study.facts, self.study.setup
+        usual = setup.protocol == Protocol(PROFILES["standard"], usual_budget(setup.test.shape[0]))
+        usual &= self.pilot or setup.first_seed == 0
         reference = facts.reference and usual and self.registry.error_rate == FAMILY
         part = self.own_alone or not_run(self.registry, self.study.lacks, concluded)
         if chosen is None and (self.pilot or not reference or part):

@@ -1,14 +1,12 @@
 """The protocol of a study: attack budget, draws, and how much is looked at. Plain values; imports no torch."""
 
-import math
 from dataclasses import dataclass, replace
 
+from vaecore.suite.budget import DRAWS, GREY
 from vaecore.suite.study.conditions import CLEAN, DRAWN, UNIFORM, Condition
 from vaecore.suite.text import intensity
 
 PILOT_SEED = 1000  # seeds from here on set bounds and are never used by the claims
-_MOST = 0.4  # a budget; trials of the attacks go to 2.5, and no pixel can move by more than 1
-GREY, COLOUR = 0.2, 8 / 255  # the field's L-infinity budgets, of digits and of photographs (Croce et al. 2021)
 
 
 @dataclass(frozen=True)
@@ -59,35 +57,19 @@ def profile_of(
     )
 
 
-def budget_of(text: str) -> float:
-    """An L-infinity budget from a text such as "0.1" or "8/255"; raises ValueError unless it is in (0, 0.4]."""
-    above, _, below = text.partition("/")
-    try:
-        budget = float(above) / float(below or 1)
-    except (ValueError, ZeroDivisionError):
-        budget = math.nan
-    if not 0 < budget <= _MOST:
-        raise ValueError(
-            f"--epsilon must be above 0 and at most {_MOST:g}, as attacks go up to {1 / _MOST:g} budgets: a decimal or"
-            f" a fraction such as 8/255; got {text!r}"
-        )
-    return budget
-
-
-def text_of(budget: float) -> str:
-    """The text from which `budget_of` gives a budget back."""
-    shown = intensity(budget)
-    return shown if budget_of(shown) == budget else repr(budget)
-
-
-def usual_budget(channels: int) -> float:
-    """The budget that the field attacks grey or colour images with."""
-    return GREY if channels == 1 else COLOUR
-
-
 def draws_of(number: int | None) -> int:
     """Reconstructions of an image, by default 10; raises ValueError below 2, where labels can't disagree."""
-    return Protocol.draws if number is None else _least("--draws", number, 2)
+    return DRAWS if number is None else _least("--draws", number, 2)
+
+
+def seed_of(number: int | None, *, pilot: bool) -> int:
+    """Training seed of the first run; raises ValueError for one of pilots, and for a pilot with one of its own."""
+    if pilot and number is not None:
+        raise ValueError(f"--first-seed must be left out with --pilot, whose seeds start at {PILOT_SEED}")
+    first = PILOT_SEED if pilot else _least("--first-seed", number or 0, 0)
+    if first >= PILOT_SEED and not pilot:
+        raise ValueError(f"--first-seed must be below {PILOT_SEED}, where the seeds of pilots begin; got {first}")
+    return first
 
 
 def _least(option: str, number: int, least: int) -> int:
@@ -101,15 +83,15 @@ class Protocol:
     """What a study does to images, and how often.
 
     budget: L-infinity size of an attack, in pixel intensity; all sizes of attacks and their noise are multiples of it.
-    draws: reconstructions of an image. times: so many times more, where many are compared with few. eot_draws: draws
-    that an adaptive attacker averages over in a step. shard: images whose evidence is one task; scored: whose scores
-    are. conditions: under which reconstructions are classified.
+    draws: reconstructions of an image. more: what they are multiplied by where many are compared with few. eot_draws:
+    draws that an adaptive attacker averages over in a step. shard: images whose evidence is one task; scored: whose
+    scores are. conditions: under which reconstructions are classified.
     """
 
     profile: Profile = PROFILES["standard"]
     budget: float = GREY
-    draws: int = 10
-    times: int = 5
+    draws: int = DRAWS
+    more: int = 5
     eot_draws: int = 5
     shard: int = 500
     scored: int = 2_000
@@ -123,7 +105,7 @@ class Protocol:
     @property
     def many_draws(self) -> int:
         """Reconstructions of an image where many are compared with few."""
-        return self.times * self.draws
+        return self.more * self.draws
 
     @property
     def few_draws(self) -> int:

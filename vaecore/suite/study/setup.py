@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 import torch
 
 from vaecore import Images, load_images, reference_configs
-from vaecore.suite.facts import BACKGROUND
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.model_checks import check_model
 from vaecore.suite.study.models import (
@@ -27,7 +26,7 @@ from vaecore.suite.study.protocol import PILOT_SEED, Protocol
 from vaecore.suite.study.sets import Sets, in_random_order
 from vaecore.suite.study.signals import look, thresholds
 from vaecore.suite.study.tasks import Given, Task, remember
-from vaecore.toolkit import Precision, background, check_precision, default_device, is_available, npz_of, probe
+from vaecore.toolkit import Precision, check_precision, default_device, is_available, npz_of, on_black, probe
 
 # Training images that no model of a run learns from, kept to fit what judges confidence: that many, or this share where
 # fewer. Each run keeps others, so that what varies between runs covers the choice of these images, too.
@@ -238,13 +237,7 @@ class Setup:
     @cached_property
     def background(self) -> bool:
         """Whether the images stand on black, which a threshold and the share of black pixels take for granted."""
-        return background(self.test_images if self.train_or_none is None else self.dataset.training) == 0
-
-    def lacks(self, need: str) -> str:
-        """Why a claim that needs something of the images can't be concluded; empty where it can."""
-        if need != BACKGROUND or self.background:
-            return ""
-        return f"needs images with a background, black in a tenth of all pixels or more; {self.test.name} has none"
+        return on_black(self.test_images if self.train_or_none is None else self.dataset.training)
 
     # Models.
 

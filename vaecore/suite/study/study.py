@@ -27,7 +27,7 @@ from vaecore.suite.study.tasks import Task
 from vaecore.suite.text import visible
 from vaecore.toolkit import Classify, Tensors, ask
 
-if TYPE_CHECKING:  # what judges must not move the keys of tasks
+if TYPE_CHECKING:  # so that a change to how claims are judged moves no key of a task
     from vaecore.suite.judging.registry import Claim
 
 
@@ -170,7 +170,11 @@ class Study:
 
     def lacks(self, claim: "Claim") -> str:
         """Why a claim can't be concluded on these images; empty where it can."""
-        return self.outside.lacks(claim.outside) or self.setup.lacks(claim.needs)
+        if (why := self.outside.lacks(claim.outside)) or not claim.needs or self.setup.background:
+            return why
+        return (
+            f"needs images with a background, black in a tenth of all pixels or more; {self.setup.test.name} has none"
+        )
 
     def accuracies(self) -> list[float]:
         """Share of all test images that each run's classifier labels correctly."""

@@ -1,24 +1,20 @@
 """The figure of what carries over from one data set to another."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from vaecore.suite.report.carryover import FATES, OPEN, SHOWN, TURNED, CarryOver
 from vaecore.suite.report.figures.style import BLACK, BLUE, GREY, ORANGE, SMALL, Figure
-
-if TYPE_CHECKING:
-    from vaecore.suite.report.carryover import CarryOver
 
 _LINEAR = 0.1  # effects up to this are drawn to scale, larger ones by their logarithm
 _LOOKS = {  # by what becomes of what A shows: colour, marker, whether it is filled
-    "carries over": (BLUE, "o", True),
-    "turns round": (ORANGE, "s", True),
-    "is open there": (GREY, "^", False),
+    FATES[SHOWN]: (BLUE, "o", True),
+    FATES[TURNED]: (ORANGE, "s", True),
+    FATES[OPEN]: (GREY, "^", False),
 }
 _OTHER = (BLACK, "x", True)
 
 
-def effects(carried: "CarryOver") -> Figure:
+def effects(carried: CarryOver) -> Figure:
     """Each claim's effect on B against that on A, above 0 as claimed, with its intervals."""
     figure = Figure(figsize=(7.5, 7), layout="constrained")
     panel = figure.subplots()
@@ -36,7 +32,7 @@ def effects(carried: "CarryOver") -> Figure:
         face = colour if filled else "none"
         panel.plot(x, y, marker, color=colour, markerfacecolor=face, label="" if label in named else label)
         named.add(label)
-        if claim.fate != "carries over":  # these are many, stand close and are named in the table
+        if claim.fate != FATES[SHOWN]:  # these are many, stand close and are named in the table
             panel.annotate(claim.claim, (x, y), (2, 2), textcoords="offset points", fontsize=SMALL)
         most = [max(one, 1.3 * abs(value)) for one, value in zip(most, (x, y), strict=True)]
     for scale in (panel.set_xscale, panel.set_yscale):

@@ -38,13 +38,8 @@ ENDS = 4  # images shown at each end of a score
 POINTS = 200  # images of each group in the map of the latent space,
 ATTACKS = (FGSM(1), LBFGS)  # attacked ones among them, and
 FITTED_ON = 5_000  # training images, whose principal components it shows
-NEARBY = (
-    "kmnist",
-    "letters",
-    "cifar-100",
-    "cifar-10",
-    "svhn",
-)  # sets that hide and that train a VAE, the first that is at hand
+# Sets that hide and that train a VAE: the first that is at hand.
+NEARBY = ("kmnist", "letters", "cifar-100", "cifar-10", "svhn")
 MEASURES = ("auroc", "low", "high", "aupr_in", "aupr_out", "fpr95")
 
 Values = NDArray[np.floating[Any]]
