@@ -18,7 +18,10 @@ Conditions that are compared share images and draws. What the attacker knows:
   two for some 2 in 100.
 """
 
+from __future__ import annotations
+
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -38,17 +41,17 @@ from vaecore.suite import (
     SIGN,
     SQUEEZING,
     UNIFORM,
-    Conclusion,
     Condition,
     Estimate,
-    Study,
-    Table,
     all_alarms,
     auroc,
     difference,
     mean,
     ratio,
 )
+
+if TYPE_CHECKING:  # they import torch, which tests are collected without
+    from vaecore.suite import Conclusion, Study, Table
 
 
 @pytest.mark.claim("A1")

@@ -5,6 +5,10 @@ against a set outside. Which sets there are:
 vaecore/suite/study/sets.py.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
@@ -19,15 +23,16 @@ from vaecore.suite import (
     LEVELS,
     P_VALUES,
     SCORES,
-    Conclusion,
     Condition,
     Estimate,
-    Study,
     auroc,
     difference,
     mean,
 )
 from vaecore.toolkit import is_made
+
+if TYPE_CHECKING:  # they import torch, which tests are collected without
+    from vaecore.suite import Conclusion, Study
 
 
 def detection(study: Study, score: str, kind: str) -> Estimate:

@@ -6,9 +6,9 @@ from .data._images import Images as Images
 from .data._images import letters as letters
 from .data._images import load_images as load_images
 from .data._outside import outside as outside
-from .data._outside import OUTSIDE_LOADED as OUTSIDE_LOADED
-from .data._outside import OUTSIDE_MADE as OUTSIDE_MADE
-from .data._outside import outside_name as outside_name
+from .data._names import OUTSIDE_LOADED as OUTSIDE_LOADED
+from .data._names import OUTSIDE_MADE as OUTSIDE_MADE
+from .data._names import outside_name as outside_name
 
 # Models and their training.
 from .models._networks import Autoencoder as Autoencoder

@@ -48,10 +48,11 @@ from .data._images import load_whole as load_whole
 from .data._images import npz_of as npz_of
 from .data._images import on_black as on_black
 from .data._images import probe as probe
+from .data._names import check_source as check_source
 from .data._names import EMBEDDED as EMBEDDED
 from .data._names import LOADED_SHAPES as LOADED_SHAPES
 from .data._names import TORCHVISION as TORCHVISION
-from .data._outside import is_made as is_made
+from .data._names import is_made as is_made
 from .data._outside import PATCHES_ALONG_A_SIDE as PATCHES_ALONG_A_SIDE
 
 # Models and their training.

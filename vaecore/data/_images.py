@@ -12,8 +12,8 @@ from vaecore._check import check_choice, check_images, check_integer, check_labe
 from vaecore._files import expanded, user_cache
 from vaecore._import_by_name import is_named
 from vaecore.data import _downloads, _embedded
-from vaecore.data._names import EMBEDDED, TORCHVISION
-from vaecore.data._user_data import MOST_CLASSES, load_user_data, user_data_name
+from vaecore.data._names import EMBEDDED, TORCHVISION, known_name
+from vaecore.data._user_data import MOST_CLASSES, load_user_data
 
 SPLITS = ("train", "test")
 LETTERS = 1000
@@ -104,7 +104,7 @@ def load_images(
     file (or set, with `download=False`), and ConnectionError if a download fails.
     """
     check_choice("split", split, SPLITS)
-    set_name = _set_name(name)
+    set_name = known_name(name)
     if set_name == "digits":
         return Images(*_embedded.digits(split), set_name, split)
     if set_name == "letters":
@@ -149,7 +149,7 @@ def is_available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
 
     Does not check the content, as `load_images` does. Raises ValueError for an unknown name.
     """
-    set_name = _set_name(name)
+    set_name = known_name(name)
     if set_name is None:
         return is_named(os.fspath(name)) or expanded(name).exists()
     if set_name in EMBEDDED:
@@ -182,19 +182,6 @@ def probe(name: str, *, timeout: float = 3.0) -> bool:
     if name not in TORCHVISION:
         raise ValueError(f"only {quoted(TORCHVISION)} can be downloaded; got {name!r}")
     return not _downloads.unreachable(name, timeout)
-
-
-def _set_name(name: str | os.PathLike[str]) -> str | None:
-    """The name of a set, or None if the name is of a user's own data; raises ValueError otherwise."""
-    text = os.fspath(name)
-    if text in TORCHVISION or text in EMBEDDED:
-        return text
-    if user_data_name(text) is not None:
-        return None
-    raise ValueError(
-        f"images must be {quoted([*TORCHVISION, *EMBEDDED])}, the path of a file that ends in .npz or of a folder that"
-        f" exists, or package.module:attribute; got {text!r}"
-    )
 
 
 def _digest(pixels: Tensor, labels: Tensor | None) -> str:

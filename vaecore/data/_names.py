@@ -1,8 +1,14 @@
-"""The image sets that load by name: a row for each. Imports no torch."""
+"""Names of image sets: a row for each that loads by name, those that are made, and users' own. Imports no torch."""
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from vaecore._files import expanded
+from vaecore._import_by_name import is_named
 
 Shape = tuple[int, int, int]  # channels, height, width
 MNIST_SHAPE, CIFAR_SHAPE = (1, 28, 28), (3, 32, 32)
@@ -96,3 +102,101 @@ EMBEDDED = ("digits", "letters")
 LOADED_SHAPES: Mapping[str, Shape] = {name: row.shape for name, row in TORCHVISION.items()} | dict.fromkeys(
     EMBEDDED, MNIST_SHAPE
 )
+OUTSIDE_MADE = (
+    "rotated-90",
+    "mirrored",
+    "inverted",
+    "dimmed-0.3",
+    "dimmed-0.1",
+    "uniform-noise",
+    "gaussian-noise",
+    "permuted",
+    "shuffled-patches",
+    "blank",
+    "texture",
+)
+OUTSIDE_LOADED = tuple(LOADED_SHAPES)
+
+
+def known_name(name: str | os.PathLike[str]) -> str | None:
+    """The name of a set, or None if the name is of a user's own data; raises ValueError otherwise."""
+    text = os.fspath(name)
+    if text in TORCHVISION or text in EMBEDDED:
+        return text
+    if user_data_name(text) is not None:
+        return None
+    names = ", ".join(map(repr, (*TORCHVISION, *EMBEDDED)))
+    raise ValueError(
+        f"images must be {names}, the path of a file that ends in .npz or of a folder that exists, or"
+        f" package.module:attribute; got {text!r}"
+    )
+
+
+def check_source(name: str | os.PathLike[str]) -> None:
+    """Raise ValueError for what names no images, and the error of `check_file` for a file that is not there."""
+    text = os.fspath(name)
+    if known_name(text) is None and text.lower().endswith(".npz"):
+        check_file(expanded(text))
+
+
+def check_file(path: Path) -> None:
+    """Raise FileNotFoundError where there is no such file of images, and ValueError where it is no plain file."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path} (is the path relative to another folder?)")
+    if not path.is_file():
+        raise ValueError(f"{path} must be a file; it is a folder, a pipe or a device")
+
+
+def user_data_name(source: str | os.PathLike[str]) -> str | None:
+    """The name of a user's own data in results; None unless `source` is a file, folder or attribute.
+
+    It never equals the name of a built-in set, so bounds registered for MNIST do not apply to a user's mnist.npz.
+    """
+    text = os.fspath(source)
+    if text.lower().endswith(".npz"):
+        return Path(text).name
+    if is_named(text):
+        return text.replace(":", ".")  # also valid as the name of a folder
+    folder = expanded(text)
+    return f"{folder.resolve().name}-folder" if text and folder.is_dir() else None
+
+
+def outside_name(name: str | os.PathLike[str]) -> str:
+    """The name of the out-of-distribution set `name` in results: of a path, its file name; else in normal form.
+
+    "dimmed-.30" becomes "dimmed-0.3". Reads no file. Raises ValueError, with all forms, for an unknown name, and for a
+    factor or angle that is not a number.
+    """
+    text = os.fspath(name)
+    if text in OUTSIDE_MADE or text in OUTSIDE_LOADED:
+        return text
+    if (user_name := user_data_name(text)) is not None:
+        return user_name
+    kind, _, written = text.partition("-")
+    if kind not in ("rotated", "dimmed") or not written:
+        raise ValueError(
+            f"the set outside must be made from the set inside ({', '.join(OUTSIDE_MADE)}; rotated-D for any D degrees,"
+            f" dimmed-F for any factor 0 < F < 1), loaded by name ({', '.join(OUTSIDE_LOADED)}), or your own (the path"
+            f" of a file that ends in .npz or of a folder, package.module:attribute); got {text!r}"
+        )
+    amount = _number(written)
+    if kind == "dimmed" and not (amount is not None and 0 < amount < 1):
+        raise ValueError(f"dimmed-F needs a factor F above 0 and below 1, as in dimmed-0.3; got {text!r}")
+    if kind == "rotated" and not (amount is not None and math.isfinite(amount) and amount % 360):
+        raise ValueError(
+            f"rotated-D needs an angle D in degrees, as in rotated-15; got {text!r} (a whole turn changes nothing)"
+        )
+    return f"{kind}-{amount!r}".removesuffix(".0")
+
+
+def is_made(name: str) -> bool:
+    """Whether a set, named by `outside_name`, is made from the images inside."""
+    kind, _, amount = name.partition("-")
+    return name in OUTSIDE_MADE or (kind in ("rotated", "dimmed") and _number(amount) is not None)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

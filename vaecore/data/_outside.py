@@ -10,23 +10,8 @@ from torch import Tensor
 from vaecore._check import check_type, describe_shape
 from vaecore._noise import image_indices, normal, seed_for, uniform, words
 from vaecore.data._images import Images, load_images, load_whole
-from vaecore.data._names import LOADED_SHAPES
-from vaecore.data._user_data import user_data_name
+from vaecore.data._names import LOADED_SHAPES, is_made, outside_name
 
-OUTSIDE_MADE = (
-    "rotated-90",
-    "mirrored",
-    "inverted",
-    "dimmed-0.3",
-    "dimmed-0.1",
-    "uniform-noise",
-    "gaussian-noise",
-    "permuted",
-    "shuffled-patches",
-    "blank",
-    "texture",
-)
-OUTSIDE_LOADED = tuple(LOADED_SHAPES)
 _DRAWN = ("uniform-noise", "gaussian-noise", "blank")  # without regard to the images of `inside`
 PATCHES_ALONG_A_SIDE = 4
 MADE_AT_ONCE = 1000
@@ -90,47 +75,6 @@ def outside(
     parts = [slice(start, start + MADE_AT_ONCE) for start in range(0, len(inside), MADE_AT_ONCE)]
     pixels = torch.cat([_make(set_name, inside.pixels[part], indices[part], seed) for part in parts])
     return Images(pixels, None if set_name in _DRAWN else inside.labels, set_name, "test")
-
-
-def outside_name(name: str | os.PathLike[str]) -> str:
-    """The name of the out-of-distribution set `name` in results: of a path, its file name; else in normal form.
-
-    "dimmed-.30" becomes "dimmed-0.3". Reads no file. Raises ValueError, with all forms, for an unknown name, and for a
-    factor or angle that is not a number.
-    """
-    text = os.fspath(name)
-    if text in OUTSIDE_MADE or text in OUTSIDE_LOADED:
-        return text
-    if (user_name := user_data_name(text)) is not None:
-        return user_name
-    kind, _, written = text.partition("-")
-    if kind not in ("rotated", "dimmed") or not written:
-        raise ValueError(
-            f"the set outside must be made from the set inside ({', '.join(OUTSIDE_MADE)}; rotated-D for any D degrees,"
-            f" dimmed-F for any factor 0 < F < 1), loaded by name ({', '.join(OUTSIDE_LOADED)}), or your own (the path"
-            f" of a file that ends in .npz or of a folder, package.module:attribute); got {text!r}"
-        )
-    amount = _number(written)
-    if kind == "dimmed" and not (amount is not None and 0 < amount < 1):
-        raise ValueError(f"dimmed-F needs a factor F above 0 and below 1, as in dimmed-0.3; got {text!r}")
-    if kind == "rotated" and not (amount is not None and math.isfinite(amount) and amount % 360):
-        raise ValueError(
-            f"rotated-D needs an angle D in degrees, as in rotated-15; got {text!r} (a whole turn changes nothing)"
-        )
-    return f"{kind}-{amount!r}".removesuffix(".0")
-
-
-def is_made(name: str) -> bool:
-    """Whether a set, named by `outside_name`, is made from the images inside."""
-    kind, _, amount = name.partition("-")
-    return name in OUTSIDE_MADE or (kind in ("rotated", "dimmed") and _number(amount) is not None)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _check_shape(name: str, shape: tuple[int, int, int], inside: Images) -> None:

@@ -19,6 +19,7 @@ from vaecore._import_by_name import attribute, is_named
 from vaecore.data import _folder
 from vaecore.data._decoding import decoding
 from vaecore.data._embedded import evenly_spread
+from vaecore.data._names import check_file, user_data_name
 
 SMALLEST_SIDE = 4  # pixels, as a blur with sigma 1 mirrors three pixels at the border
 MOST_CLASSES = 100_000  # a classifier has a row of weights for each number up to the highest label
@@ -26,20 +27,6 @@ _LONGEST_HEADER = 10_000  # bytes, of an array; what numpy takes to be safe
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _LAYOUTS = "(n, height, width), (n, height, width, 3) or (n, 3, height, width)"
 Loaded = tuple[Tensor, Tensor | None]  # pixels (n, channels, h, w) float32 in [0, 1], and labels (n,) int64
-
-
-def user_data_name(source: str | os.PathLike[str]) -> str | None:
-    """The name of a user's own data in results; None unless `source` is a file, folder or attribute.
-
-    It never equals the name of a built-in set, so bounds registered for MNIST do not apply to a user's mnist.npz.
-    """
-    text = os.fspath(source)
-    if text.lower().endswith(".npz"):
-        return Path(text).name
-    if is_named(text):
-        return text.replace(":", ".")  # also valid as the name of a folder
-    folder = expanded(text)
-    return f"{folder.resolve().name}-folder" if text and folder.is_dir() else None
 
 
 def load_user_data(
@@ -176,10 +163,7 @@ def _rows_of_split(count: int, labels: NDArray[np.int64] | None, split: str, wha
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a file by name; those that are not wanted, whose names are for error messages, are empty."""
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path} (is the path relative to another folder?)")
-    if not path.is_file():
-        raise ValueError(f"{path} must be a file; it is a folder, a pipe or a device")
+    check_file(path)
     wanted = {f"{part}{kind}" for part in ("", "train_", "test_") for kind in ("images", "labels")}
     with decoding(f"{path}"), path.open("rb") as file:
         # A file may be an archive at its end and something else, such as an array, at its beginning.

@@ -16,12 +16,6 @@ from .statistics.estimates import smooth as smooth
 from .statistics.estimates import spearman as spearman
 from .statistics.estimates import spearman_within as spearman_within
 
-# Kinds of evidence, for `Study.table(condition, of=...)`.
-from .study.alarms import RAISED as RAISED
-from .study.alarms import all_alarms as all_alarms
-from .study.cleaning import ATTACKED as ATTACKED
-from .study.cleaning import CLEANING as CLEANING
-
 # Conditions, and kinds of conditions that take a size.
 from .study.conditions import AWAY as AWAY
 from .study.conditions import CLEAN as CLEAN
@@ -32,6 +26,7 @@ from .study.conditions import FGSM as FGSM
 from .study.conditions import GAUSSIAN as GAUSSIAN
 from .study.conditions import GAUSSIAN_CONFIDENT as GAUSSIAN_CONFIDENT
 from .study.conditions import HIDDEN as HIDDEN
+from .study.conditions import HIDDEN_BY as HIDDEN_BY
 from .study.conditions import HOME as HOME
 from .study.conditions import INSIDE as INSIDE
 from .study.conditions import JOINT as JOINT
@@ -46,20 +41,27 @@ from .study.conditions import SMOOTHED as SMOOTHED
 from .study.conditions import UNIFORM as UNIFORM
 from .study.conditions import WORST_CASE as WORST_CASE
 from .study.conditions import Condition as Condition
-from .study.decisions import DECISIONS as DECISIONS
-from .study.draws import DRAWS as DRAWS
-from .study.draws import MANY_DRAWS as MANY_DRAWS
+
+# The study, its tables and models; these import torch.
 from .study.each_image import Shard as Shard
-from .study.levels import LEVELS as LEVELS
+
+# Kinds of evidence, for `Study.table(condition, of=...)`, and alarms among their columns.
+from .study.kinds import ABROAD as ABROAD
+from .study.kinds import ALARM_RATE as ALARM_RATE
+from .study.kinds import ATTACKED as ATTACKED
+from .study.kinds import CERTIFICATES as CERTIFICATES
+from .study.kinds import CLEANING as CLEANING
+from .study.kinds import DECISIONS as DECISIONS
+from .study.kinds import DRAWS as DRAWS
+from .study.kinds import HIDING as HIDING
+from .study.kinds import LEVELS as LEVELS
+from .study.kinds import MANY_DRAWS as MANY_DRAWS
+from .study.kinds import P_VALUES as P_VALUES
+from .study.kinds import RAISED as RAISED
+from .study.kinds import SCORES as SCORES
+from .study.kinds import SQUEEZING as SQUEEZING
+from .study.kinds import YARDSTICK as YARDSTICK
+from .study.kinds import all_alarms as all_alarms
 from .study.models import Run as Run
-from .study.outside import ABROAD as ABROAD
-from .study.outside import ALARM_RATE as ALARM_RATE
-from .study.outside import HIDDEN_BY as HIDDEN_BY
-from .study.outside import HIDING as HIDING
-from .study.outside import P_VALUES as P_VALUES
-from .study.outside import SCORES as SCORES
-from .study.smoothing import CERTIFICATES as CERTIFICATES
-from .study.squeezing import SQUEEZING as SQUEEZING
 from .study.study import Study as Study
 from .study.tables import Table as Table
-from .study.yardstick import YARDSTICK as YARDSTICK

@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 
 from vaecore import OUTSIDE_LOADED
+from vaecore.suite.judging.findings import FOLDER
 from vaecore.suite.plugin.options import OPTIONS
 from vaecore.suite.study.executors import MOST_WORKERS
 from vaecore.suite.study.protocol import PILOT_SEED
@@ -86,6 +87,26 @@ def test_options_that_another_has_taken_are_named_when_claims_need_them(project,
 def test_the_module_that_every_project_loads_is_light(pytester):
     code = "import sys, vaecore.suite.plugin.options; print({'torch', 'numpy', 'scipy', 'rich'} & set(sys.modules))"
     pytester.run(sys.executable, "-c", code).stdout.fnmatch_lines(["set()"])
+
+
+NO_TORCH = """
+import sys, pytest
+status = pytest.main(["-q", "-pno:cacheprovider", *sys.argv[1:]])
+print("torch" in sys.modules, int(status))
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "status"),
+    [
+        ("--collect-only", 0),
+        *((option, 4) for option in ("--runs=0", "--dataset=none.npz", "--dataset=nothing", "--ood=nothing")),
+        *((option, 4) for option in ("--vae=none.pt", "--bounds=none.toml", "--epsilon=3", "--first-seed=-1")),
+    ],
+)
+def test_a_list_of_the_claims_and_a_mistake_in_an_option_wait_for_no_torch(pytester, option, status):
+    result = pytester.run(sys.executable, "-c", NO_TORCH, str(FOLDER), option)
+    result.stdout.fnmatch_lines([f"False {status}"])
 
 
 def test_help_says_what_the_code_does():

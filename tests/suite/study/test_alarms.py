@@ -8,7 +8,8 @@ from vaecore import JPEG, BitDepth, GaussianBlur, MedianFilter
 from vaecore.suite.study.alarms import RAISED
 from vaecore.suite.study.conditions import CLEAN, EVADE, FGSM, LBFGS
 from vaecore.suite.study.draws import DRAWS, MANY_DRAWS
-from vaecore.suite.study.signals import ALARMS, FALSE_ALARMS, thresholds
+from vaecore.suite.study.kinds import ALARMS, FALSE_ALARMS
+from vaecore.suite.study.signals import thresholds
 from vaecore.suite.study.squeezing import SQUEEZING
 from vaecore.suite.study.study import Study
 

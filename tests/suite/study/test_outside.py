@@ -15,10 +15,9 @@ from vaecore.suite.statistics.columns import Origin
 from vaecore.suite.statistics.estimates import auroc
 from vaecore.suite.statistics.intervals import interval
 from vaecore.suite.study import outside
-from vaecore.suite.study.conditions import AWAY, HIDDEN, HOME, INSIDE, OUTSIDE
+from vaecore.suite.study.conditions import AWAY, HIDDEN, HIDDEN_BY, HOME, INSIDE, OUTSIDE
 from vaecore.suite.study.outside import (
     ABROAD,
-    HIDDEN_BY,
     HIDDEN_FROM,
     HIDING,
     P_VALUES,

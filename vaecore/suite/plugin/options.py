@@ -177,16 +177,22 @@ def session_of(config: pytest.Config) -> "ClaimsSession":
     Raises pytest.UsageError where another plugin has taken its options.
     """
     if _SESSION not in config.stash:
-        from vaecore.suite.plugin.session import ClaimsSession  # noqa: PLC0415  # it imports torch
+        from vaecore.suite.plugin.request import request_of  # noqa: PLC0415  # no other project needs it
 
         if taken := config.stash.get(_TAKEN, []):
             raise usage_error(
                 f"{', '.join(taken)} must be options of the claims; another plugin or conftest.py has taken them"
                 " (a plugin is left out with `-p no:NAME`; `pytest --trace-config` lists them)"
             )
+        try:
+            request = request_of(config)
+        except (ValueError, OSError) as error:
+            raise usage_error(error) from None
+        from vaecore.suite.plugin.session import ClaimsSession  # noqa: PLC0415  # it imports torch
+
         # A damaged entry is worth a warning and never a failure, even where a project turns warnings into errors.
         config.addinivalue_line("filterwarnings", "default::vaecore.StoreWarning")
-        session = config.stash[_SESSION] = ClaimsSession(config)
+        session = config.stash[_SESSION] = ClaimsSession(config, request)
         config.pluginmanager.register(session, "claims-session")
     return config.stash[_SESSION]
 
@@ -237,7 +243,13 @@ def _is_registry(folder: Path) -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Check tests of claims against the registries."""
-    if any(asks_for_study(item) for item in items):
+    if not any(asks_for_study(item) for item in items):
+        return
+    if config.option.collectonly:
+        from vaecore.suite.plugin.registered import registries_of  # noqa: PLC0415  # no other project needs it
+
+        registries_of(config, items)
+    else:
         session_of(config).check(items)
 
 

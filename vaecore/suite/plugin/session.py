@@ -1,7 +1,5 @@
 """A run of the claims in pytest: the study, the plan, the verdicts, the report. `plugin/options.py` starts it."""
 
-import re
-import tempfile
 from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -14,22 +12,23 @@ import torch
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from vaecore import Store, keep_freed_memory
-from vaecore.suite.budget import budget_of, usual_budget
-from vaecore.suite.cache import cache_folder
+from vaecore.suite.budget import usual_budget
 from vaecore.suite.judging.bounds import Bounds, read_bounds
-from vaecore.suite.judging.findings import FAMILY, REGISTRY, shown
+from vaecore.suite.judging.findings import FAMILY, REGISTRY
 from vaecore.suite.judging.pilot import check_new, write_bounds
-from vaecore.suite.judging.registry import Registry, load_registry, registry_of
+from vaecore.suite.judging.registry import Registry, load_registry
 from vaecore.suite.judging.verdict import Verdict, not_run, tally
 from vaecore.suite.plugin import planning, reporting
 from vaecore.suite.plugin.conclusion import PASSED, REGISTRY_PROPERTY, Conclusion
 from vaecore.suite.plugin.figure_tasks import drawn
 from vaecore.suite.plugin.items import VERDICT, asks_for_study, usage_error
+from vaecore.suite.plugin.registered import claim_id, registries_of
+from vaecore.suite.plugin.request import Request
 from vaecore.suite.report import page, terminal, writing
 from vaecore.suite.study import collect
 from vaecore.suite.study.executors import Executor, Here, Processes, default_workers
 from vaecore.suite.study.plan import WorkerDiedError
-from vaecore.suite.study.protocol import PROFILES, Protocol, draws_of, profile_of, seed_of
+from vaecore.suite.study.protocol import PROFILES, Protocol
 from vaecore.suite.study.setup import Dataset, Setup, choose_dataset
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tasks import Task
@@ -47,8 +46,9 @@ class ClaimsSession:
     With pytest-xdist the workers conclude and the controller reports: verdicts travel in the test reports.
     """
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, request: Request) -> None:
         self.config = config
+        self.request = request
         self.pilot: bool = config.getoption("--pilot")
         self.verdicts: dict[str, Verdict] = {}
         self.results: dict[str, Any] = {}  # of the whole run, at its end
@@ -65,21 +65,18 @@ class ClaimsSession:
         """The study that the options ask for, made when first asked for; raises pytest.UsageError for bad options."""
         option = self.config.getoption
         try:
-            if option("--report-dir") is not None:
-                _check_writable(Path(option("--report-dir")))
             device = _device(option("--device"))
-            dataset = self.dataset
             setup = Setup(
-                dataset,
-                self._protocol(dataset),
+                self.dataset,
+                self._protocol,
                 device=device,
                 vae=option("--vae"),
                 classifier=option("--classifier"),
-                first_seed=seed_of(option("--first-seed"), pilot=self.pilot),
+                first_seed=self.request.first_seed,
                 precision=option("--precision"),
                 ood=tuple(option("--ood")),
             )
-            store = Store(cache_folder(option("--cache-dir")), shared=option("--shared-cache"))
+            store = Store(self.request.cache, shared=option("--shared-cache"))
             study = Study.of(setup, store, self._executor(device), self.meter)
             setup.check()
             _ = study.facts
@@ -88,22 +85,19 @@ class ClaimsSession:
             raise usage_error(error) from None
         return study
 
-    def _protocol(self, dataset: Dataset) -> Protocol:
+    @property
+    def _protocol(self) -> Protocol:
         """What the options ask for, at the budget that the field attacks such images with, if they don't say."""
-        option = self.config.getoption
-        sizes = (option(name) for name in ("--profile", "--runs", "--images", "--attack-share"))
-        profile, draws, epsilon = profile_of(*sizes), draws_of(option("--draws")), option("--epsilon")
-        budget = usual_budget(dataset.test.shape[0]) if epsilon is None else budget_of(epsilon)
-        return Protocol(profile, budget, draws)
+        asked = self.request
+        budget = usual_budget(self.dataset.test.shape[0]) if asked.budget is None else asked.budget
+        return Protocol(asked.profile, budget, asked.draws)
 
     def _executor(self, device: torch.device) -> Executor:
-        workers: int | None = self.config.getoption("--workers")
+        workers = self.request.workers
         if workers is None:
             distributed = hasattr(self.config, "workerinput") or self.config.getoption("dist", "no") != "no"
-            small = self.config.getoption("--profile") == "smoke"
+            small = self.request.profile.name == "smoke"
             workers = 1 if small or distributed else default_workers(device)
-        if workers < 1:
-            raise ValueError(f"--workers must be 1 or more; got {workers}")
         return Processes(workers) if workers > 1 else Here()
 
     @cached_property
@@ -210,34 +204,14 @@ class ClaimsSession:
 
     def check(self, items: Sequence[pytest.Item]) -> None:
         """Check what was collected against the registry beside each test's file, or else that of this package."""
-        marked = [(item, name) for item in items if (name := claim_id(item)) is not None]
-        self.registries = {registry_of(item.path) for item, _ in marked}
-        owner: dict[str, str] = {}
-        for item, name in marked:
-            claim = self.registry.claims.get(name)
-            file = registry_of(item.path)
-            if claim is None or claim.file != file:
-                raise usage_error(f"{item.nodeid}: claim {name} must be registered in {shown(file)}; it is not")
-            if name in owner:
-                raise usage_error(f"{item.nodeid}: claim {name} is concluded by {owner[name]} already")
-            owner[name] = item.nodeid
-            item.extra_keyword_matches |= {name, _keyword(name)}
-            sentence = _first_paragraph(item)
-            if sentence != claim.stated["sentence"]:
-                raise usage_error(
-                    f"{item.nodeid}: the docstring must start with the registered sentence of {name};"
-                    f" expected {claim.stated['sentence']!r}, got {sentence!r}"
-                )
-            if claim.bound is None and not self.pilot:
-                item.add_marker(pytest.mark.skip(reason=f"{name} is not registered here: {claim.unregistered}"))
-            elif why := self.study.lacks(claim):
-                item.add_marker(pytest.mark.skip(reason=printable(f"{name} {why}")))
-
-        self.config.option.keyword = re.sub(
-            r"[\w:+\-.\[\]\\/]+",  # a word of an expression of -k
-            lambda word: _keyword(word[0]) if word[0] in owner else word[0],
-            self.config.option.keyword,
-        )
+        self.registries = registries_of(self.config, items)
+        for item in items:
+            if (name := claim_id(item)) is not None:
+                claim = self.registry.claims[name]
+                if claim.bound is None and not self.pilot:
+                    item.add_marker(pytest.mark.skip(reason=f"{name} is not registered here: {claim.unregistered}"))
+                elif why := self.study.lacks(claim):
+                    item.add_marker(pytest.mark.skip(reason=printable(f"{name} {why}")))
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
         """Say what is studied, and why, before it starts."""
@@ -419,37 +393,6 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _check_writable(folder: Path) -> None:
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"the report folder must be writable; {existing} is not: {error.strerror} (use --report-dir)"
-        ) from None
-
-
-def claim_id(item: pytest.Item) -> str | None:
-    """The id in an item's `claim` marker; None without the marker."""
-    marker = item.get_closest_marker("claim")
-    if marker is None:
-        return None
-    if len(marker.args) != 1 or marker.kwargs or not isinstance(marker.args[0], str):
-        raise usage_error(f'{item.nodeid}: the marker must be claim("ID"); got {marker.args} {marker.kwargs}')
-    return marker.args[0]
-
-
-def _keyword(claim: str) -> str:
-    """What -k selects a claim by, where it is given the claim's id: it takes parts of words, and A1 is one of A10."""
-    return f":{claim}:"
-
-
 def _values(value: object) -> dict[str, Any]:
     assert isinstance(value, dict)
     return value
-
-
-def _first_paragraph(item: pytest.Item) -> str:
-    text = getattr(getattr(item, "function", None), "__doc__", None) or ""
-    return " ".join(text.split("\n\n")[0].split())

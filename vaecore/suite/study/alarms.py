@@ -12,19 +12,11 @@ from vaecore import distinct_labels
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.draws import DRAWS
 from vaecore.suite.study.evidence import Evidence
+from vaecore.suite.study.kinds import ALARMS, FALSE_ALARMS, MOST_LABELS
 from vaecore.suite.study.setup import Setup
-from vaecore.suite.study.signals import ALARMS, FALSE_ALARMS
 from vaecore.suite.study.tables import Columns, stack
 from vaecore.suite.study.tasks import Task
 from vaecore.toolkit import Tensors
-
-MOST_LABELS = (1, 2)  # more distinct labels than these raise an alarm: for some 11 and 2 in 100 clean images of MNIST
-
-
-def all_alarms(rate: float) -> list[str]:
-    """The columns of all alarms at one of FALSE_ALARMS, and that of labels which is nearest to it."""
-    labels = MOST_LABELS[0 if rate == FALSE_ALARMS[-1] else 1]
-    return [f"labels-{labels}", *(f"{score}-{rate:g}" for score in ALARMS)]
 
 
 class Raised(Evidence):

@@ -7,11 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from vaecore.suite.study.cleaning import CLEANED, CURVE, names
-from vaecore.suite.study.conditions import AWAY, HIDDEN, HOME, INSIDE, PURIFIED, SMOOTHED, WORST_CASE, Condition
+from vaecore.suite.study.conditions import (
+    AWAY,
+    HIDDEN,
+    HIDDEN_BY,
+    HOME,
+    INSIDE,
+    PURIFIED,
+    SMOOTHED,
+    WORST_CASE,
+    Condition,
+)
 from vaecore.suite.study.contact_sheet import sheet_tasks
 from vaecore.suite.study.decisions import ASKED
 from vaecore.suite.study.draws import DRAWS
-from vaecore.suite.study.outside import HIDDEN_BY
 from vaecore.suite.study.sections import cleaning, consistency, decisions, outside, trials
 from vaecore.suite.study.smoothing import SIGMAS
 from vaecore.suite.study.study import Study, accuracy_tasks

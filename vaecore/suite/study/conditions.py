@@ -242,6 +242,7 @@ HIDDEN = Kind(
     settings={"steps": 100},
     room="outside/{label}",
 )
+HIDDEN_BY = 1.5  # budgets by which images move to hide
 HOME = Kind(
     "inside",
     "inside",

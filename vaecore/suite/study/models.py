@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, signature
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ from vaecore import (
     load_classifier,
     load_vae,
 )
+from vaecore.suite.study.model_names import names_attribute
 from vaecore.suite.study.sources import digest_of, sources_of_module
 from vaecore.suite.study.tasks import one_thread
 from vaecore.toolkit import (
@@ -54,21 +54,11 @@ from vaecore.toolkit import (
 
 _ALIKE = 1e-3  # difference of a reconstruction and the sigmoid of its log-odds
 _METHODS = {"vae": ("encode", "decode"), "classifier": ("__call__",)}
-_PICKLED = (".pt", ".pth", ".pt2", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
 
 
 def makes_models(text: str, kind: str) -> bool:
     """Whether a `--vae` or `--classifier` names a maker (seed -> model) and not one finished model."""
-    if is_named(text):
-        return not _finished(_attribute(text, kind), kind)
-    if not Path(text).is_file():
-        raise ValueError(f"--{kind} must be package.module:attribute or a file that exists; got {text}")
-    if text.lower().endswith(_PICKLED):
-        raise ValueError(
-            f"--{kind} must be a file that vaecore saved; {text} is a pickle or TorchScript by its name, which can run"
-            f" code and is never loaded (load it in a module of your own, and give that: --{kind} my_module:model)"
-        )
-    return False
+    return names_attribute(text, kind) and not _finished(_attribute(text, kind), kind)
 
 
 def user_model(text: str, kind: str, seed: int, device: torch.device, train: Callable[[], Images]) -> Any:

@@ -22,8 +22,6 @@ from vaecore.suite.study.tables import Columns, join
 from vaecore.suite.study.tasks import Given, Task
 from vaecore.toolkit import Classify, Tensors, is_made, lacking_needs, seed_for
 
-ALARM_RATE = 0.05  # share of images inside at which it is said what share outside is found
-HIDDEN_BY = 1.5  # budgets by which images move to hide
 HIDDEN_FROM = ("latent-knn", "max-softmax", "mse")  # scores that attackers hide from
 
 

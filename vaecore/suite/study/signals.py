@@ -7,12 +7,11 @@ import numpy as np
 import torch
 
 from vaecore import Autoencoder, scores
+from vaecore.suite.study.kinds import ALARMS, FALSE_ALARMS
 from vaecore.suite.study.plain import ROUNDING, plain_purifiers
 from vaecore.toolkit import Classify, Features, Settings, Tensors, seed_for
 
 SIGNALS = ("mse", "relative-mse", "kl", "disagreement")  # scores of vaecore; all are above 0
-ALARMS = ("mse", "disagreement", "max-softmax")  # scores that an alarm is raised by
-FALSE_ALARMS = (0.01, 0.05, 0.1)  # shares of clean images on which alarms may be raised
 _CHUNK = 250
 
 

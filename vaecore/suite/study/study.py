@@ -17,6 +17,7 @@ from vaecore.suite.study.draws import DRAWS
 from vaecore.suite.study.each_image import each_image
 from vaecore.suite.study.evidence import Evidence
 from vaecore.suite.study.executors import Executor, Here
+from vaecore.suite.study.kinds import KindOfEvidence
 from vaecore.suite.study.models import Run, model_digest
 from vaecore.suite.study.plan import Meter, Plan, silent
 from vaecore.suite.study.sets import Sets
@@ -63,7 +64,12 @@ class Study:
         return {self.setup.protocol.full_name(condition) for _, condition in self._tables}
 
     def table(
-        self, condition: Condition | str, images: int | None = None, *, draws: int | None = None, of: Evidence = DRAWS
+        self,
+        condition: Condition | str,
+        images: int | None = None,
+        *,
+        draws: int | None = None,
+        of: Evidence | KindOfEvidence = DRAWS,
     ) -> Table:
         """Evidence of all runs under a condition.
 
@@ -73,16 +79,21 @@ class Study:
         """
         if isinstance(condition, str):
             condition = self._named(condition)
-        key = type(of).__name__, condition
+        evidence = _evidence(of)
+        key = type(evidence).__name__, condition
         if key not in self._tables:
-            self._tables[key] = self._table(condition, of)
+            self._tables[key] = self._table(condition, evidence)
         table = self._tables[key]
         if draws is not None:
             table = table.first_draws(draws)
         return table if images is None else table.take(slice(images))
 
     def paired(
-        self, *conditions: Condition | str, draws: int | None = None, of: Evidence = DRAWS, reached: bool = False
+        self,
+        *conditions: Condition | str,
+        draws: int | None = None,
+        of: Evidence | KindOfEvidence = DRAWS,
+        reached: bool = False,
     ) -> list[Table]:
         """Evidence under several conditions for the images that they share, in the same order.
 
@@ -91,7 +102,7 @@ class Study:
         when looked at, where fewer than two are left.
         """
         resolved = [self._named(name) if isinstance(name, str) else name for name in conditions]
-        shared = min(of.count(self.setup, condition) for condition in resolved)
+        shared = min(_evidence(of).count(self.setup, condition) for condition in resolved)
         tables = [self.table(condition, shared, draws=draws, of=of) for condition in resolved]
         attacks = {condition.attack: None for condition in resolved if condition.attack is not None}
         attacks |= {condition: None for condition in resolved if reached and condition.kind.knows}
@@ -231,6 +242,10 @@ class Study:
             return columns, Origin(name, failed=failures(columns) if condition.attack is None else 0.0)
 
         return Table(load)
+
+
+def _evidence(of: Evidence | KindOfEvidence) -> Evidence:
+    return of.evidence if isinstance(of, KindOfEvidence) else of
 
 
 def accuracy_tasks(setup: Setup) -> list[Task]:

@@ -10,7 +10,7 @@ from vaecore.suite.images import pack
 from vaecore.suite.statistics.columns import Column
 from vaecore.suite.statistics.estimates import Estimate, auroc, mean, ratio, smooth
 from vaecore.suite.statistics.intervals import interval
-from vaecore.suite.study.alarms import RAISED, all_alarms
+from vaecore.suite.study.alarms import RAISED
 from vaecore.suite.study.conditions import (
     CLEAN,
     CONFIDENT,
@@ -27,7 +27,7 @@ from vaecore.suite.study.conditions import (
     Condition,
 )
 from vaecore.suite.study.contact_sheet import SHEET, sheet_tasks
-from vaecore.suite.study.signals import FALSE_ALARMS
+from vaecore.suite.study.kinds import FALSE_ALARMS, all_alarms
 from vaecore.suite.study.study import Study, TooFewError
 from vaecore.suite.study.tables import Table
 from vaecore.suite.study.tasks import Task

@@ -12,12 +12,11 @@ from vaecore import Autoencoder, aupr, fpr95, scores
 from vaecore.suite.images import pack
 from vaecore.suite.statistics.estimates import auroc
 from vaecore.suite.statistics.intervals import interval
-from vaecore.suite.study.conditions import AWAY, FGSM, HIDDEN, HOME, INSIDE, LBFGS, Condition
+from vaecore.suite.study.conditions import AWAY, FGSM, HIDDEN, HIDDEN_BY, HOME, INSIDE, LBFGS, Condition
 from vaecore.suite.study.evidence import Evidence
+from vaecore.suite.study.kinds import ALARM_RATE
 from vaecore.suite.study.outside import (
     ABROAD,
-    ALARM_RATE,
-    HIDDEN_BY,
     HIDDEN_FROM,
     HIDING,
     P_VALUES,
