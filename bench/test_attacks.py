@@ -20,6 +20,7 @@ from bench.table import OURS
 from vaecore import fgsm, lbfgs, pgd, square
 from vaecore.suite import Study
 from vaecore.suite.study.perturbations import random_targets
+from vaecore.suite.study.plan import Work
 from vaecore.toolkit import Norm, Progress
 
 FOOLBOX, TORCHATTACKS = "foolbox", "torchattacks"
@@ -91,7 +92,11 @@ def test_lbfgs(benchmark: BenchmarkFixture, victims: Victims, way: str) -> None:
 def test_lbfgs_of_peers(benchmark: BenchmarkFixture, study: Study, victims: Victims, way: str) -> None:
     """In `extra_info` also each of vaecore's L2 norms over the peer's, image by image: median and 95% quantile."""
     victims = victims.first(PEERS_OF_LBFGS[way])
-    with study.plan.meter(f"L-BFGS of {way}") as progress:
+    with study.plan.meter(f"L-BFGS of {way}") as advance:
+
+        def progress(done: int, of: int) -> None:
+            advance(Work(done, of, "", None))
+
         attack: Attack = (
             partial(scipy_one_by_one, progress=progress)
             if way == SCIPY

@@ -66,22 +66,20 @@ def test_the_command_gives_these_results_and_names_no_folder(tiny, registry, res
         ood=("rotated-30", str(tmp_path / "cats and dogs.npz")),
         first_seed=PILOT_SEED,
     )
-    command = reporting.partial(Study.of(setup, Store(tmp_path / "cache")), registry, [])["command"]
+    command = reporting.head(Study.of(setup, Store(tmp_path / "cache")), registry, [])["command"]
     assert command == (
         "pytest claims --dataset mine.npz --profile full --runs 3 --device cpu --precision bfloat16"
         f" --vae mine.safetensors --classifier {tiny.setup.classifier} --ood rotated-30 --ood 'cats and dogs.npz'"
         " --pilot"
     )
     few = Protocol(profile_of("standard", 2, 300, 0.5), 1 / 255, 6)
-    command = reporting.partial(Study.of(replace(setup, protocol=few), Store(tmp_path / "cache")), registry, [])[
-        "command"
-    ]
+    command = reporting.head(Study.of(replace(setup, protocol=few), Store(tmp_path / "cache")), registry, [])["command"]
     assert "--runs 2 --images 300 --attack-share 0.5 --epsilon 1/255 --draws 6" in command
     other = replace(tiny.setup, first_seed=5)
-    command = reporting.partial(Study.of(other, Store(tmp_path / "cache")), registry, [])["command"]
+    command = reporting.head(Study.of(other, Store(tmp_path / "cache")), registry, [])["command"]
     assert "--runs 2 --first-seed 5 --images" in command
     usual = replace(setup, protocol=Protocol(PROFILES["full"]))
-    assert "--runs" not in reporting.partial(Study.of(usual, Store(tmp_path / "cache")), registry, [])["command"]
+    assert "--runs" not in reporting.head(Study.of(usual, Store(tmp_path / "cache")), registry, [])["command"]
 
 
 class Refusing(Here):

@@ -139,8 +139,13 @@ _DRAWN = {  # by `vaecore page`, beside that
         | {"images": _SIZE, "per_run": ListOf(_MAYBE), "conditions": ListOf(str)}
         | {"no_effect": {"low": _MAYBE, "high": _MAYBE}}
         | dict.fromkeys(("same?", "again_supported?"), (None, _SHARE))
+        | dict.fromkeys(("why?", "amiss?"), str)
     ),
     "expected_supported?": (None, ListOf(_COUNT, 2, 2)),
+    "preconditions?": ListOf(
+        {"name": str, "text": str, "message": str, "value": _MAYBE, "least": Number(), "met": bool}
+        | {"undermines": ListOf(str)}
+    ),
     "threats": MapOf(str),
     "conditions": MapOf({"images": _COUNT, "success": _MAYBE, "kl": _MAYBE}),
     "sanity_flags?": ListOf(str),

@@ -139,16 +139,16 @@ def test_later_runs_are_judged_by_them(pilot, values, word, status):
         [f"bounds: bounds.toml, digest {'?' * 12}, pilot of * (seeds 1000 to 1001)", f"1 {word}"]
     )
     result.stdout.no_fnmatch_line("note: *")
-    result.stdout.fnmatch_lines(["A1 *> 0.70 *"])
+    result.stdout.fnmatch_lines(["*bound > 0.70: *"])
 
 
 def test_a_claim_without_power_or_beyond_the_pilot_is_not_judged_and_takes_no_error_rate(pilot):
     result = pilot(*JUDGE, "-rA", A1=LOW, A2=HIGH, A8=HIGH)
-    result.assert_outcomes(failed=1, skipped=2)
+    assert result.parseoutcomes() == {"refuted": 1, "skipped": 2}
     text = " ".join(result.stdout.str().split())
     assert "A2: power 0." in text
     assert "the pilot of bounds.toml did not conclude it" in text
-    assert "(level 0.9750, 2 runs" in text  # A1 and A13 alone share it
+    assert "intervals at level 0.9750" in text  # A1 and A13 alone share it
 
 
 def test_a_name_that_a_terminal_or_a_file_cannot_take_is_no_other_circumstance(conclude):
@@ -240,7 +240,7 @@ def test_an_edited_file_that_is_malformed_is_refused(pilot, old, new, message):
 
 def test_a_report_names_the_file_its_digest_and_what_to_mind(pilot, tiny):
     bounds = read_bounds(pilot.file, tiny.facts)
-    named = reporting.partial(tiny, load_registry("mine.npz", bounds=bounds), [])["bounds"]
+    named = reporting.head(tiny, load_registry("mine.npz", bounds=bounds), [])["bounds"]
     assert (named["file"], named["digest"]) == ("bounds.toml", bounds.digest)
     assert named["date"] == str(bounds.pilot["date"])
     assert named["notes"] == [
@@ -249,7 +249,7 @@ def test_a_report_names_the_file_its_digest_and_what_to_mind(pilot, tiny):
     ]
     whole = load_registry("mine.npz", bounds=bounds, error_rate="study")
     said = "the power at the bounds was that of another error rate: 0.05 by family"
-    found = reporting.partial(tiny, whole, [])
+    found = reporting.head(tiny, whole, [])
     assert said in found["bounds"]["notes"]
     assert (found["error_rate"], "--error-rate study" in found["command"]) == ("study", True)
     older = replace(bounds, pilot={key: value for key, value in bounds.pilot.items() if key != "error_rate"})

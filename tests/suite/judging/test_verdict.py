@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, nct, t
 
+from vaecore.suite.facts import Precondition
 from vaecore.suite.judging.bound import Bound
 from vaecore.suite.judging.registry import Registry
 from vaecore.suite.judging.verdict import (
@@ -110,13 +111,40 @@ def test_nan_is_inconclusive_with_its_reason(claim, facts):
     assert math.isnan(verdict.power)
 
 
-@pytest.mark.parametrize(("bound", "word"), [(Bound(low=0.4), "inconclusive"), (Bound(low=0.6), "refuted")])
-def test_a_study_that_is_too_small_may_refute_and_never_supports(claim, facts, values, bound, word):
-    verdict = judge(claim(bound), [values(0.5)], replace(facts, decisive=False))
-    assert verdict.verdict == word
-    hint = "; one run or the smoke profile is too little to support a claim: use --profile standard"
-    assert verdict.message.endswith(hint) == (word == "inconclusive")
+@pytest.mark.parametrize("bound", [Bound(low=0.4), Bound(low=0.498), Bound(low=0.6)])
+@pytest.mark.parametrize("too_little", ["one run", "smoke"])
+def test_a_study_that_is_too_small_neither_supports_nor_refutes(claim, facts, values, bound, too_little):
+    verdict = judge(claim(bound), [values(0.5)], replace(facts, too_little=too_little))
+    assert (verdict.verdict, verdict.amiss, verdict.outcome) == ("not judged", too_little, f"not judged: {too_little}")
+    assert verdict.message.endswith(
+        "; one run or the smoke profile is too little to judge a claim: use --profile standard"
+    )
     assert (verdict.needed_images, verdict.needed_runs) == (None, None)
+
+
+def precondition(value, *undermines):
+    return Precondition("too dark", "mean pixel", value, 0.5, frozenset(undermines))
+
+
+@pytest.mark.parametrize(
+    ("found", "pilot", "outcome"),
+    [
+        (precondition(0.5, "A"), False, "supported"),
+        (precondition(0.49, "B", "fgsm-0.1"), False, "supported"),
+        (precondition(0.49, "A"), False, "not judged: too dark"),
+        (precondition(0.49, "clean"), False, "not judged: too dark"),
+        (precondition(float("nan"), "clean"), False, "not judged: too dark"),
+        (precondition(0.49, "B"), True, "pilot"),
+        (precondition(0.49, "A"), True, "not judged: too dark"),
+    ],
+)
+def test_a_precondition_that_is_not_met_undermines_a_family_or_a_condition(claim, facts, found, pilot, outcome):
+    looked = Column(np.ones((2, 30)), Origin(frozenset({"clean"})))
+    verdict = judge(claim(Bound(low=0.5)), [mean(looked)], replace(facts, pilot=pilot), [found])
+    assert verdict.outcome == outcome
+    assert (verdict.why == "mean pixel: 0.49 (0.5 or more would be enough)") == (
+        outcome.startswith("not") and found.value == 0.49
+    )
 
 
 def test_the_message_says_what_the_interval_does_not_cover(claim, facts, values):
@@ -163,8 +191,8 @@ def test_a_verdict_tells_on_how_many_images_the_attack_failed(claim, facts, fail
     assert ("the attack failed on 10% of the images, which are among those looked at" in verdict.message) == told
 
 
-@pytest.mark.parametrize(("kept", "word"), [(380, "supported"), (379, "inconclusive")])
-def test_below_a_share_of_0_95_of_images_kept_nothing_is_supported(claim, facts, kept, word):
+@pytest.mark.parametrize(("kept", "word"), [(380, "supported"), (379, "not judged")])
+def test_below_a_share_of_0_95_of_images_kept_nothing_is_judged(claim, facts, kept, word):
     """The share is the smallest of all that the claim looks at, through arithmetic and in any of several estimates."""
     whole = Table.of({"l2": np.ones((2, 400))}, Origin(frozenset({"lbfgs"})))
     left, clean = whole.take(np.arange(kept), of=400)["l2"], np.ones((2, kept))
@@ -172,7 +200,7 @@ def test_below_a_share_of_0_95_of_images_kept_nothing_is_supported(claim, facts,
         verdict = judge(claim(Bound(low=0.5)), estimates, facts)
         assert verdict.verdict == word
         hint = "the attack succeeded in all runs on 95% of the images only: what is left is no fair sample"
-        assert verdict.message.endswith(hint) == (word == "inconclusive")
+        assert verdict.message.endswith(hint) == (word == "not judged")
         assert (verdict.needed_images, verdict.needed_runs) == (None, None)
     assert judge(claim(Bound(high=0.5)), [mean(left)], facts).verdict == "refuted"
 
@@ -285,7 +313,7 @@ def test_a_verdict_knows_how_often_another_study_would_give_it(claim, facts, val
 def test_another_study_is_not_guessed_where_nothing_is_judged(claim, facts, values):
     bound = claim(Bound(low=0.4))
     ways = [
-        judge(bound, [values(0.5)], replace(facts, decisive=False)),
+        judge(bound, [values(0.5)], replace(facts, too_little="smoke")),
         judge(bound, [values(0.5)], replace(facts, pilot=True)),
         judge(bound, [mean(UNDEFINED)], facts),
         judge(claim(Bound(), no_effect=Bound(), reported="no pilot"), [values(0.5)], facts),

@@ -37,7 +37,7 @@ def test_claims_are_judged_and_reported_from_any_folder(command, project, small)
 
     result = command("claims", *given)
     assert result.ret == NOT_ALL_SUPPORTED
-    result.stdout.fnmatch_lines(["profile: smoke, 1 run *", "B4 *", "1 inconclusive", "No report was written: *"])
+    result.stdout.fnmatch_lines(["profile: smoke, 1 run *", "B4 *", "1 not judged", "No report was written: *"])
     assert folders() == {"cache"}
     result = command("claims", *given, "--report-dir=out")
     result.stdout.fnmatch_lines(["Report: out/mine.npz/index.html"])

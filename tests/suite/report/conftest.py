@@ -47,6 +47,8 @@ def claim():
             "registered": "",
             "reported": "",
             "no_effect": {"low": 0.5, "high": None},
+            "why": "",
+            "amiss": "",
             "more": "than the page knows",
         } | changes
 

@@ -2,12 +2,16 @@
 
 import pytest
 
+from vaecore.suite.judging.verdict import outcome
 from vaecore.suite.report import terminal
 from vaecore.suite.results import number
 
 
 def lines(results, **settings):
-    return terminal.summary(results, **{"width": 80, "color": False, "unicode": False, **settings}).splitlines()
+    """All that is printed."""
+    settings = {"width": 80, "color": False, "unicode": False, **settings}
+    verdicts = terminal.verdicts(results, width=settings["width"], color=settings["color"])
+    return (verdicts + terminal.measured(results, **settings)).splitlines()
 
 
 def test_summary_fits_80_columns_of_ascii_and_cuts_nothing(results):
@@ -19,8 +23,9 @@ def test_summary_fits_80_columns_of_ascii_and_cuts_nothing(results):
     for one in results["claims"]:  # the brackets are no markup
         estimate, low, high = (number(one[key]) for key in ("estimate", "low", "high"))
         interval = f"{estimate:.3f} [{low:.3f}, {high:.3f}]"
-        assert any(interval in line and line.rstrip().endswith(one["verdict"]) for line in text)
-        assert one["bound"] in words
+        assert sum(f"{interval}, bound {one['bound']}: " in line and outcome(one) in line for line in text) == 1
+        assert one["sentence"] in words
+        assert one["why"] in words
     assert "C1a, C2a, C3a, C4a, C5a, C11a, C11e, C13a, C13b, C13c, C13d, C14a, C14b" in words
     for flag in results["sanity_flags"]:
         assert flag in words

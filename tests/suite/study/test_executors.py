@@ -275,8 +275,8 @@ def test_workers_end_with_a_parent_that_is_killed_and_leave_no_files(tmp_path):
 def test_an_interruption_ends_the_workers_at_once_and_keeps_what_was_finished(store, workers, tmp_path):
     @contextmanager
     def meter(_):
-        def advance(done, _of):
-            if done:
+        def advance(work):
+            if work.done:
                 while not [*tmp_path.glob("[0-9]*")]:  # until a worker is in the task that sleeps
                     time.sleep(0.05)
                 raise KeyboardInterrupt

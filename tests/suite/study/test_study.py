@@ -162,6 +162,6 @@ def test_facts_say_what_is_looked_at(tiny):
         tiny.setup.protocol.name(one): tiny.setup.count(one) for one in tiny.setup.protocol.conditions
     }
     assert facts.covers == "training runs and test images"
-    assert facts.decisive
+    assert not facts.too_little
     assert not facts.reference
     assert not facts.fixed

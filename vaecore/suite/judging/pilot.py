@@ -43,7 +43,7 @@ def check_new(file: Path, facts: Facts) -> None:
             "--pilot --bounds must train models of its own; finished models would be judged by bounds set from the"
             " very same numbers (give callables seed -> module, or set bounds by the reference models)"
         )
-    if not facts.decisive:
+    if facts.too_little:
         raise ValueError("--pilot --bounds needs two runs or more, and not the smoke profile, to tell how runs vary")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vaecore.suite.facts import Facts
+from vaecore.suite.facts import Facts, Precondition
 from vaecore.suite.judging.bound import Bound
 from vaecore.suite.judging.registry import Claim, Registry, family_of
 from vaecore.suite.results import number
@@ -19,6 +19,8 @@ from vaecore.suite.text import counted
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 PILOT, REPORTED = "pilot", "reported"  # measured, not judged: in a pilot, or for want of a bound
+NOT_JUDGED = "not judged"  # though it has a bound: the numbers would mean nothing, whatever they are
+VERDICTS = (SUPPORTED, REFUTED, INCONCLUSIVE, NOT_JUDGED, PILOT, REPORTED)
 _SHOWN = 0.005  # share of images on which an attack failed, from which on the message says so
 NEAR = 0.9  # below this chance of the same verdict a claim is near its bound
 FEWEST_KEPT = 0.95  # share of the images below which those on which L-BFGS succeeds are no fair sample
@@ -28,8 +30,9 @@ FEWEST_KEPT = 0.95  # share of the images below which those on which L-BFGS succ
 class Verdict:
     """A study's verdict on a claim; plain values only, so that it travels between processes and into JSON.
 
-    verdict: "supported", "refuted", "inconclusive"; "pilot" or "reported" where it only measures. message: the result
-    in a sentence. per_run: the estimate of each run. power: chance to clear the bound at its variances, were the
+    verdict: "supported", "refuted", "inconclusive"; "not judged"; "pilot" or "reported" where it only measures.
+    message: the result in a sentence. why: it is not supported, and what to do, in words. amiss: why it is not judged,
+    in few words. per_run: the estimate of each run. power: chance to clear the bound at its variances, were the
     estimate the truth. needed_images, needed_runs: what would decide, None where that is not to be had. spreads: what
     the interval follows from at any level; none where there is no interval. bound_low, bound_high: `bound` as numbers,
     infinite where there is no such side. pick: which of several estimands it is about. same, again_supported: chances
@@ -58,6 +61,13 @@ class Verdict:
     pick: Pick = "smallest"
     same: float = float("nan")
     again_supported: float = float("nan")
+    why: str = ""
+    amiss: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """The verdict, with the reason where it is none: "not judged: smoke"."""
+        return outcome(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """As a dict of plain values."""
@@ -71,8 +81,18 @@ class Verdict:
         return cls(**{**values, **lists, "spreads": spreads})
 
 
-def judge(claim: Claim, estimates: Sequence[Estimate], facts: Facts, *, pick: Pick = "smallest") -> Verdict:
-    """Judge a claim by one estimate, or by one of several, each with the conditions that it looked at."""
+def judge(
+    claim: Claim,
+    estimates: Sequence[Estimate],
+    facts: Facts,
+    preconditions: Iterable[Precondition] = (),
+    *,
+    pick: Pick = "smallest",
+) -> Verdict:
+    """Judge a claim by one estimate, or by one of several, each with the conditions that it looked at.
+
+    A claim whose family or conditions a precondition undermines that is not met is not judged.
+    """
     if not estimates:
         raise ValueError(f"claim {claim.id} needs an estimate to conclude; got none")
     alone = len(estimates) == 1
@@ -83,16 +103,26 @@ def judge(claim: Claim, estimates: Sequence[Estimate], facts: Facts, *, pick: Pi
     bound = claim.bound
     if bound is None or (facts.pilot and not claim.reported):
         bound = claim.suggested(interval.estimate)
-    why = _indecision(decisive=facts.decisive, kept=origin.kept)
-    clears = bound.verdict(interval)
-    judged = INCONCLUSIVE if clears == SUPPORTED and why else clears
-    verdict = REPORTED if claim.reported else PILOT if facts.pilot else judged
+    broken = [one for one in preconditions if not one.met and one.undermines & {claim.family, *origin.conditions}]
+    amiss, why = _unjudged(facts.too_little, broken, origin.kept)
+    if claim.reported:
+        verdict = REPORTED
+    elif facts.pilot and not broken:
+        verdict = PILOT
+    else:
+        verdict = NOT_JUDGED if amiss else bound.verdict(interval)
     power, _ = _chances(interval, bound, again=False)
     supported, refuted = _chances(interval, bound, again=True)
     same = {SUPPORTED: supported, REFUTED: refuted, INCONCLUSIVE: float(np.maximum(0, 1 - supported - refuted))}
-    judges = not why and verdict in same
+    judges = verdict in same
     needed = None
-    if verdict == INCONCLUSIVE and not why:
+    if verdict != NOT_JUDGED:
+        amiss = why = ""
+    if verdict == REFUTED:
+        why = "the whole interval lies beyond the bound, so the claim does not hold here"
+    if verdict == INCONCLUSIVE and interval.reason:
+        why = f"no interval: {interval.reason}"
+    elif verdict == INCONCLUSIVE:
         reach = interval.required(bound.nearest(interval.estimate))
         # Of the test images; those of a set outside grow with them.
         inside = interval.images - interval.outside
@@ -121,7 +151,14 @@ def judge(claim: Claim, estimates: Sequence[Estimate], facts: Facts, *, pick: Pi
         pick,
         same[verdict] if judges else math.nan,
         supported if judges else math.nan,
+        why,
+        amiss,
     )
+
+
+def outcome(verdict: Mapping[str, Any]) -> str:
+    """The verdict of a claim of results, with the reason where it is none: "not judged: smoke"."""
+    return f"{verdict['verdict']}: {verdict['amiss']}" if verdict.get("amiss") else str(verdict["verdict"])
 
 
 def _chances(interval: Interval, bound: Bound, *, again: bool) -> tuple[float, float]:
@@ -134,13 +171,16 @@ def _chances(interval: Interval, bound: Bound, *, again: bool) -> tuple[float, f
     return interval.chance_within(bound.low, bound.high, again=again), refuted
 
 
-def _indecision(*, decisive: bool, kept: float) -> str:
-    """Why the study can't support the claim, whatever the numbers; else empty."""
-    if not decisive:
-        return "one run or the smoke profile is too little to support a claim: use --profile standard"
+def _unjudged(too_little: str, broken: Sequence[Precondition], kept: float) -> tuple[str, str]:
+    """Why a claim is not judged, whatever the numbers: in few words and in more; empty where it is."""
+    if broken:
+        return "; ".join(one.name for one in broken), "; ".join(map(str, broken))
+    if too_little:
+        return too_little, "one run or the smoke profile is too little to judge a claim: use --profile standard"
     if kept < FEWEST_KEPT:
-        return f"the attack succeeded in all runs on {kept:.0%} of the images only: what is left is no fair sample"
-    return ""
+        failed = f"the attack succeeded in all runs on {kept:.0%} of the images only: what is left is no fair sample"
+        return "attack failed", failed
+    return "", ""
 
 
 def _remedy(needed: Required, available: int, *, outside: bool) -> str:
@@ -181,10 +221,8 @@ def _message(
         text += f"; one {' and '.join(finished)} in all runs: the interval does not cover its training"
     if failed >= _SHOWN:
         text += f"; the attack failed on {failed:.0%} of the images, which are among those looked at"
-    if interval.reason:
-        return f"{text}; no interval: {interval.reason}"
-    if verdict == REFUTED:
-        return f"{text}; the whole interval lies beyond the bound, so the claim does not hold here"
+    if interval.reason and not why:
+        text += f"; no interval: {interval.reason}"
     return f"{text}; {why}" if why else text
 
 
@@ -204,8 +242,7 @@ def no_verdict(registry: Registry, lacks: Callable[[Claim], str], concluded: Con
 
 def tally(verdicts: Sequence[str]) -> str:
     """The number of each verdict, in words."""
-    order = (SUPPORTED, REFUTED, INCONCLUSIVE, PILOT, REPORTED)
-    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in order if verdict in verdicts)
+    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in verdicts)
 
 
 def near_bounds(claims: Iterable[Mapping[str, Any]]) -> dict[str, float]:

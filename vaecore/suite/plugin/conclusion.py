@@ -1,13 +1,15 @@
 """The fixture `claim`: a test's estimate becomes a verdict."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 import pytest
 
-from vaecore.suite.facts import Facts
+from vaecore.suite.facts import Facts, Precondition
 from vaecore.suite.judging.registry import Claim
 from vaecore.suite.judging.verdict import PILOT, REPORTED, SUPPORTED, Verdict, judge
 from vaecore.suite.plugin.items import VERDICT
+from vaecore.suite.statistics.columns import origin_of
 from vaecore.suite.statistics.estimates import Estimate
 from vaecore.suite.statistics.intervals import Pick
 
@@ -23,6 +25,10 @@ class HasFacts(Protocol):
         """Facts about the study."""
         ...
 
+    def preconditions(self, conditions: Collection[str]) -> list[Precondition]:
+        """What must hold of the study before claims on these conditions mean something."""
+        ...
+
 
 class Conclusion:
     """What a claim's test calls, once, with its estimate."""
@@ -35,7 +41,8 @@ class Conclusion:
         """Record the verdict on one estimate, or on the smallest or greatest of several; fail if not *supported*."""
         if self.verdict is not None:
             raise RuntimeError(f"claim {self._claim.id} must be concluded once; this test concludes it again")
-        self.verdict = judge(self._claim, estimates, self._study.facts, pick=pick)
+        preconditions = self._study.preconditions(origin_of(estimates).conditions)
+        self.verdict = judge(self._claim, estimates, self._study.facts, preconditions, pick=pick)
         self._item.user_properties.append((REGISTRY_PROPERTY, str(self._claim.file)))
         self._item.user_properties.append((VERDICT, self.verdict.to_json()))
         if self.verdict.verdict not in PASSED:

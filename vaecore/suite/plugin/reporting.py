@@ -3,13 +3,14 @@
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from vaecore.suite.budget import DRAWS, text_of, usual_budget
-from vaecore.suite.facts import Facts
+from vaecore.suite.facts import Facts, Precondition
 from vaecore.suite.judging.findings import FAMILY
 from vaecore.suite.judging.registry import Registry
 from vaecore.suite.judging.verdict import Verdict, expected_supported, no_verdict
@@ -20,15 +21,15 @@ from vaecore.suite.study.study import Study
 from vaecore.suite.text import visible
 
 
-def partial(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def partial(study: Study, head: Mapping[str, Any]) -> dict[str, Any]:
     """Verdicts, and what was measured under the conditions that they looked at."""
-    names = sorted({name for verdict in verdicts for name in verdict.conditions})
-    return _shown(study, _head(study, registry, verdicts) | collect.looked_at(study, names))
+    names = sorted({name for claim in head["claims"] for name in claim["conditions"]})
+    return _shown(study, {**head, **collect.looked_at(study, names)})
 
 
-def whole(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def whole(study: Study, head: Mapping[str, Any]) -> dict[str, Any]:
     """Verdicts, and all sections of the report."""
-    return _shown(study, _head(study, registry, verdicts) | collect.everything(study))
+    return _shown(study, {**head, **collect.everything(study)})
 
 
 def _shown(study: Study, results: dict[str, Any]) -> dict[str, Any]:
@@ -37,8 +38,10 @@ def _shown(study: Study, results: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def _head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Facts, preconditions and verdicts."""
     facts = study.facts
+    looked_at = {name for verdict in verdicts for name in verdict.conditions}
     names = [name for verdict in verdicts for name in verdict.conditions] + list(facts.images)
     return {
         "schema": SCHEMA,
@@ -72,6 +75,7 @@ def _head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict
         },
         "intervals_cover": facts.covers,
         "accuracy_per_run": study.accuracies(),
+        "preconditions": [_precondition(one) for one in study.preconditions(looked_at)],
         "error_rate": registry.error_rate,
         "claims": [_claim(registry, verdict) for verdict in verdicts],
         "expected_supported": expected_supported([verdict.to_json() for verdict in verdicts]),
@@ -79,6 +83,10 @@ def _head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict
         "threats": collect.threats(study, names),
         "environment": collect.environment(study),
     }
+
+
+def _precondition(one: Precondition) -> dict[str, Any]:
+    return {**asdict(one), "undermines": sorted(one.undermines), "met": one.met, "message": str(one)}
 
 
 def _claim(registry: Registry, verdict: Verdict) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """A run of the claims in pytest: the study, the plan, the verdicts, the report. `plugin/options.py` starts it."""
 
-from collections.abc import Container, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
-import rich.progress
 import torch
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from vaecore import Store, keep_freed_memory
 from vaecore.suite.budget import usual_budget
@@ -17,8 +16,8 @@ from vaecore.suite.judging.bounds import Bounds, read_bounds
 from vaecore.suite.judging.findings import FAMILY, REGISTRY
 from vaecore.suite.judging.pilot import check_new, write_bounds
 from vaecore.suite.judging.registry import Registry, load_registry
-from vaecore.suite.judging.verdict import Verdict, not_run, tally
-from vaecore.suite.plugin import planning, reporting
+from vaecore.suite.judging.verdict import REFUTED, Verdict, not_run, tally
+from vaecore.suite.plugin import planning, progress, reporting
 from vaecore.suite.plugin.conclusion import PASSED, REGISTRY_PROPERTY, Conclusion
 from vaecore.suite.plugin.figure_tasks import drawn
 from vaecore.suite.plugin.items import VERDICT, asks_for_study, usage_error
@@ -27,17 +26,30 @@ from vaecore.suite.plugin.request import Request
 from vaecore.suite.report import page, terminal, writing
 from vaecore.suite.study import collect
 from vaecore.suite.study.executors import Executor, Here, Processes, default_workers
-from vaecore.suite.study.plan import WorkerDiedError
+from vaecore.suite.study.plan import Work, WorkerDiedError
 from vaecore.suite.study.protocol import PROFILES, Protocol
 from vaecore.suite.study.setup import Dataset, Setup, choose_dataset
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.text import printable, visible
-from vaecore.toolkit import Progress, default_device
+from vaecore.toolkit import default_device
 
 NOT_ALL_SUPPORTED = 8  # exit status: every claim asked for was concluded, and not all of them were supported
 _UNFINISHED = pytest.StashKey["Conclusion"]()
 _DATASET = "claims dataset"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Tasks of a run: those that its claims need, and others that its report needs.
+
+    conditions: full names of those that claims look at. mistakes: in tests that can't be planned, by test.
+    """
+
+    claims: list[Task]
+    report: list[Task]
+    conditions: set[str]
+    mistakes: dict[str, str]
 
 
 class ClaimsSession:
@@ -56,6 +68,7 @@ class ClaimsSession:
         self.announced = False
         self.interrupted = False
         self.endings: list[str] = []
+        self.report_tasks: list[Task] = []
         self.registries: set[Path] = set()
 
     # The study.
@@ -174,19 +187,26 @@ class ClaimsSession:
         return folder / (facts.dataset + ("-own" if self.own_alone else "") + ("-pilot" if self.pilot else ""))
 
     @contextmanager
-    def meter(self, task: str) -> Iterator[Progress]:
-        """Show progress on the terminal, past pytest's capture; nothing where output is no terminal."""
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is None or not reporter.isatty:
-            yield lambda _done, _of: None
+    def meter(self, title: str) -> Iterator[Callable[[Work], None]]:
+        """Show progress, past pytest's capture: a bar on a terminal, lines elsewhere; nothing in a worker of xdist."""
+        reporter = self._reporter
+        if reporter is None:
+            yield lambda _: None
             return
-        reporter.ensure_newline()  # the bar takes a line of its own, not that of pytest's dots
+        reporter.ensure_newline()  # it takes lines of its own, not that of pytest's dots
         capture = self.config.pluginmanager.get_plugin("capturemanager")
         suspended = capture.global_and_fixture_disabled() if capture is not None else nullcontext()
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with suspended, rich.progress.Progress(*columns, transient=True) as progress:
-            bar = progress.add_task(task, total=None)
-            yield lambda done, of: progress.update(bar, completed=done, total=of)
+        with suspended, progress.bar(title) if reporter.isatty else progress.lines(title, self._say) as advance:
+            yield advance
+
+    @property
+    def _reporter(self) -> Any:
+        """pytest's terminal reporter; None in a worker of xdist."""
+        return self.config.pluginmanager.get_plugin("terminalreporter")
+
+    def _say(self, line: str) -> None:
+        self._reporter.write_line(printable(line))
+        self._reporter.flush()
 
     def header(self) -> list[str]:
         """Lines that say what is studied, once."""
@@ -225,36 +245,38 @@ class ClaimsSession:
 
     # The run.
 
-    def plan(self, items: Sequence[pytest.Item]) -> tuple[list[Task], dict[str, str]]:
-        """All tasks that a run's claims, summary and report need, and the mistakes in tests that can't be planned."""
+    def plan(self, items: Sequence[pytest.Item]) -> Planned:
+        """The tasks that a run's claims need, and its report beside these."""
         running = [item for item in items if item.get_closest_marker("skip") is None]
         asked = planning.asked(running, self.study)
-        tasks = asked.tasks
-        claims = {name for item in running if (name := claim_id(item)) is not None}
+        claims, tasks, report = {name for item in running if (name := claim_id(item)) is not None}, asked.tasks, []
+        if claims:
+            tasks += self.study.precondition_tasks(asked.conditions)
         if claims and not self.own_alone and self.report_folder(claims) is not None:
-            tasks += collect.tasks(self.study)
+            report = collect.tasks(self.study)
         elif claims:
-            tasks += collect.summary_tasks(self.study, asked.conditions)
-        return list({task.key: task for task in tasks}.values()), asked.mistakes
+            report = collect.summary_tasks(self.study, asked.conditions)
+        return Planned(tasks, report, asked.conditions, asked.mistakes)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """Compute all that the run needs before its tests, so that no worker idles between these; or show the plan."""
+        """Compute all that the tests need before them, so that no worker idles between these; or show the plan."""
         option = self.config.option
-        if option.collectonly or session.testsfailed or not session.items:
+        if session.testsfailed or not session.items:
             return None  # the controller of xdist has no tests: its workers compute
         if self.config.getoption("--plan"):
-            reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-            if reporter is not None:
-                style = _style(reporter)
-                width, unicode = style["width"], style["unicode"]
-                tasks, mistakes = self.plan(session.items)
+            if self._reporter is not None:
+                style, planned = _style(self._reporter), self.plan(session.items)
+                tasks = {task.key: task for task in (*planned.claims, *planned.report)}.values()
                 costs, workers = self.study.plan.costs(tasks), self.study.facts.workers
-                reporter.write(planning.table(costs, mistakes, workers, width=width, unicode=unicode))
+                width, unicode = style["width"], style["unicode"]
+                self._reporter.write(planning.table(costs, planned.mistakes, workers, width=width, unicode=unicode))
             return True
         if not (option.maxfail or hasattr(self.config, "workerinput")):
             with self._worker_died():
-                self.study.plan.compute(self.plan(session.items)[0], "evidence")
+                planned = self.plan(session.items)
+                self.study.plan.compute(planned.claims, "evidence for the claims")
+            self.report_tasks = planned.report
         return None
 
     @contextmanager
@@ -277,6 +299,15 @@ class ClaimsSession:
                 f"{item.nodeid}: claim {claim_id(item)} was not concluded; its test must call claim.conclude(estimate)"
             )
         return outcome
+
+    def pytest_report_teststatus(
+        self, report: pytest.TestReport
+    ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+        """Tell a verdict from a failure: it stands in the table of claims, and not among pytest's failures."""
+        for name, value in report.user_properties:
+            if name == VERDICT and report.when == "call" and (word := _values(value)["verdict"]) not in PASSED:
+                return word, word[0] if word != REFUTED else "R", (word.upper(), {terminal.STYLES[word]: True})
+        return None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the verdict of a test that ran, and note failures that are no verdicts."""
@@ -310,7 +341,9 @@ class ClaimsSession:
         folder = self.report_folder(self.verdicts)
         try:
             with self._worker_died():
-                self._report(folder)
+                head = reporting.head(self.study, self.registry, self.ordered)
+                self._show(head)
+                self._report(folder, head)
         except KeyboardInterrupt:
             self.pytest_keyboard_interrupt()
             session.exitstatus = pytest.ExitCode.INTERRUPTED
@@ -323,13 +356,25 @@ class ClaimsSession:
             )
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def _report(self, folder: Path | None) -> None:
+    def _show(self, head: Mapping[str, Any]) -> None:
+        """Print the verdicts, before anything is computed for the report alone."""
+        reporter = self._reporter
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.section("claims")
+            for line in self.header():
+                reporter.line(line)
+            style = _style(reporter)
+            reporter.write(terminal.verdicts(head, width=style["width"], color=style["color"]))
+            reporter.line(tally([verdict.verdict for verdict in self.ordered]))
+            reporter.flush()
+
+    def _report(self, folder: Path | None, head: Mapping[str, Any]) -> None:
         """Gather what was measured, and write it to the report's folder, if any."""
-        study, registry, verdicts = self.study, self.registry, self.ordered
-        if folder is None or self.own_alone:
-            self.results = reporting.partial(study, registry, verdicts)
-        else:
-            self.results = reporting.whole(study, registry, verdicts)
+        study = self.study
+        study.plan.compute(self.report_tasks, "evidence for the report")
+        sections = reporting.partial if folder is None or self.own_alone else reporting.whole
+        self.results = sections(study, head)
         if folder is None:
             self.endings.append("No report was written: it takes all claims, on the reference study, or --report-dir.")
             return
@@ -360,15 +405,13 @@ class ClaimsSession:
             self.endings.append(f"Stopped. What was finished is kept in {kept}; the same command goes on from there.")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the verdicts, and say where the report is."""
+        """Print what was measured, and say where the report is."""
         if self.verdicts:
-            terminalreporter.section("claims")
-            for line in self.header():
-                terminalreporter.line(line)
             if self.results and not self.interrupted:
                 names = {visible(name) for verdict in self.ordered for name in verdict.conditions}
                 shown = terminal.only(self.results, names)
-                terminalreporter.write(terminal.summary(shown, **_style(terminalreporter)))
+                terminalreporter.section("what was measured")
+                terminalreporter.write(terminal.measured(shown, **_style(terminalreporter)))
             terminalreporter.line(tally([verdict.verdict for verdict in self.ordered]))
         for line in self.endings:
             terminalreporter.line(printable(line))

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vaecore.suite.judging.registry import KINDS, family_of
+from vaecore.suite.judging.verdict import VERDICTS, outcome
 from vaecore.suite.report import again, forest
 from vaecore.suite.report.figures.catalogue import FIGURES, Caption, caption, figures_of, shown
 from vaecore.suite.report.forest import Forest, Margin
@@ -19,7 +20,6 @@ from vaecore.suite.text import counted, intensity
 from vaecore.toolkit import sweep, write_atomically
 
 FILE = "index.html"
-VERDICTS = ("supported", "refuted", "inconclusive", "pilot", "reported")
 _EVERYWHERE = ("clean", "outside/inside")  # conditions that most claims of a family share
 _KINDS_BESIDE = KINDS[1:]
 
@@ -177,6 +177,8 @@ def _environment() -> Environment:
         "measured": forest.measured,
         "counted": counted,
         "intensity": intensity,
+        "outcome": outcome,
+        "slug": lambda words: words.replace(" ", "-"),
     }
     environment.tests |= {"near": again.is_near}
     return environment

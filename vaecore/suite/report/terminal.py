@@ -1,4 +1,4 @@
-"""Results on the terminal: header, verdicts by family, distinct labels, AUROC, flags, claims without a verdict."""
+"""Results on the terminal: header, preconditions, verdicts by family; distinct labels, AUROC, flags."""
 
 import io
 import math
@@ -12,12 +12,20 @@ from rich.text import Text
 
 from vaecore.suite.facts import Facts
 from vaecore.suite.judging.registry import Registry, family_of, shared_rate
+from vaecore.suite.judging.verdict import outcome
 from vaecore.suite.report import again
 from vaecore.suite.results import number
 from vaecore.suite.text import counted, intensity
 
 Results = Mapping[str, Any]
-STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "pilot": "cyan", "reported": "cyan"}
+STYLES = {
+    "supported": "green",
+    "refuted": "red",
+    "inconclusive": "yellow",
+    "not judged": "yellow",
+    "pilot": "cyan",
+    "reported": "cyan",
+}
 ASCII = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)  # box.SIMPLE in ASCII
 _SCORES = ("mse", "latent-knn", "max-softmax")  # those shown
 _COLUMNS = 5  # of distinct labels; the last one pools the rest
@@ -88,16 +96,42 @@ def printed(console: Console) -> str:
     return output.getvalue()
 
 
-def summary(results: Results, *, width: int, color: bool, unicode: bool) -> str:
-    """Verdicts by family, distinct labels, AUROC, sanity flags, and claims without a verdict, of 60 columns or more."""
+def verdicts(results: Results, *, width: int, color: bool) -> str:
+    """Preconditions, verdicts by family, reasons for what is not supported, claims without a verdict.
+
+    width: 60 columns or more. A claim takes two lines: its sentence, and its numbers.
+    """
     console = recording(max(width, 60), color=color)
+    if results["profile"] == "smoke":
+        console.print(Text("\nA smoke test: it shows that all runs, and neither supports nor refutes.", style="yellow"))
+    preconditions = results["preconditions"]
+    console.print(Text("\nPreconditions, each by its worst run or set", style="bold"))
+    for one in preconditions:
+        undermined = "" if one["met"] else f"; undermines {', '.join(one['undermines'])}"
+        line = f"  {'met' if one['met'] else 'NOT MET'}: {one['message']}{undermined}"
+        console.print(Text(line, style="" if one["met"] else "yellow"))
     claims = results["claims"]
     for family in dict.fromkeys(family_of(claim["claim"]) for claim in claims):
-        console.print(Text(f"\n{family}. {results['families'][family]}", style="bold"))
         members = [claim for claim in claims if family_of(claim["claim"]) == family]
-        console.print(_verdicts(members, box.SIMPLE if unicode else ASCII))
+        level = f", intervals at level {members[0]['level']:.4f}"
+        console.print(Text(f"\n{family}. {results['families'][family]}", style="bold") + Text(level))
+        console.print(_verdicts(members))
+    reasons = {claim["claim"]: f"{claim['verdict']}: {claim['why']}" for claim in claims if claim["why"]}
+    for title, of in (("Why not supported", reasons), ("No verdict", results["not_concluded"])):
+        if of:
+            console.print(Text(f"\n{title}", style="bold"))
+        for reason in dict.fromkeys(of.values()):
+            names = ", ".join(name for name, why in of.items() if why == reason)
+            console.print(Text(f"  {names}: {reason}"))
     for number_of, sentence in enumerate(again.sentences(results)):
         console.print(f"\n~ {sentence}" if number_of == 0 else sentence)
+    console.print()
+    return printed(console)
+
+
+def measured(results: Results, *, width: int, color: bool, unicode: bool) -> str:
+    """Distinct labels, AUROC and sanity flags, of 60 columns or more."""
+    console = recording(max(width, 60), color=color)
     if results["conditions"]:
         drawn = counted(results["draws"], "reconstruction")
         console.print(Text(f"\nDistinct labels over {drawn}, share of images", style="bold"))
@@ -113,13 +147,6 @@ def summary(results: Results, *, width: int, color: bool, unicode: bool) -> str:
     console.print(Text("\nSanity flags of the attacks", style="bold"))
     for flag in flags or ["none raised"]:
         console.print(f"  {flag}", style="yellow" if flags else "")
-    reasons: dict[str, list[str]] = {}
-    for name, reason in results["not_concluded"].items():
-        reasons.setdefault(reason, []).append(name)
-    if reasons:
-        console.print(Text("\nNo verdict", style="bold"))
-        for reason, names in reasons.items():
-            console.print(f"  {', '.join(names)}: {reason}")
     console.print()
     return printed(console)
 
@@ -137,22 +164,26 @@ def only(results: Results, names: Collection[str]) -> Results:
     return {**results, "conditions": conditions, "detection": detection}
 
 
-def _verdicts(claims: Sequence[Results], lines: box.Box) -> RenderableType:
-    grid = Grid(box=lines, show_edge=False, pad_edge=False, padding=(0, 1))
-    grid.add_column("claim", no_wrap=True)
-    grid.add_column("", ratio=1, min_width=16, overflow="fold")
-    grid.add_column("estimate [interval]", no_wrap=True)
-    grid.add_column("bound", no_wrap=True)
-    grid.add_column("verdict", no_wrap=True)
+def _columns() -> Grid:
+    """Ids of claims, and what stands beside them."""
+    grid = Grid(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True, min_width=5)
+    grid.add_column(ratio=1, overflow="fold")
+    return grid
+
+
+def _verdicts(claims: Sequence[Results]) -> RenderableType:
+    grid = _columns()
     for claim in claims:
         estimate, low, high = (number(claim[key]) for key in ("estimate", "low", "high"))
-        interval = f"{estimate:.3f} [{low:.3f}, {high:.3f}]"
         sentence = claim["sentence"] if claim["kind"] == "finding" else f"({claim['kind']}) {claim['sentence']}"
-        verdict = claim["verdict"]
-        outcome = verdict if verdict != "pilot" else f"power {number(claim['power']):.2f}"
-        outcome = f"~{outcome}" if again.is_near(claim) else outcome
-        cells = (claim["claim"], sentence, interval, claim["bound"])
-        grid.add_row(*(Text(cell) for cell in cells), Text(outcome, style=STYLES[verdict]))
+        word = outcome(claim) if claim["verdict"] != "pilot" else f"power {number(claim['power']):.2f}"
+        word = f"~{word}" if again.is_near(claim) else word
+        numbers = Text(
+            f"{estimate:.3f} [{low:.3f}, {high:.3f}], bound {claim['bound']}, {claim['runs']} x {claim['images']:,} images: "
+        )
+        grid.add_row(Text(claim["claim"]), Text(sentence))
+        grid.add_row("", numbers + Text(word, style=STYLES[claim["verdict"]]))
     return grid
 
 

@@ -1,7 +1,8 @@
 """The plan: tasks whose results are asked for, the store that keeps them, and the executor that computes the rest."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -14,10 +15,24 @@ from filelock import Timeout
 from vaecore import Store
 from vaecore.suite.study.executors import Executor, Here, Outcome, peak_memory
 from vaecore.suite.study.tasks import Given, Task, make
-from vaecore.toolkit import Progress, Tensors
+from vaecore.toolkit import Tensors
 
-Meter = Callable[[str], AbstractContextManager[Progress]]
-"""Shows how far work has come: given its title, a context manager that gives a function (done, of) to call."""
+
+@dataclass(frozen=True)
+class Work:
+    """How far a plan has come: tasks done, of how many, the stage of the last that started, and seconds left.
+
+    left: by what tasks of the same titles took; None where those of a title have not run on this machine yet.
+    """
+
+    done: int
+    of: int
+    stage: str
+    left: float | None
+
+
+Meter = Callable[[str], AbstractContextManager[Callable[[Work], None]]]
+"""Shows how far work has come: given its title, a context manager that gives a function to call with a `Work`."""
 
 _FIRST = {"models": 0, "attacks": 1, "trials": 2}  # stages, in the order in which they start
 _WAIT = 0.2  # seconds between looks at what another process computes
@@ -33,9 +48,9 @@ class WorkerDiedError(RuntimeError):
 
 
 @contextmanager
-def silent(_: str) -> Iterator[Progress]:
+def silent(_: str) -> Iterator[Callable[[Work], None]]:
     """A meter that shows nothing."""
-    yield lambda _done, _of: None
+    yield lambda _: None
 
 
 @dataclass(frozen=True)
@@ -108,8 +123,19 @@ class Plan:
         waiting = self._missing(tasks)
         if not waiting:
             return
-        of, done, start = len(waiting), 0, time.perf_counter()
+        of, start, took = len(waiting), time.perf_counter(), self._took()
+        unfinished = Counter(task.title for task in waiting.values())
         running: dict[Future[Outcome], tuple[Task, ExitStack]] = {}
+
+        def end(task: Task, seconds: float | None) -> None:
+            """Count a task as done; seconds: None where another process did the work."""
+            unfinished[task.title] -= 1
+            if seconds is not None:
+                took.setdefault(task.title, []).append(seconds)
+
+        def work(stage: str) -> Work:
+            return Work(of - unfinished.total(), of, stage, self._left(unfinished, took))
+
         try:
             with self.meter(title) as advance:
                 while waiting or running:
@@ -118,20 +144,22 @@ class Plan:
                             break
                         if any(need.key in waiting or self._runs(need, running) for need in task.needs):
                             continue
-                        if (started := self._start(task)) is not None:
-                            del waiting[task.key]
-                            running |= {started[0]: (task, started[1])} if started[0] else {}
-                            done += started[0] is None
+                        advance(work(task.stage))
+                        if (started := self._start(task)) is None:
+                            continue
+                        del waiting[task.key]
+                        if started[0] is None:
+                            end(task, None)
+                        else:
+                            running[started[0]] = task, started[1]
                     if not running:
-                        advance(done, of)
                         if waiting:
                             time.sleep(_WAIT)  # another process computes what is left
                         continue
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        self._end(*running[future], future)
+                        end(running[future][0], self._end(*running[future], future))
                         del running[future]
-                        done += 1
-                    advance(done, of)
+                advance(work(""))
         except BrokenProcessPool as error:
             self.executor.cancel()
             titles = dict.fromkeys(task.title for task, _ in running.values())
@@ -157,11 +185,7 @@ class Plan:
         """What tasks, and all that they need, would cost; by title, in the order in which they would run."""
         every = self._missing(tasks, stored=True)
         missing = self._missing(tasks)
-        took: dict[str, list[float]] = {}
-        for note in self.store.notes():
-            with suppress(KeyError, ValueError):  # no task's, or damaged
-                seconds = float(note["seconds"])
-                took.setdefault(note["title"], []).append(seconds)
+        took = self._took()
         titles = dict.fromkeys(task.title for task in every.values())
         costs = []
         for title in titles:
@@ -170,6 +194,22 @@ class Plan:
             needed = left * median(took[title]) if title in took else None if left else 0.0
             costs.append(Cost(title, count, count - left, needed))
         return costs
+
+    def _took(self) -> dict[str, list[float]]:
+        """Seconds that tasks took whose results the store has, by title."""
+        took: dict[str, list[float]] = {}
+        for note in self.store.notes():
+            with suppress(KeyError, ValueError):  # no task's, or damaged
+                seconds = float(note["seconds"])
+                took.setdefault(note["title"], []).append(seconds)
+        return took
+
+    def _left(self, unfinished: Mapping[str, int], took: Mapping[str, Sequence[float]]) -> float | None:
+        """Seconds that unfinished tasks, counted by title, may take on all workers; None where a title has not run."""
+        counts = {title: count for title, count in unfinished.items() if count}
+        if not counts.keys() <= took.keys():
+            return None
+        return sum(count * median(took[title]) for title, count in counts.items()) / self.executor.workers
 
     def _missing(self, tasks: Iterable[Task], *, stored: bool = False) -> dict[str, Task]:
         """Tasks that must run, each after what it needs; stored: also those that the store has."""
@@ -237,7 +277,8 @@ class Plan:
         if len(self._memory) > _KEPT:
             del self._memory[next(iter(self._memory))]
 
-    def _end(self, task: Task, lock: ExitStack, future: "Future[Outcome]") -> None:
+    def _end(self, task: Task, lock: ExitStack, future: "Future[Outcome]") -> float:
+        """Keep what a task gave, or its error; returns the seconds that it took."""
         error = future.exception()
         if error is None:
             self._keep(task, future.result())
@@ -246,6 +287,7 @@ class Plan:
         else:
             raise error
         lock.close()
+        return 0.0 if error is not None else future.result().seconds
 
     def _keep(self, task: Task, outcome: Outcome) -> Tensors:
         result, stage = outcome.result, task.stage

@@ -1,6 +1,6 @@
 """A study: tables of evidence for the claims' tests, computed when first looked at, and kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from vaecore import Store
-from vaecore.suite.facts import Facts
+from vaecore.suite.facts import Facts, Precondition
 from vaecore.suite.statistics.columns import Column, Origin
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.draws import DRAWS
@@ -20,6 +20,14 @@ from vaecore.suite.study.executors import Executor, Here
 from vaecore.suite.study.kinds import KindOfEvidence
 from vaecore.suite.study.models import Run, model_digest
 from vaecore.suite.study.plan import Meter, Plan, silent
+from vaecore.suite.study.preconditions import (
+    attack_tasks,
+    attacks_among,
+    look_tasks,
+    of_attacks,
+    of_models,
+    of_sets,
+)
 from vaecore.suite.study.sets import Sets
 from vaecore.suite.study.setup import PROBE, Setup
 from vaecore.suite.study.sources import look_again
@@ -187,10 +195,32 @@ class Study:
             f"needs images with a background, black in a tenth of all pixels or more; {self.setup.test.name} has none"
         )
 
+    @cached_property
+    def _right(self) -> NDArray[np.bool_]:
+        """Whether each run's classifier labels each test image right, (runs, images)."""
+        return np.stack([run["right"].numpy() for run in self.plan.results(accuracy_tasks(self.setup), "accuracy")])
+
     def accuracies(self) -> list[float]:
         """Share of all test images that each run's classifier labels correctly."""
-        rights = self.plan.results(accuracy_tasks(self.setup), "accuracy")
-        return [float(right["right"].double().mean()) for right in rights]
+        return [float(right) for right in self._right.mean(axis=1)]
+
+    def preconditions(self, conditions: Collection[str] | None = None) -> list[Precondition]:
+        """What must hold before claims mean something: of models, attacks and sets outside.
+
+        conditions: full names of those that are looked at; None: all.
+        """
+        setup = self.setup
+        looked, right = self.plan.results(look_tasks(setup), "preconditions"), self._right[:, setup.indices.numpy()]
+        found = [*of_models(setup, looked, right), *of_sets(setup, conditions)]
+        if attacks := attacks_among(setup, conditions):
+            found += of_attacks(setup, self.plan.results(attack_tasks(setup), "preconditions"), attacks)
+        return found
+
+    def precondition_tasks(self, conditions: Collection[str]) -> list[Task]:
+        """What `preconditions` asks for."""
+        setup = self.setup
+        attacks = attack_tasks(setup) if attacks_among(setup, conditions) else []
+        return [*look_tasks(setup), *accuracy_tasks(setup), *attacks]
 
     @cached_property
     def facts(self) -> Facts:
@@ -215,7 +245,7 @@ class Study:
             finished=setup.finished,
             covers=setup.covers,
             pilot=setup.pilot,
-            decisive=profile.name != "smoke" and (len(setup.seeds) > 1 or setup.fixed),
+            too_little=_too_little(setup),
             device=setup.device.type,
             gpu=torch.cuda.get_device_name(setup.device) if setup.device.type == "cuda" else None,
             workers=executor.workers,
@@ -242,6 +272,12 @@ class Study:
             return columns, Origin(name, failed=failures(columns) if condition.attack is None else 0.0)
 
         return Table(load)
+
+
+def _too_little(setup: Setup) -> str:
+    if setup.protocol.profile.name == "smoke":
+        return "smoke"
+    return "" if len(setup.seeds) > 1 or setup.fixed else "one run"
 
 
 def _evidence(of: Evidence | KindOfEvidence) -> Evidence:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vaecore.suite.judging.registry import family_of
-from vaecore.suite.judging.verdict import tally
+from vaecore.suite.judging.verdict import outcome, tally
 from vaecore.suite.report import again
 from vaecore.suite.report.markdown import cleaning, consistency
 from vaecore.suite.report.markdown.parts import figures, literal
@@ -44,6 +44,9 @@ def summary(results: Mapping[str, Any]) -> str:
     accuracies = ", ".join(f"{value:.4f}" for value in results["accuracy_per_run"])
     test_images = counted(dataset["test_images"], "test image")
     line(f"Accuracy of the classifier on all {test_images}, run by run: {accuracies}.")
+    for one in results.get("preconditions", []):
+        undermined = "" if one["met"] else f", so not judged: {', '.join(one['undermines'])}"
+        line(f"{'Precondition met' if one['met'] else 'Precondition **not met**'}: {one['message']}{undermined}.")
     for family in dict.fromkeys(family_of(verdict["claim"]) for verdict in verdicts):
         level = next(verdict["level"] for verdict in verdicts if family_of(verdict["claim"]) == family)
         line(f"\n## {family}. {results['families'].get(family, '')}\n")
@@ -56,7 +59,7 @@ def summary(results: Mapping[str, Any]) -> str:
                     f"| {row['claim']} | {row['kind']} | {row['sentence']} | {row['estimand']}"
                     f" | {number(row['estimate']):.3f}"
                     f" | {number(row['low']):.3f} to {number(row['high']):.3f} | {row['bound']}"
-                    f" | **{row['verdict']}**{', near its bound' if again.is_near(row) else ''}"
+                    f" | **{outcome(row)}**{', near its bound' if again.is_near(row) else ''}"
                     f" | {row['runs']} x {row['images']} |"
                 )
     line("\n## Conditions\n")
