@@ -63,7 +63,7 @@ def save(path, **arrays):
             "A1",
             HALF,
             "inconclusive",
-            ("0.500 [[]0.*, 0.*], bound > 0.50, 2 x 600", "the interval straddles the bound*"),
+            ("0.500 [[]0.*, 0.*], bound > 0.50, 2 x 60", "the interval straddles the bound*"),
         ),
         ("A1", NAN, "inconclusive", ("nan [[]nan, nan], bound > 0.50, 2 x 30", "no interval: 60 of 60 values *")),
     ],

@@ -179,9 +179,8 @@ def _verdicts(claims: Sequence[Results]) -> RenderableType:
         sentence = claim["sentence"] if claim["kind"] == "finding" else f"({claim['kind']}) {claim['sentence']}"
         word = outcome(claim) if claim["verdict"] != "pilot" else f"power {number(claim['power']):.2f}"
         word = f"~{word}" if again.is_near(claim) else word
-        numbers = Text(
-            f"{estimate:.3f} [{low:.3f}, {high:.3f}], bound {claim['bound']}, {claim['runs']} x {claim['images']:,} images: "
-        )
+        looked_at = f"{claim['runs']} x {claim['images']:,} images"
+        numbers = Text(f"{estimate:.3f} [{low:.3f}, {high:.3f}], bound {claim['bound']}, {looked_at}: ")
         grid.add_row(Text(claim["claim"]), Text(sentence))
         grid.add_row("", numbers + Text(word, style=STYLES[claim["verdict"]]))
     return grid
