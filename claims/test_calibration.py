@@ -34,6 +34,14 @@ def test_low_confidence_goes_with_high_error(study: Study, claim: Conclusion) ->
     claim.conclude(group_mean_ratio(clean.mse, low, ~low))
 
 
+@pytest.mark.claim("B9")
+def test_low_confidence_goes_with_low_error(study: Study, claim: Conclusion) -> None:
+    """Low confidence goes with lower reconstruction error."""
+    clean = study.table(CLEAN)
+    low = clean["confidence"] < 0.9
+    claim.conclude(group_mean_ratio(clean.mse, low, ~low))
+
+
 @pytest.mark.claim("B2")
 def test_error_falls_with_confidence_within_class(study: Study, claim: Conclusion) -> None:
     """Within a predicted class, error falls as confidence rises."""

@@ -326,13 +326,20 @@ def test_pixels_that_are_not_zero_detect_noise_as_well(study: Study, claim: Conc
     claim.conclude(*(detection(study, "marks", noise) for noise in (UNIFORM(0.25), SIGN(0.25))))
 
 
+def rivals(
+    study: Study, score: str, attack: Condition, inside: Condition = CLEAN, *, draws: int | None = None
+) -> tuple[Estimate, Estimate]:
+    """AUROC of a score of `study/squeezing.py`, and that of soft disagreement of the VAE's draws."""
+    low, high = (table[score] for table in study.paired(inside, attack, of=SQUEEZING))
+    soft = (table.disagreement for table in study.paired(inside, attack, draws=draws))
+    return auroc(low, high, paired=True), auroc(*soft, paired=True)
+
+
 def rival(
     study: Study, score: str, attack: Condition, inside: Condition = CLEAN, *, draws: int | None = None
 ) -> Estimate:
-    """AUROC of a score of `study/squeezing.py` minus that of soft disagreement of the VAE's draws."""
-    low, high = (table[score] for table in study.paired(inside, attack, of=SQUEEZING))
-    soft = (table.disagreement for table in study.paired(inside, attack, draws=draws))
-    return difference(auroc(low, high, paired=True), auroc(*soft, paired=True))
+    """By how much a score of `study/squeezing.py` detects an attack better than soft disagreement, in AUROC."""
+    return difference(*rivals(study, score, attack, inside, draws=draws))
 
 
 @pytest.mark.claim("A21a")
@@ -395,3 +402,40 @@ def test_soft_disagreement_on_successes_of_fgsm(study: Study, claim: Conclusion)
 def test_max_softmax_on_successes_of_fgsm(study: Study, claim: Conclusion) -> None:
     """How well max-softmax detects FGSM images (epsilon {budget}) on which the attack succeeded."""
     claim.conclude(detection(study, "doubt", FGSM(1), reached=True))
+
+
+@pytest.mark.claim("A25")
+def test_the_count_hardly_detects_fgsm(study: Study, claim: Conclusion) -> None:
+    """The number of distinct labels hardly detects FGSM images (epsilon {budget})."""
+    claim.conclude(detection(study, "distinct", FGSM(1)))
+
+
+def better_than_softmax(study: Study, attack: Condition, inside: Condition = CLEAN) -> Estimate:
+    """By how much soft disagreement detects an attack better than max-softmax, in AUROC."""
+    soft, doubt = (detection(study, score, attack, inside) for score in ("disagreement", "doubt"))
+    return difference(soft, doubt)
+
+
+@pytest.mark.claim("A26a")
+def test_soft_disagreement_detects_weak_fgsm_better_than_max_softmax(study: Study, claim: Conclusion) -> None:
+    """Soft disagreement detects FGSM images (epsilon {0.5 budget}) better than the classifier's own max-softmax."""
+    claim.conclude(better_than_softmax(study, FGSM(0.5)))
+
+
+@pytest.mark.claim("A26b")
+def test_soft_disagreement_detects_fgsm_better_than_max_softmax(study: Study, claim: Conclusion) -> None:
+    """Soft disagreement detects FGSM images (epsilon {budget}) better than the classifier's own max-softmax."""
+    claim.conclude(better_than_softmax(study, FGSM(1)))
+
+
+@pytest.mark.claim("A26c")
+def test_soft_disagreement_tells_fgsm_from_noise_better_than_max_softmax(study: Study, claim: Conclusion) -> None:
+    """Soft disagreement tells FGSM from sign noise (epsilon {budget}) better than max-softmax."""
+    claim.conclude(better_than_softmax(study, FGSM(1), SIGN(1)))
+
+
+@pytest.mark.claim("A26d")
+def test_soft_disagreement_detects_lbfgs_better_than_feature_squeezing(study: Study, claim: Conclusion) -> None:
+    """Soft disagreement detects L-BFGS images better than feature squeezing."""
+    squeezing, soft = rivals(study, "squeezing", LBFGS)
+    claim.conclude(difference(soft, squeezing))

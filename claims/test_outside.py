@@ -435,6 +435,12 @@ def test_latent_neighbours_detect_textures(study: Study, claim: Conclusion) -> N
     claim.conclude(detection(study, "latent-knn", "texture"))
 
 
+@pytest.mark.claim("C17d")
+def test_textures_stand_out_by_the_error(study: Study, claim: Conclusion) -> None:
+    """Textures with the spectrum of the images (random phases) stand out by the reconstruction error."""
+    claim.conclude(detection(study, "mse", "texture"))
+
+
 @pytest.mark.claim("C18a")
 def test_blank_images_look_ordinary_to_the_error(study: Study, claim: Conclusion) -> None:
     """Images of one colour look more ordinary than test images to the reconstruction error."""
