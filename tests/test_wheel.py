@@ -16,6 +16,7 @@ from installer.sources import WheelFile
 
 import vaecore
 from vaecore.suite.judging.registry import load_registry
+from vaecore.suite.plugin.code import git_revision, source_digest
 
 ROOT = Path(__file__).parents[1]
 BUILD = "import sys, hatchling.build as build; getattr(build, f'build_{sys.argv[1]}')(sys.argv[2])"
@@ -105,7 +106,9 @@ def test_its_entry_points_are_a_command_and_a_plugin(installed):
 
 
 def test_one_place_has_the_version_and_the_metadata_say_where_the_project_is(installed, pytester):
-    code = "import importlib.metadata as m, sys, vaecore; print(vaecore.__version__, m.version('vaecore'), *sys.modules)"
+    code = (
+        "import importlib.metadata as m, sys, vaecore; print(vaecore.__version__, m.version('vaecore'), *sys.modules)"
+    )
     version, of_distribution, *modules = pytester.run(installed.python, "-c", code).outlines[0].split()
     assert version == of_distribution == vaecore.__version__
     assert "torch" not in modules
@@ -186,6 +189,20 @@ def test_an_editable_install_is_of_this_folder(editable, project, pytester):
     assert Path(file) == ROOT / "vaecore" / "suite" / "judging" / "findings.py"
     assert Path(findings) == ROOT / "claims"
     assert "editables" in requires
+
+
+def test_an_install_has_the_source_digest_of_its_checkout(installed, editable, project, pytester):
+    project({})
+    code = "from vaecore.suite.plugin.code import *; print(source_digest(), git_revision())"
+    found = [pytester.run(one.python, "-c", code).outlines[0].split(" ", 1) for one in (installed, editable)]
+    assert [digest for digest, _ in found] == [source_digest()] * 2
+    assert [revision for _, revision in found] == ["None", str(git_revision())]
+    changed = installed.site / "vaecore" / "findings" / "test_latent.py"
+    whole = changed.read_bytes()
+    for content, same in ((whole.replace(b"\n", b"\r\n"), True), (whole + b"# edited\n", False)):
+        changed.write_bytes(content)
+        assert pytester.run(installed.python, "-c", code).outlines[0].startswith(source_digest()) == same
+    changed.write_bytes(whole)
 
 
 @pytest.mark.slow

@@ -98,6 +98,8 @@ _SPREAD = {
 }
 _COMPARED = {  # by `vaecore compare`
     "made": str,
+    "version?": str,
+    "source_digest?": str,
     "git_revision": (None, str),
     "pilot": bool,
     "dataset": {"name": str, "test_images": _COUNT, "test_digest": str, "train_digest": (None, str)},

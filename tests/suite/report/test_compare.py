@@ -125,6 +125,20 @@ def test_the_greatest_of_several_is_compared_as_such(study):
     assert compare(before, after).changes[0].change == 0
 
 
+def test_another_version_and_source_are_a_difference(study):
+    older = study({"A1": share(0.8, seed=0)})
+    one, other = (
+        older | {"version": "1", "source_digest": "a" * 32},
+        older | {"version": "2", "source_digest": "b" * 32},
+    )
+    assert compare(one, one).differs == {}
+    assert compare(one, other).differs == {
+        "vaecore": ("1", "2"),
+        "source": ("digest aaaaaaaaaaaa", "digest bbbbbbbbbbbb"),
+    }
+    assert compare(older, one).differs["vaecore"] == ("unknown", "1")
+
+
 def test_another_error_rate_is_a_difference(study):
     one = study({"A1": share(0.8, seed=0)})
     assert compare(one, one | {"error_rate": "family"}).differs == {}

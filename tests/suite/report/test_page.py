@@ -239,6 +239,9 @@ def test_figures_stand_with_their_claims_and_captions(results, read, files):
 def test_provenance_says_how_to_make_it_again(results, read):
     assert read().texts("pre") == [results["command"]]
     (provenance,) = read().texts("section", id="provenance")
+    assert f"vaecore {results['version']}, source digest {results['source_digest']}, git revision " in provenance
+    older = {key: value for key, value in results.items() if key not in ("version", "source_digest")}
+    assert "Codegit revision" in Page(page.render(older, {})).texts("section", id="provenance")[0]
     for digest in (results["registry_digest"], *(one["vae"] for one in results["models"]["digests"])):
         assert digest in provenance
     for name, number in results["environment"]["packages"].items():

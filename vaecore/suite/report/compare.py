@@ -184,6 +184,8 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
             "registry": results["registry_digest"][:12],
             "error rate": f"0.05 by {results.get('error_rate', FAMILY)}",
             "bounds": f"{bounds['file']}, digest {bounds['digest'][:12]}" if bounds else "registered",
+            "vaecore": results.get("version", "unknown"),
+            "source": f"digest {results['source_digest'][:12]}" if "source_digest" in results else "unknown",
             "git revision": results["git_revision"] or "unknown",
             "made": results["made"],
             "processor": made["processor"],
