@@ -236,6 +236,15 @@ def test_figures_stand_with_their_claims_and_captions(results, read, files):
     assert [attributes["src"] for _, attributes, _ in some.all("img")] == ["data:image/svg+xml;base64,PHN2Zy8+"]
 
 
+def test_without_conditions_there_is_no_table_of_them(claim, read):
+    """As on the page of a user's own claims, which may look at images of their own alone."""
+    alone = read(claims=[claim("X1", conditions=[])], conditions={}, threats={})
+    assert (alone.all("section", id="threats"), alone.all("a", href="#threats")) == ([], [])
+    named = read(claims=[claim("X1")], conditions={}, threats={"clean": "No attacker."})
+    (section,) = named.texts("section", id="threats")
+    assert section.endswith("clean No attacker. in the claims and figures alone")
+
+
 def test_provenance_says_how_to_make_it_again(results, read):
     assert read().texts("pre") == [results["command"]]
     (provenance,) = read().texts("section", id="provenance")
