@@ -242,7 +242,7 @@ def test_without_conditions_there_is_no_table_of_them(claim, read):
     assert (alone.all("section", id="threats"), alone.all("a", href="#threats")) == ([], [])
     named = read(claims=[claim("X1")], conditions={}, threats={"clean": "No attacker."})
     (section,) = named.texts("section", id="threats")
-    assert section.endswith("clean No attacker. in the claims and figures alone")
+    assert section.endswith("cleanNo attacker. in the claims and figures alone")
 
 
 def test_provenance_says_how_to_make_it_again(results, read):
