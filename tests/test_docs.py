@@ -53,5 +53,5 @@ def test_a_name_without_one_is_found():
 def test_the_citation_is_of_this_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert re.search(r"^version: (.+)$", cited, re.MULTILINE).group(1) == project["version"]
+    assert re.search(r"^version: (.+)$", cited, re.MULTILINE).group(1) == vaecore.__version__
     assert re.search(r"^license: (.+)$", cited, re.MULTILINE).group(1) == project["license"]

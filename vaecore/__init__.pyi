@@ -101,3 +101,5 @@ from ._calibration import risk_coverage as risk_coverage
 from ._store import Store as Store
 from ._store import StoreWarning as StoreWarning
 from ._batch_sizes import keep_freed_memory as keep_freed_memory
+
+from ._version import __version__ as __version__

@@ -6,15 +6,18 @@ A lock for each key makes sure that processes that share the folder compute an e
 
 import os
 import re
+import secrets
 import stat
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -23,6 +26,8 @@ from vaecore._digest import digest
 from vaecore._files import expanded, locked, sweep, write_atomically
 
 Tensors = dict[str, Tensor]
+_HELD = ".held"
+_DAY = 86400.0  # seconds; the time of an entry's last use is kept to the day
 
 
 class StoreWarning(UserWarning):
@@ -55,12 +60,18 @@ def _checksum(tensors: Tensors, header: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True)
-class Usage:
-    """Number of entries of a stage, and their size in bytes."""
+class Entry:
+    """An entry of the store.
+
+    size: in bytes. used: when it was last used, to the day, in seconds since 1970. notes: its header, stage and key
+    among others; None where it is damaged.
+    """
 
     stage: str
-    entries: int
+    key: str
     size: int
+    used: float
+    notes: Mapping[str, str] | None
 
 
 class Store:
@@ -74,6 +85,8 @@ class Store:
     def __init__(self, folder: str | Path, *, shared: bool = False) -> None:
         self.folder = expanded(folder)
         self._locks = True  # until one could not be had
+        self._held: set[str] = set()
+        self._list: Path | None = None  # of keys that are held, for other processes
         try:
             self.folder.mkdir(0o775, parents=True, exist_ok=True)
             if not shared:
@@ -139,6 +152,7 @@ class Store:
         except (ValueError, OSError) as error:
             warnings.warn(StoreWarning(f"a stored result is computed again: {error}"), stacklevel=2)
             return None
+        _touch(path)
         return tensors
 
     def write(
@@ -177,30 +191,74 @@ class Store:
             )
             warnings.warn(StoreWarning(message), stacklevel=4)
 
-    def notes(self) -> list[dict[str, str]]:
-        """The header of each entry: its stage, key, seconds and notes."""
-        return [header for _, header in self._entries() if header is not None]
+    def hold(self, entries: Iterable[tuple[str, str]]) -> None:
+        """Keep others from clearing entries, there or to come, as long as this object lives; they count as used.
+
+        entries: each a stage and a key.
+        """
+        keys = {key: self._path(stage, key) for stage, key in entries if key not in self._held}
+        for path in keys.values():
+            _touch(path)
+        if not keys:
+            return
+        if self._list is None:
+            token = secrets.token_hex(16)
+            self._list, lock = self._subfolder("locks") / f"{token}{_HELD}", self.lock(token)
+            weakref.finalize(self, _let_go, self._list, lock)
+        self._held |= set(keys)
+        with suppress(OSError):  # a full disk costs others' time, should they clear what is used here
+            with self._list.open("a", encoding="utf-8") as file:
+                file.write("".join(f"{key}\n" for key in keys))
+            self._list.chmod(self._mode & 0o666 | 0o600)
+
+    def _held_elsewhere(self) -> set[str]:
+        """Keys that other stores hold, in this process or another; what killed processes left is removed."""
+        keys: set[str] = set()
+        for file in sorted((self.folder / "locks").glob(f"*{_HELD}")):
+            if file == self._list:
+                continue
+            try:
+                with self.lock(file.name.removesuffix(_HELD), blocking=False) as lock:
+                    if self._locks:  # else anybody may be at work
+                        _let_go(file, lock)
+                        continue
+            except Timeout:
+                pass
+            with suppress(FileNotFoundError):  # it has just ended
+                keys |= set(file.read_text(encoding="utf-8").splitlines())
+        return keys
 
     def has(self, stage: str, key: str) -> bool:
         """Whether there is an entry, which may be damaged."""
         return os.path.exists(self._path(stage, key))  # noqa: PTH110  # Path.exists may raise
 
-    def usage(self) -> list[Usage]:
-        """Entries and bytes of each stage, in order of name."""
-        stages: dict[str, list[int]] = {}
-        for file, _ in self._entries():
+    def entries(self) -> list[Entry]:
+        """All entries, in order of stage and key."""
+        entries = []
+        for file, header in self._entries():
             with suppress(FileNotFoundError):  # another process cleared it
-                stages.setdefault(file.parent.name, []).append(file.stat().st_size)
-        return [Usage(stage, len(sizes), sum(sizes)) for stage, sizes in sorted(stages.items())]
+                status = file.stat()
+                entries.append(Entry(file.parent.name, file.stem, status.st_size, status.st_mtime, header))
+        return sorted(entries, key=lambda entry: (entry.stage, entry.key))
 
-    def clear(self) -> None:
-        """Delete all entries, their locks, and what killed processes left of them, and no other files."""
-        files = [file for file, _ in self._entries()]
-        for file in files:
-            file.unlink(missing_ok=True)
-            (self.folder / "locks" / f"{file.stem}.lock").unlink(missing_ok=True)
-        for stage in {file.parent for file in files}:
-            sweep(stage, "*.safetensors")
+    def clear(self, entries: Iterable[Entry] | None = None) -> list[Entry]:
+        """Delete entries, by default all, their locks, and what killed processes left of them; returns what is deleted.
+
+        What another process holds or computes stays, and so do files that are not the store's.
+        """
+        entries, held = list(self.entries() if entries is None else entries), self._held_elsewhere()
+        deleted = []
+        for entry in entries:
+            if entry.key in held:
+                continue
+            with suppress(Timeout), self.lock(entry.key, blocking=False):
+                self._path(entry.stage, entry.key).unlink(missing_ok=True)
+                deleted.append(entry)
+        for entry in deleted:
+            (self.folder / "locks" / f"{entry.key}.lock").unlink(missing_ok=True)
+        for stage in {entry.stage for entry in entries}:
+            sweep(self.folder / stage, "*.safetensors")
+        return deleted
 
     def _entries(self) -> Iterator[tuple[Path, dict[str, str] | None]]:
         """The store's own files, each with its header, None where it is damaged; the folder may hold others."""
@@ -219,3 +277,18 @@ class Store:
 
     def _path(self, stage: str, key: str) -> Path:
         return self.folder / stage / f"{key}.safetensors"
+
+
+def _touch(path: Path) -> None:
+    """Note that an entry is used."""
+    with suppress(OSError):  # it is not there, or another user's
+        if time.time() - path.stat().st_mtime > _DAY:
+            os.utime(path)
+
+
+def _let_go(file: Path, lock: ExitStack) -> None:
+    """Remove a list of held keys, and its lock."""
+    with suppress(OSError):  # another user's
+        file.unlink(missing_ok=True)
+        lock.close()
+        file.with_suffix(".lock").unlink(missing_ok=True)

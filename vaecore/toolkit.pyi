@@ -12,6 +12,7 @@ from ._import_by_name import is_named as is_named
 from ._matplotlib import import_matplotlib as import_matplotlib
 
 # Store.
+from ._store import Entry as Entry
 from ._store import read_tensors as read_tensors
 from ._store import Tensors as Tensors
 from ._store import write_tensors as write_tensors

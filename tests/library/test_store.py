@@ -102,11 +102,11 @@ def test_tensors_that_are_no_plain_blocks_of_memory_are_kept(store):
 
 
 def test_notes_are_kept_beside_an_entry_with_its_seconds(store):
-    assert store.notes() == []
+    assert store.entries() == []
     store.get("evidence", "a", Work(), notes={"function": "attack", "images": "12"})
     store.write("models", "b", OTHER, seconds=12.3456789)
     write_tensors(store.folder / "models" / "own.safetensors", RESULT, {"model": "VAE"})  # not the store's
-    evidence, models = sorted(store.notes(), key=lambda note: note["key"])
+    evidence, models = (entry.notes for entry in store.entries())
     assert evidence.items() >= {"stage": "evidence", "key": "a", "function": "attack", "images": "12"}.items()
     assert 0 <= float(evidence["seconds"]) < 60
     assert models.items() >= {"stage": "models", "key": "b", "seconds": "12.3457"}.items()
@@ -121,7 +121,7 @@ def test_the_seconds_are_those_of_the_computation(store, monkeypatch):
 
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     store.get("s", "k", work)
-    assert float(store.notes()[0]["seconds"]) == 7.5
+    assert float(store.entries()[0].notes["seconds"]) == 7.5
 
 
 # Damage
@@ -177,15 +177,15 @@ def test_a_damaged_entry_counts_and_goes_with_the_others(store):
     key = digest("some")
     store.write("s", key, RESULT, seconds=1)
     (store.folder / "s" / f"{key}.safetensors").write_bytes(b"half")
-    assert [usage.entries for usage in store.usage()] == [1]
+    assert [entry.notes for entry in store.entries()] == [None]
     store.clear()
     assert not store.has("s", key)
 
 
-def test_notes_leave_out_a_damaged_entry(store):
+def test_notes_of_a_damaged_entry_are_none(store):
     store.write("s", "whole", RESULT, seconds=1)
     (store.folder / "s" / f"{digest('some')}.safetensors").write_bytes(b"half")
-    assert [note["key"] for note in store.notes()] == ["whole"]
+    assert [(entry.key, entry.notes is None) for entry in store.entries()] == [(digest("some"), True), ("whole", False)]
 
 
 # Disks and computations that fail
@@ -297,7 +297,7 @@ def test_what_is_no_file_in_the_place_of_an_entry_stops_nothing(store, kind):
     path.parent.mkdir()
     PLANTED[kind](path)
     assert store.read("s", key) is None
-    assert (store.usage(), store.notes()) == ([], [])
+    assert store.entries() == []
     store.clear()
     assert os.path.lexists(path)  # as it is not the store's
     assert same(store.get("s", key, Work()))
@@ -433,16 +433,16 @@ def test_a_process_waits_for_another_that_is_at_the_same_work(store):
     assert other.returncode == 0
 
 
-def test_usage_and_clear(store):
-    assert store.usage() == []
+def test_entries_and_clear(store):
+    assert store.entries() == []
     store.get("models", "a", Work())
     store.get("evidence", "b", Work())
     store.get("evidence", "c", Work({"x": torch.zeros(1000)}))
-    evidence, models = store.usage()
-    sizes = [path.stat().st_size for path in (store.folder / "evidence").iterdir()]
-    assert (evidence.stage, evidence.entries, evidence.size) == ("evidence", 2, sum(sizes))
-    assert evidence.size > 4000
-    assert (models.stage, models.entries) == ("models", 1)
+    entries = store.entries()
+    assert [(entry.stage, entry.key) for entry in entries] == [("evidence", "b"), ("evidence", "c"), ("models", "a")]
+    for entry in entries:
+        assert entry.size == (store.folder / entry.stage / f"{entry.key}.safetensors").stat().st_size
+    assert entries[1].size > 4000
 
     mine = store.folder / "models" / "mine.txt"
     mine.write_text("keep", encoding="utf-8")
@@ -453,13 +453,85 @@ def test_usage_and_clear(store):
     weights.parent.mkdir()
     write_tensors(weights, RESULT, {"model": "VAE"})
     copies = Path(shutil.copytree(store.folder / "models", store.folder / "copies"))
-    assert [usage.stage for usage in store.usage()] == ["evidence", "models"]
-    store.clear()
+    assert store.entries() == entries
+    assert store.clear(entries[1:]) == entries[1:]
+    assert store.entries() == entries[:1]
+    assert store.clear() == entries[:1]
     assert all(path.exists() for path in (weights, mine, copies / "a.safetensors"))
-    assert store.usage() == []
+    assert store.entries() == []
     assert list((store.folder / "locks").iterdir()) == []
     assert not left.exists()
     assert store.read("models", "a") is None
+
+
+def test_what_another_process_holds_or_computes_is_not_cleared(store):
+    other = Store(store.folder)
+    for key in ("held", "free", "own"):
+        store.write("s", key, RESULT, seconds=0)
+    other.hold([("s", "held"), ("s", "to come")])
+    store.hold([("s", "own")])
+
+    def clear():
+        store.write("s", "to come", RESULT, seconds=0)
+        return sorted(entry.key for entry in store.clear())
+
+    assert clear() == ["free", "own"]  # what it holds itself it may clear
+    assert [entry.key for entry in store.entries()] == ["held", "to come"]
+    del other
+    with store.lock("held"):
+        assert clear() == ["to come"]
+    assert clear() == ["held", "to come"]
+
+
+HOLDER = """
+import sys, time
+from vaecore import Store
+
+store = Store(sys.argv[1])
+store.hold([("s", "k")])
+print("holding", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_held_is_cleared_with_its_traces(store, entry):
+    with subprocess.Popen(  # noqa: S603  # our own script
+        [sys.executable, "-c", HOLDER, str(store.folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as other:
+        assert other.stdout.readline() == "holding\n"
+        cleared = store.clear()
+        other.kill()
+    assert cleared == []
+    assert [one.key for one in store.clear()] == ["k"]
+    assert not entry.exists()
+    assert list((store.folder / "locks").iterdir()) == []
+
+
+def test_where_there_are_no_locks_what_was_held_stays(store, entry, monkeypatch):
+    """It can't be told whether the process that held it is still at work."""
+    other = Store(store.folder)
+    other.hold([("s", "k")])
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", fails_with(errno.ENOLCK))
+        with pytest.warns(StoreWarning, match="computed without locks"):
+            assert store.clear() == []
+    assert entry.exists()
+
+
+@pytest.mark.parametrize("use", [lambda store: store.read("s", "k"), lambda store: store.hold([("s", "k")])])
+def test_an_entry_is_as_old_as_its_last_use_to_the_day(store, entry, use):
+    def age():
+        return time.time() - store.entries()[0].used
+
+    for days, left in ((40, 0), (0.5, 0.5)):
+        os.utime(entry, (time.time() - days * 86400,) * 2)
+        assert age() == pytest.approx(days * 86400, abs=100)
+        use(store)
+        assert age() == pytest.approx(left * 86400, abs=100)
 
 
 def test_files_of_tensors_outside_the_store(tmp_path):

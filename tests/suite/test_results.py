@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import vaecore
 from vaecore import VAE, Store, VAEConfig
 from vaecore.suite.images import pack, unpack
 from vaecore.suite.plugin import reporting
+from vaecore.suite.plugin.code import source_digest
 from vaecore.suite.report import page
 from vaecore.suite.report.compare import compare, text
 from vaecore.suite.report.figures.catalogue import FIGURES
@@ -42,6 +44,7 @@ def test_results_hold_facts_verdicts_and_what_the_registry_says(results, registr
     assert results["dataset"]["test_digest"] == tiny.setup.test.digest
     assert results["dataset"]["train_digest"] is None  # no model was trained on it
     assert (results["registry_digest"], results["seeds"], results["draws"]) == (registry.digest, [0, 1], 10)
+    assert (results["version"], results["source_digest"]) == (vaecore.__version__, source_digest())
     assert results["images"] == tiny.facts.images
     assert len({digest["vae"] for digest in results["models"]["digests"]}) == 2
     assert results["threats"].keys() == {*results["images"]}

@@ -1,14 +1,22 @@
-"""The command `vaecore`: judge the claims, compare reports, draw a page again, show or clear the cache."""
+"""The command `vaecore`: judge the claims, compare reports, draw a page again, list or clear the cache."""
 
 import argparse
 import json
+import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from vaecore import __version__
 from vaecore.suite.cache import cache_folder
 from vaecore.suite.text import printable
+
+if TYPE_CHECKING:
+    from vaecore.toolkit import Entry
+
+_DAYS = {"d": 1, "w": 7}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,9 +33,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["claims"]:  # pytest parses the rest, `--help` too
         return _claims(words[1:])
     parser = _Parser(prog="vaecore", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"vaecore {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(name: str, description: str, example: str) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = commands.add_parser(
+            name,
+            help=description,
+            description=f"{description[0].upper()}{description[1:]}.",
+            epilog=f"For instance: vaecore {name} {example}",
+        )
+        return command
+
     commands.add_parser("claims", help="judge the claims; options: `vaecore claims --help`, and all of pytest's")
-    two = commands.add_parser("compare", help="compare two reports: what moved, and whether by more than chance")
+    two = add(
+        "compare", "compare two reports: what moved, and whether by more than chance", "reports/mnist other/mnist"
+    )
     two.add_argument("a", type=Path, metavar="A", help="a results.json, or the folder of a report")
     two.add_argument(
         "b", type=Path, metavar="B", help="another, for instance of other models, another version or another machine"
@@ -37,17 +58,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     form.add_argument("--markdown", action="store_true", help="as Markdown, for a pull request")
     two.add_argument("--fail-on-move", action="store_true", help="exit with 1 where a claim moved")
     two.set_defaults(run=_compare)
-    carry = commands.add_parser("carry-over", help="which findings of one data set carry over to another")
+    carry = add("carry-over", "which findings of one data set carry over to another", "reports/mnist reports/mine out")
     carry.add_argument("a", type=Path, metavar="A", help="a results.json, or the folder of a report")
     carry.add_argument("b", type=Path, metavar="B", help="another, of another data set")
     carry.add_argument("folder", type=Path, metavar="FOLDER", help="carry-over.md and carry-over.svg are written there")
     carry.set_defaults(run=_carry_over)
-    page = commands.add_parser("page", help="draw index.html again from a report's results.json and figures")
+    page = add("page", "draw index.html again from a report's results.json and figures", "reports/mnist")
     page.add_argument("folder", type=Path, metavar="FOLDER", help="for instance reports/mnist")
     page.set_defaults(run=_page)
-    cache = commands.add_parser("cache", help="show what the cache holds, or clear it")
+    cache = add("cache", "list what the cache holds, by study and age, or clear it", "--older-than 30d --clear")
     cache.add_argument("--cache-dir", metavar="DIR", help="default: VAECORE_CACHE, else the user's cache folder")
-    cache.add_argument("--clear", action="store_true", help="delete all models and evidence")
+    cache.add_argument(
+        "--study", metavar="NAME", help="only what studies of this data set computed, as the list has it"
+    )
+    cache.add_argument(
+        "--older-than", type=_days, metavar="AGE", help="only what has not been used for so long: 30d, 2w"
+    )
+    cache.add_argument(
+        "--stale",
+        action="store_true",
+        help="only what no run of the code that is installed here can use: it is damaged, or other code of this package"
+        " or other versions of libraries made it",
+    )
+    cache.add_argument(
+        "--clear", action="store_true", help="delete what is listed, and not what a running process uses"
+    )
+    cache.add_argument(
+        "--dry-run", action="store_true", help="with --clear: say what would be deleted, and delete nothing"
+    )
     cache.set_defaults(run=_cache)
     options = parser.parse_args(words)
     try:
@@ -104,27 +142,80 @@ def _page(options: argparse.Namespace) -> int:
 
 def _cache(options: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Column, Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     from vaecore import Store  # noqa: PLC0415
+    from vaecore.suite.study.entries import is_stale, study_of  # noqa: PLC0415
 
+    if options.dry_run and not options.clear:
+        raise ValueError("--dry-run must come with --clear; without that, nothing is deleted")
     folder = cache_folder(options.cache_dir)
     if not folder.is_dir():
         raise ValueError(
             f"there is no cache in {folder} (nothing has been computed yet, or it is elsewhere: --cache-dir)"
         )
     store = Store(folder, shared=True)  # to look and to clear, nobody needs to be trusted
-    grid = Table("stage", "entries", "MiB")
-    for usage in store.usage():
-        grid.add_row(Text(printable(usage.stage)), f"{usage.entries:,}", f"{usage.size / 2**20:.1f}")
-    if options.clear:
-        store.clear()
-        grid.caption = "deleted"
+    now, every = time.time(), store.entries()
+    studies = sorted({study_of(entry) for entry in every})
+    if options.study is not None and options.study not in studies:
+        raise ValueError(
+            f"--study must be one that the cache has entries of, {', '.join(studies)}; got {options.study}"
+        )
+    stale = {entry.key for entry in every if is_stale(entry)}
+    entries = [
+        entry
+        for entry in every
+        if (options.study is None or study_of(entry) == options.study)
+        and (options.older_than is None or now - entry.used > options.older_than * 86400)
+        and (not options.stale or entry.key in stale)
+    ]
+    rows: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        rows.setdefault((study_of(entry), entry.stage), []).append(entry)
+    grid = Table(
+        "study", "stage", *(Column(name, justify="right") for name in ("entries", "MiB", "unused for", "stale"))
+    )
+    for (study, stage), members in sorted(rows.items()):
+        ages = sorted(int((now - entry.used) / 86400) for entry in members)
+        days = f"{ages[0]}" if ages[0] == ages[-1] else f"{ages[0]} to {ages[-1]}"
+        grid.add_row(
+            Text(printable(study)),
+            Text(printable(stage)),
+            f"{len(members):,}",
+            _mebibytes(members),
+            f"{days} day{'' if days == '1' else 's'}",
+            f"{sum(entry.key in stale for entry in members):,}",
+        )
     console = Console()
     console.print(Text(printable(str(store.folder))), soft_wrap=True)  # whole, to be copied
     console.print(grid)
+    if options.dry_run:
+        console.print(f"Would be deleted: {_amount(entries)}.")
+    elif options.clear:
+        deleted = store.clear(entries)
+        console.print(f"Deleted: {_amount(deleted)}.")
+        if len(deleted) < len(entries):
+            console.print(f"Kept, as a running process uses them: {len(entries) - len(deleted):,}.")
+    else:
+        console.print(f"{_amount(entries)}.")
     return 0
+
+
+def _days(text: str) -> int:
+    """The days that an age stands for."""
+    match = re.fullmatch(r"(\d+)([dw])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"it must be a number of days or weeks, as 30d or 2w; got {text!r}")
+    return int(match[1]) * _DAYS[match[2]]
+
+
+def _amount(entries: "Sequence[Entry]") -> str:
+    return f"{len(entries):,} {'entry' if len(entries) == 1 else 'entries'}, {_mebibytes(entries)} MiB"
+
+
+def _mebibytes(entries: "Sequence[Entry]") -> str:
+    return f"{sum(entry.size for entry in entries) / 2**20:,.1f}"
 
 
 if __name__ == "__main__":

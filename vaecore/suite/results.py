@@ -98,6 +98,8 @@ _SPREAD = {
 }
 _COMPARED = {  # by `vaecore compare`
     "made": str,
+    "version?": str,
+    "source_digest?": str,
     "git_revision": (None, str),
     "pilot": bool,
     "dataset": {"name": str, "test_images": _COUNT, "test_digest": str, "train_digest": (None, str)},
@@ -113,7 +115,7 @@ _COMPARED = {  # by `vaecore compare`
     "models": {"vae": str, "classifier": str, "fixed": bool, "digests": ListOf({"vae": str, "classifier": str})},
     "claims": ListOf(
         {"claim": str, "estimand": str, "message": str, "verdict": str, "runs": _SIZE, "level": _SHARE, "pick?": str}
-        | {"stated?": str}
+        | {"stated?": str, "bound?": str}
         | {"estimate": _MAYBE, "low": _MAYBE, "high": _MAYBE, "spreads": ListOf(_SPREAD)}
     ),
     "not_concluded": MapOf(str),

@@ -125,10 +125,49 @@ def test_the_greatest_of_several_is_compared_as_such(study):
     assert compare(before, after).changes[0].change == 0
 
 
+def test_another_version_and_source_are_a_difference(study):
+    older = study({"A1": share(0.8, seed=0)})
+    one, other = (
+        older | {"version": "1", "source_digest": "a" * 32},
+        older | {"version": "2", "source_digest": "b" * 32},
+    )
+    assert compare(one, one).differs == {}
+    assert compare(one, other).differs == {
+        "vaecore": ("1", "2"),
+        "source": ("digest aaaaaaaaaaaa", "digest bbbbbbbbbbbb"),
+    }
+    assert compare(older, one).differs["vaecore"] == ("unknown", "1")
+
+
 def test_another_error_rate_is_a_difference(study):
     one = study({"A1": share(0.8, seed=0)})
     assert compare(one, one | {"error_rate": "family"}).differs == {}
     assert compare(one, one | {"error_rate": "study"}).differs == {"error rate": ("0.05 by family", "0.05 by study")}
+
+
+@pytest.mark.parametrize("registry", ["b" * 32, "e" * 32])
+def test_bounds_and_registries_that_differ_are_said_and_shown(study, registry):
+    """Nothing moved, and yet a verdict differs, as its bound does."""
+    estimates = {"A1": share(0.8, seed=0), "A2": share(0.8, seed=0), "B1": UNDEFINED}
+    one, other = study(estimates), study(estimates, registry_digest=registry)
+    registries = ["the registries differ, but no claim that both concluded had another bound"]
+    other_registry = registry != one["registry_digest"]
+    assert [note for note in compare(one, other).notes if "differ, but" in note] == registries * other_registry
+    other["claims"][0] |= {"bound": "> 0.90", "verdict": "refuted"}
+    comparison = compare(one, other)
+    assert words(comparison) == [UNSEEN, UNSEEN, UNKNOWN]
+    what = "registries" if other_registry else "bounds"
+    (note,) = [note for note in comparison.notes if note.startswith(f"the {what} differ: 1 claim had another bound")]
+    assert "another verdict does not mean that anything moved" in note
+    assert comparison.to_json()["changes"][0]["bounds"] == ["> 0.50", "> 0.90"]
+    lines = shown(comparison).splitlines()
+    place = lines.index("Bounds that differ: 1 of 3 claims")
+    table = [line.split() for line in lines[place + 1 : place + 5] if "bound" in line or "A" in line]
+    assert table[-1] == ["A1", ">", "0.50", ">", "0.90", "supported", "->", "refuted"]
+    assert max(map(len, lines)) <= 80
+    assert "| A1 | > 0.50 | > 0.90 | supported -> refuted |" in markdown(comparison).splitlines()
+    del one["claims"][0]["bound"]  # as in older results
+    assert compare(one, other).changes[0].bounds == ("unknown", "> 0.90")
 
 
 def test_a_move_is_found_with_its_size_and_both_verdicts(study):

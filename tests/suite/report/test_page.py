@@ -236,9 +236,21 @@ def test_figures_stand_with_their_claims_and_captions(results, read, files):
     assert [attributes["src"] for _, attributes, _ in some.all("img")] == ["data:image/svg+xml;base64,PHN2Zy8+"]
 
 
+def test_without_conditions_there_is_no_table_of_them(claim, read):
+    """As on the page of a user's own claims, which may look at images of their own alone."""
+    alone = read(claims=[claim("X1", conditions=[])], conditions={}, threats={})
+    assert (alone.all("section", id="threats"), alone.all("a", href="#threats")) == ([], [])
+    named = read(claims=[claim("X1")], conditions={}, threats={"clean": "No attacker."})
+    (section,) = named.texts("section", id="threats")
+    assert section.endswith("cleanNo attacker. in the claims and figures alone")
+
+
 def test_provenance_says_how_to_make_it_again(results, read):
     assert read().texts("pre") == [results["command"]]
     (provenance,) = read().texts("section", id="provenance")
+    assert f"vaecore {results['version']}, source digest {results['source_digest']}, git revision " in provenance
+    older = {key: value for key, value in results.items() if key not in ("version", "source_digest")}
+    assert "Codegit revision" in Page(page.render(older, {})).texts("section", id="provenance")[0]
     for digest in (results["registry_digest"], *(one["vae"] for one in results["models"]["digests"])):
         assert digest in provenance
     for name, number in results["environment"]["packages"].items():

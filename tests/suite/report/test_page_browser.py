@@ -1,6 +1,8 @@
 """Does the page work in a real browser, on a phone and on a desk, by keyboard, in the dark and on paper?"""
 
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the PATH (apt-get install chromium)")
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 WIDTHS = {"phone": 360, "desk": 1280}
+REFERENCE = Path(__file__).parents[3] / "reports" / "mnist"
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,30 @@ def test_nothing_sticks_out(visit, width):
     assert tab.evaluate(OVERFLOWING) == []
     scrolled = tab.locator("#threats .scroll").evaluate("box => box.scrollWidth > box.clientWidth")
     assert scrolled == (width == "phone")  # a wide table scrolls in a box of its own
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_is_cut_shows_that_it_scrolls(visit, width):
+    tab = visit(width)
+    fades = "box => getComputedStyle(box).maskImage !== 'none'"
+    for name in ("figure .scroll", "#threats .scroll", "nav ul"):
+        box = tab.locator(name).first
+        cut = box.evaluate("box => box.scrollWidth > box.clientWidth")
+        assert cut == (width == "phone"), name
+        tab.wait_for_function(f"([box, cut]) => ({fades})(box) === cut", arg=[box.element_handle(), cut])
+        box.evaluate("box => { box.scrollLeft = box.scrollWidth }")
+        tab.wait_for_function(f"(box) => !({fades})(box)", arg=box.element_handle())
+    assert tab.locator("figure .hint").first.is_visible() == (width == "phone")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_axis_of_the_overview_says_what_it_is(visit, width):
+    tab = visit(width)
+    axis, plot = tab.locator("#overview .axis svg").first, tab.locator("#overview svg.margin.supported").first
+    assert axis.locator("text").all_text_contents() == ["half-widths from the bound", "-4", "bound", "+4", "+8"]
+    assert axis.is_visible()
+    ends = [(box["x"], box["width"]) for box in (axis.bounding_box(), plot.bounding_box())]
+    assert ends[0] == pytest.approx(ends[1], abs=1)  # so that its numbers stand over what they measure
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -170,13 +197,24 @@ def test_paper_shows_what_is_folded(visit):
     tab.emulate_media(media="print")
     assert tab.locator("#claim-A2 .message").is_visible()
     assert not tab.locator("nav").is_visible()
-    scripted = visit(color_scheme="dark")
-    scripted.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert all(scripted.locator("details.claim").evaluate_all("all => all.map((one) => one.open)"))
-    scripted.evaluate("dispatchEvent(new Event('afterprint'))")
-    assert not any(scripted.locator("details.claim").evaluate_all("all => all.map((one) => one.open)"))
-    scripted.emulate_media(media="print")
-    assert scripted.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    dark = visit(color_scheme="dark", fragment="#claim-A1")
+    dark.emulate_media(media="print")
+    assert dark.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    for claim, unfolded in (("A1", True), ("A2", False)):
+        assert dark.locator(f"#claim-{claim} .message").is_visible()
+        assert dark.locator(f"#claim-{claim} .columns").is_visible() == unfolded
+
+
+def test_a_whole_report_prints_on_few_pages(browser, tmp_path):
+    """The reference run, with more than a hundred claims and all figures."""
+    shutil.copytree(REFERENCE, tmp_path / "mnist")
+    tab = browser.new_page()
+    tab.goto(page.write(tmp_path / "mnist").as_uri())
+    assert tab.locator("details.claim").count() > 100
+    assert tab.locator("figure").count() > 10
+    for paper in ("A4", "Letter"):
+        assert len(re.findall(rb"/Type\s*/Page\b", tab.pdf(format=paper))) <= 25
+    tab.close()
 
 
 def test_motion_is_only_for_those_who_want_it(visit):

@@ -80,6 +80,7 @@ def test_summary_names_every_claim_verdict_and_number(results):
     )
     assert "test images: 12 clean, 12 lbfgs; 10 draws an image." in text
     assert f"Registry {results['registry_digest'][:12]}." in text
+    assert f", vaecore {results['version']}, source digest\n{results['source_digest']}, git " in text
     lines = text.splitlines()
     for one in results["claims"]:
         (row,) = [line for line in lines if line.startswith(f"| {one['claim']} |")]

@@ -1,6 +1,7 @@
 """The plan: what is computed, once, in which order; failures, damage, full disks, interruptions and costs."""
 
 import errno
+import gc
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +94,7 @@ def test_what_has_no_stage_is_made_for_each_and_kept_by_nobody(store):
     assert values(plan.results([task(10, part=made)])) == [16]
     assert float(plan.make(made)["value"]) == 6
     assert CALLS == [1, 5, 10]  # made once in a process
-    assert [note["title"] for note in store.notes()] == ["numbers"] * 2
+    assert [entry.notes["title"] for entry in store.entries()] == ["numbers"] * 2
 
 
 def test_what_is_made_is_let_go_of_when_much_else_is_made():
@@ -130,7 +131,7 @@ def test_a_failure_is_raised_to_whoever_asks_for_its_result_and_to_nobody_else(s
             plan.results(asked)
     assert CALLS.count(0) == 1
     assert 1 not in CALLS
-    assert sorted(note["title"] for note in store.notes()) == ["numbers"]
+    assert sorted(entry.notes["title"] for entry in store.entries()) == ["numbers"]
 
 
 @pytest.mark.parametrize("as_need", [False, True])
@@ -258,3 +259,14 @@ def test_costs_count_tasks_and_take_the_seconds_of_the_past(tmp_path):
     file.write_bytes(file.read_bytes().replace(b'"seconds":"100"', b'"seconds":"1o0"'))  # a damaged header
     assert Plan(store).costs(asked)[0] == Cost("training", 3, 2, 3.0)
     assert CALLS == [0, 1, 2]
+
+
+def test_others_do_not_clear_what_a_plan_asks_for(store):
+    Plan(store).results([task(1), task(2)])
+    plan = Plan(Store(store.folder))
+    plan.compute([task(10, part=task(1))], "")
+    assert [entry.key for entry in store.clear()] == [task(2).key]
+    assert len(store.entries()) == 2
+    del plan
+    gc.collect()  # its visits of tasks are a cycle
+    assert len(store.clear()) == 2

@@ -2,23 +2,25 @@
 
 import re
 import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from vaecore import __version__
 from vaecore.suite.budget import DRAWS, text_of, usual_budget
 from vaecore.suite.facts import Facts, Precondition
 from vaecore.suite.judging.findings import FAMILY
 from vaecore.suite.judging.registry import Registry
 from vaecore.suite.judging.verdict import Verdict, expected_supported, no_verdict
+from vaecore.suite.plugin.code import git_revision, source_digest
 from vaecore.suite.results import SCHEMA
 from vaecore.suite.study import collect
 from vaecore.suite.study.protocol import PROFILES
 from vaecore.suite.study.study import Study
 from vaecore.suite.text import visible
+
+_LOADED = source_digest()  # before files are edited, while a study runs
 
 
 def partial(study: Study, head: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +48,9 @@ def head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[
     return {
         "schema": SCHEMA,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_revision": _git_revision(),
+        "version": __version__,
+        "source_digest": _LOADED,
+        "git_revision": git_revision(),
         "command": _command(study, registry),
         "pilot": facts.pilot,
         "dataset": {
@@ -142,18 +146,3 @@ def _command(study: Study, registry: Registry) -> str:
 
 def _without_folder(text: str) -> str:
     return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
-
-
-def _git_revision() -> str | None:
-    """Revision of the code, with a mark where it has changes that are not committed; None outside a checkout."""
-    git = ("git", "-C", str(Path(__file__).parents[3]))
-    try:
-        # Installed, this file may lie within a repository of somebody else's, which does not track it.
-        subprocess.run((*git, "ls-files", "--error-unmatch", __file__), capture_output=True, check=True)  # noqa: S603
-        head = subprocess.run((*git, "rev-parse", "HEAD"), capture_output=True, text=True, check=True)  # noqa: S603
-        changed = subprocess.run(  # noqa: S603
-            (*git, "status", "--porcelain", "--", "*.py", "*.toml"), capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + (" with changes" if changed.stdout.strip() else "")

@@ -31,6 +31,7 @@ from vaecore.toolkit import digest
 
 OLDEST_SCHEMA = 2  # of results that can be compared
 MOVED, UNSEEN, UNKNOWN = "moved", "no movement seen", "cannot tell"
+_BOUNDS = ("claim", "bound in A", "bound in B", "verdict")  # the head of their table
 _MEASURES = {"accuracy": 3, "consistent": 3, "l2": 2, "mse": 4}  # of a condition, and the decimals shown
 
 
@@ -38,7 +39,8 @@ _MEASURES = {"accuracy": 3, "consistent": 3, "l2": 2, "mse": 4}  # of a conditio
 class Change:
     """A claim in two reports: estimate and interval in each, and the change from A to B with its interval.
 
-    word: MOVED, UNSEEN or UNKNOWN. why: it is UNKNOWN; else empty.
+    bounds: in each, "unknown" where older results do not say. word: MOVED, UNSEEN or UNKNOWN. why: it is UNKNOWN; else
+    empty.
     """
 
     claim: str
@@ -46,6 +48,7 @@ class Change:
     before: tuple[float, float, float]
     after: tuple[float, float, float]
     verdicts: tuple[str, str]
+    bounds: tuple[str, str]
     change: float
     low: float
     high: float
@@ -75,6 +78,11 @@ class Comparison:
         """The changes of this word: MOVED, UNSEEN or UNKNOWN."""
         return [change for change in self.changes if change.word == word]
 
+    @property
+    def other_bounds(self) -> list[Change]:
+        """The changes of claims whose bounds differ."""
+        return [change for change in self.changes if change.bounds[0] != change.bounds[1]]
+
     def to_json(self) -> dict[str, Any]:
         """As a dict of plain values, without NaN and infinity."""
         values: dict[str, Any] = plain(asdict(self))
@@ -99,6 +107,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] =
                 _interval(claims[0][name]),
                 _interval(claims[1][name]),
                 (claims[0][name]["verdict"], claims[1][name]["verdict"]),
+                (claims[0][name].get("bound", "unknown"), claims[1][name].get("bound", "unknown")),
                 *interval,
                 UNKNOWN if reasons[name] else MOVED if _leaves_out_0(interval) else UNSEEN,
                 reasons[name],
@@ -184,6 +193,8 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
             "registry": results["registry_digest"][:12],
             "error rate": f"0.05 by {results.get('error_rate', FAMILY)}",
             "bounds": f"{bounds['file']}, digest {bounds['digest'][:12]}" if bounds else "registered",
+            "vaecore": results.get("version", "unknown"),
+            "source": f"digest {results['source_digest'][:12]}" if "source_digest" in results else "unknown",
             "git revision": results["git_revision"] or "unknown",
             "made": results["made"],
             "processor": made["processor"],
@@ -239,6 +250,15 @@ def _notes(a: Mapping[str, Any], b: Mapping[str, Any], changes: Sequence[Change]
         )
     else:
         yield "the test images are of one set, which the intervals do not credit: they are wider than need be"
+    judged = sum(pair.bounds[0] != pair.bounds[1] for pair in changes)
+    what = "registries" if a["registry_digest"] != b["registry_digest"] else "bounds"
+    if judged:
+        yield (
+            f"the {what} differ: {counted(judged, 'claim')} had another bound, as listed below, and another verdict"
+            " does not mean that anything moved"
+        )
+    elif what == "registries":
+        yield "the registries differ, but no claim that both concluded had another bound"
     for name, results in (("A", a), ("B", b)):
         if results["pilot"]:
             yield f"{name} is a pilot: it measures and judges nothing, and its estimates have set bounds"
@@ -288,6 +308,9 @@ def text(comparison: Comparison, *, width: int, color: bool, unicode: bool) -> s
         console.print(Text(f"\nCannot tell: {len(comparison.of(UNKNOWN))} of {claims}", style="bold"))
         for unknown in comparison.of(UNKNOWN):
             console.print(f"  {unknown.claim}: {unknown.why}")
+    if comparison.other_bounds:
+        console.print(Text(f"\nBounds that differ: {len(comparison.other_bounds)} of {claims}", style="bold"))
+        console.print(_grid(_BOUNDS, [*_bounds(comparison)], lines))
     console.print(f"\n{_method(comparison)}")
     for name, alone in zip("AB", comparison.only, strict=True):
         if alone:
@@ -328,6 +351,8 @@ def markdown(comparison: Comparison) -> str:
     out += [
         f"- concluded in {name} only: {_reasons(ids)}" for name, ids in zip("AB", comparison.only, strict=True) if ids
     ]
+    if comparison.other_bounds:
+        out += ["", "## Bounds that differ", "", *_table(_BOUNDS, [*_bounds(comparison)])]
     if comparison.conditions:
         out += ["", "## Conditions, A and B", "", *_table(["condition", *_MEASURES], [*_conditions(comparison)])]
     times = ", ".join(_times(comparison))
@@ -354,6 +379,11 @@ def _cells(change: Change, between: str) -> tuple[str, str, str, str, str]:
     verdict = before if before == after else f"{before} ->{between}{after}"
     ends = change.change, change.low, change.high
     return change.claim, show(*change.before), show(*change.after), show(*ends, "+"), verdict
+
+
+def _bounds(comparison: Comparison) -> Iterator[tuple[str, ...]]:
+    for claim in comparison.other_bounds:
+        yield claim.claim, *claim.bounds, _cells(claim, " ")[-1]
 
 
 def _conditions(comparison: Comparison) -> Iterator[tuple[str, ...]]:

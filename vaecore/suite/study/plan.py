@@ -1,5 +1,6 @@
 """The plan: tasks whose results are asked for, the store that keeps them, and the executor that computes the rest."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from filelock import Timeout
 
 from vaecore import Store
+from vaecore.suite.study.entries import code_of
 from vaecore.suite.study.executors import Executor, Here, Outcome, peak_memory
 from vaecore.suite.study.tasks import Given, Task, make
 from vaecore.toolkit import Tensors
@@ -70,14 +72,15 @@ class Cost:
 class Plan:
     """Asks the store for results, and the executor for what the store lacks.
 
-    planning: tasks that are asked for are only noted in `asked`, and NotComputedError is raised. seconds: that tasks of
-    each stage took, over all processes; wall: that computing took. failures: errors of tasks, by key, which are raised
-    again whenever the result is asked for.
+    study: its data set, by which the store's entries are told apart. planning: tasks that are asked for are only noted
+    in `asked`, and NotComputedError is raised. seconds: that tasks of each stage took, over all processes; wall: that
+    computing took. failures: errors of tasks, by key, which are raised again whenever the result is asked for.
     """
 
     store: Store
     executor: Executor = field(default_factory=Here)
     meter: Meter = silent
+    study: str = ""
     planning: bool = False
     asked: dict[str, Task] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -120,6 +123,8 @@ class Plan:
         if self.planning:
             self.note(tasks)
             raise NotComputedError(title)
+        tasks = list(tasks)
+        self.store.hold((task.stage, task.key) for task in self._missing(tasks, stored=True).values() if task.stage)
         waiting = self._missing(tasks)
         if not waiting:
             return
@@ -198,10 +203,11 @@ class Plan:
     def _took(self) -> dict[str, list[float]]:
         """Seconds that tasks took whose results the store has, by title."""
         took: dict[str, list[float]] = {}
-        for note in self.store.notes():
+        for entry in self.store.entries():
+            notes = entry.notes or {}
             with suppress(KeyError, ValueError):  # no task's, or damaged
-                seconds = float(note["seconds"])
-                took.setdefault(note["title"], []).append(seconds)
+                seconds = float(notes["seconds"])
+                took.setdefault(notes["title"], []).append(seconds)
         return took
 
     def _left(self, unfinished: Mapping[str, int], took: Mapping[str, Sequence[float]]) -> float | None:
@@ -293,7 +299,8 @@ class Plan:
         result, stage = outcome.result, task.stage
         self._damaged.discard(task.key)
         self.seconds[stage] = self.seconds.get(stage, 0.0) + outcome.seconds
-        if not self.store.write(stage, task.key, result, seconds=outcome.seconds, notes={"title": task.title}):
+        notes = {"title": task.title, "study": self.study, "code": json.dumps(code_of(task))}
+        if not self.store.write(stage, task.key, result, seconds=outcome.seconds, notes=notes):
             self._unstored[task.key] = result
         return result
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,7 +61,7 @@ class Study:
     def of(cls, setup: Setup, store: Store, executor: Executor | None = None, meter: Meter = silent) -> "Study":
         """A study that keeps its results in a store; executor: None for this process."""
         look_again()  # a notebook may have loaded modules anew since the last one
-        return cls(setup, Plan(store, executor or Here(), meter))
+        return cls(setup, Plan(store, executor or Here(), meter, PurePath(setup.dataset.name).name))
 
     def planning(self) -> "Study":
         """The same study, which only notes the tasks that its tables would ask for; see `Plan.planning`."""

@@ -103,7 +103,9 @@ def summary(results: Mapping[str, Any]) -> str:
             line(f"- {name}: {reason}")
     made = results["environment"]
     packages = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
-    line(f"\n## Provenance\n\n{results['made']}, git {results['git_revision'] or 'unknown'}; Python {made['python']},")
+    revision = f"git {results['git_revision'] or 'unknown'}"
+    line(f"\n## Provenance\n\n{results['made']}, vaecore {results['version']}, source digest")
+    line(f"{results['source_digest']}, {revision}; Python {made['python']},")
     line(f"{packages}; {made['processor']}, {counted(made['threads'], 'thread')}, GPU: {made['gpu'] or 'none'}.")
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in results["wall_seconds"].items())
     line(f"Wall time, with what the cache held: {times}. Test set digest {dataset['test_digest']}.")

@@ -55,6 +55,17 @@ function showHere(event) {
   place.querySelector("summary").after(image);
 }
 
+// A box that is cut on its right fades there, until it has been scrolled to its end.
+function showClipped(box) {
+  box.classList.toggle("clipped", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+}
+
+const watch = new ResizeObserver((boxes) => boxes.forEach((box) => showClipped(box.target)));
+for (const box of document.querySelectorAll(".scroll, nav ul, pre")) {
+  box.addEventListener("scroll", () => showClipped(box), {passive: true});
+  watch.observe(box);
+}
+
 document.querySelector(".tools").hidden = false;
 document.querySelector(".tools").addEventListener("submit", (event) => event.preventDefault());
 for (const control of [search, verdict, kind]) control.addEventListener("input", filter);
@@ -64,12 +75,3 @@ document.getElementById("reset").addEventListener("click", () => { reset(); sear
 for (const place of document.querySelectorAll("details.here")) place.addEventListener("toggle", showHere);
 addEventListener("hashchange", follow);
 follow();
-
-let opened = [];
-addEventListener("beforeprint", () => {
-  opened = claims.filter((claim) => !claim.open);
-  for (const claim of opened) claim.open = true;
-});
-addEventListener("afterprint", () => {
-  for (const claim of opened) claim.open = false;
-});
