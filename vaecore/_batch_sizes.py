@@ -8,8 +8,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from vaecore._calls import ask, check_module, is_exported
-from vaecore._check import check_logits
+from vaecore._calls import ask, check_module
+from vaecore._check import check_classifier, check_logits
+from vaecore._inside import is_exported
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux; sysconf is wrong in some virtual machines
 _USUAL_CACHE = 1 << 20  # bytes of the second-level cache of most cores
@@ -82,8 +83,9 @@ def answers(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """A classifier's logits, (n, c, h, w) to (n, classes), computed in batches that fit the cache or the GPU.
 
     With gradients enabled, all images are one batch. Raises ValueError unless the logits are finite and of that shape,
-    and if those of a torch module depend on the rest of the batch.
+    if those of a torch module depend on the rest of the batch, and for a classifier in training mode.
     """
+    check_classifier(classifier)
     shape, widest, batch_size = images.shape[1:], images[0].numel(), len(images)
     if not torch.is_grad_enabled() and len(images) > _FEW:
         if isinstance(classifier, nn.Module):

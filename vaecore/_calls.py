@@ -1,13 +1,15 @@
 """Calls of users' models: what they are given, what they answer, and what else their answers depend on."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-_independent: WeakKeyDictionary[nn.Module, set[tuple[str, bool]]] = WeakKeyDictionary()  # methods checked, with modes
+from vaecore._inside import is_exported, own_parts
+
+_independent: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()  # methods checked
 
 
 def ask(model: Callable[[Tensor], Any], given: Tensor) -> Any:
@@ -99,26 +101,13 @@ def check_independent(what: str, answer: Callable[[Tensor], Tensor], given: Tens
 def check_module(
     model: object, what: str, answer: Callable[[Tensor], Tensor], given: Tensor, *, random: bool = False
 ) -> None:
-    """As `check_independent`, once for each mode of a torch module; other models are taken at their word."""
+    """As `check_independent`, once for a torch module; other models are taken at their word."""
     if not isinstance(model, nn.Module) or len(given) < 2:
         return
-    checked, key = _independent.setdefault(model, set()), (what, getattr(model, "training", False))
-    if key not in checked:
+    checked = _independent.setdefault(model, set())
+    if what not in checked:
         check_independent(what, answer, given[:2], random=random)
-        checked.add(key)
-
-
-def is_exported(module: nn.Module) -> bool:
-    """Whether torch.export has made a module: it has one mode alone, of which its flags say nothing, and no `eval`."""
-    return isinstance(module, torch.fx.GraphModule) and "eval" in vars(module)
-
-
-def own_parts(module: nn.Module) -> Iterator[nn.Module]:
-    """The module and its parts, but for exported ones."""
-    if not is_exported(module):
-        yield module
-        for child in module.children():
-            yield from own_parts(child)
+        checked.add(what)
 
 
 def to_evaluation(model: nn.Module) -> nn.Module:

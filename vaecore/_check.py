@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaecore._calls import adapter, own_parts
+from vaecore._calls import adapter
+from vaecore._inside import is_exported, modules_of
 
 CHANNELS = (1, 3)  # grey, or red, green and blue
 _RANGE = "undo mean/std normalisation first; divide bytes by 255"
@@ -151,18 +152,33 @@ def check_logits(logits: object, count: int) -> None:
 
 
 def check_classifier(classifier: object) -> None:
-    """Raise TypeError unless the classifier is a function, and ValueError if a part of it is in training mode.
-
-    In training mode dropout is random, and batch norm changes.
-    """
+    """Raise TypeError unless the classifier is a function, and ValueError if a part of it is in training mode."""
     if not callable(classifier):
         raise TypeError(
             f"the classifier must be a function of images that gives logits; got {type(classifier).__name__}"
         )
-    parts = own_parts(classifier) if isinstance(classifier, nn.Module) else ()
-    for part in parts:
+    check_mode(classifier, "the classifier", "classifier")
+
+
+def check_vae(vae: object) -> None:
+    """Raise TypeError unless `vae` has the methods of an `Autoencoder`, and ValueError if it is in training mode."""
+    if not callable(getattr(vae, "encode", None)) or not callable(getattr(vae, "decode", None)):
+        raise TypeError(f"the VAE must have methods encode and decode, see Autoencoder; got {type(vae).__name__}")
+    check_mode(vae, "the VAE", "vae")
+
+
+def check_mode(model: object, what: str, name: str) -> None:
+    """Raise ValueError if a module that the model calls is in training mode, in which dropout is random.
+
+    what, name: the model in words, and in Python, for the error message.
+    """
+    for part in modules_of(model):
         if getattr(part, "training", False):  # a frozen script has no mode
+            parts = [*model.modules()] if isinstance(model, nn.Module) else []
+            remedy = f"call {name}.eval()" if any(part is each for each in parts) else "call its eval()"
+            if any(map(is_exported, parts)):
+                remedy = "set its training = False, as exported parts have no eval"
             raise ValueError(
-                f"the classifier must be in evaluation mode; got {type(part).__name__} in training mode"
-                " (call classifier.eval(): dropout and batch norm would make every gradient random)"
+                f"{what} must be in evaluation mode; got {type(part).__name__} in training mode"
+                f" ({remedy}: dropout and batch norm would make every answer random)"
             )

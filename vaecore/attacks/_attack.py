@@ -18,6 +18,7 @@ from vaecore._check import (
     check_images,
     check_labels,
     check_logits,
+    check_mode,
     check_number,
     check_seed,
 )
@@ -176,13 +177,15 @@ _OWN = {"targeted", "loss", "indices", "seed"}  # arguments that tell `Victim.ob
 def parts_of(target: Classify | Victim) -> tuple[Classify, Victim | None]:
     """The classifier that a target of attacks is or has, and the target itself where it is a victim (see `Victim`).
 
-    Raises ValueError for a classifier in training mode.
+    Raises ValueError for a classifier or victim in training mode.
     """
     asked = getattr(target, "objective", None)
     is_victim = callable(asked) and hasattr(target, "classifier") and (not callable(target) or _names(asked) >= _OWN)
     victim = cast(Victim, target) if is_victim else None
     classifier = cast(Classify, target) if victim is None else victim.classifier
     check_classifier(classifier)
+    if victim is not None:
+        check_mode(victim, "the target", "target")
     return classifier, victim
 
 

@@ -20,11 +20,12 @@ from vaecore._check import (
     check_number,
     check_seed,
     check_type,
+    check_vae,
 )
 from vaecore._noise import normal, seed_for
 from vaecore.attacks._attack import Loss, Objective, class_loss
 from vaecore.models._networks import Autoencoder, Classify
-from vaecore.reconstruction._decode import check_vae, decode_draws, posterior
+from vaecore.reconstruction._decode import decode_draws, posterior
 
 
 @dataclass(frozen=True)

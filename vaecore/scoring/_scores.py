@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vaecore._check import check_classifier, check_images, check_integer, check_seed, check_type
+from vaecore._check import check_classifier, check_images, check_integer, check_seed, check_type, check_vae
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, seed_for, words
 from vaecore.models._networks import Autoencoder, Classify
@@ -145,6 +145,8 @@ def fit_scores(
     for need in lacking:
         if needing := [name for name in chosen if need in scores[name].needs]:
             raise ValueError(f"{', '.join(needing)} need {need}; got none (or choose others with names=...)")
+    if vae is not None:
+        check_vae(vae)
     if classifier is not None:
         check_classifier(classifier)
     judges: dict[str, _learned.Judge] = {}
