@@ -76,6 +76,12 @@ def describe_shape(shape: tuple[int, int, int]) -> str:
     return f"{height}x{width} in {'grey' if channels == 1 else 'colour'}"
 
 
+def describe_images(images: Tensor) -> str:
+    """The number of images (n, c, h, w) and their shape in words, as in "8 images of 28x28 in grey"."""
+    channels, height, width = images.shape[1:]
+    return f"{len(images):,} images of {describe_shape((channels, height, width))}"
+
+
 def clip_rounding(pixels: Tensor, name: str = "images", *, out_of_range: str = _RANGE) -> Tensor:
     """Pixels in [0, 1]: the same tensor, or a clipped copy of one that is outside by float32 rounding only (1e-6).
 

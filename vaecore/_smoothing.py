@@ -24,6 +24,10 @@ class Certificate:
     label: Tensor
     radius: Tensor
 
+    def __repr__(self) -> str:
+        """The number of images, and of those that are certified."""
+        return f"Certificate({len(self.label):,} images, {int((self.label != ABSTAINED).sum()):,} certified)"
+
 
 def certify(
     classifier: Classify,

@@ -162,13 +162,18 @@ def test_settings_go_by_name_alone(name):
 # Models in training mode, in which two equal calls may differ
 
 
+MODELS = ("Autoencoder", "HierarchicalVAE'", "Classify", "Callable[[torch.Tensor]")
+
+
 def models_taken():
     """Each argument of each public function that takes a model, by the type that it says it takes."""
     for name in sorted({*vc.__all__} - GIVEN_TO_USERS):
         function = getattr(vc, name)
         for argument, details in inspect.signature(function).parameters.items() if callable(function) else ():
             taken = str(details.annotation)
-            if any(kind in taken for kind in ("Autoencoder", "HierarchicalVAE'", "Classify", "Callable[[torch.Tensor]")):
+            if any(
+                kind in taken for kind in ("Autoencoder", "HierarchicalVAE'", "Classify", "Callable[[torch.Tensor]")
+            ):
                 yield name, argument
 
 
@@ -195,7 +200,7 @@ def switching(given):
         "VAEPurifier": vc.VAEPurifier(vae),
         "LatentSearch": purified.purifier,
         "Purified": purified,
-        "certify": lambda images: vc.certify(lambda noisy: purified(noisy), images, sigma=0.1, seed=0, draws=2),
+        "certify": lambda images: vc.certify(lambda noisy: -purified(noisy), images, sigma=0.1, seed=0, draws=2),
     }
     return vae, functions
 
@@ -251,21 +256,29 @@ def apply(net, images):
     return net(images)
 
 
+def calling(net):
+    return lambda images: -net(images)
+
+
+def asking(around):
+    return lambda images: -around.net(images)
+
+
 WAYS = {
     "a bound method": lambda net: Around(net).classify,
     "a bound method of a module": lambda net: net.forward,
-    "a closure": lambda net: lambda images: net(images),
-    "a closure of a closure": lambda net: (lambda inner: lambda images: inner(images))(lambda images: net(images)),
-    "a closure's attribute": lambda net: (lambda around: lambda images: around.net(images))(Around(net)),
+    "a closure": calling,
+    "a closure of a closure": lambda net: calling(calling(net)),
+    "a closure's attribute": lambda net: asking(Around(net)),
     "a comprehension": lambda net: lambda images: torch.stack([net(image[None])[0] for image in images]),
-    "a decorator": lambda net: torch.no_grad()(lambda images: net(images)),
+    "a decorator": lambda net: torch.no_grad()(calling(net)),
     "a default": lambda net: lambda images, net=net: net(images),
     "a function of a file": lambda _: of_the_file,
-    "a function that such a function calls": lambda _: lambda images: of_the_file(images),
+    "a function that such a function calls": lambda _: lambda images: -of_the_file(images),
     "a list that a module hides": Hidden,
     "a method that an object has": lambda net: SimpleNamespace(classify=Around(net).classify).classify,
     "a partial function": lambda net: partial(apply, net),
-    "a partial function's function": lambda net: partial(lambda images: net(images)),
+    "a partial function's function": lambda net: partial(calling(net)),
     "an object": Around,
     "an object with a list": lambda net: Around([net]),
 }
@@ -273,8 +286,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", sorted(WAYS))
 def test_a_module_in_training_mode_is_seen_in(some_images, way):
-    images, labels = some_images(3), torch.tensor([0, 1, 2])
-    classifier = WAYS[way](NET)
+    images, classifier = some_images(3), WAYS[way](NET)
     half = SimpleNamespace(encode=lambda given: classifier(given).split(2, dim=1), decode=given_back)
     tries = {
         "classifier": lambda: vc.certify(classifier, images, sigma=0.1, seed=0, draws=2),
@@ -303,7 +315,7 @@ def test_what_a_model_does_not_call_may_be_in_training_mode(some_images):
             self.net, self.other = NET, nn.Dropout()
 
         def judge(self, images):
-            return vc.certify(lambda noisy: self.net(noisy), images, sigma=0.1, seed=0, draws=2)
+            return vc.certify(lambda noisy: -self.net(noisy), images, sigma=0.1, seed=0, draws=2)
 
     trainer = Trainer()
     assert trainer.training

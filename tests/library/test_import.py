@@ -29,6 +29,8 @@ def test_the_stub_lists_all_names_under_their_own(module):
     stub = ast.parse(Path(module.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
     names = [alias for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names]
     assert sorted(alias.name for alias in names) == sorted(module.__all__) == sorted(dir(module))
+    listed = [node.value for node in stub.body if isinstance(node, ast.Assign)]
+    assert [sorted(ast.literal_eval(value)) for value in listed] in ([], [sorted(module.__all__)])
     for alias in names:
         assert alias.asname == alias.name  # without `as`, a type checker takes it for private
         getattr(module, alias.name)

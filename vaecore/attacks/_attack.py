@@ -21,6 +21,7 @@ from vaecore._check import (
     check_mode,
     check_number,
     check_seed,
+    describe_images,
 )
 from vaecore.models._networks import Classify
 
@@ -96,6 +97,10 @@ class Attack:
     evaluations: Tensor
     flags: Tensor
     constant: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """The number of images, their shape, and how many attacks succeeded."""
+        return f"Attack({describe_images(self.images)}, {int(self.success.sum()):,} successful)"
 
     def warnings(self) -> list[str]:
         """Failures and sanity flags in words, each with its number of images; empty if there are none."""

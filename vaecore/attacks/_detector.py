@@ -52,8 +52,8 @@ class VAEDetector:
     pass (BPDA; section 4.1 of Athalye et al.): a cross-check, not a strong attack.
     """
 
-    vae: Autoencoder
-    classifier: Classify
+    vae: Autoencoder = field(repr=False)
+    classifier: Classify = field(repr=False)
     draws: int = 10
     thresholds: Mapping[str, float] = field(default_factory=dict)
     known_seed: int | None = None

@@ -1,9 +1,8 @@
 """Anomaly scores with one interface and one direction: higher is more anomalous."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -75,6 +74,12 @@ class FittedScores:
     settings: Settings
     image_shape: torch.Size | None  # of the training images, None without them
     judges: Mapping[str, _learned.Judge] = field(repr=False)
+
+    def __repr__(self) -> str:
+        """The scores, the seed, and the types of the models."""
+        models = {"vae": self.vae, "classifier": self.classifier}
+        given = [f"{name}={type(model).__name__}" for name, model in models.items() if model is not None]
+        return f"FittedScores({', '.join([*self.names, f'seed={self.seed}', *given])})"
 
     @in_any_mode
     def __call__(
@@ -417,5 +422,25 @@ _SCORES = (
     ),
 )
 
-scores: Mapping[str, Score] = MappingProxyType({score.name: score for score in _SCORES})
+
+class _ByName(Mapping[str, Score]):
+    """Scores by their names, which are all that it shows."""
+
+    def __init__(self, rows: Iterable[Score]) -> None:
+        self._rows = {score.name: score for score in rows}
+
+    def __getitem__(self, name: str) -> Score:
+        return self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"scores({', '.join(self._rows)})"
+
+
+scores: Mapping[str, Score] = _ByName(_SCORES)
 """Every score by its name."""
