@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vaecore._inside import is_exported, own_parts
+from vaecore._remedies import of_call
 
 _independent: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()  # methods checked
 
@@ -15,9 +16,22 @@ _independent: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()  # me
 def ask(model: Callable[[Tensor], Any], given: Tensor) -> Any:
     """A model's answer to images or latents; a tensor, or each of a tuple, in the dtype of what it was given.
 
-    The model gets a copy, since a model that preprocesses in place writes into it.
+    The model gets a copy, since a model that preprocesses in place writes into it. Raises ValueError where torch finds
+    that what is given does not fit the model.
     """
-    answer = model(given.clone())
+    if torch.compiler.is_compiling():
+        answer = model(given.clone())
+    else:
+        try:
+            answer = model(given.clone())
+        except RuntimeError as error:
+            if not (remedy := of_call(error)):
+                raise
+            name = getattr(model, "__qualname__", type(model).__name__)
+            raise ValueError(
+                f"{'the model' if '<' in name else name} must take a batch of shape {tuple(given.shape)},"
+                f" {given.dtype} on {given.device}; got RuntimeError: {str(error).partition(chr(10))[0]} ({remedy})"
+            ) from error
     if isinstance(answer, tuple | list):
         return tuple(_converted(part, given) for part in answer)
     return _converted(answer, given)

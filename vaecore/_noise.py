@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaecore._check import check_counts, check_integer, check_seed
+from vaecore._check import check_counts, check_integer, check_seed, check_tensor
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
@@ -42,8 +42,7 @@ def image_indices(count: int, first_index: int, indices: Tensor | None) -> Tenso
     if indices is None:
         first = check_integer("first_index", first_index, 0, _LAST - count, "0 or more, with all indices below 2**63")
         return torch.arange(first, first + count)
-    if not isinstance(indices, Tensor):
-        raise TypeError(f"indices must be a torch.Tensor; got {type(indices).__name__} (use torch.as_tensor(indices))")
+    check_tensor("indices", indices)
     if indices.dtype != torch.int64 or indices.shape != (count,):
         raise ValueError(
             f"indices must be int64 of shape ({count},), one for each image; got {indices.dtype} {tuple(indices.shape)}"

@@ -10,7 +10,16 @@ import numpy as np
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from vaecore._check import check_choice, check_images, check_integer, check_labels, check_seed, describe_images, quoted
+from vaecore._check import (
+    check_choice,
+    check_images,
+    check_integer,
+    check_labels,
+    check_seed,
+    check_type,
+    describe_images,
+    quoted,
+)
 from vaecore._files import expanded, user_cache
 from vaecore._import_by_name import is_named
 from vaecore.data import _downloads, _embedded
@@ -78,6 +87,20 @@ class Images(Generic[_Labels_co]):
 
 
 Labelled = Images[Tensor]
+
+
+def check_is_images(name: str, value: object, split: str = "train") -> None:
+    """Raise TypeError unless `value`, the argument called `name`, is Images."""
+    remedy = f"Images({name}, labels, 'mine', {split!r})"
+    if isinstance(value, np.ndarray):
+        remedy = f"Images(torch.from_numpy({name}), labels, 'mine', {split!r})"
+    elif isinstance(value, str | os.PathLike):
+        remedy = f"load_images({os.fspath(value)!r}, {split!r})"
+    elif not isinstance(value, Tensor):
+        remedy = f"Images(pixels, labels, 'mine', {split!r})"
+    check_type(name, value, Images, f"{remedy}; without labels, None in their place")
+
+
 _Names = Literal[
     "mnist", "fashion-mnist", "kmnist", "emnist-letters", "cifar-10", "cifar-100", "svhn", "digits", "letters"
 ]
