@@ -14,6 +14,7 @@ _METHODS = ("forward", "__call__", "encode", "decode", "decode_logits", "log_den
 _OF_ANY_MODULE = {*vars(nn.Module())}
 _FROM_OUTSIDE = {"LOAD_GLOBAL", "LOAD_DEREF"}
 _OF_IT = {"LOAD_ATTR", "LOAD_METHOD"}
+_WHOLE = ("torch", "torchvision")  # whose modules know all their parts
 _MOST = 100  # values in a list or mapping of models; longer ones are data
 
 
@@ -47,8 +48,10 @@ def modules_of(model: object) -> Iterator[nn.Module]:
             if is_exported(value):
                 continue
             yield value
-            hidden = [each for name, each in vars(value).items() if name not in _OF_ANY_MODULE]
-            waiting += [*value.children(), *hidden, *_methods(value)]
+            waiting += value.children()
+            if _package(type(value)) not in _WHOLE:
+                waiting += [each for name, each in vars(value).items() if name not in _OF_ANY_MODULE]
+                waiting += _methods(type(value))
         elif isinstance(value, partial):
             waiting += [value.func, *value.args, *value.keywords.values()]
         elif isinstance(value, MethodType):
@@ -60,17 +63,18 @@ def modules_of(model: object) -> Iterator[nn.Module]:
         elif (value is model or callable(value) or hasattr(value, "encode")) and not isinstance(
             value, type | ModuleType | str
         ):
-            waiting += [*getattr(value, "__dict__", {}).values(), *_methods(value)]
+            waiting += [*getattr(value, "__dict__", {}).values(), *_methods(type(value))]
 
 
-def _methods(value: object) -> list[object]:
-    """The functions by which an object is called, unless torch or this package defines them."""
-    functions = [getattr(type(value), name, None) for name in _METHODS]
-    return [each for each in functions if isinstance(each, FunctionType) and not _is_library(each)]
+@lru_cache(maxsize=1024)
+def _methods(kind: type) -> list[FunctionType]:
+    """The functions by which objects of a class are called, unless a library defines them."""
+    functions = [getattr(kind, name, None) for name in _METHODS]
+    return [each for each in functions if isinstance(each, FunctionType) and _package(each) not in (*_WHOLE, "vaecore")]
 
 
-def _is_library(function: FunctionType) -> bool:
-    return (function.__module__ or "").partition(".")[0] in ("torch", "vaecore")
+def _package(thing: type | FunctionType) -> str:
+    return (thing.__module__ or "").partition(".")[0]
 
 
 def _taken(function: FunctionType) -> list[object]:

@@ -202,21 +202,32 @@ def switching(given):
         "Purified": purified,
         "certify": lambda images: vc.certify(lambda noisy: -purified(noisy), images, sigma=0.1, seed=0, draws=2),
     }
-    return vae, functions
+    return {"vae": vae, "classifier": classifier}, functions
 
 
 @pytest.mark.parametrize(
-    "name", ["LatentSearch", "Purified", "ScoreDetector", "VAEDetector", "VAEPurifier", "certify", "fitted scores"]
+    ("name", "models"),
+    [
+        ("LatentSearch", ["vae"]),
+        ("Purified", ["vae", "classifier"]),
+        ("ScoreDetector", ["vae", "classifier"]),
+        ("VAEDetector", ["vae", "classifier"]),
+        ("VAEPurifier", ["vae"]),
+        ("certify", ["vae", "classifier"]),
+        ("fitted scores", ["vae", "classifier"]),
+    ],
 )
-def test_a_model_that_is_switched_to_training_mode_later_is_refused(given, switching, name):
-    vae, functions = switching
-    functions[name](given["images"])
-    vae.train()
-    with pytest.raises(ValueError, match="must be in evaluation mode; got VAE in training mode"):
+def test_a_model_that_is_switched_to_training_mode_later_is_refused(given, switching, name, models):
+    switched, functions = switching
+    for each in models:
         functions[name](given["images"])
-    if name == "ScoreDetector":
-        with pytest.raises(ValueError, match="the fitted scores must be in evaluation mode; got VAE"):
-            vc.ScoreDetector(functions["fitted scores"], "disagreement")
+        switched[each].train()
+        with pytest.raises(ValueError, match=r"must be in evaluation mode; got (VAE|Sequential) in training mode"):
+            functions[name](given["images"])
+        if name == "ScoreDetector":
+            with pytest.raises(ValueError, match="the fitted scores must be in evaluation mode; got"):
+                vc.ScoreDetector(functions["fitted scores"], "disagreement")
+        switched[each].eval()
 
 
 NET = nn.Sequential(nn.Flatten(), nn.Linear(20, 4)).eval()  # of this file, as one of a notebook is of its cells
