@@ -54,11 +54,11 @@ def fit_at_once(each: int, device: torch.device) -> int:
 def widest_activation(module: object, call: Callable[[], object], least: int) -> int:
     """Elements in the largest activation for one image; at least `least`.
 
-    call: runs the module on one image. It is called only for a torch module in evaluation mode, and not for one that
-    is scripted or exported, which can't be looked into.
+    call: runs the module on one image. It is called only for a torch module, and not for one that is scripted or
+    exported, which can't be looked into.
     """
     sizes = [least]
-    if isinstance(module, nn.Module) and not any(map(_is_closed, module.modules())) and not module.training:
+    if isinstance(module, nn.Module) and not any(map(_is_closed, module.modules())):
         hooks = [
             part.register_forward_hook(lambda _, __, out: sizes.append(_elements(out))) for part in module.modules()
         ]

@@ -25,7 +25,7 @@ def ask(model: Callable[[Tensor], Any], given: Tensor) -> Any:
         try:
             answer = model(given.clone())
         except RuntimeError as error:
-            if not (remedy := of_call(error)):
+            if not (remedy := of_call(error, given)):
                 raise
             name = getattr(model, "__qualname__", type(model).__name__)
             raise ValueError(

@@ -38,7 +38,7 @@ def modules_of(model: object) -> Iterator[nn.Module]:
     from its file, in the object of a bound method, and in the arguments of a `functools.partial`.
     """
     seen: dict[int, object] = {}  # by id; the object is kept, so that no other gets its id
-    waiting = deque([model])
+    waiting: deque[Any] = deque([model])
     while waiting:
         value = waiting.popleft()
         if id(value) in seen:

@@ -24,10 +24,12 @@ _DEVICES = r"on the same device|weight type \(torch\.\w+\."
 _DTYPES = "the same dtype|should be the same"
 
 
-def of_call(error: RuntimeError) -> str:
-    """Of a model that raised an error of torch's about what it was given; empty for other errors."""
+def of_call(error: RuntimeError, given: Tensor) -> str:
+    """Of a model that raised an error of torch's about the images or latents it was given; empty for other errors."""
     said = str(error)
     if re.search(_SHAPES, said):
+        if given.ndim == 2:
+            return "decode must take as many latents as encode gives"
         resized = "torch.nn.functional.interpolate(images, size=(height, width))"
         return f"was it made for images of another size or number of channels? resize them: {resized}"
     if re.search(_DEVICES, said):
