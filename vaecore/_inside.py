@@ -4,6 +4,7 @@ import dis
 from collections import deque
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
+from inspect import getattr_static
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -44,14 +45,15 @@ def modules_of(model: object) -> Iterator[nn.Module]:
         if id(value) in seen:
             continue
         seen[id(value)] = value
+        kind: Any = type(value)  # to mypy, classes with a metaclass are not hashable
         if isinstance(value, nn.Module):
             if is_exported(value):
                 continue
             yield value
             waiting += value.children()
-            if _package(type(value)) not in _WHOLE:
+            if _package(kind) not in _WHOLE:
                 waiting += [each for name, each in vars(value).items() if name not in _OF_ANY_MODULE]
-                waiting += _methods(type(value))
+                waiting += _methods(kind)
         elif isinstance(value, partial):
             waiting += [value.func, *value.args, *value.keywords.values()]
         elif isinstance(value, MethodType):
@@ -63,7 +65,7 @@ def modules_of(model: object) -> Iterator[nn.Module]:
         elif (value is model or callable(value) or hasattr(value, "encode")) and not isinstance(
             value, type | ModuleType | str
         ):
-            waiting += [*getattr(value, "__dict__", {}).values(), *_methods(type(value))]
+            waiting += [*getattr(value, "__dict__", {}).values(), *_methods(kind)]
 
 
 @lru_cache(maxsize=1024)
@@ -96,7 +98,8 @@ def _taken(function: FunctionType) -> list[object]:
         for attribute in attributes:
             if isinstance(value, ModuleType | None):
                 break
-            value = getattr(value, attribute, None)
+            is_computed = isinstance(getattr_static(value, attribute, None), property)  # by code that may do anything
+            value = None if is_computed else getattr(value, attribute, None)
         # Of its file's other names, those of a library's functions would lead far away.
         if not is_global or isinstance(value, nn.Module | MethodType) or _is_near(value, function):
             found.append(value)
