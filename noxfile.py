@@ -74,9 +74,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff's rules and format, mypy's strict types, and imports that run downward only."""
+    """Ruff's rules and format, mypy's strict types, of the pages' snippets too, and imports that run downward only."""
     session.install("-e", ".[suite]", "nox", *nox.project.dependency_groups(PROJECT, "lint", "test", "docs"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
+    session.run("python", "docs/snippets.py", snippets := f"{session.create_tmp()}/snippets")
+    session.run("mypy", snippets)
     session.run("lint-imports")

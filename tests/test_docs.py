@@ -1,5 +1,7 @@
 """Every public name says what it is; what is cited is what is released."""
 
+import ast
+import importlib.util
 import inspect
 import re
 import tomllib
@@ -12,6 +14,17 @@ import vaecore.suite
 import vaecore.toolkit
 
 ROOT = Path(__file__).parents[1]
+
+
+def script(name):
+    """A script of the folder docs as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+snippets = script("snippets").snippets
 
 
 def members(thing):
@@ -48,6 +61,21 @@ def test_a_name_without_one_is_found():
 
     module.Thing, module.bare, module.__all__ = Thing, lambda: None, ["Thing", "bare"]
     assert undocumented(module) == ["Thing.method", "bare"]
+
+
+def test_snippets_are_found_where_they_are_programs_and_name_what_is_there():
+    """Their types are `nox -s lint`'s, which has mypy."""
+    pages = snippets()
+    assert {"README", "library", "own-claims"} <= {*pages}
+    assert not {"own-models", "own-study"} & {*pages}  # excerpts of classes
+    for page, code in pages.items():
+        tree = compile(code, page, "exec", ast.PyCF_ONLY_AST)
+        asked = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_vc(node.value)}
+        assert asked <= {*vaecore.__all__}
+
+
+def is_vc(node):
+    return isinstance(node, ast.Name) and node.id == "vc"
 
 
 def test_the_citation_is_of_this_version():

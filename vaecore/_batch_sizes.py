@@ -8,8 +8,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from vaecore._calls import ask, check_module, is_exported
-from vaecore._check import check_logits
+from vaecore._calls import ask, check_module
+from vaecore._check import check_classifier, check_logits
+from vaecore._inside import is_exported
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux; sysconf is wrong in some virtual machines
 _USUAL_CACHE = 1 << 20  # bytes of the second-level cache of most cores
@@ -53,11 +54,11 @@ def fit_at_once(each: int, device: torch.device) -> int:
 def widest_activation(module: object, call: Callable[[], object], least: int) -> int:
     """Elements in the largest activation for one image; at least `least`.
 
-    call: runs the module on one image. It is called only for a torch module in evaluation mode, and not for one that
-    is scripted or exported, which can't be looked into.
+    call: runs the module on one image. It is called only for a torch module, and not for one that is scripted or
+    exported, which can't be looked into.
     """
     sizes = [least]
-    if isinstance(module, nn.Module) and not any(map(_is_closed, module.modules())) and not module.training:
+    if isinstance(module, nn.Module) and not any(map(_is_closed, module.modules())):
         hooks = [
             part.register_forward_hook(lambda _, __, out: sizes.append(_elements(out))) for part in module.modules()
         ]
@@ -82,8 +83,9 @@ def answers(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """A classifier's logits, (n, c, h, w) to (n, classes), computed in batches that fit the cache or the GPU.
 
     With gradients enabled, all images are one batch. Raises ValueError unless the logits are finite and of that shape,
-    and if those of a torch module depend on the rest of the batch.
+    if those of a torch module depend on the rest of the batch, and for a classifier in training mode.
     """
+    check_classifier(classifier)
     shape, widest, batch_size = images.shape[1:], images[0].numel(), len(images)
     if not torch.is_grad_enabled() and len(images) > _FEW:
         if isinstance(classifier, nn.Module):

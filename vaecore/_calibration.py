@@ -6,7 +6,6 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax
 from torch import Tensor
 
 from vaecore._check import check_choice, check_integer, check_seed, clip_rounding
@@ -108,13 +107,19 @@ def fit_temperature(logits: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> f
 
     logits: (n, classes). labels: (n,) integers from 0 to classes - 1. Fit it on images that the classifier was not
     trained on. If all of them are classified correctly, the NLL has no minimum, and the temperature is 1. Raises
-    ValueError for other shapes and labels, and for logits that are not finite.
+    ValueError for other shapes and labels, for probabilities, and for logits that are not finite.
     """
     table, label = table_and_labels(logits, labels, "logits")
+    if (table >= 0).all() and np.allclose(table.sum(axis=1), 1, atol=1e-4):
+        raise ValueError(
+            "logits must be what a softmax takes; got rows from 0 to 1 that sum to 1 (probabilities? their logarithms"
+            " are logits, probabilities.log(); better leave the softmax out)"
+        )
     if bool((table.argmax(axis=1) == label).all()):
         return 1.0
 
-    from scipy.optimize import minimize_scalar  # noqa: PLC0415  # would double the time to import this package
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415  # takes ten times as long to import as this package
+    from scipy.special import log_softmax  # noqa: PLC0415  # takes five times as long
 
     def nll(log_temperature: float) -> float:
         scores = log_softmax(table / np.exp(log_temperature), axis=1)
@@ -159,14 +164,23 @@ def _quantiles(score: Vector, bins: int) -> Vector:
 def _answers(score: ArrayLike | Tensor, flag: ArrayLike | Tensor, *, bounded: bool = True) -> tuple[Vector, Vector]:
     values, flags = numbers(score, "the first argument"), numbers(flag, "the second argument")
     if values.ndim != 1 or values.size == 0 or flags.shape != values.shape:
+        remedy = ""
+        if values.ndim == 2:
+            best = "probabilities.argmax(dim=1)"
+            remedy = f" (probabilities? their confidence is probabilities.amax(dim=1), and right is {best} == labels)"
         raise ValueError(
-            f"both arguments must be vectors of one length, 1 or more; got {values.shape} and {flags.shape}"
+            f"both arguments must be vectors of one length, 1 or more; got {values.shape} and {flags.shape}{remedy}"
         )
     if missing := int((~np.isfinite(values) if bounded else np.isnan(values)).sum()):
         infinite = " or infinite" if bounded else ""
         raise ValueError(f"the first argument must not be NaN{infinite}; got {missing} of {values.size}")
     if not np.isin(flags, [0, 1]).all():
-        raise ValueError(f"the second argument must be true or false; got numbers from {flags.min()} to {flags.max()}")
+        remedy = "labels? whether the answer is right: predicted == labels"
+        if np.isin(values, [0, 1]).all():
+            remedy = "in the other order? what is true or false comes second"
+        raise ValueError(
+            f"the second argument must be true or false; got numbers from {flags.min()} to {flags.max()} ({remedy})"
+        )
     if bounded:
         cause = "logits? apply softmax first"
         values = clip_rounding(torch.from_numpy(values), "confidence", out_of_range=cause).numpy()

@@ -1,21 +1,37 @@
 """Calls of users' models: what they are given, what they answer, and what else their answers depend on."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-_independent: WeakKeyDictionary[nn.Module, set[tuple[str, bool]]] = WeakKeyDictionary()  # methods checked, with modes
+from vaecore._inside import is_exported, own_parts
+from vaecore._remedies import of_call
+
+_independent: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()  # methods checked
 
 
 def ask(model: Callable[[Tensor], Any], given: Tensor) -> Any:
     """A model's answer to images or latents; a tensor, or each of a tuple, in the dtype of what it was given.
 
-    The model gets a copy, since a model that preprocesses in place writes into it.
+    The model gets a copy, since a model that preprocesses in place writes into it. Raises ValueError where torch finds
+    that what is given does not fit the model.
     """
-    answer = model(given.clone())
+    if torch.compiler.is_compiling():
+        answer = model(given.clone())
+    else:
+        try:
+            answer = model(given.clone())
+        except RuntimeError as error:
+            if not (remedy := of_call(error, given)):
+                raise
+            name = getattr(model, "__qualname__", type(model).__name__)
+            raise ValueError(
+                f"{'the model' if '<' in name else name} must take a batch of shape {tuple(given.shape)},"
+                f" {given.dtype} on {given.device}; got RuntimeError: {str(error).partition(chr(10))[0]} ({remedy})"
+            ) from error
     if isinstance(answer, tuple | list):
         return tuple(_converted(part, given) for part in answer)
     return _converted(answer, given)
@@ -99,26 +115,13 @@ def check_independent(what: str, answer: Callable[[Tensor], Tensor], given: Tens
 def check_module(
     model: object, what: str, answer: Callable[[Tensor], Tensor], given: Tensor, *, random: bool = False
 ) -> None:
-    """As `check_independent`, once for each mode of a torch module; other models are taken at their word."""
+    """As `check_independent`, once for a torch module; other models are taken at their word."""
     if not isinstance(model, nn.Module) or len(given) < 2:
         return
-    checked, key = _independent.setdefault(model, set()), (what, getattr(model, "training", False))
-    if key not in checked:
+    checked = _independent.setdefault(model, set())
+    if what not in checked:
         check_independent(what, answer, given[:2], random=random)
-        checked.add(key)
-
-
-def is_exported(module: nn.Module) -> bool:
-    """Whether torch.export has made a module: it has one mode alone, of which its flags say nothing, and no `eval`."""
-    return isinstance(module, torch.fx.GraphModule) and "eval" in vars(module)
-
-
-def own_parts(module: nn.Module) -> Iterator[nn.Module]:
-    """The module and its parts, but for exported ones."""
-    if not is_exported(module):
-        yield module
-        for child in module.children():
-            yield from own_parts(child)
+        checked.add(what)
 
 
 def to_evaluation(model: nn.Module) -> nn.Module:

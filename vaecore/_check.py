@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaecore._calls import adapter, own_parts
+from vaecore import _remedies
+from vaecore._calls import adapter
+from vaecore._inside import is_exported, modules_of
 
 CHANNELS = (1, 3)  # grey, or red, green and blue
-_RANGE = "undo mean/std normalisation first; divide bytes by 255"
 _ROUNDING = 1e-6  # eight float32 steps at 1; undoing a normalisation or interpolating gives two or three
 
 
@@ -29,7 +30,21 @@ def check_type(name: str, value: object, kind: type | tuple[type, ...], remedy: 
     """Raise TypeError unless `value`, the argument called `name`, is of this kind or one of these."""
     if not isinstance(value, kind):
         wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
-        raise TypeError(f"{name} must be {wanted}; got {type(value).__name__}" + (remedy and f" ({remedy})"))
+        if isinstance(value, type):
+            remedy = f"make one: {value.__name__}(...)" if issubclass(value, kind) else remedy
+        raise TypeError(f"{name} must be {wanted}; got {type_of(value)}" + (remedy and f" ({remedy})"))
+
+
+def type_of(value: object) -> str:
+    """The type of a value for a message; of a class, that it is one."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raise TypeError unless `value`, the argument called `name`, is a tensor."""
+    if not isinstance(value, Tensor):
+        said = name if name.isidentifier() else "images"
+        raise TypeError(f"{name} must be a torch.Tensor; got {type_of(value)}{_remedies.of_type(value, said)}")
 
 
 def check_integer(name: str, value: object, least: int, most: int | None = None, wanted: str = "") -> int:
@@ -75,11 +90,17 @@ def describe_shape(shape: tuple[int, int, int]) -> str:
     return f"{height}x{width} in {'grey' if channels == 1 else 'colour'}"
 
 
-def clip_rounding(pixels: Tensor, name: str = "images", *, out_of_range: str = _RANGE) -> Tensor:
+def describe_images(images: Tensor) -> str:
+    """The number of images (n, c, h, w) and their shape in words, as in "8 images of 28x28 in grey"."""
+    channels, height, width = images.shape[1:]
+    return f"{len(images):,} images of {describe_shape((channels, height, width))}"
+
+
+def clip_rounding(pixels: Tensor, name: str = "images", *, out_of_range: str = "") -> Tensor:
     """Pixels in [0, 1]: the same tensor, or a clipped copy of one that is outside by float32 rounding only (1e-6).
 
     pixels: floating point, not empty. Raises ValueError for pixels farther outside, with their likely cause
-    `out_of_range`, and for NaN and infinity.
+    `out_of_range` (empty: that of images), and for NaN and infinity.
     """
     low, high = torch.aminmax(pixels)
     if bool((low >= 0) & (high <= 1)):
@@ -88,28 +109,26 @@ def clip_rounding(pixels: Tensor, name: str = "images", *, out_of_range: str = _
         return pixels.clamp(0, 1)
     if not bool(torch.isfinite(pixels).all()):
         raise ValueError(f"{name} must be finite; got NaN or infinite pixels")
+    cause = out_of_range or _remedies.of_range(low.item(), high.item())
     # Seven digits, as fewer would show 1 for a pixel that is too far above it.
-    raise ValueError(f"{name} must lie in [0, 1]; got [{low.item():.7g}, {high.item():.7g}] ({out_of_range})")
+    raise ValueError(f"{name} must lie in [0, 1]; got [{low.item():.7g}, {high.item():.7g}] ({cause})")
 
 
-def check_images(images: Tensor, name: str = "images", *, out_of_range: str = _RANGE) -> Tensor:
+def check_images(images: Tensor, name: str = "images", *, out_of_range: str = "") -> Tensor:
     """Images (n, channels, height, width) float32 in [0, 1], with 1 or 3 channels: the same tensor or a clipped copy.
 
     Raises TypeError unless `images` is a tensor, and ValueError for another shape or dtype, an empty tensor, and pixels
     outside [0, 1] by more than rounding (see `clip_rounding`).
     """
-    if not isinstance(images, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor; got {type(images).__name__}")
+    check_tensor(name, images)
+    said = name if name.isidentifier() else "images"
     if images.ndim != 4 or images.shape[1] not in CHANNELS:
-        remedy = "a missing channel axis is added with images.unsqueeze(1)"
-        if images.ndim == 4:
-            remedy = "where the channels come last: images.permute(0, 3, 1, 2); transparency is left out"
         raise ValueError(
-            f"{name} must have shape (n, channels, height, width), 1 channel or 3; got {tuple(images.shape)} ({remedy})"
+            f"{name} must have shape (n, channels, height, width), 1 channel or 3; got {tuple(images.shape)}"
+            f"{_remedies.of_shape(images.shape, said)}"
         )
     if images.dtype != torch.float32:
-        remedy = "use images.float()" if images.is_floating_point() else "bytes 0..255: use images.float() / 255"
-        raise ValueError(f"{name} must be float32; got {images.dtype} ({remedy})")
+        raise ValueError(f"{name} must be float32; got {images.dtype}{_remedies.of_dtype(images, said)}")
     if images.numel() == 0:
         raise ValueError(f"{name} is empty; got shape {tuple(images.shape)}")
     return clip_rounding(images, name, out_of_range=out_of_range)
@@ -126,11 +145,11 @@ def check_draws(images: Tensor, decoded: Tensor) -> None:
 
 def check_labels(labels: Tensor, count: int, classes: int | None = None, name: str = "labels") -> None:
     """Raise unless `labels` is an int64 tensor (count,) with values from 0 to classes - 1."""
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor; got {type(labels).__name__}")
+    check_tensor(name, labels)
     if labels.dtype != torch.int64 or labels.shape != (count,):
         raise ValueError(
             f"{name} must be int64 of shape ({count},), one for each image; got {labels.dtype} {tuple(labels.shape)}"
+            f"{_remedies.of_labels(labels, count, name)}"
         )
     low, high = labels.min().item(), labels.max().item()
     if low < 0 or (classes is not None and high >= classes):
@@ -151,18 +170,46 @@ def check_logits(logits: object, count: int) -> None:
 
 
 def check_classifier(classifier: object) -> None:
-    """Raise TypeError unless the classifier is a function, and ValueError if a part of it is in training mode.
-
-    In training mode dropout is random, and batch norm changes.
-    """
-    if not callable(classifier):
+    """Raise TypeError unless the classifier is a function, and ValueError if a part of it is in training mode."""
+    remedy = ""
+    if isinstance(classifier, type):
+        remedy = f" (make one: {classifier.__name__}(...))"
+    elif hasattr(classifier, "encode"):
+        remedy = " (a VAE? where a function takes both, the VAE comes first)"
+    forward = getattr(classifier, "forward", None)  # of a module that has none, torch's, which raises
+    is_function = callable(classifier) and getattr(forward, "__func__", None) is not nn.Module.forward
+    if not is_function or isinstance(classifier, type):
         raise TypeError(
-            f"the classifier must be a function of images that gives logits; got {type(classifier).__name__}"
+            f"the classifier must be a function of images that gives logits; got {type_of(classifier)}{remedy}"
         )
-    parts = own_parts(classifier) if isinstance(classifier, nn.Module) else ()
-    for part in parts:
+    check_mode(classifier, "the classifier", "classifier")
+
+
+def check_vae(vae: object) -> None:
+    """Raise TypeError unless `vae` has the methods of an `Autoencoder`, and ValueError if it is in training mode."""
+    missing = [name for name in ("encode", "decode") if not callable(getattr(vae, name, None))]
+    if missing or isinstance(vae, type):
+        remedy = f"it lacks {' and '.join(missing)}: write a class around it that has both"
+        if isinstance(vae, type):
+            remedy = f"make one: {vae.__name__}(...)"
+        elif len(missing) == 2 and not isinstance(vae, nn.Module):
+            remedy = "where a function takes models, they come first"
+        raise TypeError(f"the VAE must have methods encode and decode, see Autoencoder; got {type_of(vae)} ({remedy})")
+    check_mode(vae, "the VAE", "vae")
+
+
+def check_mode(model: object, what: str, name: str) -> None:
+    """Raise ValueError if a module that the model calls is in training mode, in which dropout is random.
+
+    what, name: the model in words, and in Python, for the error message.
+    """
+    for part in modules_of(model):
         if getattr(part, "training", False):  # a frozen script has no mode
+            parts = [*model.modules()] if isinstance(model, nn.Module) else []
+            remedy = f"call {name}.eval()" if any(part is each for each in parts) else "call its eval()"
+            if any(map(is_exported, parts)):
+                remedy = "set its training = False, as exported parts have no eval"
             raise ValueError(
-                f"the classifier must be in evaluation mode; got {type(part).__name__} in training mode"
-                " (call classifier.eval(): dropout and batch norm would make every gradient random)"
+                f"{what} must be in evaluation mode; got {type(part).__name__} in training mode"
+                f" ({remedy}: dropout and batch norm would make every answer random)"
             )

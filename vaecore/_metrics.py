@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from vaecore._check import clip_rounding
+from vaecore._remedies import of_labels
 
 
 def auroc(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> float:
@@ -39,7 +40,7 @@ def fpr95(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> float:
     exceeded by at least 95% of the inside images; scores up to it are accepted. Returns a number in [0, 1]; lower is
     better. Inside images are the positives, as in Hendrycks & Gimpel 2017. Raises ValueError as `auroc` does.
     """
-    low, high = _scores(inside, "inside"), _scores(outside, "outside")
+    low, high = _of_both(inside, outside)
     threshold = np.quantile(low, 0.95, method="inverted_cdf")
     return float((high <= threshold).mean())
 
@@ -81,15 +82,38 @@ def nll(probabilities: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
 
 def _labelled(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Labels (0 inside, 1 outside), and ranks in place of scores, as scikit-learn refuses infinite scores."""
-    low, high = _scores(inside, "inside"), _scores(outside, "outside")
+    low, high = _of_both(inside, outside)
     ranks = np.unique(np.concatenate([low, high]), return_inverse=True)[1].astype(np.float64)
     return np.repeat([0, 1], [len(low), len(high)]), ranks
+
+
+def _of_both(
+    inside: ArrayLike | Tensor, outside: ArrayLike | Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The scores of both sets; raises ValueError also for labels in place of one, as scikit-learn takes them."""
+    low, high = _scores(inside, "inside"), _scores(outside, "outside")
+    for name, labels, given, scores in (("inside", low, inside, high), ("outside", high, outside, low)):
+        are_labels = {*np.unique(labels)} == {0, 1} and not _are_fractions(given)
+        if are_labels and len(labels) == len(scores) and not np.isin(scores, [0, 1]).all():
+            raise ValueError(
+                f"{name} must be scores of the images {name}; got 0 and 1 alone (labels, 1 for outside? give"
+                " scores[labels == 0], scores[labels == 1])"
+            )
+    return low, high
+
+
+def _are_fractions(values: ArrayLike | Tensor) -> bool:
+    """Whether numbers are of a floating point type."""
+    return values.is_floating_point() if isinstance(values, Tensor) else np.asarray(values).dtype.kind == "f"
 
 
 def _scores(values: ArrayLike | Tensor, name: str) -> NDArray[np.float64]:
     scores = numbers(values, name)
     if scores.ndim != 1 or scores.size == 0:
-        raise ValueError(f"{name} must be a non-empty vector of scores, one for each image; got shape {scores.shape}")
+        remedy = f" (a column: {name}.squeeze(1))" if scores.ndim == 2 and scores.shape[1] == 1 else ""
+        raise ValueError(
+            f"{name} must be a non-empty vector of scores, one for each image; got shape {scores.shape}{remedy}"
+        )
     if missing := int(np.isnan(scores).sum()):
         raise ValueError(f"{name} scores must not be NaN; got {missing} of {scores.size} (did the model diverge?)")
     return scores
@@ -116,8 +140,14 @@ def table_and_labels(
     """A finite table (n, classes), called `name`, and a label for each row, from 0 to classes - 1; else ValueError."""
     table, label = numbers(values, name), numbers(labels, "labels")
     if table.ndim != 2 or table.size == 0 or label.shape != table.shape[:1]:
+        remedy = of_labels(label, len(table), "labels") if table.ndim == 2 and label.ndim == 2 else ""
+        if table.ndim == 1 and label.ndim == 2:
+            remedy = f" (in the other order? {name} come first)"
+        elif table.ndim == 1 and table.shape == label.shape:
+            remedy = " (those of all classes, not of the label or of the likeliest class alone)"
         raise ValueError(
             f"{name} must have shape (n, classes) and labels (n,), n at least 1; got {table.shape} and {label.shape}"
+            f"{remedy}"
         )
     if missing := int((~np.isfinite(table)).any(1).sum()):
         raise ValueError(f"{name} must be finite; got NaN or infinity for {missing} of {len(table)} images")

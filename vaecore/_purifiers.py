@@ -23,12 +23,13 @@ from vaecore._check import (
     check_number,
     check_seed,
     check_type,
+    check_vae,
 )
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, normal, seed_for
 from vaecore.attacks._attack import Loss, Objective, class_loss
 from vaecore.models._networks import Autoencoder, Classify
-from vaecore.reconstruction._decode import check_vae, decode_draws, latents_of, posterior
+from vaecore.reconstruction._decode import decode_draws, latents_of, posterior
 
 Decide = Literal["mean-image", "mean-softmax", "majority"]
 Backward = Literal["exact", "identity"]  # or a purifier
@@ -46,6 +47,10 @@ class Purifier(nn.Module):
     differentiable = True
     draws = 1
     random = False  # whether views change with the seed
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.training = False  # a purifier itself has no other mode; models in it have their own
 
     def views(self, images: Tensor, indices: Tensor, seed: int) -> Tensor:
         """Cleaned images, (n, draws, c, h, w); their noise depends only on the seed and the image's index."""

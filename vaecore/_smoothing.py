@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from scipy.special import betaincinv, ndtri
 from torch import Tensor
 
 from vaecore._batch_sizes import answers
@@ -24,6 +23,10 @@ class Certificate:
 
     label: Tensor
     radius: Tensor
+
+    def __repr__(self) -> str:
+        """The number of images, and of those that are certified."""
+        return f"Certificate({len(self.label):,} images, {int((self.label != ABSTAINED).sum()):,} certified)"
 
 
 def certify(
@@ -48,6 +51,8 @@ def certify(
     `first_index` + i for image i, or `indices[i]`. Raises ValueError for invalid input.
     Source: Cohen, Rosenfeld & Kolter (2019), section 3.2, CERTIFY.
     """
+    from scipy.special import betaincinv, ndtri  # noqa: PLC0415  # takes five times as long to import as this package
+
     images = check_images(images)
     check_classifier(classifier)
     draws, selection = check_counts(draws=draws, selection=selection)

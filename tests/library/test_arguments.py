@@ -1,12 +1,16 @@
 """Wrong arguments of every public function: refused by our own checks, in words, and never taken for others."""
 
+import copy
 import inspect
 import traceback
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import vaecore as vc
 
@@ -76,6 +80,9 @@ FREE = {
     ("discretised_logistic", "images"),
 }
 GIVEN_TO_USERS = {"Attack", "Bin", "BrierParts", "Certificate", "FittedScores", "Sanity", "Score", "StoreWarning"}
+
+# Functions of tensors that are no models.
+NO_MODELS = {("flips", "rounding"), ("likelihood_regret", "log_density"), ("reconstruct", "reduce")}
 
 
 def wrong_arguments():
@@ -150,6 +157,188 @@ def test_settings_go_by_name_alone(name):
         setting = argument.default is not argument.empty and argument.name not in ("config", "split", "root")
         by_name = argument.kind is argument.KEYWORD_ONLY
         assert by_name if setting else by_name or argument.kind is argument.POSITIONAL_OR_KEYWORD
+
+
+# Models in training mode, in which two equal calls may differ
+
+
+MODELS = ("Autoencoder", "HierarchicalVAE'", "Classify", "Callable[[torch.Tensor]")
+
+
+def models_taken():
+    """Each argument of each public function that takes a model, by the type that it says it takes."""
+    for name in sorted({*vc.__all__} - GIVEN_TO_USERS):
+        function = getattr(vc, name)
+        for argument, details in inspect.signature(function).parameters.items() if callable(function) else ():
+            taken = str(details.annotation)
+            if any(
+                kind in taken for kind in ("Autoencoder", "HierarchicalVAE'", "Classify", "Callable[[torch.Tensor]")
+            ):
+                yield name, argument
+
+
+@pytest.mark.parametrize(("name", "argument"), [each for each in models_taken() if each not in NO_MODELS])
+def test_a_model_in_training_mode_is_refused(given, name, argument):
+    arguments = required(name, given) | ({"neighbours": 1} if name == "fit_scores" else {})
+    model = copy.deepcopy(arguments.get(argument, given["classifier"]))
+    getattr(vc, name)(**arguments | {argument: model})
+    with pytest.raises(ValueError, match=r"must be in evaluation mode; got \w+ in training mode \(call \w+\.eval\(\)"):
+        getattr(vc, name)(**arguments | {argument: model.train()})
+
+
+@pytest.fixture
+def switching(given):
+    """Functions of images whose models may be switched to training mode after they were given, by name."""
+    vae, classifier, labels = copy.deepcopy(given["vae"]), copy.deepcopy(given["classifier"]), given["labels"]
+    fitted = vc.fit_scores(vae, classifier, given["images"], seed=0, names=["disagreement"])
+    detector, target = vc.VAEDetector(vae, classifier, draws=2), vc.ScoreDetector(fitted, "disagreement")
+    purified = vc.Purified(vc.LatentSearch(vae, steps=1), classifier)
+    functions = {
+        "fitted scores": fitted,
+        "VAEDetector": lambda images: vc.fgsm(detector, images, labels, epsilon=0.1),
+        "ScoreDetector": lambda images: vc.pgd(target, images, labels, epsilon=0.1, seed=0, steps=1),
+        "VAEPurifier": vc.VAEPurifier(vae),
+        "LatentSearch": purified.purifier,
+        "Purified": purified,
+        "certify": lambda images: vc.certify(lambda noisy: -purified(noisy), images, sigma=0.1, seed=0, draws=2),
+    }
+    return {"vae": vae, "classifier": classifier}, functions
+
+
+@pytest.mark.parametrize(
+    ("name", "models"),
+    [
+        ("LatentSearch", ["vae"]),
+        ("Purified", ["vae", "classifier"]),
+        ("ScoreDetector", ["vae", "classifier"]),
+        ("VAEDetector", ["vae", "classifier"]),
+        ("VAEPurifier", ["vae"]),
+        ("certify", ["vae", "classifier"]),
+        ("fitted scores", ["vae", "classifier"]),
+    ],
+)
+def test_a_model_that_is_switched_to_training_mode_later_is_refused(given, switching, name, models):
+    switched, functions = switching
+    for each in models:
+        functions[name](given["images"])
+        switched[each].train()
+        with pytest.raises(ValueError, match=r"must be in evaluation mode; got (VAE|Sequential) in training mode"):
+            functions[name](given["images"])
+        if name == "ScoreDetector":
+            with pytest.raises(ValueError, match="the fitted scores must be in evaluation mode; got"):
+                vc.ScoreDetector(functions["fitted scores"], "disagreement")
+        switched[each].eval()
+
+
+NET = nn.Sequential(nn.Flatten(), nn.Linear(20, 4)).eval()  # of this file, as one of a notebook is of its cells
+
+
+class Around:
+    """What calls a net: an object with it, with a list that has it, or with a method that has it."""
+
+    def __init__(self, net):
+        self.net = net
+
+    def __call__(self, images):
+        net = self.net[0] if isinstance(self.net, list) else self.net
+        return net(images)
+
+    def classify(self, images):
+        return self(images)
+
+
+class Hidden(nn.Module):
+    """A module that does not know its part, which is in a list; so `eval` does not reach it."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.nets = [net]
+        self.eval()
+
+    def forward(self, images):
+        return self.nets[0](images)
+
+
+def of_the_file(images):
+    return NET(images)
+
+
+def apply(net, images):
+    return net(images)
+
+
+def calling(net):
+    return lambda images: -net(images)
+
+
+def asking(around):
+    return lambda images: -around.net(images)
+
+
+WAYS = {
+    "a bound method": lambda net: Around(net).classify,
+    "a bound method of a module": lambda net: net.forward,
+    "a closure": calling,
+    "a closure of a closure": lambda net: calling(calling(net)),
+    "a closure's attribute": lambda net: asking(Around(net)),
+    "a comprehension": lambda net: lambda images: torch.stack([net(image[None])[0] for image in images]),
+    "a decorator": lambda net: torch.no_grad()(calling(net)),
+    "a default": lambda net: lambda images, net=net: net(images),
+    "a function of a file": lambda _: of_the_file,
+    "a function that such a function calls": lambda _: lambda images: -of_the_file(images),
+    "a list that a module hides": Hidden,
+    "a method that an object has": lambda net: SimpleNamespace(classify=Around(net).classify).classify,
+    "a partial function": lambda net: partial(apply, net),
+    "a partial function's function": lambda net: partial(calling(net)),
+    "an object": Around,
+    "an object with a list": lambda net: Around([net]),
+}
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+def test_a_module_in_training_mode_is_seen_in(some_images, way):
+    images, classifier = some_images(3), WAYS[way](NET)
+    half = SimpleNamespace(encode=lambda given: classifier(given).split(2, dim=1), decode=given_back)
+    tries = {
+        "classifier": lambda: vc.certify(classifier, images, sigma=0.1, seed=0, draws=2),
+        "VAE": lambda: vc.latent_mean(half, images),
+    }
+    for what, attempt in tries.items():
+        attempt()
+        NET.train()
+        try:
+            with pytest.raises(ValueError, match=rf"the {what} must be in evaluation mode; got Sequential in training"):
+                attempt()
+        finally:
+            NET.eval()
+
+
+def given_back(latents):
+    return latents.sigmoid().mean(dim=1).view(-1, 1, 1, 1).expand(-1, 1, 5, 4)
+
+
+def test_what_a_model_does_not_call_may_be_in_training_mode(some_images):
+    """As the trainer whose net is asked, or another net of the same file."""
+
+    class Trainer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.other = NET, nn.Dropout()
+
+        @property
+        def best(self):
+            raise RuntimeError("there is none yet")
+
+        def judge(self, images):
+            def classify(noisy):
+                return -self.net(noisy) if noisy.ndim == 4 else self.best(noisy)
+
+            return vc.certify(classify, images, sigma=0.1, seed=0, draws=2)
+
+    trainer = Trainer()
+    assert trainer.training
+    assert trainer.other.training
+    assert len(trainer.judge(some_images(2)).label) == 2
 
 
 SMALL = {"draws": 200, "first_index": 250, "seed": 250}  # the largest is 255, and sums of them overflow

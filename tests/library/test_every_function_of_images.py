@@ -27,6 +27,7 @@ from vaecore import (
     reconstruct,
     reconstruct_labels,
 )
+from vaecore.toolkit import to_evaluation
 
 NAMES = ["reconstruct", "log_likelihood", "elbo", "likelihood_regret", "likelihood_regret-encoder", "scores"]
 EVERY = [*NAMES, "kl", "latent_mean", "reconstruct_labels", "purified"]
@@ -227,7 +228,7 @@ class Exported(nn.Module):
                 for method, given in (("encode", images), ("decode", torch.zeros(4, 3)))
             }
         )
-        self.training = False
+        to_evaluation(self)
 
     def encode(self, images):
         return self.halves["encode"](images)

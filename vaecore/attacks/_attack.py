@@ -18,8 +18,10 @@ from vaecore._check import (
     check_images,
     check_labels,
     check_logits,
+    check_mode,
     check_number,
     check_seed,
+    describe_images,
 )
 from vaecore.models._networks import Classify
 
@@ -95,6 +97,10 @@ class Attack:
     evaluations: Tensor
     flags: Tensor
     constant: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """The number of images, their shape, and how many attacks succeeded."""
+        return f"Attack({describe_images(self.images)}, {int(self.success.sum()):,} successful)"
 
     def warnings(self) -> list[str]:
         """Failures and sanity flags in words, each with its number of images; empty if there are none."""
@@ -176,13 +182,15 @@ _OWN = {"targeted", "loss", "indices", "seed"}  # arguments that tell `Victim.ob
 def parts_of(target: Classify | Victim) -> tuple[Classify, Victim | None]:
     """The classifier that a target of attacks is or has, and the target itself where it is a victim (see `Victim`).
 
-    Raises ValueError for a classifier in training mode.
+    Raises ValueError for a classifier or victim in training mode.
     """
     asked = getattr(target, "objective", None)
     is_victim = callable(asked) and hasattr(target, "classifier") and (not callable(target) or _names(asked) >= _OWN)
     victim = cast(Victim, target) if is_victim else None
     classifier = cast(Classify, target) if victim is None else victim.classifier
     check_classifier(classifier)
+    if victim is not None:
+        check_mode(victim, "the target", "target")
     return classifier, victim
 
 

@@ -20,11 +20,12 @@ from vaecore._check import (
     check_number,
     check_seed,
     check_type,
+    check_vae,
 )
 from vaecore._noise import normal, seed_for
 from vaecore.attacks._attack import Loss, Objective, class_loss
 from vaecore.models._networks import Autoencoder, Classify
-from vaecore.reconstruction._decode import check_vae, decode_draws, posterior
+from vaecore.reconstruction._decode import decode_draws, posterior
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class VAEDetector:
     pass (BPDA; section 4.1 of Athalye et al.): a cross-check, not a strong attack.
     """
 
-    vae: Autoencoder
-    classifier: Classify
+    vae: Autoencoder = field(repr=False)
+    classifier: Classify = field(repr=False)
     draws: int = 10
     thresholds: Mapping[str, float] = field(default_factory=dict)
     known_seed: int | None = None

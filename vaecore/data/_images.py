@@ -4,11 +4,22 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic, Literal, overload
 
 import numpy as np
 from torch import Tensor
+from typing_extensions import TypeVar
 
-from vaecore._check import check_choice, check_images, check_integer, check_labels, check_seed, quoted
+from vaecore._check import (
+    check_choice,
+    check_images,
+    check_integer,
+    check_labels,
+    check_seed,
+    check_type,
+    describe_images,
+    quoted,
+)
 from vaecore._files import expanded, user_cache
 from vaecore._import_by_name import is_named
 from vaecore.data import _downloads, _embedded
@@ -20,8 +31,11 @@ LETTERS = 1000
 BLACK_SHARE = 0.1  # of all pixels, in a background; MNIST and its like have 0.5 to 0.8, photographs 0.01
 
 
+_Labels_co = TypeVar("_Labels_co", bound=Tensor | None, covariant=True, default=Tensor | None)
+
+
 @dataclass(frozen=True)
-class Images:
+class Images(Generic[_Labels_co]):
     """A set of images, with or without labels; equal if name, split and content are equal.
 
     pixels: (n, channels, height, width) float32 in [0, 1], 1 channel (grey) or 3. labels: (n,) int64 from 0 to 99999,
@@ -29,8 +43,8 @@ class Images:
     Raises ValueError (TypeError for other types) if pixels or labels are not as above.
     """
 
-    pixels: Tensor = field(repr=False, compare=False)
-    labels: Tensor | None = field(repr=False, compare=False)
+    pixels: Tensor = field(compare=False)
+    labels: _Labels_co = field(compare=False)
     name: str
     split: str
     digest: str = field(init=False)
@@ -45,6 +59,11 @@ class Images:
                     f"labels must be from 0 to {MOST_CLASSES - 1}; got {highest} (number the classes from 0)"
                 )
         object.__setattr__(self, "digest", _digest(self.pixels, self.labels))
+
+    def __repr__(self) -> str:
+        """The name, the split, the number of images, their shape, and the classes."""
+        labelled = "without labels" if self.labels is None else f"{self.classes} classes"
+        return f"Images({self.name!r}, {self.split!r}, {describe_images(self.pixels)}, {labelled})"
 
     def __len__(self) -> int:
         """Number of images."""
@@ -61,10 +80,42 @@ class Images:
         """Number of classes: the highest label plus 1; None without labels."""
         return None if self.labels is None else int(self.labels.max()) + 1
 
-    def take(self, indices: Tensor | slice) -> "Images":
+    def take(self, indices: Tensor | slice) -> "Images[_Labels_co]":
         """The images at `indices` (int64 or bool tensor (k,), or a slice), under the same name and split."""
-        labels = None if self.labels is None else self.labels[indices]
+        labels: Any = None if self.labels is None else self.labels[indices]
         return Images(self.pixels[indices], labels, self.name, self.split)
+
+
+Labelled = Images[Tensor]
+
+
+def check_is_images(name: str, value: object, split: str = "train") -> None:
+    """Raise TypeError unless `value`, the argument called `name`, is Images."""
+    remedy = f"Images({name}, labels, 'mine', {split!r})"
+    if isinstance(value, np.ndarray):
+        remedy = f"Images(torch.from_numpy({name}), labels, 'mine', {split!r})"
+    elif isinstance(value, str | os.PathLike):
+        remedy = f"load_images({os.fspath(value)!r}, {split!r})"
+    elif not isinstance(value, Tensor):
+        remedy = f"Images(pixels, labels, 'mine', {split!r})"
+    check_type(name, value, Images, f"{remedy}; without labels, None in their place")
+
+
+_Names = Literal[
+    "mnist", "fashion-mnist", "kmnist", "emnist-letters", "cifar-10", "cifar-100", "svhn", "digits", "letters"
+]
+
+
+@overload
+def load_images(
+    name: _Names, split: str = ..., root: str | os.PathLike[str] | None = ..., *, download: bool = ...
+) -> Labelled: ...
+
+
+@overload
+def load_images(
+    name: str | os.PathLike[str], split: str = ..., root: str | os.PathLike[str] | None = ..., *, download: bool = ...
+) -> Images: ...
 
 
 def load_images(
@@ -125,7 +176,7 @@ def load_whole(source: str | os.PathLike[str]) -> Images:
     return Images(*load_user_data(source, "test", whole=True), "test")
 
 
-def letters(count: int, *, seed: int, first_index: int = 0, split: str = "test") -> Images:
+def letters(count: int, *, seed: int, first_index: int = 0, split: str = "test") -> Labelled:
     """Draw capital letters from matplotlib's fonts in MNIST's frame: white on black, 20x20 in 28x28.
 
     Image i, counted from `first_index`, depends only on (seed, i); labels cycle from A (0) to Z (25).

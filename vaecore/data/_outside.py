@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor
 
-from vaecore._check import check_type, describe_shape
+from vaecore._check import describe_shape
 from vaecore._noise import image_indices, normal, seed_for, uniform, words
-from vaecore.data._images import Images, load_images, load_whole
+from vaecore.data._images import Images, check_is_images, load_images, load_whole
 from vaecore.data._names import LOADED_SHAPES, is_made, outside_name
 
 _DRAWN = ("uniform-noise", "gaussian-noise", "blank")  # without regard to the images of `inside`
@@ -55,7 +55,7 @@ def outside(
     not Images, and ValueError for an unknown name, for `inside` itself, for images of another shape, and if 4x4 patches
     do not divide the images.
     """
-    check_type("inside", inside, Images, "Images(pixels, None, name, 'test')")
+    check_is_images("inside", inside, "test")
     set_name = outside_name(name)
     if set_name == inside.name:
         raise ValueError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from vaecore._check import CHANNELS, clip_rounding
 from vaecore._files import expanded
 from vaecore._import_by_name import attribute, is_named
+from vaecore._remedies import of_labels
 from vaecore.data import _folder
 from vaecore.data._decoding import decoding
 from vaecore.data._embedded import evenly_spread
@@ -253,9 +254,12 @@ def _channels_first(what: str, images: NDArray[Any]) -> NDArray[Any]:
 def _labels(what: str, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
     """Check an array of labels and convert it to int64."""
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{what} must be integers; got {labels.dtype}")
+        raise ValueError(f"{what} must be integers; got {labels.dtype}{of_labels(labels, count, 'labels')}")
     if labels.shape != (count,):
-        raise ValueError(f"{what} must have shape ({count},), one for each image; got {labels.shape}")
+        raise ValueError(
+            f"{what} must have shape ({count},), one for each image; got {labels.shape}"
+            f"{of_labels(labels, count, 'labels')}"
+        )
     for label in (labels.min(), labels.max()):
         if not 0 <= label < MOST_CLASSES:
             raise ValueError(f"{what} must be from 0 to {MOST_CLASSES - 1}; got {label} (number the classes from 0)")

@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, pad, pixel_shu
 
 from vaecore._check import check_integer, check_number, check_type
 from vaecore._modes import in_any_mode
-from vaecore.data._images import Images
+from vaecore.data._images import Images, check_is_images
 from vaecore.models._kinds import load
 from vaecore.models._networks import Augmentation, ImageShape, Reference, settle, settle_training
 from vaecore.models._training import Progress, fit, seeded
@@ -61,7 +61,7 @@ def hierarchical_config(train: Images) -> HierarchicalVAEConfig:
 
     Raises TypeError unless `train` is Images.
     """
-    check_type("train", train, Images, "Images(pixels, labels, name, 'train')")
+    check_is_images("train", train)
     return HierarchicalVAEConfig(epochs=max(3, 100_000 // len(train)))
 
 

@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from vaecore._check import check_choice, check_seed, check_type
 from vaecore._modes import in_any_mode
 from vaecore.data._augment import distort
-from vaecore.data._images import Images
+from vaecore.data._images import Images, check_is_images
 from vaecore.models._colour import SIDES, ConvVAE, ConvVAEConfig, ResidualClassifier, ResidualConfig
 from vaecore.models._kinds import (
     AnyClassifier,
@@ -52,7 +52,7 @@ def reference_configs(train: Images) -> tuple[AnyVAEConfig, AnyClassifierConfig]
     image is another one, as of characters. All others get the fully connected VAE and the small classifier, with the
     settings for MNIST or, below 10,000 images, for `digits`. Raises TypeError unless `train` is Images.
     """
-    check_type("train", train, Images, "Images(pixels, labels, name, 'train')")
+    check_is_images("train", train)
     channels, *sides = train.shape
     if channels > 1 and not any(side % SIDES for side in sides):
         return (

@@ -6,20 +6,17 @@ import torch
 from torch import Tensor
 
 from vaecore._calls import adapter, ask, check_module, encode_adapter
-from vaecore._check import check_draws, check_images
+from vaecore._check import check_draws, check_images, check_vae
 from vaecore.models._networks import Autoencoder
 
 Posterior = tuple[Tensor, Tensor]  # mean and log-variance, (n, latent) each
 
 
-def check_vae(vae: object) -> None:
-    """Raise TypeError unless `vae` has the methods of an `Autoencoder`."""
-    if not callable(getattr(vae, "encode", None)) or not callable(getattr(vae, "decode", None)):
-        raise TypeError(f"the VAE must have methods encode and decode, see Autoencoder; got {type(vae).__name__}")
-
-
 def posterior(vae: Autoencoder, images: Tensor) -> Posterior:
-    """Mean and log-variance of q(z | x), each (n, latent); raises ValueError for other shapes and values not finite."""
+    """Mean and log-variance of q(z | x), each (n, latent).
+
+    Raises ValueError for other shapes, values that are not finite, and a VAE in training mode.
+    """
     mean, log_variance = encode(vae, images)
     check_finite(torch.isfinite(mean).all() & torch.isfinite(log_variance).all())
     return mean, log_variance

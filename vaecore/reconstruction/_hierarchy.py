@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vaecore._check import check_choice, check_images, check_integer, check_type
+from vaecore._check import check_choice, check_images, check_integer, check_type, check_vae
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, normal
 from vaecore.models._hierarchical import HierarchicalVAE
@@ -80,6 +80,7 @@ def _weights(
 ) -> list[Tensor]:
     """Log-weights in nats of draws, (n, draws), for each way: levels whose posterior is left out, and what instead."""
     check_type("vae", vae, HierarchicalVAE)
+    check_vae(vae)
     images = check_images(images)
     index = image_indices(len(images), first_index, indices).to(images.device)
     ways = [(check_integer("above", above, 0, len(vae.levels) - 1), lower) for above, lower in ways]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vaecore._batch_sizes import answers, fit_at_once, widest_activation
 from vaecore._calls import ask
-from vaecore._check import check_classifier, check_images, check_integer
+from vaecore._check import check_classifier, check_images, check_integer, check_tensor
 from vaecore._noise import image_indices, normal
 from vaecore._precision import Precision, check_precision, computing_in
 from vaecore.models._networks import Autoencoder, Classify
@@ -302,8 +302,7 @@ def reconstruct_labels(
 
 def distinct_labels(labels: Tensor) -> Tensor:
     """Number of different labels among the draws; (n, draws) integers to (n,) int64; higher is more anomalous."""
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a torch.Tensor; got {type(labels).__name__}")
+    check_tensor("labels", labels)
     if labels.ndim != 2 or labels.shape[1] == 0 or labels.is_floating_point():
         raise ValueError(f"labels must be integers of shape (n, draws); got {labels.dtype} {tuple(labels.shape)}")
     ordered = labels.sort(dim=1).values

@@ -12,6 +12,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaecore._remedies import of_type
+
 Stream = Tensor | NDArray[Any] | Iterable[Tensor | NDArray[Any]]
 """Images (n, c, h, w), in memory or mapped from a file; or an iterable of such batches."""
 
@@ -33,7 +35,7 @@ def portions(images: Stream, size: int) -> Iterator[Tensor]:
 
 def _batches(images: Any) -> Iterator[Tensor | NDArray[Any]]:
     if not isinstance(images, Iterable):
-        raise TypeError(f"{_EXPECTED}; got {type(images).__name__}")
+        raise TypeError(f"{_EXPECTED}; got {type(images).__name__}{of_type(images, 'images')}")
     for batch in images:
         if not isinstance(batch, Tensor | np.ndarray):
             raise TypeError(

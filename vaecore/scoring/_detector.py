@@ -5,7 +5,7 @@ from math import inf
 
 from torch import Tensor
 
-from vaecore._check import check_choice, check_number
+from vaecore._check import check_choice, check_mode, check_number, check_type
 from vaecore._noise import seed_for
 from vaecore.attacks._attack import Loss, Objective
 from vaecore.models._networks import Classify
@@ -28,6 +28,8 @@ class ScoreDetector:
     threshold: float = -inf
 
     def __post_init__(self) -> None:
+        check_type("fitted", self.fitted, FittedScores, "fit_scores(...)")
+        check_mode(self.fitted, "the fitted scores", "their models")
         check_choice("name", self.name, self.fitted.names)
         check_number("threshold", self.threshold, lambda value: value < inf, "a number below infinity")
 

@@ -1,15 +1,14 @@
 """Anomaly scores with one interface and one direction: higher is more anomalous."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from vaecore._check import check_classifier, check_images, check_integer, check_seed, check_type
+from vaecore._check import check_classifier, check_images, check_integer, check_seed, check_type, check_vae
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, seed_for, words
 from vaecore.models._networks import Autoencoder, Classify
@@ -75,6 +74,12 @@ class FittedScores:
     settings: Settings
     image_shape: torch.Size | None  # of the training images, None without them
     judges: Mapping[str, _learned.Judge] = field(repr=False)
+
+    def __repr__(self) -> str:
+        """The scores, the seed, and the types of the models."""
+        models = {"vae": self.vae, "classifier": self.classifier}
+        given = [f"{name}={type(model).__name__}" for name, model in models.items() if model is not None]
+        return f"FittedScores({', '.join([*self.names, f'seed={self.seed}', *given])})"
 
     @in_any_mode
     def __call__(
@@ -145,6 +150,8 @@ def fit_scores(
     for need in lacking:
         if needing := [name for name in chosen if need in scores[name].needs]:
             raise ValueError(f"{', '.join(needing)} need {need}; got none (or choose others with names=...)")
+    if vae is not None:
+        check_vae(vae)
     if classifier is not None:
         check_classifier(classifier)
     judges: dict[str, _learned.Judge] = {}
@@ -415,5 +422,25 @@ _SCORES = (
     ),
 )
 
-scores: Mapping[str, Score] = MappingProxyType({score.name: score for score in _SCORES})
+
+class _ByName(Mapping[str, Score]):
+    """Scores by their names, which are all that it shows."""
+
+    def __init__(self, rows: Iterable[Score]) -> None:
+        self._rows = {score.name: score for score in rows}
+
+    def __getitem__(self, name: str) -> Score:
+        return self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"scores({', '.join(self._rows)})"
+
+
+scores: Mapping[str, Score] = _ByName(_SCORES)
 """Every score by its name."""

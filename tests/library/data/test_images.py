@@ -7,6 +7,7 @@ import shutil
 import socket
 import time
 from pathlib import Path
+from typing import get_args, get_overloads
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch.testing import assert_close
 
 from vaecore import Images, letters, load_images
-from vaecore.toolkit import data_root, is_available, npz_of, on_black, probe
+from vaecore.toolkit import EMBEDDED, TORCHVISION, data_root, is_available, npz_of, on_black, probe
 
 BYTES = (np.arange(6 * 784) % 256).reshape(6, 28, 28)
 
@@ -109,6 +110,12 @@ def test_an_unknown_name_or_split_lists_what_there_is(name, split, message):
 
 
 # Embedded sets
+
+
+def test_a_type_checker_knows_of_every_named_set_that_it_has_labels():
+    named, _ = get_overloads(load_images)
+    assert {*get_args(named.__annotations__["name"])} == {*TORCHVISION, *EMBEDDED}
+    assert named.__annotations__["return"] == Images[torch.Tensor]
 
 
 def test_digits_are_split_into_fixed_disjoint_stratified_halves_in_mnist_frame():

@@ -77,7 +77,7 @@ def test_what_reduces_computes_in_float32_whatever_decodes(tiny_vae, some_images
 @needs_compiler
 def test_modules_that_are_no_vae_of_ours_are_compiled_too(some_images):
     vae = SimpleNamespace(encode=lambda images: (images.flatten(1)[:, :3], torch.zeros(len(images), 3)))
-    layer = nn.Linear(3, 20)
+    layer = nn.Linear(3, 20).eval()
     vae.decode = lambda latents: layer(latents).sigmoid().view(-1, 1, *SIDES)
     plain, compiled = plain_and_compiled(vae, some_images(3), reduce=squared_error)
     assert_close(compiled, plain, rtol=0, atol=1e-6)

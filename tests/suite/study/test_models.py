@@ -55,7 +55,7 @@ def test_models_that_differ_have_digests_that_differ(first, second):
 
 
 def test_one_weight_changes_the_digest():
-    vae = VAE(VAEConfig(latent_size=2, hidden_size=4), (28, 28)).requires_grad_(requires_grad=False)
+    vae = VAE(VAEConfig(latent_size=2, hidden_size=4), (28, 28)).requires_grad_(requires_grad=False).eval()
     before = model_digest(vae, "vae", PROBE)
     vae.decoder.bias[0] += 1e-3
     assert model_digest(vae, "vae", PROBE) != before
@@ -69,9 +69,19 @@ def no_images():
     ("text", "kind", "message"),
     [
         ("torch.nn:functional", "classifier", "must be a module or a maker"),
-        ("torch.nn:Linear", "classifier", "there are no training images"),
-        ("torch.nn:Dropout2d", "vae", "calling it with 7 raised ValueError: dropout probability"),
-        ("builtins:float", "vae", "lacks encode, decode"),
+        (
+            "vaecore.models._colour:ConvVAE",
+            "vae",
+            r"no `seed` \(write a maker: def make\(seed\): return ConvVAE\(...\)\)",
+        ),
+        (
+            "torch.nn:Dropout2d",
+            "vae",
+            "got a class whose first argument is no `seed`",
+        ),  # 7, or with a seed of 0 silence
+        ("fnmatch:fnmatch", "classifier", "there are no training images"),
+        ("textwrap:dedent", "vae", "calling it with 7 raised TypeError: expected string"),
+        ("builtins:abs", "vae", "lacks encode, decode"),
         ("no.such:thing", "vae", "can't be imported"),
         ("absent.safetensors", "vae", "a file that exists"),
     ],

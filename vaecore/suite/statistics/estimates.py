@@ -5,7 +5,7 @@ may be off.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import ParamSpec, TypeAlias
 
@@ -36,7 +36,7 @@ class Estimate:
     """
 
     value: float
-    influence: Array
+    influence: Array = field(repr=False)
     per_run: Array
     limits: Limits
     count: int

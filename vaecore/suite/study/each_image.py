@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,9 +22,9 @@ from vaecore.toolkit import Classify, Tensors
 class Shard:
     """Some test images: pixels (n, c, h, w), labels (n,), indices in the data set (n,), and the seed of the run."""
 
-    pixels: Tensor
-    labels: Tensor
-    indices: Tensor
+    pixels: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    indices: Tensor = field(repr=False)
     seed: int
 
 

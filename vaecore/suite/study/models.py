@@ -73,6 +73,12 @@ def user_model(text: str, kind: str, seed: int, device: torch.device, train: Cal
         model = _attribute(text, kind) if is_named(text) else load(text)
     else:
         maker = _attribute(text, kind)
+        if isinstance(maker, type) and "seed" not in _parameters(maker)[:1]:
+            # A number of latents, or whatever comes first, would be taken from the seed.
+            raise ValueError(
+                f"--{kind} {text} must be a torch module, or a maker that takes a seed; got a class whose first"
+                f" argument is no `seed` (write a maker: def make(seed): return {maker.__name__}(...))"
+            )
         arguments = (seed, train()) if _takes_images(maker) else (seed,)
         try:
             with seeded(seed, device):
@@ -137,6 +143,13 @@ def untrained_digest(model: nn.Module, text: str, kind: str) -> str:
     """
     weights = [part for name, value in sorted(model.state_dict().items()) for part in (name, value)]
     return digest(kind, text, repr(model), *weights, digest_of(sources_of_module(text.partition(":")[0])))
+
+
+def _parameters(maker: Callable[..., Any]) -> list[str]:
+    try:
+        return [*signature(maker).parameters]
+    except ValueError:  # some that are written in C have none
+        return []
 
 
 def _takes_images(maker: Callable[..., Any]) -> bool:
