@@ -1,4 +1,4 @@
-"""The command `vaecore`: judge the claims, compare reports, draw a page again, show or clear the cache."""
+"""The command `vaecore`: judge the claims, compare reports, draw a page again, print tables, show or clear the cache."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from vaecore.suite.cache import cache_folder
 from vaecore.suite.text import printable
+from vaecore.toolkit import write_atomically
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,6 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page = commands.add_parser("page", help="draw index.html again from a report's results.json and figures")
     page.add_argument("folder", type=Path, metavar="FOLDER", help="for instance reports/mnist")
     page.set_defaults(run=_page)
+    table = commands.add_parser("table", help="print or export a table of a report")
+    table.add_argument("name", choices=("claims", "conditions", "detection"), help="a row for each of these")
+    table.add_argument("a", type=Path, metavar="A", help="a results.json, or the folder of a report")
+    export = table.add_mutually_exclusive_group()
+    export.add_argument("--csv", metavar="FILE", help="write all columns as CSV; - is the standard output")
+    export.add_argument("--parquet", metavar="FILE", help="write all columns as Parquet, where pyarrow is installed")
+    table.set_defaults(run=_table)
     cache = commands.add_parser("cache", help="show what the cache holds, or clear it")
     cache.add_argument("--cache-dir", metavar="DIR", help="default: VAECORE_CACHE, else the user's cache folder")
     cache.add_argument("--clear", action="store_true", help="delete all models and evidence")
@@ -52,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     try:
         status: int = options.run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
     return status
 
@@ -99,6 +107,26 @@ def _page(options: argparse.Namespace) -> int:
     from vaecore.suite.report import page  # noqa: PLC0415
 
     sys.stdout.write(f"{printable(str(page.write(options.folder)))}\n")
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from vaecore.suite.report.tables import TABLES  # noqa: PLC0415
+    from vaecore.suite.results import load  # noqa: PLC0415
+
+    table = TABLES[options.name](load(options.a))
+    if options.parquet is not None:
+        write_atomically(Path(options.parquet), table.parquet())
+    elif options.csv == "-":
+        sys.stdout.write(table.csv())
+    elif options.csv is not None:
+        write_atomically(Path(options.csv), table.csv().encode())
+    else:
+        console = Console()
+        style = {"color": console.color_system is not None, "unicode": "utf" in console.encoding}
+        sys.stdout.write(table.text(width=console.width, **style))
     return 0
 
 

@@ -1,5 +1,6 @@
 """The fixture `claim`: a test's estimate becomes a verdict."""
 
+import json
 from typing import Protocol
 
 import pytest
@@ -8,6 +9,7 @@ from vaecore.suite.facts import Facts
 from vaecore.suite.judging.registry import Claim
 from vaecore.suite.judging.verdict import PILOT, REPORTED, SUPPORTED, Verdict, judge
 from vaecore.suite.plugin.items import VERDICT
+from vaecore.suite.results import plain
 from vaecore.suite.statistics.estimates import Estimate
 from vaecore.suite.statistics.intervals import Pick
 
@@ -37,6 +39,6 @@ class Conclusion:
             raise RuntimeError(f"claim {self._claim.id} must be concluded once; this test concludes it again")
         self.verdict = judge(self._claim, estimates, self._study.facts, pick=pick)
         self._item.user_properties.append((REGISTRY_PROPERTY, str(self._claim.file)))
-        self._item.user_properties.append((VERDICT, self.verdict.to_json()))
+        self._item.user_properties.append((VERDICT, json.dumps(plain(self.verdict.to_json()), allow_nan=False)))
         if self.verdict.verdict not in PASSED:
             pytest.fail(self.verdict.message, pytrace=False)

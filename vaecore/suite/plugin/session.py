@@ -1,5 +1,6 @@
 """A run of the claims in pytest: the study, the plan, the verdicts, the report. `plugin/options.py` starts it."""
 
+import json
 import re
 import tempfile
 from collections.abc import Container, Generator, Iterator, Sequence
@@ -306,7 +307,9 @@ class ClaimsSession:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the verdict of a test that ran, and note failures that are no verdicts."""
-        verdicts = [Verdict.from_json(_values(value)) for name, value in report.user_properties if name == VERDICT]
+        verdicts = [
+            Verdict.from_json(json.loads(str(value))) for name, value in report.user_properties if name == VERDICT
+        ]
         if report.when == "call":
             self.verdicts |= {verdict.claim: verdict for verdict in verdicts}
             files = {Path(str(value)) for name, value in report.user_properties if name == REGISTRY_PROPERTY}
@@ -443,11 +446,6 @@ def claim_id(item: pytest.Item) -> str | None:
 def _keyword(claim: str) -> str:
     """What -k selects a claim by, where it is given the claim's id: it takes parts of words, and A1 is one of A10."""
     return f":{claim}:"
-
-
-def _values(value: object) -> dict[str, Any]:
-    assert isinstance(value, dict)
-    return value
 
 
 def _first_paragraph(item: pytest.Item) -> str:
