@@ -1,4 +1,4 @@
-"""The command `vaecore`: judge the claims, compare reports, draw a page again, print tables, show or clear the cache."""
+"""The command `vaecore`: judge the claims, compare reports, draw a page, print tables, show or clear the cache."""
 
 import argparse
 import json

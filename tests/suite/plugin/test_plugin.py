@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -197,7 +197,7 @@ def refuse(text):
 
 def test_verdicts_are_json_in_a_junit_report(run):
     run(source("A1", ONES) + source("A2", NAN), "--junitxml=x.xml", "-o", "junit_family=xunit1")
-    properties = [one.attrib for one in ElementTree.parse(run.path / "x.xml").iter("property")]  # noqa: S314  # ours
+    properties = [one.attrib for one in ET.parse(run.path / "x.xml").iter("property")]  # noqa: S314  # ours
     values = [json.loads(one["value"], parse_constant=refuse) for one in properties if one["name"] == VERDICT]
     assert [(one["claim"], one["verdict"], one["estimate"]) for one in values] == [
         ("A1", "supported", 1.0),
