@@ -70,15 +70,13 @@ class Verdict:
         plain = {name: number(values[name]) for name in numbers}
         plain["bound_low"], plain["bound_high"] = _limits((values["bound_low"], values["bound_high"]))
         lists = {"per_run": tuple(map(number, values["per_run"])), "conditions": tuple(values["conditions"])}
-        spreads = tuple(
-            Spread(
-                **{name: number(spread[name]) for name in ("estimate", "standard_error", "freedom")},
-                **{name: spread[name] for name in ("images", "count")},
-                limits=_limits(spread["limits"]),
-            )
-            for spread in values["spreads"]
-        )
+        spreads = tuple(_spread(spread) for spread in values["spreads"])
         return cls(**{**values, **plain, **lists, "spreads": spreads})
+
+
+def _spread(values: dict[str, Any]) -> Spread:
+    numbers = {name: number(values[name]) for name in ("estimate", "standard_error", "freedom")}
+    return Spread(**{**values, **numbers, "limits": _limits(values["limits"])})
 
 
 def _limits(ends: Sequence[float | None]) -> tuple[float, float]:

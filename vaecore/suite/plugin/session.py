@@ -307,9 +307,8 @@ class ClaimsSession:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the verdict of a test that ran, and note failures that are no verdicts."""
-        verdicts = [
-            Verdict.from_json(json.loads(str(value))) for name, value in report.user_properties if name == VERDICT
-        ]
+        sent = [str(value) for name, value in report.user_properties if name == VERDICT]
+        verdicts = [Verdict.from_json(json.loads(text)) for text in sent]
         if report.when == "call":
             self.verdicts |= {verdict.claim: verdict for verdict in verdicts}
             files = {Path(str(value)) for name, value in report.user_properties if name == REGISTRY_PROPERTY}

@@ -1,4 +1,4 @@
-"""Results as tidy tables: a row for each claim, condition, or score and set outside; as text, CSV, Parquet, DataFrame."""
+"""Results as tidy tables: a row for each claim, condition, or score and set outside."""
 
 import csv
 import io
@@ -90,7 +90,7 @@ class Tidy:
 
     def _repr_mimebundle_(self, include: Sequence[str], exclude: Sequence[str], **settings: Any) -> dict[str, str]:
         """How a notebook shows it."""
-        return self._grid(unicode=True)._repr_mimebundle_(include, exclude, **settings)  # noqa: SLF001  # Jupyter's name
+        return self._grid(unicode=True)._repr_mimebundle_(include, exclude, **settings)
 
 
 def _cell(value: Any) -> Text:
