@@ -63,3 +63,6 @@ from .study.squeezing import SQUEEZING as SQUEEZING
 from .study.study import Study as Study
 from .study.tables import Table as Table
 from .study.yardstick import YARDSTICK as YARDSTICK
+
+# What leaves the house: `Study.claims`.
+from .tidy import Tidy as Tidy

@@ -113,7 +113,7 @@ def _page(options: argparse.Namespace) -> int:
 def _table(options: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
 
-    from vaecore.suite.report.tables import TABLES  # noqa: PLC0415
+    from vaecore.suite.report.tables import TABLES, text  # noqa: PLC0415
     from vaecore.suite.results import load  # noqa: PLC0415
 
     table = TABLES[options.name](load(options.a))
@@ -126,7 +126,7 @@ def _table(options: argparse.Namespace) -> int:
     else:
         console = Console()
         style = {"color": console.color_system is not None, "unicode": "utf" in console.encoding}
-        sys.stdout.write(table.text(width=console.width, **style))
+        sys.stdout.write(text(table, width=console.width, **style))
     return 0
 
 

@@ -92,6 +92,7 @@ def test_what_is_not_installed_is_named(results, report, package, monkeypatch, c
 
 
 def test_a_notebook_shows_a_table(results):
-    shown = TABLES["claims"](results)._repr_mimebundle_([], [])
-    assert "<pre" in shown["text/html"]
-    assert "A1" in shown["text/plain"]
+    claims = dict(results["claims"][0]) | {"claim": "<b>"}
+    shown = TABLES["claims"](results | {"claims": [claims]})._repr_html_()
+    assert "<th>verdict</th>" in shown
+    assert "<td>&lt;b&gt;</td><td>supported</td><td>1.000</td>" in shown

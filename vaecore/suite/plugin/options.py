@@ -186,9 +186,14 @@ def session_of(config: pytest.Config) -> "ClaimsSession":
             )
         # A damaged entry is worth a warning and never a failure, even where a project turns warnings into errors.
         config.addinivalue_line("filterwarnings", "default::vaecore.StoreWarning")
-        session = config.stash[_SESSION] = ClaimsSession(config)
-        config.pluginmanager.register(session, "claims-session")
+        begin(config, ClaimsSession(config))
     return config.stash[_SESSION]
+
+
+def begin(config: pytest.Config, session: "ClaimsSession") -> None:
+    """Have a session judge the claims of a run."""
+    config.stash[_SESSION] = session
+    config.pluginmanager.register(session, "claims-session")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -15,7 +15,7 @@ import torch
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from vaecore import Store, keep_freed_memory
-from vaecore.suite.budget import budget_of, usual_budget
+from vaecore.suite.budget import usual_budget
 from vaecore.suite.cache import cache_folder
 from vaecore.suite.judging.bounds import Bounds, read_bounds
 from vaecore.suite.judging.findings import FAMILY, REGISTRY, shown
@@ -28,14 +28,14 @@ from vaecore.suite.plugin.figure_tasks import drawn
 from vaecore.suite.plugin.items import VERDICT, asks_for_study, usage_error
 from vaecore.suite.report import page, terminal, writing
 from vaecore.suite.study import collect
-from vaecore.suite.study.executors import Executor, Here, Processes, default_workers
+from vaecore.suite.study.executors import Executor, executor_of
 from vaecore.suite.study.plan import WorkerDiedError
-from vaecore.suite.study.protocol import PROFILES, Protocol, draws_of, profile_of, seed_of
-from vaecore.suite.study.setup import Dataset, Setup, choose_dataset
+from vaecore.suite.study.protocol import PROFILES, Protocol, protocol_of, seed_of
+from vaecore.suite.study.setup import Dataset, Setup, choose_dataset, device_of
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.text import printable, visible
-from vaecore.toolkit import Progress, default_device
+from vaecore.toolkit import Progress
 
 NOT_ALL_SUPPORTED = 8  # exit status: every claim asked for was concluded, and not all of them were supported
 _UNFINISHED = pytest.StashKey["Conclusion"]()
@@ -68,7 +68,7 @@ class ClaimsSession:
         try:
             if option("--report-dir") is not None:
                 _check_writable(Path(option("--report-dir")))
-            device = _device(option("--device"))
+            device = device_of(option("--device"))
             dataset = self.dataset
             setup = Setup(
                 dataset,
@@ -90,22 +90,14 @@ class ClaimsSession:
         return study
 
     def _protocol(self, dataset: Dataset) -> Protocol:
-        """What the options ask for, at the budget that the field attacks such images with, if they don't say."""
         option = self.config.getoption
-        sizes = (option(name) for name in ("--profile", "--runs", "--images", "--attack-share"))
-        profile, draws, epsilon = profile_of(*sizes), draws_of(option("--draws")), option("--epsilon")
-        budget = usual_budget(dataset.test.shape[0]) if epsilon is None else budget_of(epsilon)
-        return Protocol(profile, budget, draws)
+        names = ("--profile", "--runs", "--images", "--attack-share", "--draws", "--epsilon")
+        return protocol_of(dataset.test.shape, *map(option, names))
 
     def _executor(self, device: torch.device) -> Executor:
-        workers: int | None = self.config.getoption("--workers")
-        if workers is None:
-            distributed = hasattr(self.config, "workerinput") or self.config.getoption("dist", "no") != "no"
-            small = self.config.getoption("--profile") == "smoke"
-            workers = 1 if small or distributed else default_workers(device)
-        if workers < 1:
-            raise ValueError(f"--workers must be 1 or more; got {workers}")
-        return Processes(workers) if workers > 1 else Here()
+        distributed = hasattr(self.config, "workerinput") or self.config.getoption("dist", "no") != "no"
+        small = distributed or self.config.getoption("--profile") == "smoke"
+        return executor_of(self.config.getoption("--workers"), device, small=small)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -407,18 +399,6 @@ def _style(reporter: pytest.TerminalReporter) -> dict[str, Any]:
     writer = reporter._tw  # noqa: SLF001  # the only way to them
     unicode = "utf" in (getattr(writer._file, "encoding", None) or "").lower()  # noqa: SLF001
     return {"width": writer.fullwidth, "color": writer.hasmarkup, "unicode": unicode}
-
-
-def _device(name: str) -> torch.device:
-    """The device of an option; on a GPU, results are to be as exact and as repeatable as on a CPU."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda needs a CUDA GPU that torch can use; there is none (use --device auto)")
-    device = default_device() if name == "auto" else torch.device(name)
-    if device.type == "cuda":
-        # TF32 keeps ten bits of a float: too few for images that sit on a decision boundary.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
-    return device
 
 
 def _check_writable(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from vaecore.suite.budget import DRAWS, GREY
+from vaecore.suite.budget import DRAWS, GREY, budget_of, usual_budget
 from vaecore.suite.study.conditions import CLEAN, DRAWN, UNIFORM, Condition
 from vaecore.suite.text import intensity
 
@@ -158,3 +158,20 @@ class Protocol:
     def trial_images(self) -> int:
         """Test images on which an attacker's effort is varied, in the first run."""
         return max(2, self.profile.adaptive_images // 2)
+
+
+def protocol_of(
+    shape: tuple[int, int, int],
+    profile: str,
+    runs: int | None = None,
+    images: int | None = None,
+    attack_share: float | None = None,
+    draws: int | None = None,
+    epsilon: str | None = None,
+) -> Protocol:
+    """The protocol that options ask for, for images of a shape; raises ValueError for options that are out of range.
+
+    epsilon: by default the budget that the field attacks such images with.
+    """
+    budget = usual_budget(shape[0]) if epsilon is None else budget_of(epsilon)
+    return Protocol(profile_of(profile, runs, images, attack_share), budget, draws_of(draws))
