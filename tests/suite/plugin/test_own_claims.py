@@ -235,7 +235,7 @@ def test_each_image_gives_a_row_for_each_run_in_the_order_of_tables(tiny):
 
 
 def test_each_image_refuses_what_it_could_not_know_again_or_use(tiny):
-    with pytest.raises(ValueError, match=r"must be a module's own, to be known again; got .*<lambda>"):
+    with pytest.raises(ValueError, match=r"must be a module's or a notebook's own, to be known again; got .*<lambda>"):
         tiny.each_image(lambda _run, shard: shard.pixels[:, 0, 0, 0])
     with pytest.raises(ValueError, match=r"each image must get one number, in a tensor \(12,\); got \(12, 1, 8, 8\)"):
         tiny.each_image(of_another_shape)

@@ -5,13 +5,14 @@ import io
 import json
 import math
 import sys
+from pathlib import Path
 
 import pytest
 
 from vaecore.suite.cli import main
 from vaecore.suite.report.tables import TABLES
 from vaecore.suite.report.writing import write
-from vaecore.suite.results import FILE, to_json
+from vaecore.suite.results import FILE, load, to_json
 from vaecore.toolkit import write_atomically
 
 KEYS = {"claims": ("claim",), "conditions": ("condition",), "detection": ("score", "set")}
@@ -96,3 +97,9 @@ def test_a_notebook_shows_a_table(results):
     shown = TABLES["claims"](results | {"claims": [claims]})._repr_html_()
     assert "<th>verdict</th>" in shown
     assert "<td>&lt;b&gt;</td><td>supported</td><td>1.000</td>" in shown
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_tables_of_the_reference_run_are_those_of_its_results(name):
+    folder = Path(__file__).parents[3] / "reports/mnist"
+    assert (folder / f"{name}.csv").read_text(encoding="utf-8") == TABLES[name](load(folder)).csv()

@@ -204,9 +204,9 @@ class Study:
         """A user's own number for each run and image, (runs, images), kept; rows as those of `table`.
 
         function: called as function(run, shard, **settings) with a `Run` and a `Shard`, gives a tensor (n,). It must be
-        a module's own function: it is known by its code, by the code of what it imports, and by the settings (numbers,
-        texts), so that a change to any of them computes it again. images: the first so many, by default those that
-        clean images are looked at on.
+        a module's or a notebook's own function: it is known by its code, by the code of what it imports, and by the
+        settings (numbers, texts), so that a change to any of them computes it again. images: the first so many, by
+        default those that clean images are looked at on.
         """
         return each_image(self.setup, self.plan, function, images, settings)
 
