@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import vaecore as vc
 from vaecore.suite import CLEAN, FGSM, SCORES, Study, mean
 from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.plugin import reporting
+from vaecore.suite.plugin.options import OPTIONS
 from vaecore.suite.plugin.session import ClaimsSession
 from vaecore.suite.study import collect
 from vaecore.suite.study.conditions import INSIDE
@@ -321,6 +323,13 @@ def test_errors_are_those_of_the_options(make, options, message):
     with pytest.raises(ValueError, match=message) as raised:
         make(**options)
     assert "--" not in str(raised.value)
+
+
+def test_every_option_that_shapes_a_study_is_a_keyword():
+    of_a_run = {"report-dir", "error-rate", "pilot", "plan", "bounds"}
+    options = {name.removeprefix("--") for name in OPTIONS} - of_a_run
+    keywords = {name.replace("_", "-") for name in signature(Study.make).parameters}
+    assert keywords == options | {"name", "meter"}
 
 
 def test_a_name_of_a_set_is_not_taken_for_the_set(make):
