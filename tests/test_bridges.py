@@ -42,7 +42,9 @@ def follow(tmp_path, monkeypatch):
 
     def run(name):
         package = MODULES.get(name, name)
-        pytest.importorskip(package, reason=f"{name} is not installed (nox -s bridges)", exc_type=ImportError)
+        pytest.importorskip(
+            package, reason=f"{name} is not installed (nox -s bridges, or by hand)", exc_type=ImportError
+        )
         with torch.random.fork_rng():
             torch.manual_seed(0)
             classifier = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))

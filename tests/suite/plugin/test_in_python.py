@@ -1,5 +1,6 @@
 """A study that is made in Python, of tensors and modules at hand: its tables, verdicts and errors, and its cache."""
 
+import shutil
 import subprocess
 import sys
 from inspect import signature
@@ -13,8 +14,9 @@ from torch import nn
 
 import vaecore as vc
 from vaecore.suite import CLEAN, FGSM, SCORES, Study, mean
+from vaecore.suite.judging.findings import FOLDER
 from vaecore.suite.judging.registry import load_registry
-from vaecore.suite.plugin import reporting
+from vaecore.suite.plugin import in_python, reporting
 from vaecore.suite.plugin.options import OPTIONS
 from vaecore.suite.plugin.session import ClaimsSession
 from vaecore.suite.study import collect
@@ -159,13 +161,16 @@ def test_an_id_that_is_not_registered_is_named(make):
 
 
 def test_settings_of_the_project_around_are_left_alone(make, tmp_path, monkeypatch, capfd):
+    """As where the package is installed into an environment that lies in the project's folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
     (tmp_path / "conftest.py").write_text("raise RuntimeError\n")
     monkeypatch.setenv("PYTEST_ADDOPTS", "--no-such-option")
+    installed = shutil.copytree(FOLDER, tmp_path / "venv/findings", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(in_python, "FOLDER", installed)
     assert len(make().claims("A1")) == 1
     assert capfd.readouterr() == ("", "")
-    assert {path.name for path in tmp_path.iterdir()} == {"pytest.ini", "conftest.py", "cache"}
+    assert {path.name for path in tmp_path.iterdir()} == {"pytest.ini", "conftest.py", "cache", "venv"}
 
 
 def test_an_interruption_goes_on_to_the_caller(make, monkeypatch):

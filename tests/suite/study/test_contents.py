@@ -138,6 +138,7 @@ def closure(value):
         ([1, [2]], [[1], 2]),
         ({"a": 1, "b": 2}, {"b": 2, "a": 1}),  # the order of layers
         (nn.Dropout(0.1), nn.Dropout(0.2)),
+        (np.arange(3), np.arange(3)[::-1].copy()),
         (torch.zeros(2), torch.zeros(1, 2)),
         (torch.zeros(2), torch.zeros(2).double()),
         (nn.Linear, nn.Conv2d),

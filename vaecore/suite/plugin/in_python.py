@@ -23,7 +23,7 @@ from vaecore.suite.tidy import Tidy
 
 # Neither settings nor plugins of a project, nor what would take over this process's output, signals and files.
 _ALONE = (
-    *(f"--rootdir={FOLDER}", "-c", os.devnull, "--noconftest", "--import-mode=importlib", "--capture=no"),
+    *("-c", os.devnull, "--noconftest", "--import-mode=importlib", "--capture=no"),
     *("-p", "vaecore.suite.plugin.options", "-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:debugging"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
 )
@@ -91,7 +91,7 @@ def claims(study: Study, ids: Sequence[str], report_dir: str | PathLike[str] | N
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(output):
         patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         patch.delenv("PYTEST_ADDOPTS", raising=False)
-        status = pytest.main([str(FOLDER), *_ALONE], plugins=[starter])
+        status = pytest.main([str(FOLDER), f"--rootdir={FOLDER}", *_ALONE], plugins=[starter])
     if status == pytest.ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
     if status in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR) or starter.session is None:
