@@ -134,8 +134,7 @@ def images_of(data: Any, name: str, split: str) -> Images:
     the errors of `load_images`, or `Images` in the place of a pair.
     """
     pairs = {key: _pair(part) for key, part in data.items()} if isinstance(data, Mapping) else _pair(data)
-    pixels, labels = of_value(pairs, split, "the data")
-    return Images(pixels, None if labels is None else labels.clone(), name, split)
+    return Images(*of_value(pairs, split, "the data"), name, split)
 
 
 def _pair(data: Any) -> Any:

@@ -1,6 +1,5 @@
 """A study that is made in Python, of tensors and modules at hand: its tables, verdicts and errors, and its cache."""
 
-import shutil
 import subprocess
 import sys
 from inspect import signature
@@ -14,7 +13,6 @@ from torch import nn
 
 import vaecore as vc
 from vaecore.suite import CLEAN, FGSM, SCORES, Study, mean
-from vaecore.suite.judging.findings import FOLDER
 from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.plugin import in_python, reporting
 from vaecore.suite.plugin.options import OPTIONS
@@ -160,15 +158,40 @@ def test_an_id_that_is_not_registered_is_named(make):
         make().claims("A1", "Z1", "a1")
 
 
+REGISTRY = """
+[families]
+X = "Of another package"
+
+[X1]
+kind = "finding"
+sentence = "Clean images are consistent."
+estimand = "share"
+source = "none"
+no_effect = "> 0"
+"""
+CLAIM = """
+import pytest
+from vaecore.suite import mean
+
+@pytest.mark.claim("X1")
+def test_x1(study, claim):
+    \"\"\"Clean images are consistent.\"\"\"
+    claim.conclude(mean(study.table("clean").consistent))
+"""
+
+
 def test_settings_of_the_project_around_are_left_alone(make, tmp_path, monkeypatch, capfd):
     """As where the package is installed into an environment that lies in the project's folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
     (tmp_path / "conftest.py").write_text("raise RuntimeError\n")
     monkeypatch.setenv("PYTEST_ADDOPTS", "--no-such-option")
-    installed = shutil.copytree(FOLDER, tmp_path / "venv/findings", ignore=shutil.ignore_patterns("__pycache__"))
+    installed = tmp_path / "venv/findings"
+    installed.mkdir(parents=True)
+    (installed / "registry.toml").write_text(REGISTRY, encoding="utf-8")
+    (installed / "test_x.py").write_text(CLAIM, encoding="utf-8")
     monkeypatch.setattr(in_python, "FOLDER", installed)
-    assert len(make().claims("A1")) == 1
+    assert len(make().claims("X1")) == 1
     assert capfd.readouterr() == ("", "")
     assert {path.name for path in tmp_path.iterdir()} == {"pytest.ini", "conftest.py", "cache", "venv"}
 
