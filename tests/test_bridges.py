@@ -1,4 +1,4 @@
-"""Do the snippets of docs/bridges.md work? Each is run as it stands, where its package is installed."""
+"""Do the snippets of docs/bridges.md and docs/notebooks.md work? Each is run where its package is installed."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,11 @@ from torch import nn
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/bridges.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\S+)\n.*?^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
+PAGE = (ROOT / "docs/notebooks.md").read_text(encoding="utf-8")
+(NOTEBOOKS,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    r"^```python\n(.*?)^```$", (ROOT / "docs/notebooks.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+)
+PIXELS, LABELS = torch.rand(60, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
 MODULES = {
     "pytorch-ood": "pytorch_ood",
     "torch-uncertainty": "torch_uncertainty.metrics",
@@ -40,7 +45,7 @@ def follow(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # it would rather have a database
     monkeypatch.chdir(tmp_path)
 
-    def run(name):
+    def run(name, code=None, **given):
         package = MODULES.get(name, name)
         pytest.importorskip(
             package, reason=f"{name} is not installed (nox -s bridges, or by hand)", exc_type=ImportError
@@ -49,7 +54,8 @@ def follow(tmp_path, monkeypatch):
             torch.manual_seed(0)
             classifier = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
         names = {"vae": TinyVAE(), "classifier": classifier, "report": ROOT / "reports/mnist", "__name__": "a_script"}
-        exec(compile(SECTIONS[name], f"<{name}>", "exec"), names)  # noqa: S102  # our own
+        names |= given
+        exec(compile(code or SECTIONS[name], f"<{name}>", "exec"), names)  # noqa: S102  # our own
         return names
 
     return run
@@ -58,6 +64,14 @@ def follow(tmp_path, monkeypatch):
 def test_every_bridge_has_a_test():
     tested = {name.removeprefix("test_").replace("_", "-") for name in globals() if name.startswith("test_")}
     assert set(SECTIONS) <= tested
+
+
+def test_the_snippet_of_the_page_on_notebooks(follow):
+    pytest.importorskip("pandas", reason="pandas is not installed (uv pip install pandas)")
+    found = follow(
+        "pandas", NOTEBOOKS, x_train=PIXELS[:48], y_train=LABELS[:48], x_test=PIXELS[48:], y_test=LABELS[48:]
+    )
+    assert found["study"].facts.test_images == 12
 
 
 def test_torchvision(follow):

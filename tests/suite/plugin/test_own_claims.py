@@ -122,7 +122,7 @@ def test_results_of_own_claims_alone_are_kept_where_that_is_asked_for(own):
     assert result.ret == OK
     result.stdout.fnmatch_lines(["Report: out/mine.npz-own/index.html"])
     folder = own.project.path / "out/mine.npz-own"
-    assert {path.name for path in folder.iterdir()} == {"results.json", "index.html"}
+    assert {path.name for path in folder.iterdir()} == {"results.json", "index.html", "claims.csv", "conditions.csv"}
     assert "Things of mine" in (folder / "index.html").read_text(encoding="utf-8")
     results = load(folder)
     assert list(results["conditions"]) == ["clean"]
