@@ -12,8 +12,6 @@ TEXT = (ROOT / "docs/bridges.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\S+)\n.*?^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
 PAGE = (ROOT / "docs/notebooks.md").read_text(encoding="utf-8")
 (NOTEBOOKS,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    r"^```python\n(.*?)^```$", (ROOT / "docs/notebooks.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
-)
 PIXELS, LABELS = torch.rand(60, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
 MODULES = {
     "pytorch-ood": "pytorch_ood",
