@@ -66,6 +66,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def bridges(session: nox.Session) -> None:
+    """Do the snippets of docs/bridges.md work with the libraries that they are about?"""
+    session.install("-e", ".[suite]", *nox.project.dependency_groups(PROJECT, "bridges"))
+    session.run("python", "-m", "pytest", "tests/test_bridges.py", "-rs", *session.posargs, env=COMPILED)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """The reference of the library's public names, from their docstrings: build/api/index.html."""
     session.install("-e", ".[suite]", *nox.project.dependency_groups(PROJECT, "docs"))

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
+from nbclient import NotebookClient
 from torch.testing import assert_close
 
 import vaecore as vc
@@ -132,3 +134,20 @@ def test_a_study_of_ones_own_models_ends_in_a_report(folder, vae):
     assert run.returncode == NOT_ALL_SUPPORTED, run.stdout + run.stderr
     assert "20 images (10 for L-BFGS); attack budget 8/255, 10 draws an image; vae" in run.stdout
     assert "fgsm-8/255" in (folder / vae / "small.npz" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_ends_in_a_figure(tmp_path, monkeypatch):
+    """It is committed without outputs: those of another machine would differ in their last digits, and in each diff."""
+    for variable in ("VAECORE_CACHE", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    notebook = nbformat.read(ROOT / "examples/study.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = ["".join(str(one.get("data", one.get("text"))) for one in cell.outputs) for cell in code]
+    assert float(code[1].outputs[-1].data["text/plain"]) > 0.85
+    assert "test images only" in shown[2]
+    assert "<th>latent_shift</th>" in shown[3]
+    assert "<td>A1</td><td>inconclusive</td>" in shown[4]
+    assert "image/png" in code[-1].outputs[-1].data

@@ -44,6 +44,7 @@ from ._batch_sizes import fit_at_once as fit_at_once
 # Data.
 from .data._augment import distort as distort
 from .data._images import data_root as data_root
+from .data._images import images_of as images_of
 from .data._images import is_available as is_available
 from .data._images import load_whole as load_whole
 from .data._images import npz_of as npz_of

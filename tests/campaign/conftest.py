@@ -4,6 +4,7 @@
 `--campaign` each test makes a few tries, the same ones each time.
 """
 
+import json
 import random
 import secrets
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from vaecore.toolkit import write_atomically
 
-COUNT = "campaign"  # property of a test report: what was tried, how often, and how often a promise was broken
+COUNT = "campaign"  # property of a test report, as JSON: what was tried, how often, and how often a promise was broken
 _all = []  # counts of this process, or, in the controller of xdist, of all
 _SHARED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}
 settings.register_profile("ci", max_examples=120, derandomize=True, database=None, **_SHARED)
@@ -63,7 +64,8 @@ def count(request):
     """
 
     def note(what, tries, broken, remarks=()):
-        request.node.user_properties.append((COUNT, [what, tries, list(map(str, broken)), list(map(str, remarks))]))
+        counts = [what, tries, list(map(str, broken)), list(map(str, remarks))]
+        request.node.user_properties.append((COUNT, json.dumps(counts)))
         assert tries > 0
         assert not broken, "\n".join(map(str, broken))
 
@@ -72,7 +74,7 @@ def count(request):
 
 def pytest_runtest_logreport(report):
     if report.when == "call":
-        _all.extend(value for name, value in report.user_properties if name == COUNT)
+        _all.extend(json.loads(value) for name, value in report.user_properties if name == COUNT)
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, overload
@@ -24,7 +25,7 @@ from vaecore._files import expanded, user_cache
 from vaecore._import_by_name import is_named
 from vaecore.data import _downloads, _embedded
 from vaecore.data._names import EMBEDDED, TORCHVISION, known_name
-from vaecore.data._user_data import MOST_CLASSES, load_user_data
+from vaecore.data._user_data import MOST_CLASSES, load_user_data, of_value
 
 SPLITS = ("train", "test")
 LETTERS = 1000
@@ -174,6 +175,20 @@ def load_whole(source: str | os.PathLike[str]) -> Images:
     From an `.npz`, all of `images`, or else `test_images`. Forms and errors as in `load_images`.
     """
     return Images(*load_user_data(source, "test", whole=True), "test")
+
+
+def images_of(data: Any, name: str, split: str) -> Images:
+    """A split of images and labels in memory, as a copy.
+
+    data: a pair (images, labels) of arrays or tensors, {"train": (images, labels), "test": ...}, in the forms and with
+    the errors of `load_images`, or `Images` in the place of a pair.
+    """
+    pairs = {key: _pair(part) for key, part in data.items()} if isinstance(data, Mapping) else _pair(data)
+    return Images(*of_value(pairs, split, "the data"), name, split)
+
+
+def _pair(data: Any) -> Any:
+    return (data.pixels, data.labels) if isinstance(data, Images) else data
 
 
 def letters(count: int, *, seed: int, first_index: int = 0, split: str = "test") -> Labelled:

@@ -97,12 +97,20 @@ def _load_attribute(text: str, split: str, *, whole: bool) -> Loaded:
             raise ValueError(
                 f"{text} must give images and labels; it raised {type(error).__name__}: {error}"
             ) from error
+    return of_value(value, split, text, whole=whole)
+
+
+def of_value(value: Any, split: str, what: str, *, whole: bool = False) -> Loaded:
+    """Pixels and labels of a split of a pair (images, labels) or of a mapping of splits to such pairs.
+
+    what: gives it, for error messages. whole: as in `load_user_data`.
+    """
     if isinstance(value, Mapping):
         if split not in value:
-            raise ValueError(f'{text} must give {{"train": (images, labels), "test": ...}}; it lacks {split!r}')
-        return _checked_pair(value[split], f"{text}, {split!r}")
-    loaded = _checked_pair(value, text)
-    return loaded if whole else _take_split(loaded, split, text)
+            raise ValueError(f'{what} must give {{"train": (images, labels), "test": ...}}; it lacks {split!r}')
+        return _checked_pair(value[split], f"{what}, {split!r}")
+    loaded = _checked_pair(value, what)
+    return loaded if whole else _take_split(loaded, split, what)
 
 
 _CALLED: dict[int, tuple[Callable[[], Any], Any]] = {}

@@ -1,4 +1,4 @@
-"""The command `vaecore`: judge the claims, compare reports, draw a page again, list or clear the cache."""
+"""The command `vaecore`: judge claims, compare reports, draw a page, print tables, list or clear the cache."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from vaecore import __version__
 from vaecore.suite.cache import cache_folder
 from vaecore.suite.text import printable
+from vaecore.toolkit import write_atomically
 
 if TYPE_CHECKING:
     from vaecore.toolkit import Entry
@@ -66,6 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page = add("page", "draw index.html again from a report's results.json and figures", "reports/mnist")
     page.add_argument("folder", type=Path, metavar="FOLDER", help="for instance reports/mnist")
     page.set_defaults(run=_page)
+    table = add("table", "print or export a table of a report", "claims reports/mnist --csv claims.csv")
+    table.add_argument("name", choices=("claims", "conditions", "detection"), help="a row for each of these")
+    table.add_argument("a", type=Path, metavar="A", help="a results.json, or the folder of a report")
+    export = table.add_mutually_exclusive_group()
+    export.add_argument("--csv", metavar="FILE", help="write all columns as CSV; - is the standard output")
+    export.add_argument("--parquet", metavar="FILE", help="write all columns as Parquet, where pyarrow is installed")
+    table.set_defaults(run=_table)
     cache = add("cache", "list what the cache holds, by study and age, or clear it", "--older-than 30d --clear")
     cache.add_argument("--cache-dir", metavar="DIR", help="default: VAECORE_CACHE, else the user's cache folder")
     cache.add_argument(
@@ -90,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     try:
         status: int = options.run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
     return status
 
@@ -137,6 +145,26 @@ def _page(options: argparse.Namespace) -> int:
     from vaecore.suite.report import page  # noqa: PLC0415
 
     sys.stdout.write(f"{printable(str(page.write(options.folder)))}\n")
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from vaecore.suite.report.tables import TABLES, text  # noqa: PLC0415
+    from vaecore.suite.results import load  # noqa: PLC0415
+
+    table = TABLES[options.name](load(options.a))
+    if options.parquet is not None:
+        write_atomically(Path(options.parquet), table.parquet())
+    elif options.csv == "-":
+        sys.stdout.write(table.csv())
+    elif options.csv is not None:
+        write_atomically(Path(options.csv), table.csv().encode())
+    else:
+        console = Console()
+        style = {"color": console.color_system is not None, "unicode": "utf" in console.encoding}
+        sys.stdout.write(text(table, width=console.width, **style))
     return 0
 
 

@@ -1,5 +1,6 @@
 """Texts as they are shown: numbers with their nouns, and names in which nothing acts on a terminal."""
 
+import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -23,6 +24,11 @@ def printable(text: str) -> str:
     A name or a message may come from anywhere, and a terminal acts on what it is not meant to show.
     """
     return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def as_keywords(text: str) -> str:
+    """A message on options of the command line, as it is for those who give them as keywords: `first_seed`."""
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda option: option[1].replace("-", "_"), text)
 
 
 def visible(value: Any) -> Any:

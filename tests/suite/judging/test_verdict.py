@@ -20,6 +20,7 @@ from vaecore.suite.judging.verdict import (
     not_run,
     tally,
 )
+from vaecore.suite.results import plain
 from vaecore.suite.statistics.columns import Column, Origin
 from vaecore.suite.statistics.estimates import auroc, difference, mean
 from vaecore.suite.statistics.intervals import interval
@@ -350,10 +351,13 @@ def test_the_greatest_of_several_is_judged(claim, facts, values):
 # Many verdicts
 
 
-@pytest.mark.parametrize("estimate", [[[0.0, 1.0, 1.0]] * 2, UNDEFINED], ids=["numbers", "nan"])
-def test_a_verdict_travels_through_json(claim, facts, estimate):
-    verdict = judge(claim(Bound(low=0.499)), [of(estimate, "clean"), of(estimate, "lbfgs")], facts)
-    back = Verdict.from_json(json.loads(json.dumps(verdict.to_json())))
+@pytest.mark.parametrize(
+    "estimate", [[[0.0, 1.0, 1.0]] * 2, [[0.0, 0.5, 1.0]] * 2, UNDEFINED], ids=["shares", "unlimited", "nan"]
+)
+@pytest.mark.parametrize("bound", [Bound(low=0.499), Bound(high=0.5)], ids=str)
+def test_a_verdict_travels_through_json(claim, facts, estimate, bound):
+    verdict = judge(claim(bound), [of(estimate, "clean"), of(estimate, "lbfgs")], facts)
+    back = Verdict.from_json(json.loads(json.dumps(plain(verdict.to_json()), allow_nan=False)))
     assert repr(back) == repr(verdict)  # NaN is not equal to itself
 
 

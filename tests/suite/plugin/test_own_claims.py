@@ -123,7 +123,7 @@ def test_results_of_own_claims_alone_are_kept_where_that_is_asked_for(own):
     assert result.ret == OK
     result.stdout.fnmatch_lines(["Report: out/mine.npz-own/index.html"])
     folder = own.project.path / "out/mine.npz-own"
-    assert {path.name for path in folder.iterdir()} == {"results.json", "index.html"}
+    assert {path.name for path in folder.iterdir()} == {"results.json", "index.html", "claims.csv", "conditions.csv"}
     assert "Things of mine" in (folder / "index.html").read_text(encoding="utf-8")
     results = load(folder)
     assert list(results["conditions"]) == ["clean"]
@@ -236,7 +236,7 @@ def test_each_image_gives_a_row_for_each_run_in_the_order_of_tables(tiny):
 
 
 def test_each_image_refuses_what_it_could_not_know_again_or_use(tiny):
-    with pytest.raises(ValueError, match=r"must be a module's own, to be known again; got .*<lambda>"):
+    with pytest.raises(ValueError, match=r"must be a module's or a notebook's own, to be known again; got .*<lambda>"):
         tiny.each_image(lambda _run, shard: shard.pixels[:, 0, 0, 0])
     with pytest.raises(ValueError, match=r"each image must get one number, in a tensor \(12,\); got \(12, 1, 8, 8\)"):
         tiny.each_image(of_another_shape)

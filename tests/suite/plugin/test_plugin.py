@@ -1,12 +1,14 @@
 """Does `pytest claims` judge, report and refuse as it promises? Tiny models and images, synthetic estimates."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -182,9 +184,23 @@ def test_tables_that_are_not_concluded_on_change_no_verdict(tiny):
         effect()
         item = SimpleNamespace(user_properties=[])
         Conclusion(CLAIMS["A1"], tiny, item).conclude(mean(tiny.table("clean").doubt * 0 + 1))
-        verdicts.append(dict(item.user_properties)[VERDICT])
-    assert verdicts[0]["conditions"] == ("clean",)
+        verdicts.append(json.loads(dict(item.user_properties)[VERDICT]))
+    assert verdicts[0]["conditions"] == ["clean"]
     assert verdicts == verdicts[:1] * 3
+
+
+def refuse(text):
+    raise AssertionError(f"JSON has no {text}")
+
+
+def test_verdicts_are_json_in_a_junit_report(run):
+    run(source("A1", ONES) + source("A2", NAN), "--junitxml=x.xml", "-o", "junit_family=xunit1")
+    properties = [one.attrib for one in ET.parse(run.path / "x.xml").iter("property")]  # noqa: S314  # ours
+    values = [json.loads(one["value"], parse_constant=refuse) for one in properties if one["name"] == VERDICT]
+    assert [(one["claim"], one["verdict"], one["estimate"]) for one in values] == [
+        ("A1", "supported", 1.0),
+        ("A2", "inconclusive", None),
+    ]
 
 
 # Parts of a study: what was not run is listed, and the verdicts do not change

@@ -82,4 +82,5 @@ def test_a_report_is_written_without_torch(results, tmp_path):
     (tmp_path / "results.json").write_bytes(to_json(results))
     python(NO_TORCH + WRITE, tmp_path / "results.json", tmp_path / "out")
     names = {"index.html", "summary.md", "detection.md", "decisions.md", "latent-space.png", "latent-space.svg"}
+    names |= {"claims.csv", "conditions.csv", "detection.csv"}
     assert {file.name for file in (tmp_path / "out").iterdir()} == {*names, "results.json"}

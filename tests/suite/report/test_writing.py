@@ -8,8 +8,11 @@ import pytest
 from vaecore.suite.report import page, terminal
 from vaecore.suite.report.figures.catalogue import FIGURES, caption
 from vaecore.suite.report.markdown import decisions, outside, summary
+from vaecore.suite.report.tables import TABLES
 from vaecore.suite.report.writing import write, write_verdicts
 from vaecore.suite.results import number, to_json
+
+TIDY = {f"{name}.csv" for name in TABLES}
 
 # The files
 
@@ -21,7 +24,7 @@ def refuse(text):
 def test_written_files(results, files, tmp_path):
     folder = tmp_path / "new" / "mine"
     write(folder, results, files)
-    pages = {"decisions.md", "detection.md", "index.html", "results.json", "summary.md"}
+    pages = {"decisions.md", "detection.md", "index.html", "results.json", "summary.md"} | TIDY
     assert {path.name for path in folder.iterdir()} == pages | set(files)
     content = json.loads((folder / "results.json").read_text(), parse_constant=refuse)
     assert [claim["estimate"] for claim in content["claims"]] == [1.0, -1.0, 0.0, None]
@@ -38,12 +41,12 @@ def test_what_an_earlier_study_had_more_to_show_goes(results, files, tmp_path):
     }
     write(tmp_path, {**results, "decisions": None}, fewer)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"detection.md", "index.html", "results.json", "summary.md", "notes.txt"} | set(fewer)
+    assert left == {"detection.md", "index.html", "results.json", "summary.md", "notes.txt"} | TIDY | set(fewer)
 
 
 def test_what_a_killed_report_left_goes_with_the_next_and_a_user_s_own_files_stay(results, files, tmp_path):
     """Of every file that a report may hold, whether this one has it or not."""
-    names = [*files, "decisions.md", "detection.md", "index.html", "results.json", "summary.md"]
+    names = [*files, "decisions.md", "detection.md", "index.html", "results.json", "summary.md", *TIDY]
     own = [tmp_path / ".notes.txt.a1.tmp", tmp_path / "summary.md.tmp"]
     left = [tmp_path / f".{name}.a1b2.tmp" for name in names]
     for path in (*own, *left):
@@ -55,8 +58,9 @@ def test_what_a_killed_report_left_goes_with_the_next_and_a_user_s_own_files_sta
 
 
 def test_of_own_claims_alone_there_are_results_and_a_page(results, tmp_path):
+    (tmp_path / "detection.csv").write_text("of an earlier study, which looked at sets outside")
     write_verdicts(tmp_path, results | {"detection": None})
-    assert {path.name for path in tmp_path.iterdir()} == {"index.html", "results.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"index.html", "results.json", "claims.csv", "conditions.csv"}
 
 
 def test_what_cannot_be_written_whole_leaves_the_old_results(results, files, tmp_path):

@@ -56,3 +56,17 @@ def test_what_its_module_imports_moves_its_key(tiny, project):
     assert (tiny.each_image(project(values=late)) == 6).all()
     assert (tiny.each_image(project(__init__="import sys\n")) == 6).all()
     assert tiny.plan.seconds["own"] > taken["own"]
+
+
+def test_a_function_of_a_notebook_is_known_by_its_code(tiny):
+    def cell(text):
+        names = {"__name__": "a_notebook"}
+        exec(compile(text, "<cell>", "exec"), names)  # noqa: S102  # as a notebook does
+        return names["score"]
+
+    text = "VALUE = 5.0\ndef score(run, shard):\n    return shard.pixels[:, 0, 0, 0] * 0 + VALUE\n"
+    assert (tiny.each_image(cell(text)) == 5).all()
+    taken = dict(tiny.plan.seconds)
+    assert (tiny.each_image(cell(f"# again\n{text}")) == 5).all()
+    assert tiny.plan.seconds == taken
+    assert (tiny.each_image(cell(text.replace("5.0", "6.0"))) == 6).all()

@@ -75,10 +75,23 @@ class Verdict:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Verdict":
-        """The reverse of `to_json`."""
-        lists = {"per_run": tuple(values["per_run"]), "conditions": tuple(values["conditions"])}
-        spreads = tuple(Spread(**{**spread, "limits": tuple(spread["limits"])}) for spread in values["spreads"])
-        return cls(**{**values, **lists, "spreads": spreads})
+        """The reverse of `to_json`, also where JSON has made a number that it lacks null: NaN, or an infinite limit."""
+        numbers = ("estimate", "low", "high", "level", "power", "same", "again_supported")
+        plain = {name: number(values[name]) for name in numbers}
+        plain["bound_low"], plain["bound_high"] = _limits((values["bound_low"], values["bound_high"]))
+        lists = {"per_run": tuple(map(number, values["per_run"])), "conditions": tuple(values["conditions"])}
+        spreads = tuple(_spread(spread) for spread in values["spreads"])
+        return cls(**{**values, **plain, **lists, "spreads": spreads})
+
+
+def _spread(values: dict[str, Any]) -> Spread:
+    numbers = {name: number(values[name]) for name in ("estimate", "standard_error", "freedom")}
+    return Spread(**{**values, **numbers, "limits": _limits(values["limits"])})
+
+
+def _limits(ends: Sequence[float | None]) -> tuple[float, float]:
+    low, high = ends
+    return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def judge(

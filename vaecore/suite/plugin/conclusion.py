@@ -1,5 +1,6 @@
 """The fixture `claim`: a test's estimate becomes a verdict."""
 
+import json
 from collections.abc import Collection
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from vaecore.suite.facts import Facts, Precondition
 from vaecore.suite.judging.registry import Claim
 from vaecore.suite.judging.verdict import PILOT, REPORTED, SUPPORTED, Verdict, judge
 from vaecore.suite.plugin.items import VERDICT
+from vaecore.suite.results import plain
 from vaecore.suite.statistics.columns import origin_of
 from vaecore.suite.statistics.estimates import Estimate
 from vaecore.suite.statistics.intervals import Pick
@@ -44,6 +46,6 @@ class Conclusion:
         preconditions = self._study.preconditions(origin_of(estimates).conditions)
         self.verdict = judge(self._claim, estimates, self._study.facts, preconditions, pick=pick)
         self._item.user_properties.append((REGISTRY_PROPERTY, str(self._claim.file)))
-        self._item.user_properties.append((VERDICT, self.verdict.to_json()))
+        self._item.user_properties.append((VERDICT, json.dumps(plain(self.verdict.to_json()), allow_nan=False)))
         if self.verdict.verdict not in PASSED:
             pytest.fail(self.verdict.message, pytrace=False)

@@ -4,7 +4,7 @@ import pytest
 
 from vaecore.suite.text import printable
 
-VERDICT = "claim verdict"  # property of a test report, by which verdicts travel from xdist's workers
+VERDICT = "claim verdict"  # property of a test report, as JSON, by which verdicts travel from xdist's workers
 _FIXTURES = f"{__package__}.options"  # the module that defines the fixtures
 
 

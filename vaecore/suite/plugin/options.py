@@ -185,16 +185,21 @@ def session_of(config: pytest.Config) -> "ClaimsSession":
                 " (a plugin is left out with `-p no:NAME`; `pytest --trace-config` lists them)"
             )
         try:
-            request = request_of(config)
+            request_of(config)
         except (ValueError, OSError) as error:
             raise usage_error(error) from None
         from vaecore.suite.plugin.session import ClaimsSession  # noqa: PLC0415  # it imports torch
 
         # A damaged entry is worth a warning and never a failure, even where a project turns warnings into errors.
         config.addinivalue_line("filterwarnings", "default::vaecore.StoreWarning")
-        session = config.stash[_SESSION] = ClaimsSession(config, request)
-        config.pluginmanager.register(session, "claims-session")
+        begin(config, ClaimsSession(config))
     return config.stash[_SESSION]
+
+
+def begin(config: pytest.Config, session: "ClaimsSession") -> None:
+    """Have a session judge the claims of a run."""
+    config.stash[_SESSION] = session
+    config.pluginmanager.register(session, "claims-session")
 
 
 @pytest.hookimpl(tryfirst=True)

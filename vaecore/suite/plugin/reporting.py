@@ -119,7 +119,7 @@ def _seconds(study: Study) -> dict[str, float]:
 
 
 def _command(study: Study, registry: Registry) -> str:
-    """The command line that gives these results; of a user's files only the names, as folders are private."""
+    """The command line or call that gives these results; of a user's files only the names, as folders are private."""
     setup = study.setup
     profile = setup.protocol.profile
     words = ["pytest", "claims", "--dataset", _without_folder(setup.dataset.name), "--profile", profile.name]
@@ -136,11 +136,15 @@ def _command(study: Study, registry: Registry) -> str:
     words += ["--device", setup.device.type]
     words += [] if setup.precision == "float32" else ["--precision", setup.precision]
     for text, kind in setup.options:
-        words += [] if text is None else [f"--{kind}", _without_folder(text)]
+        words += [] if text is None else [f"--{kind}", _without_folder(str(text))]
     for source in setup.ood:
         words += ["--ood", _without_folder(source)]
     words += [] if registry.error_rate == FAMILY else ["--error-rate", registry.error_rate]
     words += [] if registry.bounds is None else ["--bounds", registry.bounds.file.name]
+    if setup.in_python:  # by the names of its objects
+        names = [word[2:].replace("-", "_") for word in words[2::2]]
+        given = [f"{name}={value!r}" for name, value in zip(names, words[3::2], strict=True)]
+        return f"Study.make({', '.join(given)})"
     return shlex.join([*words, "--pilot"] if setup.pilot else words)
 
 

@@ -1,5 +1,6 @@
 """A run of the claims in pytest: the study, the plan, the verdicts, the report. `plugin/options.py` starts it."""
 
+import json
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,22 +18,22 @@ from vaecore.suite.judging.findings import FAMILY, REGISTRY
 from vaecore.suite.judging.pilot import check_new, write_bounds
 from vaecore.suite.judging.registry import Registry, load_registry
 from vaecore.suite.judging.verdict import REFUTED, Verdict, not_run, tally
-from vaecore.suite.plugin import planning, progress, reporting
+from vaecore.suite.plugin import planning, reporting
 from vaecore.suite.plugin.conclusion import PASSED, REGISTRY_PROPERTY, Conclusion
 from vaecore.suite.plugin.figure_tasks import drawn
 from vaecore.suite.plugin.items import VERDICT, asks_for_study, usage_error
 from vaecore.suite.plugin.registered import claim_id, registries_of
-from vaecore.suite.plugin.request import Request
+from vaecore.suite.plugin.request import Request, request_of
 from vaecore.suite.report import page, terminal, writing
 from vaecore.suite.study import collect
-from vaecore.suite.study.executors import Executor, Here, Processes, default_workers
+from vaecore.suite.study.executors import Executor, executor_of
 from vaecore.suite.study.plan import Work, WorkerDiedError
-from vaecore.suite.study.protocol import PROFILES, Protocol
-from vaecore.suite.study.setup import Dataset, Setup, choose_dataset
+from vaecore.suite.study.progress import bars, lines
+from vaecore.suite.study.protocol import PROFILES, Protocol, protocol_of
+from vaecore.suite.study.setup import Dataset, Setup, choose_dataset, device_of
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.text import printable, visible
-from vaecore.toolkit import default_device
 
 NOT_ALL_SUPPORTED = 8  # exit status: every claim asked for was concluded, and not all of them were supported
 _UNFINISHED = pytest.StashKey["Conclusion"]()
@@ -58,9 +59,8 @@ class ClaimsSession:
     With pytest-xdist the workers conclude and the controller reports: verdicts travel in the test reports.
     """
 
-    def __init__(self, config: pytest.Config, request: Request) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.request = request
         self.pilot: bool = config.getoption("--pilot")
         self.verdicts: dict[str, Verdict] = {}
         self.results: dict[str, Any] = {}  # of the whole run, at its end
@@ -76,20 +76,20 @@ class ClaimsSession:
     @cached_property
     def study(self) -> Study:
         """The study that the options ask for, made when first asked for; raises pytest.UsageError for bad options."""
-        option = self.config.getoption
+        option, asked = self.config.getoption, self.request
         try:
-            device = _device(option("--device"))
+            device = device_of(option("--device"))
             setup = Setup(
                 self.dataset,
-                self._protocol,
+                protocol_of(self.dataset.test.shape, asked.profile, asked.draws, asked.budget),
                 device=device,
                 vae=option("--vae"),
                 classifier=option("--classifier"),
-                first_seed=self.request.first_seed,
+                first_seed=asked.first_seed,
                 precision=option("--precision"),
                 ood=tuple(option("--ood")),
             )
-            store = Store(self.request.cache, shared=option("--shared-cache"))
+            store = Store(asked.cache, shared=option("--shared-cache"))
             study = Study.of(setup, store, self._executor(device), self.meter)
             setup.check()
             _ = study.facts
@@ -98,20 +98,15 @@ class ClaimsSession:
             raise usage_error(error) from None
         return study
 
-    @property
-    def _protocol(self) -> Protocol:
-        """What the options ask for, at the budget that the field attacks such images with, if they don't say."""
-        asked = self.request
-        budget = usual_budget(self.dataset.test.shape[0]) if asked.budget is None else asked.budget
-        return Protocol(asked.profile, budget, asked.draws)
+    @cached_property
+    def request(self) -> Request:
+        """What the options ask for."""
+        return request_of(self.config)
 
     def _executor(self, device: torch.device) -> Executor:
-        workers = self.request.workers
-        if workers is None:
-            distributed = hasattr(self.config, "workerinput") or self.config.getoption("dist", "no") != "no"
-            small = self.request.profile.name == "smoke"
-            workers = 1 if small or distributed else default_workers(device)
-        return Processes(workers) if workers > 1 else Here()
+        distributed = hasattr(self.config, "workerinput") or self.config.getoption("dist", "no") != "no"
+        small = distributed or self.request.profile.name == "smoke"
+        return executor_of(self.request.workers, device, small=small)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -196,7 +191,7 @@ class ClaimsSession:
         reporter.ensure_newline()  # it takes lines of its own, not that of pytest's dots
         capture = self.config.pluginmanager.get_plugin("capturemanager")
         suspended = capture.global_and_fixture_disabled() if capture is not None else nullcontext()
-        with suspended, progress.bar(title) if reporter.isatty else progress.lines(title, self._say) as advance:
+        with suspended, bars()(title) if reporter.isatty else lines(title, self._say) as advance:
             yield advance
 
     @property
@@ -305,13 +300,14 @@ class ClaimsSession:
     ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
         """Tell a verdict from a failure: it stands in the table of claims, and not among pytest's failures."""
         for name, value in report.user_properties:
-            if name == VERDICT and report.when == "call" and (word := _values(value)["verdict"]) not in PASSED:
+            if name == VERDICT and report.when == "call" and (word := json.loads(str(value))["verdict"]) not in PASSED:
                 return word, word[0] if word != REFUTED else "R", (word.upper(), {terminal.STYLES[word]: True})
         return None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the verdict of a test that ran, and note failures that are no verdicts."""
-        verdicts = [Verdict.from_json(_values(value)) for name, value in report.user_properties if name == VERDICT]
+        sent = [str(value) for name, value in report.user_properties if name == VERDICT]
+        verdicts = [Verdict.from_json(json.loads(text)) for text in sent]
         if report.when == "call":
             self.verdicts |= {verdict.claim: verdict for verdict in verdicts}
             files = {Path(str(value)) for name, value in report.user_properties if name == REGISTRY_PROPERTY}
@@ -422,20 +418,3 @@ def _style(reporter: pytest.TerminalReporter) -> dict[str, Any]:
     writer = reporter._tw  # noqa: SLF001  # the only way to them
     unicode = "utf" in (getattr(writer._file, "encoding", None) or "").lower()  # noqa: SLF001
     return {"width": writer.fullwidth, "color": writer.hasmarkup, "unicode": unicode}
-
-
-def _device(name: str) -> torch.device:
-    """The device of an option; on a GPU, results are to be as exact and as repeatable as on a CPU."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda needs a CUDA GPU that torch can use; there is none (use --device auto)")
-    device = default_device() if name == "auto" else torch.device(name)
-    if device.type == "cuda":
-        # TF32 keeps ten bits of a float: too few for images that sit on a decision boundary.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
-    return device
-
-
-def _values(value: object) -> dict[str, Any]:
-    assert isinstance(value, dict)
-    return value

@@ -1,6 +1,5 @@
 """A number of a user's own for each run and image."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,10 +32,10 @@ def each_image(
 ) -> Column:
     """See `Study.each_image`."""
     name = function.__qualname__
-    if inspect.getsourcefile(function) is None or not name.isidentifier():
+    if not name.isidentifier():
         raise ValueError(
-            f"the function must be a module's own, to be known again; got {name} (what it would take from around it"
-            " are settings: each_image(function, sigma=0.3))"
+            f"the function must be a module's or a notebook's own, to be known again; got {name} (what it would take"
+            " from around it are settings: each_image(function, sigma=0.3))"
         )
     count = setup.count(CLEAN) if images is None else images
     if not 1 <= count <= len(setup.indices):

@@ -176,6 +176,18 @@ def default_workers(device: torch.device) -> int:
     return min(torch.get_num_threads(), MOST_WORKERS) if device.type == "cpu" else 1
 
 
+def executor_of(workers: int | None, device: torch.device, *, small: bool) -> Executor:
+    """Where a study computes; workers: None for one process where it is small, else one for each core.
+
+    Raises ValueError for workers below 1.
+    """
+    if workers is None:
+        workers = 1 if small else default_workers(device)
+    if workers < 1:
+        raise ValueError(f"--workers must be 1 or more; got {workers}")
+    return Processes(workers) if workers > 1 else Here()
+
+
 def timed(task: Task, needs: Results) -> Outcome:
     """Run a task here, with one thread."""
     start = time.perf_counter()

@@ -12,7 +12,7 @@ from vaecore.suite.study.models import model_digest
 from vaecore.toolkit import ask, check_independent, posterior
 
 
-def check_model(model: Any, text: str, kind: str, test: Images, device: torch.device) -> None:
+def check_model(model: Any, text: object, kind: str, test: Images, device: torch.device) -> None:
     """Raise ValueError, in a line that names the option, where a model (vae, classifier) can't be used on images."""
     probe = test.pixels[:2].to(device)
     try:

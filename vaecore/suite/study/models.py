@@ -7,6 +7,8 @@ model trained. Better it gives a torch module with a method `fit(images)`: the s
 numbers seeded, keeps the weights in the cache, and does not train again before seed, images, initial weights or the
 maker's source change. What `fit` learns must be parameters or buffers. `vaecore.Autoencoder` says what a VAE must do; a
 classifier maps images to logits.
+
+In Python both may also be given as objects (`Live`).
 """
 
 import copy
@@ -30,6 +32,7 @@ from vaecore import (
     load_classifier,
     load_vae,
 )
+from vaecore.suite.study.live import Live
 from vaecore.suite.study.model_names import names_attribute
 from vaecore.suite.study.sources import digest_of, sources_of_module
 from vaecore.suite.study.tasks import one_thread
@@ -56,12 +59,13 @@ _ALIKE = 1e-3  # difference of a reconstruction and the sigmoid of its log-odds
 _METHODS = {"vae": ("encode", "decode"), "classifier": ("__call__",)}
 
 
-def makes_models(text: str, kind: str) -> bool:
+def makes_models(text: str | Live, kind: str) -> bool:
     """Whether a `--vae` or `--classifier` names a maker (seed -> model) and not one finished model."""
-    return names_attribute(text, kind) and not _finished(_attribute(text, kind), kind)
+    attribute = isinstance(text, Live) or names_attribute(text, kind)
+    return attribute and not _finished(_attribute(text, kind), kind)
 
 
-def user_model(text: str, kind: str, seed: int, device: torch.device, train: Callable[[], Images]) -> Any:
+def user_model(text: str | Live, kind: str, seed: int, device: torch.device, train: Callable[[], Images]) -> Any:
     """The model that `--vae` or `--classifier` names: `package.module:attribute`, or a file saved by vaecore.
 
     A maker is called with the seed, and with the training images where it has a second parameter without a default;
@@ -70,7 +74,7 @@ def user_model(text: str, kind: str, seed: int, device: torch.device, train: Cal
     """
     if not makes_models(text, kind):
         load = load_vae if kind == "vae" else load_classifier
-        model = _attribute(text, kind) if is_named(text) else load(text)
+        model = _attribute(text, kind) if isinstance(text, Live) or is_named(text) else load(text)
     else:
         maker = _attribute(text, kind)
         if isinstance(maker, type) and "seed" not in _parameters(maker)[:1]:
@@ -136,13 +140,14 @@ def fit(model: nn.Module, kind: str, seed: int, train: Images, device: torch.dev
     return weights
 
 
-def untrained_digest(model: nn.Module, text: str, kind: str) -> str:
+def untrained_digest(model: nn.Module, text: str | Live, kind: str) -> str:
     """Digest of what a maker's model will be once it is trained, but for the images: its source, structure, weights.
 
     The source is that of the maker's module and of all that it reaches by imports.
     """
     weights = [part for name, value in sorted(model.state_dict().items()) for part in (name, value)]
-    return digest(kind, text, repr(model), *weights, digest_of(sources_of_module(text.partition(":")[0])))
+    source = text.digest if isinstance(text, Live) else digest_of(sources_of_module(text.partition(":")[0]))
+    return digest(kind, str(text), repr(model), *weights, source)
 
 
 def _parameters(maker: Callable[..., Any]) -> list[str]:
@@ -207,8 +212,8 @@ def _finished(value: Any, kind: str) -> bool:
     return isinstance(value, nn.Module) or (kind == "vae" and has_methods and not isinstance(value, type))
 
 
-def _attribute(text: str, kind: str) -> Any:
-    value = attribute(text, f"--{kind}")
+def _attribute(text: str | Live, kind: str) -> Any:
+    value = text.value if isinstance(text, Live) else attribute(text, f"--{kind}")
     if not callable(value) and not _finished(value, kind):
         raise ValueError(
             f"--{kind} {text} must be a module or a maker, make(seed) or make(seed, images); got {type(value).__name__}"
@@ -270,7 +275,9 @@ def reference(
     return model.requires_grad_(requires_grad=False).to(device).eval()
 
 
-def train_made(text: str, kind: str, seed: int, made: str, device: str, train: Tensors, held_out: Tensors) -> Tensors:
+def train_made(
+    text: str | Live, kind: str, seed: int, made: str, device: str, train: Tensors, held_out: Tensors
+) -> Tensors:
     """Weights of a maker's model, trained by its own `fit`; a task. made: digest of the model before (see `made`)."""
     images, place = seen(train, held_out), torch.device(device)
     model = user_model(text, kind, seed, place, lambda: images)
@@ -280,7 +287,7 @@ def train_made(text: str, kind: str, seed: int, made: str, device: str, train: T
 
 
 def made(
-    text: str,
+    text: str | Live,
     kind: str,
     seed: int,
     device: str,
@@ -302,19 +309,20 @@ def made(
 
     model = user_model(text, kind, seed, torch.device(device), training_images)
     if weights is None:
-        if given_digest(model, kind, probe["pixels"].to(device)) != made:
+        if given_digest(model, text, kind, probe["pixels"].to(device)) != made:
             raise ValueError(_other(text, seed))
         return model
     model.load_state_dict(weights)
     return model.requires_grad_(requires_grad=False).eval()
 
 
-def given_digest(model: Any, kind: str, probe: Tensor) -> str:
+def given_digest(model: Any, text: str | Live, kind: str, probe: Tensor) -> str:
     """Digest of a user's model that is not trained here: what it is and does, and its source."""
-    return digest(model_digest(model, kind, probe), digest_of(sources_of_module(type(model).__module__)))
+    source = text.digest if isinstance(text, Live) else digest_of(sources_of_module(type(model).__module__))
+    return digest(model_digest(model, kind, probe), source)
 
 
-def _other(text: str, seed: int) -> str:
+def _other(text: str | Live, seed: int) -> str:
     return (
         f"{text} must give the same model each time it gets a seed, as processes that share the work each call it; for"
         f" {seed} it gave another (one that trains: leave that to a `fit` of its module, whose result is kept)"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from vaecore.suite.budget import DRAWS, GREY
+from vaecore.suite.budget import DRAWS, GREY, usual_budget
 from vaecore.suite.study.conditions import CLEAN, DRAWN, UNIFORM, Condition
 from vaecore.suite.text import intensity
 
@@ -158,3 +158,8 @@ class Protocol:
     def trial_images(self) -> int:
         """Test images on which an attacker's effort is varied, in the first run."""
         return max(2, self.profile.adaptive_images // 2)
+
+
+def protocol_of(shape: tuple[int, int, int], profile: Profile, draws: int, budget: float | None = None) -> Protocol:
+    """A protocol for images of a shape; budget: by default that which the field attacks such images with."""
+    return Protocol(profile, usual_budget(shape[0]) if budget is None else budget, draws)

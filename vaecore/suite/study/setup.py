@@ -1,5 +1,6 @@
 """What a study looks at: images, models and protocol, as inputs of tasks. Nothing is trained before it is asked for."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -8,6 +9,7 @@ import torch
 
 from vaecore import Images, load_images, reference_configs
 from vaecore.suite.study.conditions import Condition
+from vaecore.suite.study.live import Live
 from vaecore.suite.study.model_checks import check_model
 from vaecore.suite.study.models import (
     all_but,
@@ -26,7 +28,18 @@ from vaecore.suite.study.protocol import PILOT_SEED, Protocol
 from vaecore.suite.study.sets import Sets, in_random_order
 from vaecore.suite.study.signals import look, thresholds
 from vaecore.suite.study.tasks import Given, Task, remember
-from vaecore.toolkit import Precision, check_precision, default_device, is_available, npz_of, on_black, probe
+from vaecore.toolkit import (
+    EMBEDDED,
+    TORCHVISION,
+    Precision,
+    check_precision,
+    default_device,
+    images_of,
+    is_available,
+    npz_of,
+    on_black,
+    probe,
+)
 
 # Training images that no model of a run learns from, kept to fit what judges confidence: that many, or this share where
 # fewer. Each run keeps others, so that what varies between runs covers the choice of these images, too.
@@ -38,21 +51,57 @@ Rows: TypeAlias = tuple[int, int]  # start and stop among the test images that a
 
 @dataclass(frozen=True)
 class Dataset:
-    """The data set that a study looks at: its name, why it was chosen, and the data folder; loaded when asked for."""
+    """The data set that a study looks at: its name, why it was chosen, and the data folder; loaded when asked for.
+
+    data: images and labels that are given in Python (`images_of`), in place of those of the name.
+    """
 
     name: str
     why: str
     root: str | None = None
+    data: Any = field(default=None, repr=False, compare=False)
 
     @cached_property
     def test(self) -> Images:
         """Test images."""
-        return load_images(self.name, "test", self.root)
+        return self._split("test")
 
     @cached_property
     def training(self) -> Images:
         """Training images."""
-        return load_images(self.name, "train", self.root)
+        return self._split("train")
+
+    def _split(self, split: str) -> Images:
+        if self.data is not None:
+            return images_of(self.data, self.name, split)
+        return load_images(self.name, split, self.root)
+
+
+def device_of(name: str) -> torch.device:
+    """The device of an option; on a GPU, results are to be as exact and as repeatable as on a CPU."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device must be auto, cpu or cuda; got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda needs a CUDA GPU that torch can use; there is none (use --device auto)")
+    device = default_device() if name == "auto" else torch.device(name)
+    if device.type == "cuda":
+        # TF32 keeps ten bits of a float: too few for images that sit on a decision boundary.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+    return device
+
+
+def given_dataset(data: Any, name: str, root: str | None) -> Dataset:
+    """The data set of images and labels that are given in Python, as they are now.
+
+    Its name is never that of a set that loads by name, since registered bounds are for that set alone.
+    """
+    chosen = f"given-{name}" if name in {*TORCHVISION, *EMBEDDED} else name
+    dataset = Dataset(chosen, "given in Python", root, data)
+    _ = dataset.test
+    with suppress(ValueError):  # finished models need no training images; `Setup.check` raises where there must be some
+        _ = dataset.training
+    return dataset
 
 
 def choose_dataset(name: str, root: str | None) -> Dataset:
@@ -75,7 +124,8 @@ def choose_dataset(name: str, root: str | None) -> Dataset:
 class Setup:
     """The data set, the models and the protocol of a study.
 
-    vae, classifier: None for the reference models, else what `--vae` and `--classifier` take. first_seed: of the runs;
+    vae, classifier: None for the reference models, else what `--vae` and `--classifier` take, or a user's object.
+    first_seed: of the runs;
     PILOT_SEED for pilots. precision: of the reconstructions that are classified. ood: sets outside that are asked for,
     beside those at hand.
     """
@@ -83,8 +133,8 @@ class Setup:
     dataset: Dataset
     protocol: Protocol = field(default_factory=Protocol)
     device: torch.device = field(default_factory=default_device)
-    vae: str | None = None
-    classifier: str | None = None
+    vae: str | Live | None = None
+    classifier: str | Live | None = None
     first_seed: int = 0
     precision: Precision = "float32"
     ood: tuple[str, ...] = ()
@@ -242,9 +292,14 @@ class Setup:
     # Models.
 
     @property
-    def options(self) -> tuple[tuple[str | None, str], tuple[str | None, str]]:
+    def options(self) -> tuple[tuple[str | Live | None, str], tuple[str | Live | None, str]]:
         """What `--vae` and `--classifier` say, each with its kind; None for the reference model."""
         return (self.vae, "vae"), (self.classifier, "classifier")
+
+    @property
+    def in_python(self) -> bool:
+        """Whether images or a model are given as objects, which no command line names."""
+        return self.dataset.data is not None or any(isinstance(text, Live) for text, _ in self.options)
 
     @cached_property
     def finished(self) -> tuple[str, ...]:
@@ -301,11 +356,11 @@ class Setup:
             arguments: dict[str, Any] = {"kind": kind, "config": configs[kind == "classifier"], "seed": seed}
             function: Any = train_reference
         elif kind in self.trained:
-            arguments = {"text": text, "kind": kind, "seed": seed, "made": self._digest(kind, seed)}
+            arguments = _by_name(text) | {"kind": kind, "seed": seed, "made": self._digest(kind, seed)}
             function = train_made
         else:
             return None
-        inputs = {"train": self.training, "held_out": self.held_places(seed)}
+        inputs = _by_object(text) | {"train": self.training, "held_out": self.held_places(seed)}
         return Task(function, arguments | {"device": str(self.device)}, inputs, "models", title)
 
     def model(self, kind: str, number: int) -> Task:
@@ -323,8 +378,8 @@ class Setup:
             arguments |= {"classes": self.train.classes or 0, "device": device}
             return Task(reference, arguments, {"weights": weights})
         seed = self.first_seed if kind in self.finished else self.seeds[number]
-        arguments = {"text": text, "kind": kind, "seed": seed, "device": device, "made": self._digest(kind, seed)}
-        inputs = {
+        arguments = _by_name(text) | {"kind": kind, "seed": seed, "device": device, "made": self._digest(kind, seed)}
+        inputs = _by_object(text) | {
             "train": self.training,
             "held_out": None if self.training is None else self.held_places(seed),
             "probe": self.shard((0, min(PROBE, len(self.test)))),
@@ -349,7 +404,7 @@ class Setup:
                 self._digests[kind, seed] = untrained_digest(model, text, kind)
             else:
                 pixels = self.shard((0, min(PROBE, len(self.test)))).tensors["pixels"]
-                self._digests[kind, seed] = given_digest(model, kind, pixels.to(self.device))
+                self._digests[kind, seed] = given_digest(model, text, kind, pixels.to(self.device))
                 self._given[kind, seed] = model
         return self._digests[kind, seed]
 
@@ -437,6 +492,16 @@ class Setup:
         if kind.twin_of is not None:
             inputs["twin"] = self.attack(kind.twin_of, number, rows)
         return Task(perturb, arguments, inputs, "attacks" if kind.kept else "", f"attack, {protocol.name(condition)}")
+
+
+def _by_name(text: str | Live | None) -> dict[str, Any]:
+    """What names a model, as an argument of tasks."""
+    return {"text": text} if isinstance(text, str) else {}
+
+
+def _by_object(text: str | Live | None) -> dict[str, Any]:
+    """A model that is given as an object, as an input of tasks."""
+    return {"text": text.task} if isinstance(text, Live) else {}
 
 
 def given(images: Images, indices: torch.Tensor | None = None) -> Given:

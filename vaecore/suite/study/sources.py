@@ -32,7 +32,8 @@ _STUBS = {
 }
 # Libraries for files, processes and figures, whose versions change no number.
 _NOT_COMPUTING = {
-    *("PIL", "cycler", "filelock", "jinja2", "lazy_loader", "loky", "matplotlib", "platformdirs", "rich", "safetensors")
+    *("IPython", "PIL", "cloudpickle", "cycler", "filelock", "jinja2", "lazy_loader", "loky", "matplotlib"),
+    *("pandas", "platformdirs", "rich", "safetensors"),
 }
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow"}
 
@@ -106,7 +107,7 @@ def code_digest(function: Callable[..., Any]) -> str:
 @lru_cache(maxsize=256)
 def digest_of(sources: Sources) -> str:
     """Digest of the files' code and of the versions of the libraries."""
-    return digest(*map(_code, sources.files), [[name, _version(name)] for name in sources.libraries])
+    return digest(*map(_code, sources.files), [[name, version_of(name)] for name in sources.libraries])
 
 
 @lru_cache(maxsize=256)
@@ -139,6 +140,18 @@ def sources_of_module(name: str) -> Sources:
     parts = [sources_of(*step) for step in reached]
     files = {file for part in parts for file in part.files}
     return Sources(tuple(sorted(files)), tuple(sorted({name for part in parts for name in part.libraries})))
+
+
+def sources_of_main() -> Sources:
+    """What the script that was started can reach; nothing in a notebook, whose cells stand in no file."""
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    return Sources((), ()) if file is None or not Path(file).is_file() else sources_of(Path(file).resolve(), "")
+
+
+def is_library(name: str) -> bool:
+    """Whether a module, by its dotted name, is of Python or of an installed package other than this one."""
+    top = name.partition(".")[0]
+    return top in sys.stdlib_module_names or (top != _OURS and _is_library(top))
 
 
 def _tree(file: Path, package: str = "") -> ast.Module:
@@ -207,7 +220,7 @@ def _find(name: str) -> tuple[tuple[Path, str], ...] | None:
     `import vaecore` alone stands for all that it offers. Nothing is imported to find them.
     """
     top, *parts = name.split(".")
-    if top in sys.stdlib_module_names or (top != _OURS and _is_library(top)):
+    if is_library(name):
         return None
     if name in _STUBS:
         modules = sorted(set(_stub(name).values()))
@@ -250,7 +263,7 @@ def _is_library(top: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _version(library: str) -> str:
+def version_of(library: str) -> str:
     """The version of an installed library, without what follows a plus: the same release built for another GPU."""
     name = _DISTRIBUTIONS.get(library, library)
     try:

@@ -1,24 +1,29 @@
 """A study: tables of evidence for the claims' tests, computed when first looked at, and kept."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from importlib import import_module
+from os import PathLike
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vaecore import Store
+from vaecore import Store, keep_freed_memory
+from vaecore.suite.budget import budget_of
+from vaecore.suite.cache import cache_folder
 from vaecore.suite.facts import Facts, Precondition
 from vaecore.suite.statistics.columns import Column, Origin
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.draws import DRAWS
 from vaecore.suite.study.each_image import each_image
 from vaecore.suite.study.evidence import Evidence
-from vaecore.suite.study.executors import Executor, Here
+from vaecore.suite.study.executors import Executor, Here, executor_of
 from vaecore.suite.study.kinds import KindOfEvidence
+from vaecore.suite.study.live import live_or_named
 from vaecore.suite.study.models import Run, model_digest
 from vaecore.suite.study.plan import Meter, Plan, silent
 from vaecore.suite.study.preconditions import (
@@ -29,16 +34,19 @@ from vaecore.suite.study.preconditions import (
     of_models,
     of_sets,
 )
+from vaecore.suite.study.progress import bars
+from vaecore.suite.study.protocol import PROFILES, draws_of, profile_of, protocol_of, seed_of
 from vaecore.suite.study.sets import Sets
-from vaecore.suite.study.setup import PROBE, Setup
+from vaecore.suite.study.setup import PROBE, Setup, choose_dataset, device_of, given_dataset
 from vaecore.suite.study.sources import look_again
 from vaecore.suite.study.tables import Content, Table, failures, join
 from vaecore.suite.study.tasks import Task
-from vaecore.suite.text import visible
-from vaecore.toolkit import Classify, Tensors, ask
+from vaecore.suite.text import as_keywords, visible
+from vaecore.toolkit import Classify, Precision, Tensors, ask
 
 if TYPE_CHECKING:  # so that a change to how claims are judged moves no key of a task
     from vaecore.suite.judging.registry import Claim
+    from vaecore.suite.tidy import Tidy
 
 
 class TooFewError(ValueError):
@@ -62,6 +70,72 @@ class Study:
         """A study that keeps its results in a store; executor: None for this process."""
         look_again()  # a notebook may have loaded modules anew since the last one
         return cls(setup, Plan(store, executor or Here(), meter, PurePath(setup.dataset.name).name))
+
+    @classmethod
+    def make(
+        cls,
+        dataset: Any,
+        *,
+        vae: Any = None,
+        classifier: Any = None,
+        name: str = "my-images",
+        profile: str = "standard",
+        runs: int | None = None,
+        images: int | None = None,
+        attack_share: float | None = None,
+        epsilon: float | str | None = None,
+        draws: int | None = None,
+        first_seed: int | None = None,
+        device: str = "auto",
+        workers: int | None = None,
+        precision: Precision = "float32",
+        ood: Sequence[str] = (),
+        data_root: str | PathLike[str] | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        shared_cache: bool = False,
+        meter: Meter | None = None,
+    ) -> "Study":
+        """A study for a notebook or a script, of data and models that are at hand.
+
+        dataset: a pair (images, labels) of arrays or tensors, of which every fifth image of a class is for test;
+        {"train": (images, labels), "test": (images, labels)}; `vaecore.Images` in the place of a pair; or what
+        `--dataset` takes. Finished models need no "train". name: of such images, in results.
+        vae, classifier: a finished torch module, a maker, make(seed) or make(seed, images), or what `--vae` and
+        `--classifier` take; by default the reference models, trained on the data. Data and models are copied: what
+        becomes of them later changes no result.
+        meter: shows how far work has come; by default a bar in a terminal or a notebook. All others: the options of
+        the same name, see `vaecore claims --help`. Results are kept in the same cache, under a digest of data, weights
+        and code; so an equal study takes them from there, and any other does not.
+        Raises ValueError as the options do, before anything is computed.
+        """
+        look_again()  # a notebook may have loaded modules anew since the last one
+        try:
+            root = None if data_root is None else str(data_root)
+            by_name = isinstance(dataset, str | PathLike)
+            chosen = choose_dataset(str(dataset), root) if by_name else given_dataset(dataset, name, root)
+            if profile not in PROFILES:
+                raise ValueError(f"profile must be one of {', '.join(PROFILES)}; got {profile!r}")
+            budget = None if epsilon is None else budget_of(str(epsilon))
+            looked_at = profile_of(profile, runs, images, attack_share)
+            place, models = device_of(device), {"vae": vae, "classifier": classifier}
+            setup = Setup(
+                chosen,
+                protocol_of(chosen.test.shape, looked_at, draws_of(draws), budget),
+                device=place,
+                **{kind: live_or_named(model, kind) for kind, model in models.items()},
+                first_seed=seed_of(first_seed, pilot=False),
+                precision=precision,
+                ood=tuple(ood),
+            )
+            store = Store(cache_folder(None if cache_dir is None else str(cache_dir)), shared=shared_cache)
+            executor = executor_of(workers, place, small=profile == "smoke")
+            study = cls.of(setup, store, executor, bars() if meter is None else meter)
+            setup.check()
+            _ = study.facts
+        except ValueError as error:  # of an option, which is a keyword here
+            raise ValueError(as_keywords(str(error))) from error
+        keep_freed_memory()
+        return study
 
     def planning(self) -> "Study":
         """The same study, which only notes the tasks that its tables would ask for; see `Plan.planning`."""
@@ -152,9 +226,9 @@ class Study:
         """A user's own number for each run and image, (runs, images), kept; rows as those of `table`.
 
         function: called as function(run, shard, **settings) with a `Run` and a `Shard`, gives a tensor (n,). It must be
-        a module's own function: it is known by its code, by the code of what it imports, and by the settings (numbers,
-        texts), so that a change to any of them computes it again. images: the first so many, by default those that
-        clean images are looked at on.
+        a module's or a notebook's own function: it is known by its code, by the code of what it imports, and by the
+        settings (numbers, texts), so that a change to any of them computes it again. images: the first so many, by
+        default those that clean images are looked at on.
         """
         return each_image(self.setup, self.plan, function, images, settings)
 
@@ -182,6 +256,18 @@ class Study:
             }
             for run in self.runs
         ]
+
+    def claims(self, *ids: str, report_dir: str | PathLike[str] | None = None) -> "Tidy":
+        """The verdicts of the package's claims on this study, a row each: a tidy table with `to_frame()` and `csv()`.
+
+        ids: of the claims to judge, for instance "A1", "C1a"; by default all. Those that can't be judged on these data
+        or models have the verdict "no verdict", and a message that says why. report_dir: also compute what a whole
+        report takes, and write it to a folder in there, as `pytest claims --report-dir` does.
+        Raises ValueError for an id that is not registered.
+        """
+        # By name, as no key of a task may follow from how claims are judged, and imports run downward.
+        tidy: Tidy = import_module("vaecore.suite.plugin.in_python").claims(self, ids, report_dir)
+        return tidy
 
     @property
     def outside(self) -> Sets:
@@ -240,8 +326,8 @@ class Study:
             precision=setup.precision,
             seeds=tuple(setup.seeds),
             images={setup.protocol.name(condition): setup.count(condition) for condition in setup.conditions},
-            vae=setup.vae or "reference",
-            classifier=setup.classifier or "reference",
+            vae=str(setup.vae or "reference"),
+            classifier=str(setup.classifier or "reference"),
             fixed=setup.fixed,
             finished=setup.finished,
             covers=setup.covers,

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from vaecore import distinct_labels
 from vaecore.suite.statistics.columns import NOWHERE, Column, Origin
+from vaecore.suite.tidy import frame
 from vaecore.toolkit import Tensors
 
 Columns = Mapping[str, NDArray[Any]]
+_OF_DRAWS = ("distinct", "consistent", "disagreement", "mse", "doubt", "wrong")  # properties of a table of draws
 
 
 def stack(runs: Sequence[Tensors]) -> Columns:
@@ -72,6 +74,27 @@ class Table:
     def __getitem__(self, name: str) -> Column:
         """A column by its name."""
         return self._column(self.columns[name])
+
+    def to_frame(self) -> Any:
+        """A `pandas.DataFrame` with a row for each run and image; raises ImportError where pandas is not installed.
+
+        run: counted from 0. Then all columns, and, where there are draws, what the properties of this class say of
+        them; last the draws, as `draw_mse_0`, `draw_mse_1`, ... index: of the image in the data set, of what looks at
+        test images. Columns of fewer images are NaN on the others.
+        """
+        columns = dict(self.columns)
+        derived = _OF_DRAWS if "draw_label" in columns else ()
+        columns |= {name: np.asarray(getattr(self, name)) for name in derived}
+        runs, images = next(iter(columns.values())).shape[0], max(column.shape[1] for column in columns.values())
+        cells: dict[str, NDArray[Any]] = {"run": np.repeat(np.arange(runs), images)}
+        for name, column in sorted(columns.items(), key=lambda named: named[1].ndim):
+            if column.shape[1] < images:
+                gap = [(0, 0), (0, images - column.shape[1]), *[(0, 0)] * (column.ndim - 2)]
+                column = np.pad(column.astype(np.float64), gap, constant_values=np.nan)  # noqa: PLW2901
+            rows = column.reshape(runs * images, -1)
+            names = [name] if column.ndim == 2 else [f"{name}_{draw}" for draw in range(rows.shape[1])]
+            cells |= dict(zip(names, rows.T, strict=True))
+        return frame(cells)
 
     def take(self, images: Places | Callable[[], Places], *, of: int | None = None) -> "Table":
         """The same table for some of its images; of: how many there were, where the others had to be left out."""

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from vaecore.suite.study.contents import contents_digest
 from vaecore.suite.study.sources import code_digest, look_again
 from vaecore.toolkit import Tensors, digest
 
@@ -54,7 +56,9 @@ class OwnFunction:
     def key(self) -> str:
         """Digest of the function's code and of all that it imports."""
         look_again()
-        return digest(self.function.__qualname__, code_digest(self.function))
+        file = getattr(getattr(self.function, "__code__", None), "co_filename", "")
+        code = code_digest if Path(file).is_file() else contents_digest  # of a notebook's cell
+        return digest(self.function.__qualname__, code(self.function))
 
 
 @dataclass(frozen=True, eq=False)

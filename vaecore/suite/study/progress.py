@@ -1,29 +1,49 @@
-"""Progress of a run: a bar on a terminal, lines in a log."""
+"""Progress of a plan: a bar in a terminal or a notebook, lines in a log."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import escape
 
 import rich.progress
+from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
-from vaecore.suite.study.plan import Work
+from vaecore.suite.study.plan import Meter, Work
 
 FIRST, EACH = 2.0, 30.0  # seconds until the first line of a log, and between lines at most
 
 
-@contextmanager
-def bar(title: str) -> Iterator[Callable[[Work], None]]:
-    """A bar that goes away at the end, with the stage, tasks done, time gone and time left."""
+def bars() -> Meter:
+    """A meter that shows a bar, and nothing where output goes neither to a terminal nor to a notebook."""
+    console = Console(file=sys.stdout)  # as it is now: what is printed later may be captured
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn())
-    with rich.progress.Progress(*columns, transient=True) as progress:
-        task = progress.add_task(title, total=None, told="")
 
-        def advance(work: Work) -> None:
-            progress.update(task, completed=work.done, total=work.of, told=_told(work))
+    @contextmanager
+    def bar(title: str) -> Iterator[Callable[[Work], None]]:
+        if console.is_jupyter:  # where rich asks for ipywidgets
+            from IPython.display import display  # noqa: PLC0415
 
-        yield advance
+            cell = display({"text/plain": title}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            yield lambda work: cell.update(_in_notebook(title, work), raw=True)
+            cell.update({"text/plain": "", "text/html": ""}, raw=True)
+            return
+        hidden = not console.is_terminal
+        with rich.progress.Progress(*columns, console=console, transient=True, disable=hidden) as shown:
+            line = shown.add_task(title, total=None, told="")
+            yield lambda work: shown.update(line, completed=work.done, total=work.of, told=_told(work))
+
+    return bar
+
+
+def _in_notebook(title: str, work: Work) -> dict[str, str]:
+    text = f"{title}: {_told(work)}"
+    return {
+        "text/plain": text,
+        "text/html": f'<progress value="{work.done}" max="{work.of}"></progress> {escape(text)}',
+    }
 
 
 @contextmanager
