@@ -3,7 +3,8 @@
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Literal, overload
 
@@ -35,7 +36,7 @@ BLACK_SHARE = 0.1  # of all pixels, in a background; MNIST and its like have 0.5
 _Labels_co = TypeVar("_Labels_co", bound=Tensor | None, covariant=True, default=Tensor | None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images(Generic[_Labels_co]):
     """A set of images, with or without labels; equal if name, split and content are equal.
 
@@ -44,14 +45,13 @@ class Images(Generic[_Labels_co]):
     Raises ValueError (TypeError for other types) if pixels or labels are not as above.
     """
 
-    pixels: Tensor = field(compare=False)
-    labels: _Labels_co = field(compare=False)
+    pixels: Tensor
+    labels: _Labels_co
     name: str
     split: str
-    digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Check the content and compute its digest."""
+        """Check the content."""
         object.__setattr__(self, "pixels", check_images(self.pixels, "pixels"))
         if self.labels is not None:
             check_labels(self.labels, len(self.pixels))
@@ -59,7 +59,23 @@ class Images(Generic[_Labels_co]):
                 raise ValueError(
                     f"labels must be from 0 to {MOST_CLASSES - 1}; got {highest} (number the classes from 0)"
                 )
-        object.__setattr__(self, "digest", _digest(self.pixels, self.labels))
+
+    @cached_property
+    def digest(self) -> str:
+        """See above; computed when first asked for."""
+        return _digest(self.pixels, self.labels)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether name, split and content are equal."""
+        return isinstance(other, Images) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        """By name, split and content."""
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[str, str, str]:
+        return self.name, self.split, self.digest
 
     def __repr__(self) -> str:
         """The name, the split, the number of images, their shape, and the classes."""

@@ -338,7 +338,7 @@ def test_a_fit_gets_the_training_images_without_those_held_out_once_a_run(study)
     pairs = zip(Fitted.seen, setup.seeds, strict=True)
     assert all(torch.equal(images.pixels, setup.seen(seed).pixels) for images, seed in pairs)
     whole = load_images(setup.dataset.name, "train")
-    assert [len(setup.seen(seed)) + len(setup.held_out(seed)[0]) for seed in setup.seeds] == [len(whole)] * 2
+    assert [len(setup.seen(seed)) + len(setup.held_out(seed)) for seed in setup.seeds] == [len(whole)] * 2
     assert first[0] != first[1]
     assert not any(run.vae.training or run.vae.weight.requires_grad for run in study.runs)
     assert vaes(again(study)) == first

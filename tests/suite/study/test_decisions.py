@@ -82,7 +82,7 @@ def test_what_is_fitted_does_not_depend_on_test_images(study):
 @pytest.mark.parametrize("condition", [CLEAN, NOISY(1.5)], ids=["clean", "noisy"])
 def test_columns_are_those_of_plain_code(study, condition):
     columns, run = table(study, condition), study.runs[1]
-    held, places = study.setup.held_out(run.seed)
+    held, places = study.setup.held_out(run.seed), study.setup.held_places(run.seed).tensors["places"]
     test = study.setup.shard((0, 200)).tensors
     sides = {}
     for role, pixels, labels, index in (
@@ -255,7 +255,7 @@ def test_the_report_has_every_judge_and_condition(study, content):
             whole = parts["reliability"] - parts["resolution"] + parts["uncertainty"] + parts["within"]
             assert measures["brier"]["estimate"] == pytest.approx(whole)
             assert ("class_nll" in measures) == (judge in CLASSES and condition != MIX)
-    assert content["held_out"] == len(study.setup.held_out(0)[0])
+    assert content["held_out"] == len(study.setup.held_out(0))
     reached = [study.plan.results([study.setup.attack(LBFGS, number, (0, 50))])[0]["success"] for number in range(2)]
     assert content["images"]["lbfgs"] == int((reached[0] & reached[1]).sum())
 

@@ -55,12 +55,12 @@ def test_shards_follow_one_another(setup):
 
 def test_each_run_holds_out_other_training_images_from_its_models(setup):
     whole = load_images("digits", "train")
-    places = {seed: setup.held_out(seed)[1] for seed in setup.seeds}
+    places = {seed: setup.held_places(seed).tensors["places"] for seed in setup.seeds}
     assert {len(held) for held in places.values()} == {int(0.1 * len(whole))}
     assert len({*places[0].tolist()} & {*places[1].tolist()}) < 0.3 * len(places[0])
     for number, seed in enumerate(setup.seeds):
         held, kept = places[seed], sorted({*range(len(whole))} - {*places[seed].tolist()})
-        assert torch.equal(setup.held_out(seed)[0].pixels, whole.pixels[held])
+        assert torch.equal(setup.held_out(seed).pixels, whole.pixels[held])
         assert torch.equal(setup.held(seed).tensors["indices"], held)
         for kind in ("vae", "classifier", "autoencoder"):
             inputs = setup.weights(kind, number).inputs
@@ -78,7 +78,7 @@ def test_a_pilot_looks_at_training_images_that_no_model_of_it_sees(setup):
     joined = torch.cat([looked_at.pixels, pilot.train.pixels]).flatten(1)
     assert sorted(map(bytes, joined.numpy())) == sorted(map(bytes, whole.pixels.flatten(1).numpy()))
     for seed in pilot.seeds:
-        held, learned = pilot.held_out(seed)[0], pilot.seen(seed)
+        held, learned = pilot.held_out(seed), pilot.seen(seed)
         assert len(held) + len(learned) == len(pilot.train)
     assert pilot.test_images == setup.test == load_images("digits", "test")
     assert pilot.training.key != setup.training.key

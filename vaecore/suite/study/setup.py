@@ -188,15 +188,13 @@ class Setup:
                 raise
             return None
 
-    def held_out(self, seed: int) -> tuple[Images, torch.Tensor]:
-        """Training images that the models of a run have not seen, and their places among the training images."""
-        count = len(self.train)
-        places = in_random_order("held-out", count, seed)[: min(HELD_OUT, int(HELD_OUT_SHARE * count))]
-        return self.train.take(places), places
+    def held_out(self, seed: int) -> Images:
+        """Training images that the models of a run have not seen."""
+        return self.train.take(self.held_places(seed).tensors["places"])
 
     def seen(self, seed: int) -> Images:
         """Training images that the models of a run learn from."""
-        return self.train.take(all_but(self.held_out(seed)[1], len(self.train)))
+        return self.train.take(all_but(self.held_places(seed).tensors["places"], len(self.train)))
 
     @cached_property
     def _pilot_images(self) -> torch.Tensor:
@@ -248,7 +246,7 @@ class Setup:
     def held(self, seed: int) -> Given:
         """The training images that are held out from a run's models, as an input."""
         if seed not in self._held:
-            self._held[seed] = given(*self.held_out(seed))
+            self._held[seed] = given(self.held_out(seed), self.held_places(seed).tensors["places"])
         return self._held[seed]
 
     @cached_property
@@ -257,7 +255,15 @@ class Setup:
 
     def held_places(self, seed: int) -> Given:
         """Places of the training images that are held out from a run's models, as an input."""
-        return Given({"places": self.held_out(seed)[1]})
+        if seed not in self._places:
+            count = len(self.train)
+            places = in_random_order("held-out", count, seed)[: min(HELD_OUT, int(HELD_OUT_SHARE * count))]
+            self._places[seed] = Given({"places": places})
+        return self._places[seed]
+
+    @cached_property
+    def _places(self) -> dict[int, Given]:
+        return {}
 
     @cached_property
     def whole_test(self) -> Given:

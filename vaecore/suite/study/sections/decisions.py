@@ -65,7 +65,7 @@ def section(study: Study) -> dict[str, Any] | None:
     tables = {setup.protocol.name(condition): _table(study, condition) for condition in ASKED}
     judged = {name: [judge for judge in JUDGES if _concluded(table, judge)] for name, table in tables.items()}
     return {
-        "held_out": len(setup.held_out(setup.first_seed)[0]),
+        "held_out": len(setup.held_out(setup.first_seed)),
         "outsiders": outsiders(setup),
         "mix": setup.protocol.name(MIX),
         "bins": BINS,

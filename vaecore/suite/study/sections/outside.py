@@ -183,7 +183,7 @@ def _found(study: Study, sets: Iterable[Condition]) -> dict[str, Any] | None:
     tables = {condition.label or INSIDE.kind.name: study.table(condition, of=P_VALUES) for condition in (INSIDE, *sets)}
     names = [name for name in scores if name in tables[INSIDE.kind.name]]
     shares = {name: {label: _alarms(table.columns[name]) for label, table in tables.items()} for name in names}
-    held = len(study.setup.held_out(study.setup.seeds[0])[1])
+    held = len(study.setup.held_out(study.setup.seeds[0]))
     return {"false_alarms": ALARM_RATE, "held_out": held, "shares": shares}
 
 
@@ -308,10 +308,12 @@ def _latent_map(study: Study) -> dict[str, Any]:
 def _principal_components(values: Values) -> tuple[Values, Values, Values]:
     """Mean, the first two components (at most) as rows, and the share of variance that each explains."""
     centre = values.mean(axis=0)
-    _, size, axes = np.linalg.svd(values - centre, full_matrices=False)
+    # Of the products, which are few, and not of the values, which may be thousands of latents.
+    size, vectors = np.linalg.eigh((values - centre).T @ (values - centre))
+    size, axes = size[::-1].clip(min=0), vectors.T[::-1]
     largest = axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)]
     axes = axes * np.sign(largest)[:, None]  # the sign of a component means nothing: its largest part is positive
-    share = size**2 / (size**2).sum()
+    share = size / size.sum()
     return centre, axes[:2], share[:2]
 
 
