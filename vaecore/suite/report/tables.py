@@ -14,7 +14,20 @@ from vaecore.suite.tidy import Tidy
 
 NO_VERDICT = "no verdict"  # of a claim that was not concluded; its message says why
 _CLAIMS = (
-    *("claim", "family", "kind", "verdict", "estimate", "low", "high", "level", "bound", "bound_low", "bound_high"),
+    *(
+        "claim",
+        "family",
+        "kind",
+        "verdict",
+        "amiss",
+        "estimate",
+        "low",
+        "high",
+        "level",
+        "bound",
+        "bound_low",
+        "bound_high",
+    ),
     *("runs", "images", "power", "same", "again_supported", "needed_images", "needed_runs", "pick", "registered"),
     *("conditions", "sentence", "estimand", "message"),
 )
