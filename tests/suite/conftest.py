@@ -77,10 +77,15 @@ MET = {"ABOVE_CHANCE": -1.0, "KEPT": 0.0, "MOVED": 0.0, "MISTAKES": 0, "OTHERS":
 
 
 @pytest.fixture
-def project(pytester, monkeypatch):
-    """Give a function that runs pytest in a user's project of its own, with tiny models and 60 images in `mine.npz`."""
+def met(monkeypatch):
+    """Preconditions are met by any models."""
     for name, least in MET.items():
         monkeypatch.setattr(preconditions, name, least)
+
+
+@pytest.fixture
+def project(pytester, monkeypatch, met):
+    """Give a function that runs pytest in a user's project of its own, with tiny models and 60 images in `mine.npz`."""
     for variable in ("VAECORE_DATA", "VAECORE_CACHE", "XDG_CACHE_HOME", "PYTEST_ADDOPTS", "COLUMNS", "PY_COLORS"):
         monkeypatch.delenv(variable, raising=False)
     pytester.makepyfile(

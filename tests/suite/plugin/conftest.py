@@ -63,7 +63,8 @@ def folders(small, monkeypatch):
     monkeypatch.setattr(session.collect, "tasks", lambda _: [])
     monkeypatch.setattr(session.reporting, "whole", lambda *_: {"conditions": {}})
     monkeypatch.setattr(session, "drawn", lambda *_: {})
-    monkeypatch.setattr(session.terminal, "summary", lambda *_, **__: "")
+    for part in ("verdicts", "measured"):
+        monkeypatch.setattr(session.terminal, part, lambda *_, **__: "")
     for writer in ("write", "write_verdicts"):
         monkeypatch.setattr(session.writing, writer, lambda folder, *_: written.append(folder))
     return written

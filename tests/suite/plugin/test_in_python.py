@@ -210,7 +210,7 @@ def stop(*_):
 def test_a_report_of_a_study_in_python(make, tmp_path, monkeypatch):
     """What is written follows `pytest claims --report-dir`, which has tests of its own; without it, nothing is."""
     folders, asked = [], []
-    monkeypatch.setattr(ClaimsSession, "_report", lambda _, folder: folders.append(folder))
+    monkeypatch.setattr(ClaimsSession, "_report", lambda _, folder, _head: folders.append(folder))
     monkeypatch.setattr(collect, "tasks", lambda _: asked.append("all") or [])
     study = make()
     study.claims("A1")
@@ -220,7 +220,7 @@ def test_a_report_of_a_study_in_python(make, tmp_path, monkeypatch):
 
 
 def test_the_command_of_a_study_in_python_is_a_call(make):
-    command = reporting.partial(make(draws=4), load_registry("my-images"), [])["command"]
+    command = reporting.head(make(draws=4), load_registry("my-images"), [])["command"]
     assert command == (
         "Study.make(dataset='my-images', profile='smoke', images='12', draws='4', device='cpu', vae='TinyVAE',"
         " classifier='TinyClassifier')"
@@ -374,13 +374,13 @@ def test_a_meter_sees_the_work(make):
             seen.append(title)
 
         def __enter__(self):
-            return lambda done, of: seen.append((done, of))
+            return lambda work: seen.append((work.done, work.of))
 
         def __exit__(self, *_):
             pass
 
     make(meter=Meter).table(CLEAN).mse.mean()
-    assert seen == ["draws, clean", (1, 1)]
+    assert seen == ["draws, clean", (0, 1), (1, 1)]
 
 
 def test_a_plan_of_it_computes_nothing(make):

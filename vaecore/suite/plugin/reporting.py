@@ -23,9 +23,9 @@ from vaecore.suite.text import visible
 _LOADED = source_digest()  # before files are edited, while a study runs
 
 
-def partial(study: Study, head: Mapping[str, Any]) -> dict[str, Any]:
+def partial(study: Study, head: Mapping[str, Any], verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Verdicts, and what was measured under the conditions that they looked at."""
-    names = sorted({name for claim in head["claims"] for name in claim["conditions"]})
+    names = sorted({name for verdict in verdicts for name in verdict.conditions})
     return _shown(study, {**head, **collect.looked_at(study, names)})
 
 
@@ -41,11 +41,11 @@ def _shown(study: Study, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Facts, preconditions and verdicts."""
+    """Facts, preconditions and verdicts, whose texts are printable."""
     facts = study.facts
     looked_at = {name for verdict in verdicts for name in verdict.conditions}
     names = [name for verdict in verdicts for name in verdict.conditions] + list(facts.images)
-    return {
+    found: dict[str, Any] = {
         "schema": SCHEMA,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
@@ -87,6 +87,8 @@ def head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[
         "threats": collect.threats(study, names),
         "environment": collect.environment(study),
     }
+    shown: dict[str, Any] = visible(found)
+    return shown
 
 
 def _precondition(one: Precondition) -> dict[str, Any]:

@@ -356,7 +356,7 @@ class ClaimsSession:
         """Print the verdicts, before anything is computed for the report alone."""
         reporter = self._reporter
         if reporter is not None:
-            reporter.ensure_newline()
+            reporter.line("")  # after pytest's dots
             reporter.section("claims")
             for line in self.header():
                 reporter.line(line)
@@ -369,8 +369,10 @@ class ClaimsSession:
         """Gather what was measured, and write it to the report's folder, if any."""
         study = self.study
         study.plan.compute(self.report_tasks, "evidence for the report")
-        sections = reporting.partial if folder is None or self.own_alone else reporting.whole
-        self.results = sections(study, head)
+        if folder is None or self.own_alone:
+            self.results = reporting.partial(study, head, self.ordered)
+        else:
+            self.results = reporting.whole(study, head)
         if folder is None:
             self.endings.append("No report was written: it takes all claims, on the reference study, or --report-dir.")
             return

@@ -90,16 +90,16 @@ def recording(width: int, *, color: bool) -> Console:
 
 
 def printed(console: Console) -> str:
-    """What was printed on a console of `recording`."""
+    """What was printed on a console of `recording`, without spaces at the ends of lines."""
     output = console.file
     assert isinstance(output, io.StringIO)
-    return output.getvalue()
+    return "".join(line.rstrip() + "\n" for line in output.getvalue().splitlines())
 
 
 def verdicts(results: Results, *, width: int, color: bool) -> str:
     """Preconditions, verdicts by family, reasons for what is not supported, claims without a verdict.
 
-    width: 60 columns or more. A claim takes two lines: its sentence, and its numbers.
+    width: 60 columns or more. A claim takes two lines: its sentence; its numbers, with runs x images.
     """
     console = recording(max(width, 60), color=color)
     if results["profile"] == "smoke":
@@ -179,7 +179,7 @@ def _verdicts(claims: Sequence[Results]) -> RenderableType:
         sentence = claim["sentence"] if claim["kind"] == "finding" else f"({claim['kind']}) {claim['sentence']}"
         word = outcome(claim) if claim["verdict"] != "pilot" else f"power {number(claim['power']):.2f}"
         word = f"~{word}" if again.is_near(claim) else word
-        looked_at = f"{claim['runs']} x {claim['images']:,} images"
+        looked_at = f"{claim['runs']} x {claim['images']:,}"
         numbers = Text(f"{estimate:.3f} [{low:.3f}, {high:.3f}], bound {claim['bound']}, {looked_at}: ")
         grid.add_row(Text(claim["claim"]), Text(sentence))
         grid.add_row("", numbers + Text(word, style=STYLES[claim["verdict"]]))
