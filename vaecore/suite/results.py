@@ -138,7 +138,7 @@ _DRAWN = {  # by `vaecore page`, beside that
     "claims": ListOf(
         dict.fromkeys(("kind", "sentence", "source", "bound", "registered", "pilot", "reported"), str)
         | dict.fromkeys(("power", "bound_low", "bound_high"), _MAYBE)
-        | {"images": _SIZE, "per_run": ListOf(_MAYBE), "conditions": ListOf(str)}
+        | {"images": _COUNT, "per_run": ListOf(_MAYBE), "conditions": ListOf(str)}
         | {"no_effect": {"low": _MAYBE, "high": _MAYBE}}
         | dict.fromkeys(("same?", "again_supported?"), (None, _SHARE))
         | dict.fromkeys(("why?", "amiss?"), str)

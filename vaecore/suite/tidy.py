@@ -10,7 +10,7 @@ from typing import Any
 from vaecore.suite.text import printable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tidy:
     """A table of plain values, all rows with the same columns; None where a number is not defined.
 
@@ -21,6 +21,10 @@ class Tidy:
     rows: Sequence[Mapping[str, Any]]
     columns: Sequence[str]
     shown: Sequence[str] = field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        """Number of rows, and the columns."""
+        return f"Tidy({len(self)} rows of {', '.join(self.columns)})"
 
     def __len__(self) -> int:
         """Number of rows."""

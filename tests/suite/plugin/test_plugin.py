@@ -21,7 +21,7 @@ from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.plugin.conclusion import Conclusion
 from vaecore.suite.plugin.items import VERDICT
 from vaecore.suite.plugin.options import session_of
-from vaecore.suite.study import setup
+from vaecore.suite.study import preconditions, setup
 from vaecore.suite.study.plan import WorkerDiedError
 from vaecore.suite.text import counted, printable
 
@@ -119,6 +119,22 @@ def test_of_few_successes_of_lbfgs_nothing_is_judged(run):
             "  A3: not judged: the attack succeeded in all runs on 90% of the images *",
         ]
     )
+
+
+def test_where_an_attack_leaves_too_few_images_there_is_nothing_to_judge_by(run):
+    body = "raise TooFewError('lbfgs must succeed on two images or more in all runs; got 0 of 12')"
+    result = run("from vaecore.suite.study.study import TooFewError\n" + source("A3", None, body=body))
+    assert result.ret == NOT_ALL_SUPPORTED
+    said = ["*: not judged: attack failed", "  A3: not judged: lbfgs must succeed on two images or more in all runs; *"]
+    result.stdout.fnmatch_lines([*said, "*= 1 not judged in *"])
+
+
+def test_a_precondition_that_is_not_met_is_told_before_the_rest_is_computed(run, monkeypatch):
+    monkeypatch.setattr(preconditions, "ABOVE_CHANCE", 1.0)
+    result = run(source("A1", CLEAN))
+    assert result.ret == NOT_ALL_SUPPORTED
+    told = "precondition not met, classifier near chance: accuracy of the classifier: *; undermines A, B, D, E"
+    result.stdout.fnmatch_lines([told, "test_it.py n*", "  NOT MET: accuracy of the classifier: *", "1 not judged"])
 
 
 # Tests that break the rules of the registry

@@ -28,7 +28,7 @@ def test_a_claim_near_its_bound_is_marked_and_named(near):
         "Such a study may be expected to support 1 to 2 of 2 claims.",
     )
     assert again.sentences(near) == list(said)
-    shown = terminal.summary(near, **STYLE)
+    shown = terminal.verdicts(near, width=STYLE["width"], color=STYLE["color"])
     marked = [line.split()[0] for line in shown.splitlines() if line.rstrip().endswith("~supported")]
     assert marked == ["X1"]
     text, drawn = summary.summary(near), page.render(near, {})

@@ -73,7 +73,9 @@ MARKDOWN = {
     "comparison": lambda results: compare.markdown(comparison(results)),
 }
 TERMINAL = {
-    "summary": lambda results: terminal.summary(results, **PLAIN),
+    "summary": lambda results: (
+        terminal.verdicts(results, width=PLAIN["width"], color=PLAIN["color"]) + terminal.measured(results, **PLAIN)
+    ),
     "comparison": lambda results: compare.text(comparison(results), **PLAIN),
 }
 

@@ -120,7 +120,9 @@ def test_what_is_read_back_looks_as_what_was_measured(results, name):
         "summary": summary.summary,
         "outside": outside.page,
         "decisions": decisions.page,
-        "terminal": lambda results: terminal.summary(results, **style),
+        "terminal": lambda results: (
+            terminal.verdicts(results, width=style["width"], color=style["color"]) + terminal.measured(results, **style)
+        ),
         "page": lambda results: page.render(results, {}),
     }[name]
     assert render(json.loads(to_json(results))) == render(results)

@@ -17,7 +17,7 @@ import tomli_w
 
 from vaecore.suite.facts import Facts
 from vaecore.suite.judging.registry import Claim, Registry
-from vaecore.suite.judging.verdict import Verdict
+from vaecore.suite.judging.verdict import NOT_JUDGED, Verdict
 from vaecore.suite.text import counted
 from vaecore.toolkit import sweep, write_atomically
 
@@ -81,6 +81,8 @@ def _entry(claim: Claim, verdict: Verdict, today: date) -> dict[str, Any]:
     bound = claim.suggested(verdict.estimate)
     spread = float(np.std(verdict.per_run, ddof=1))
     pilot = f"{verdict.estimate:.3f} (sd {spread:.3f}, {counted(verdict.runs, 'run')})"
+    if verdict.verdict == NOT_JUDGED:
+        return {"unregistered": f"{verdict.outcome}: {verdict.why}", "date": today}
     if not verdict.spreads:
         return {"unregistered": f"no interval: {verdict.message.rpartition('no interval: ')[2]}", "date": today}
     if not verdict.power >= LEAST_POWER:

@@ -169,6 +169,18 @@ def judge(
     )
 
 
+def unjudged(claim: Claim, facts: Facts, amiss: str, why: str) -> Verdict:
+    """The verdict on a claim that there is nothing to judge by; amiss: the reason in few words, why: in more."""
+    nothing = math.nan
+    bound = str(claim.bound or claim.no_effect)
+    return Verdict(
+        *(claim.id, NOT_JUDGED, f"{claim.id} {NOT_JUDGED}: {why}", nothing, nothing, nothing, claim.level, bound),
+        *(facts.runs, 0, (nothing,) * facts.runs, nothing),
+        why=why,
+        amiss=amiss,
+    )
+
+
 def outcome(verdict: Mapping[str, Any]) -> str:
     """The verdict of a claim of results, with the reason where it is none: "not judged: smoke"."""
     return f"{verdict['verdict']}: {verdict['amiss']}" if verdict.get("amiss") else str(verdict["verdict"])

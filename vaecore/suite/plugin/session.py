@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from vaecore.suite.study.plan import Work, WorkerDiedError
 from vaecore.suite.study.progress import bars, lines
 from vaecore.suite.study.protocol import PROFILES, Protocol, protocol_of
 from vaecore.suite.study.setup import Dataset, Setup, choose_dataset, device_of
-from vaecore.suite.study.study import Study
+from vaecore.suite.study.study import Study, TooFewError
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.text import printable, visible
 
@@ -42,11 +42,12 @@ _DATASET = "claims dataset"
 
 @dataclass(frozen=True)
 class Planned:
-    """Tasks of a run: those that its claims need, and others that its report needs.
+    """Tasks of a run: those of its preconditions, of its claims, and others that its report needs.
 
     conditions: full names of those that claims look at. mistakes: in tests that can't be planned, by test.
     """
 
+    preconditions: list[Task]
     claims: list[Task]
     report: list[Task]
     conditions: set[str]
@@ -244,14 +245,14 @@ class ClaimsSession:
         """The tasks that a run's claims need, and its report beside these."""
         running = [item for item in items if item.get_closest_marker("skip") is None]
         asked = planning.asked(running, self.study)
-        claims, tasks, report = {name for item in running if (name := claim_id(item)) is not None}, asked.tasks, []
+        claims, first, report = {name for item in running if (name := claim_id(item)) is not None}, [], []
         if claims:
-            tasks += self.study.precondition_tasks(asked.conditions)
+            first = self.study.precondition_tasks(asked.conditions)
         if claims and not self.own_alone and self.report_folder(claims) is not None:
             report = collect.tasks(self.study)
         elif claims:
             report = collect.summary_tasks(self.study, asked.conditions)
-        return Planned(tasks, report, asked.conditions, asked.mistakes)
+        return Planned(first, asked.tasks, report, asked.conditions, asked.mistakes)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
@@ -262,7 +263,7 @@ class ClaimsSession:
         if self.config.getoption("--plan"):
             if self._reporter is not None:
                 style, planned = _style(self._reporter), self.plan(session.items)
-                tasks = {task.key: task for task in (*planned.claims, *planned.report)}.values()
+                tasks = {task.key: task for task in (*planned.preconditions, *planned.claims, *planned.report)}.values()
                 costs, workers = self.study.plan.costs(tasks), self.study.facts.workers
                 width, unicode = style["width"], style["unicode"]
                 self._reporter.write(planning.table(costs, planned.mistakes, workers, width=width, unicode=unicode))
@@ -270,9 +271,21 @@ class ClaimsSession:
         if not (option.maxfail or hasattr(self.config, "workerinput")):
             with self._worker_died():
                 planned = self.plan(session.items)
+                self._tell_unmet(planned)
                 self.study.plan.compute(planned.claims, "evidence for the claims")
             self.report_tasks = planned.report
         return None
+
+    def _tell_unmet(self, planned: Planned) -> None:
+        """Say at once, when there are models, which preconditions are not met: all that follows may be in vain."""
+        if planned.preconditions:
+            self.study.plan.compute(planned.preconditions, "models and preconditions")
+            unmet = []
+            with suppress(Exception):  # of a task; it is raised again, and shown, where a claim asks for it
+                unmet = [one for one in self.study.preconditions(planned.conditions) if not one.met]
+            for one in unmet if self._reporter is not None else ():
+                self._reporter.ensure_newline()
+                self._say(f"precondition not met, {one.name}: {one}; undermines {', '.join(sorted(one.undermines))}")
 
     @contextmanager
     def _worker_died(self) -> Iterator[None]:
@@ -286,8 +299,14 @@ class ClaimsSession:
         """Turn a claim's test that passed without concluding into an error; stop where a worker died within a test."""
         if call.excinfo is not None and isinstance(call.excinfo.value, WorkerDiedError):
             pytest.exit(printable(str(call.excinfo.value)), returncode=pytest.ExitCode.INTERNAL_ERROR)
-        outcome = yield
         unfinished = item.stash.get(_UNFINISHED, None)
+        error = None if call.excinfo is None else call.excinfo.value
+        if isinstance(error, TooFewError) and unfinished is not None and unfinished.verdict is None:
+            unfinished.give_up(error)
+            outcome = yield
+            outcome.longrepr = str(error)
+            return outcome
+        outcome = yield
         if call.when == "call" and outcome.passed and unfinished is not None and unfinished.verdict is None:
             outcome.outcome = "failed"
             outcome.longrepr = (

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vaecore.suite.judging.verdict import NOT_JUDGED, outcome
 from vaecore.suite.report.markdown.parts import literal
 from vaecore.suite.results import number
 from vaecore.suite.text import counted, intensity, visible
@@ -119,6 +120,8 @@ def _side(
 ) -> Side:
     if entry is None:
         return Side(NONE, why=results["not_concluded"].get(name, "not registered"))
+    if entry["verdict"] == NOT_JUDGED:
+        return Side(NONE, why=outcome(entry))
     estimate, low, high = (number(entry[key]) for key in ("estimate", "low", "high"))
     if math.isnan(low) or math.isnan(high):
         state = OPEN

@@ -17,8 +17,9 @@ FIRST, EACH = 2.0, 30.0  # seconds until the first line of a log, and between li
 
 
 def bars() -> Meter:
-    """A meter that shows a bar, and nothing where output goes neither to a terminal nor to a notebook."""
+    """A meter that shows a bar in a terminal or a notebook, and lines on the error output elsewhere."""
     console = Console(file=sys.stdout)  # as it is now: what is printed later may be captured
+    errors = sys.stderr
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn())
 
     @contextmanager
@@ -30,8 +31,11 @@ def bars() -> Meter:
             yield lambda work: cell.update(_in_notebook(title, work), raw=True)
             cell.update({"text/plain": "", "text/html": ""}, raw=True)
             return
-        hidden = not console.is_terminal
-        with rich.progress.Progress(*columns, console=console, transient=True, disable=hidden) as shown:
+        if not console.is_terminal:
+            with lines(title, lambda line: print(line, file=errors, flush=True)) as advance:
+                yield advance
+            return
+        with rich.progress.Progress(*columns, console=console, transient=True) as shown:
             line = shown.add_task(title, total=None, told="")
             yield lambda work: shown.update(line, completed=work.done, total=work.of, told=_told(work))
 

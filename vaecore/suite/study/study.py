@@ -53,7 +53,7 @@ class TooFewError(ValueError):
     """Too few images are left to look at, as an attack failed on the others."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Study:
     """What claims ask for: tables of evidence, models, facts.
 
@@ -136,6 +136,12 @@ class Study:
             raise ValueError(as_keywords(str(error))) from error
         keep_freed_memory()
         return study
+
+    def __repr__(self) -> str:
+        """Data set, models and how much it looks at."""
+        facts = self.facts
+        models = f"vae={facts.vae!r}, classifier={facts.classifier!r}"
+        return f"Study({facts.dataset!r}, {models}, profile={facts.profile!r}, runs={facts.runs})"
 
     def planning(self) -> "Study":
         """The same study, which only notes the tasks that its tables would ask for; see `Plan.planning`."""
@@ -265,6 +271,9 @@ class Study:
         report takes, and write it to a folder in there, as `pytest claims --report-dir` does.
         Raises ValueError for an id that is not registered.
         """
+        given: tuple[object, ...] = ids
+        if wrong := [one for one in given if not isinstance(one, str)]:
+            raise ValueError(f'ids must be texts, as in study.claims("A1", "C6"); got {wrong[0]!r}')
         # By name, as no key of a task may follow from how claims are judged, and imports run downward.
         tidy: Tidy = import_module("vaecore.suite.plugin.in_python").claims(self, ids, report_dir)
         return tidy

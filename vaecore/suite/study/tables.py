@@ -52,6 +52,11 @@ class Table:
         """load: gives the columns and their origin, once, when a column is first looked at."""
         self._content = cache(load)
 
+    def __repr__(self) -> str:
+        """Its columns, with their shapes; it is computed for that."""
+        shapes = ", ".join(f"{name} {tuple(column.shape)}" for name, column in self.columns.items())
+        return f"Table({shapes})"
+
     @classmethod
     def of(cls, columns: Columns, origin: Origin = NOWHERE) -> "Table":
         """A table of given columns."""

@@ -209,7 +209,7 @@ FIGURES = {  # in the order in which they are shown
     "contact-sheet": Figure(_contact_sheet, "consistency.contact_sheet", r"A.*", "contact_sheet", "figures"),
     "convergence": Figure(_convergence, "consistency.convergence", r"A(13|14|16|22|23).*|D5.*", "trials", "trials"),
     "error-by-confidence": Figure(
-        _error_by_confidence, "consistency.error_by_confidence", r"B[1-5]", "error_by_confidence", "figures"
+        _error_by_confidence, "consistency.error_by_confidence", r"B[1-59]", "error_by_confidence", "figures"
     ),
     "detection-matrix": Figure(_detection_matrix, "outside.detection_matrix", r"C.*", "detection", "detection"),
     "score-histograms": Figure(_score_histograms, "outside.score_histograms", r"C.*", "detection", "scores"),
