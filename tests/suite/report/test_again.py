@@ -1,5 +1,7 @@
 """Do terminal, summary and page name the claims near their bounds, and say how many may be supported?"""
 
+from itertools import pairwise
+
 import pytest
 
 from vaecore.suite.report import again, page, terminal
@@ -29,7 +31,8 @@ def test_a_claim_near_its_bound_is_marked_and_named(near):
     )
     assert again.sentences(near) == list(said)
     shown = terminal.verdicts(near, width=STYLE["width"], color=STYLE["color"])
-    marked = [line.split()[0] for line in shown.splitlines() if line.rstrip().endswith("~supported")]
+    lines = shown.splitlines()  # a claim's numbers follow its sentence
+    marked = [before.split()[0] for before, line in pairwise(lines) if line.endswith("~supported")]
     assert marked == ["X1"]
     text, drawn = summary.summary(near), page.render(near, {})
     rows = [line for line in text.splitlines() if line.startswith("| X")]

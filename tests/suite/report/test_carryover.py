@@ -94,6 +94,13 @@ def test_fates_are_those_of_what_is_shown():
     assert (lacking.state, lacking.why) == (NONE, "needs images with a background")
 
 
+def test_what_is_not_judged_shows_nothing():
+    judged = {claim["claim"]: claim for claim in B["claims"]}
+    claims = [*judged.values(), judged["A1"] | {"verdict": "not judged", "amiss": "smoke"}]
+    (side,) = [one.sides[1] for one in carry_over(A, B | {"claims": claims}).claims if one.claim == "A1"]
+    assert (side.state, side.why) == (NONE, "not judged: smoke")
+
+
 def test_effects_are_above_0_on_the_claimed_side():
     claims = {claim.claim: claim for claim in carry_over(A, B).claims}
     assert claims["A2"].effect(0.2) == pytest.approx(-0.3)

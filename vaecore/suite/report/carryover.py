@@ -120,7 +120,7 @@ def _side(
 ) -> Side:
     if entry is None:
         return Side(NONE, why=results["not_concluded"].get(name, "not registered"))
-    if entry["verdict"] == NOT_JUDGED:
+    if entry.get("verdict") == NOT_JUDGED:
         return Side(NONE, why=outcome(entry))
     estimate, low, high = (number(entry[key]) for key in ("estimate", "low", "high"))
     if math.isnan(low) or math.isnan(high):
