@@ -61,8 +61,8 @@ def test_what_other_code_made_is_stale(entry, changes):
 @pytest.fixture
 def other_torch(monkeypatch):
     """Have another version of torch installed."""
-    real, kept = sources._version, (sources.digest_of, entries._digest)
-    monkeypatch.setattr(sources, "_version", lambda library: "0" if library == "torch" else real(library))
+    real, kept = sources.version_of, (sources.digest_of, entries._digest)
+    monkeypatch.setattr(sources, "version_of", lambda library: "0" if library == "torch" else real(library))
     for function in kept:
         function.cache_clear()
     yield

