@@ -21,7 +21,7 @@ from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.plugin.conclusion import Conclusion
 from vaecore.suite.plugin.items import VERDICT
 from vaecore.suite.plugin.options import session_of
-from vaecore.suite.study import preconditions, setup
+from vaecore.suite.study import preconditions, progress, setup
 from vaecore.suite.study.plan import WorkerDiedError
 from vaecore.suite.text import counted, printable
 
@@ -360,6 +360,7 @@ def test_progress_is_shown_on_a_terminal_only(run, pytester, monkeypatch):
     result = run(source("A1", None, body=f"study.table('clean').mse; claim.conclude(mean({ONES}))"))
     assert result.ret == OK
     assert "\x1b" not in result.stdout.str() + result.stderr.str()
+    monkeypatch.setattr(progress, "Console", lambda **_: SimpleNamespace(is_jupyter=False, is_terminal=True))
     config = pytester.parseconfigure()
     config.pluginmanager.get_plugin("terminalreporter").isatty = True
     with pytest.raises(AssertionError, match="no progress"), session_of(config).meter("training"):
