@@ -203,7 +203,7 @@ def test_below_a_share_of_0_95_of_images_kept_nothing_is_judged(claim, facts, ke
         hint = "the attack succeeded in all runs on 95% of the images only: what is left is no fair sample"
         assert verdict.message.endswith(hint) == (word == "not judged")
         assert (verdict.needed_images, verdict.needed_runs) == (None, None)
-    assert judge(claim(Bound(high=0.5)), [mean(left)], facts).verdict == "refuted"
+    assert judge(claim(Bound(high=0.5)), [mean(left)], facts).verdict == word.replace("supported", "refuted")
 
 
 def test_tables_that_a_test_only_looks_at_change_no_verdict(tiny, claim, facts):

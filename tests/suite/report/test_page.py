@@ -291,7 +291,7 @@ def test_colours_can_be_read_on_every_ground(scheme):
 
 
 def test_every_verdict_has_a_shape(results):
-    shapes = dict(re.findall(r'<symbol id="mark-(\w+)"[^>]*>(.*?)</symbol>', page.render(results, {})))
+    shapes = dict(re.findall(r'<symbol id="mark-([\w-]+)"[^>]*>(.*?)</symbol>', page.render(results, {})))
     assert set(shapes) == {verdict.replace(" ", "-") for verdict in page.VERDICTS}
     assert len({*shapes.values()}) == len(page.VERDICTS)
 
