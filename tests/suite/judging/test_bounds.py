@@ -139,7 +139,7 @@ def test_later_runs_are_judged_by_them(pilot, values, word, status):
         [f"bounds: bounds.toml, digest {'?' * 12}, pilot of * (seeds 1000 to 1001)", f"1 {word}"]
     )
     result.stdout.no_fnmatch_line("note: *")
-    result.stdout.fnmatch_lines(["*bound > 0.70: *"])
+    result.stdout.fnmatch_lines(["*bound > 0.70, *"])
 
 
 def test_a_claim_without_power_or_beyond_the_pilot_is_not_judged_and_takes_no_error_rate(pilot):

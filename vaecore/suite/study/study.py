@@ -41,7 +41,7 @@ from vaecore.suite.study.setup import PROBE, Setup, choose_dataset, device_of, g
 from vaecore.suite.study.sources import look_again
 from vaecore.suite.study.tables import Content, Table, failures, join
 from vaecore.suite.study.tasks import Task
-from vaecore.suite.text import as_keywords, visible
+from vaecore.suite.text import as_keywords, printable, visible
 from vaecore.toolkit import Classify, Precision, Tensors, ask
 
 if TYPE_CHECKING:  # so that a change to how claims are judged moves no key of a task
@@ -69,7 +69,7 @@ class Study:
     def of(cls, setup: Setup, store: Store, executor: Executor | None = None, meter: Meter = silent) -> "Study":
         """A study that keeps its results in a store; executor: None for this process."""
         look_again()  # a notebook may have loaded modules anew since the last one
-        return cls(setup, Plan(store, executor or Here(), meter, PurePath(setup.dataset.name).name))
+        return cls(setup, Plan(store, executor or Here(), meter, printable(PurePath(setup.dataset.name).name)))
 
     @classmethod
     def make(
