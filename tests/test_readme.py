@@ -63,6 +63,23 @@ def test_the_tally_is_that_of_the_reference_run(results):
     assert set(count) == {"supported", "inconclusive"}
 
 
+def test_what_is_said_of_cifar_10_is_that_of_its_reports():
+    found = {
+        name: json.loads((ROOT / f"reports/cifar-10{name}/results.json").read_text(encoding="utf-8"))
+        for name in ("", "-pilot")
+    }
+    judged = [claim for claim in found[""]["claims"] if claim["verdict"] != "reported"]
+    count, text = Counter(claim["verdict"] for claim in judged), " ".join(README.split())
+    low, high = found[""]["expected_supported"]
+    doubtful = ", ".join(claim["claim"] for claim in judged if claim["verdict"] == "inconclusive")
+    told = f"{count['supported']} are supported and {count['inconclusive']} are inconclusive ({doubtful})"
+    assert f"of the {len(judged)} claims that have a bound there, {told}" in text
+    assert f"may be expected to support {low} to {high}." in text
+    for name, of, form in (("A25", "", "(A25, AUROC {}; 0.921 on"), ("B1", "-pilot", "(B1, in the pilot {}; 1.394 on")):
+        (claim,) = [one for one in found[of]["claims"] if one["claim"] == name]
+        assert form.format("{estimate:.3f} [{low:.3f}, {high:.3f}]".format(**claim)) in text
+
+
 def test_the_level_is_that_of_family_a(claims):
     family = [claim for claim in claims if claim["claim"].startswith("A")]
     judged = sum(claim["verdict"] != "reported" for claim in family)
