@@ -104,8 +104,8 @@ def summary(results: Mapping[str, Any]) -> str:
     made = results["environment"]
     packages = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
     revision = f"git {results['git_revision'] or 'unknown'}"
-    line(f"\n## Provenance\n\n{results['made']}, vaecore {results['version']}, source digest")
-    line(f"{results['source_digest']}, {revision}; Python {made['python']},")
+    line(f"\n## Provenance\n\n{results['made']}, vaecore {results.get('version', 'unknown')}, source digest")
+    line(f"{results.get('source_digest', 'unknown')}, {revision}; Python {made['python']},")
     line(f"{packages}; {made['processor']}, {counted(made['threads'], 'thread')}, GPU: {made['gpu'] or 'none'}.")
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in results["wall_seconds"].items())
     line(f"Wall time, with what the cache held: {times}. Test set digest {dataset['test_digest']}.")
