@@ -134,7 +134,7 @@ def test_a_precondition_that_is_not_met_is_told_before_the_rest_is_computed(run,
     result = run(source("A1", CLEAN))
     assert result.ret == NOT_ALL_SUPPORTED
     told = "precondition not met, classifier near chance: accuracy of the classifier: *; undermines A, B, D, E"
-    result.stdout.fnmatch_lines([told, "test_it.py n*", "  NOT MET: accuracy of the classifier: *", "1 not judged"])
+    result.stdout.fnmatch_lines([told, "test_it.py N*", "  NOT MET: accuracy of the classifier: *", "1 not judged"])
 
 
 # Tests that break the rules of the registry

@@ -94,6 +94,21 @@ def test_fates_are_those_of_what_is_shown():
     assert (lacking.state, lacking.why) == (NONE, "needs images with a background")
 
 
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        (
+            "AUROC at {5 draws} draws minus at {draws}, FGSM {1.5 budget}",
+            "AUROC at 5 x the draws minus at the draws, FGSM 1.5 budget",
+        ),
+        ("majority of {draws} reconstructions", "majority of the draws"),
+    ],
+)
+def test_an_estimand_holds_for_any_protocol(stated, words):
+    claims = [claim | {"stated": stated} for claim in B["claims"]]
+    assert {one.estimand for one in carry_over(B | {"claims": claims}, B | {"claims": claims}).claims} == {words}
+
+
 def test_what_is_not_judged_shows_nothing():
     judged = {claim["claim"]: claim for claim in B["claims"]}
     claims = [*judged.values(), judged["A1"] | {"verdict": "not judged", "amiss": "smoke"}]

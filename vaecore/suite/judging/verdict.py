@@ -171,11 +171,19 @@ def judge(
 
 def unjudged(claim: Claim, facts: Facts, amiss: str, why: str) -> Verdict:
     """The verdict on a claim that there is nothing to judge by; amiss: the reason in few words, why: in more."""
-    nothing = math.nan
-    bound = str(claim.bound or claim.no_effect)
     return Verdict(
-        *(claim.id, NOT_JUDGED, f"{claim.id} {NOT_JUDGED}: {why}", nothing, nothing, nothing, claim.level, bound),
-        *(facts.runs, 0, (nothing,) * facts.runs, nothing),
+        claim=claim.id,
+        verdict=NOT_JUDGED,
+        message=f"{claim.id} {NOT_JUDGED}: {why}",
+        estimate=math.nan,
+        low=math.nan,
+        high=math.nan,
+        level=claim.level,
+        bound=str(claim.bound or claim.no_effect),
+        runs=facts.runs,
+        images=0,
+        per_run=(math.nan,) * facts.runs,
+        power=math.nan,
         why=why,
         amiss=amiss,
     )

@@ -185,7 +185,7 @@ def session_of(config: pytest.Config) -> "ClaimsSession":
                 " (a plugin is left out with `-p no:NAME`; `pytest --trace-config` lists them)"
             )
         try:
-            request_of(config)
+            request_of(config)  # mistakes are told before torch is imported
         except (ValueError, OSError) as error:
             raise usage_error(error) from None
         from vaecore.suite.plugin.session import ClaimsSession  # noqa: PLC0415  # it imports torch

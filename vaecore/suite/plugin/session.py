@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from vaecore.suite.judging.bounds import Bounds, read_bounds
 from vaecore.suite.judging.findings import FAMILY, REGISTRY
 from vaecore.suite.judging.pilot import check_new, write_bounds
 from vaecore.suite.judging.registry import Registry, load_registry
-from vaecore.suite.judging.verdict import REFUTED, Verdict, not_run, tally
+from vaecore.suite.judging.verdict import Verdict, not_run, tally
 from vaecore.suite.plugin import planning, reporting
 from vaecore.suite.plugin.conclusion import PASSED, REGISTRY_PROPERTY, Conclusion
 from vaecore.suite.plugin.figure_tasks import drawn
@@ -280,10 +280,9 @@ class ClaimsSession:
         """Say at once, when there are models, which preconditions are not met: all that follows may be in vain."""
         if planned.preconditions:
             self.study.plan.compute(planned.preconditions, "models and preconditions")
-            unmet = []
-            with suppress(Exception):  # of a task; it is raised again, and shown, where a claim asks for it
-                unmet = [one for one in self.study.preconditions(planned.conditions) if not one.met]
-            for one in unmet if self._reporter is not None else ():
+            if self.study.plan.failures or self._reporter is None:
+                return  # an error is raised again, and shown, where a claim asks
+            for one in (one for one in self.study.preconditions(planned.conditions) if not one.met):
                 self._reporter.ensure_newline()
                 self._say(f"precondition not met, {one.name}: {one}; undermines {', '.join(sorted(one.undermines))}")
 
@@ -320,7 +319,7 @@ class ClaimsSession:
         """Tell a verdict from a failure: it stands in the table of claims, and not among pytest's failures."""
         for name, value in report.user_properties:
             if name == VERDICT and report.when == "call" and (word := json.loads(str(value))["verdict"]) not in PASSED:
-                return word, word[0] if word != REFUTED else "R", (word.upper(), {terminal.STYLES[word]: True})
+                return word, word[0].upper(), (word.upper(), {terminal.STYLES[word]: True})
         return None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

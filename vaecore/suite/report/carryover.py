@@ -19,6 +19,7 @@ from vaecore.suite.results import number
 from vaecore.suite.text import counted, intensity, visible
 from vaecore.toolkit import write_atomically
 
+_DRAWS = re.compile(r"\{(?:([\d.]+) )?draws\}(?: (?:draws|reconstructions))?")
 SHOWN, TURNED, OPEN, NONE = "shown", "turned round", "open", "not measured"
 FATES = {  # of what is shown in A, by its state in B
     SHOWN: "carries over",
@@ -100,8 +101,9 @@ def carry_over(a: Mapping[str, Any], b: Mapping[str, Any]) -> CarryOver:
 
 
 def _estimand(entry: Mapping[str, Any]) -> str:
-    """Its words for any protocol, "1.5 budget" in place of a size, where the results have them."""
-    return re.sub(r"[{}]", "", entry.get("stated", entry["estimand"]))
+    """Its words for any protocol, "1.5 budget" and "5 x the draws" in place of numbers, where the results have them."""
+    stated = _DRAWS.sub(lambda draws: f"{draws[1]} x the draws" if draws[1] else "the draws", entry.get("stated", ""))
+    return re.sub(r"[{}]", "", stated) or str(entry["estimand"])
 
 
 def _place(name: str) -> tuple[str, int, str]:

@@ -165,16 +165,10 @@ def only(results: Results, names: Collection[str]) -> Results:
     return {**results, "conditions": conditions, "detection": detection}
 
 
-def _columns() -> Grid:
-    """Ids of claims, and what stands beside them."""
+def _verdicts(claims: Sequence[Results]) -> RenderableType:
     grid = Grid(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True, min_width=5)
     grid.add_column(ratio=1, overflow="fold")
-    return grid
-
-
-def _verdicts(claims: Sequence[Results]) -> RenderableType:
-    grid = _columns()
     for claim in claims:
         estimate, low, high = (number(claim[key]) for key in ("estimate", "low", "high"))
         sentence = claim["sentence"] if claim["kind"] == "finding" else f"({claim['kind']}) {claim['sentence']}"

@@ -29,8 +29,9 @@ def look_tasks(setup: Setup) -> list[Task]:
 
 def attack_tasks(setup: Setup) -> list[Task]:
     """The same with what the smallest and the largest attack make of the images."""
+    rows = _looked_at(setup)
     return [
-        _look(setup, number, {name: setup.attack(attack, number, _rows(setup)) for name, attack in _ATTACKS.items()})
+        _look(setup, number, {name: setup.attack(attack, number, rows) for name, attack in _ATTACKS.items()})
         for number in range(len(setup.seeds))
     ]
 
@@ -38,14 +39,14 @@ def attack_tasks(setup: Setup) -> list[Task]:
 _ATTACKS = {"smallest": SMALLEST, "largest": LARGEST}
 
 
-def _rows(setup: Setup) -> tuple[int, int]:
+def _looked_at(setup: Setup) -> tuple[int, int]:
     return 0, min(setup.protocol.profile.lbfgs_images, len(setup.test))
 
 
 def _look(setup: Setup, number: int, attacks: Mapping[str, Task]) -> Task:
     models = {kind: setup.model(kind, number) for kind in ("vae", "classifier")}
     arguments = {"seed": setup.seeds[number], "device": str(setup.device)}
-    inputs = {"shard": setup.shard(_rows(setup)), "smallest": None, "largest": None, **attacks, **models}
+    inputs = {"shard": setup.shard(_looked_at(setup)), "smallest": None, "largest": None, **attacks, **models}
     return Task(look_first, arguments, inputs, "preconditions", "preconditions")
 
 
@@ -139,20 +140,33 @@ def _share(of: Tensor) -> float:
     return float(of.double().mean()) if len(of) else 0.0
 
 
-def of_sets(setup: Setup, names: Collection[str] | None) -> list[Precondition]:
-    """That sets outside are not the test set again. names: full names of conditions whose sets are meant; None: all."""
-    inside = set(_bytes_of(setup.test))
-    shares, same = [], set[str]()
-    for condition in setup.sets.conditions:
-        alike = {setup.protocol.full_name(one) for one in _of_set(condition)}
-        if names is None or alike & set(names):
-            found = _bytes_of(setup.sets.images(condition)[0])
-            shares.append(sum(image not in inside for image in found) / len(found))
-            same |= alike if shares[-1] < OTHERS else set()
+def sets_among(setup: Setup, names: Collection[str] | None) -> list[Condition]:
+    """The sets outside that conditions look at; names: full names of these; None: all."""
+    every = setup.sets.conditions
+    if names is None:
+        return every
+    return [one for one in every if {setup.protocol.full_name(looks) for looks in _of_set(one)} & set(names)]
+
+
+def in_bytes(images: Images) -> set[bytes]:
+    """The images, each in 256 levels."""
+    return set(_rows(images))
+
+
+def share_of_others(setup: Setup, condition: Condition, inside: Collection[bytes]) -> float:
+    """The share of a set's images that are not among those inside, which are as `in_bytes` gives them."""
+    found = _rows(setup.sets.images(condition)[0])
+    return sum(image not in inside for image in found) / len(found)
+
+
+def of_sets(setup: Setup, shares: Mapping[Condition, float]) -> list[Precondition]:
+    """That sets outside are not the test set again; shares: as `share_of_others` gives them, by set."""
     if not shares:
         return []
+    same = (looks for one, share in shares.items() if share < OTHERS for looks in _of_set(one))
     text = "share of the images of a set outside that are no test images"
-    return [Precondition("set outside is inside", text, min(shares), OTHERS, frozenset(same))]
+    undermines = frozenset(map(setup.protocol.full_name, same))
+    return [Precondition("set outside is inside", text, min(shares.values()), OTHERS, undermines)]
 
 
 def _of_set(condition: Condition) -> list[Condition]:
@@ -161,6 +175,5 @@ def _of_set(condition: Condition) -> list[Condition]:
     return [condition, HIDDEN(HIDDEN_BY, label=label), HOME(label=label), AWAY(label=label)]
 
 
-def _bytes_of(images: Images) -> list[bytes]:
-    """Each image in 256 levels."""
+def _rows(images: Images) -> list[bytes]:
     return [row.tobytes() for row in images.pixels.mul(255).round().to(torch.uint8).numpy()]

@@ -29,10 +29,13 @@ from vaecore.suite.study.plan import Meter, Plan, silent
 from vaecore.suite.study.preconditions import (
     attack_tasks,
     attacks_among,
+    in_bytes,
     look_tasks,
     of_attacks,
     of_models,
     of_sets,
+    sets_among,
+    share_of_others,
 )
 from vaecore.suite.study.progress import bars
 from vaecore.suite.study.protocol import PROFILES, draws_of, profile_of, protocol_of, seed_of
@@ -306,11 +309,24 @@ class Study:
         conditions: full names of those that are looked at; None: all.
         """
         setup = self.setup
-        looked, right = self.plan.results(look_tasks(setup), "preconditions"), self._right[:, setup.indices.numpy()]
-        found = [*of_models(setup, looked, right), *of_sets(setup, conditions)]
-        if attacks := attacks_among(setup, conditions):
-            found += of_attacks(setup, self.plan.results(attack_tasks(setup), "preconditions"), attacks)
-        return found
+        shares = {one: self._share_of_others(one) for one in sets_among(setup, conditions)}
+        attacks = attacks_among(setup, conditions)
+        of_these = of_attacks(setup, self._under_attack, attacks) if attacks else []
+        return [*self._of_models, *of_sets(setup, shares), *of_these]
+
+    @cached_property
+    def _of_models(self) -> list[Precondition]:
+        looked = self.plan.results(look_tasks(self.setup), "preconditions")
+        return of_models(self.setup, looked, self._right[:, self.setup.indices.numpy()])
+
+    @cached_property
+    def _under_attack(self) -> list[Tensors]:
+        return self.plan.results(attack_tasks(self.setup), "preconditions")
+
+    @cached_property
+    def _share_of_others(self) -> Callable[[Condition], float]:
+        inside = in_bytes(self.setup.test)
+        return cache(lambda condition: share_of_others(self.setup, condition, inside))
 
     def precondition_tasks(self, conditions: Collection[str]) -> list[Task]:
         """What `preconditions` asks for."""

@@ -53,7 +53,9 @@ class Table:
         self._content = cache(load)
 
     def __repr__(self) -> str:
-        """Its columns, with their shapes; it is computed for that."""
+        """Its columns, with their shapes, where it was looked at: to show it computes nothing."""
+        if not self._content.cache_info().currsize:
+            return "Table(not computed yet)"
         shapes = ", ".join(f"{name} {tuple(column.shape)}" for name, column in self.columns.items())
         return f"Table({shapes})"
 
