@@ -22,7 +22,7 @@ from vaecore.toolkit import Precision, computing_in
 Shape = tuple[int, int]
 """Of a matrix product's right side: inner dimension and columns."""
 
-_ROWS = {"cpu": (500, 2_000, 8_000), "cuda": (8_000, 65_536)}  # of the left side: the best of these counts
+_ROWS = {"cpu": (500, 2_000, 8_000), "cuda": (8_000, 65_536, 262_144)}  # of the left side: the best of these counts
 _AT_LEAST = 0.01  # seconds that a rate is measured for, each of _REPEATS times
 _REPEATS = 3
 _COPIED = 64 << 20  # bytes: more than caches hold

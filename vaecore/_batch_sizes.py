@@ -14,7 +14,7 @@ from vaecore._inside import is_exported
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux; sysconf is wrong in some virtual machines
 _USUAL_CACHE = 1 << 20  # bytes of the second-level cache of most cores
-_GPU_ROWS, _GPU_BYTES = 65_536, 1 << 30  # fill any GPU and leave room on a small one
+_GPU_ROWS, _GPU_BYTES = 262_144, 1 << 30  # fill any GPU and leave room on a small one
 _FEW = 100  # images that are classified in one call, whatever the size of their activations
 _BELOW_LARGEST_THRESHOLD = 31 << 20  # bytes; glibc's threshold does not grow beyond 32 MiB
 

@@ -1,12 +1,14 @@
 """Random numbers that are functions of (seed, image, draw, position), and so do not depend on the batch.
 
 The generator is Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3): numpy's
-on a CPU, and int64 tensor arithmetic on a GPU and for scattered image indices. Normal deviates are made by tables, a
-product and a sum. The last bit of a logarithm or cosine may depend on memory alignment and on the device; these do not.
-The bits are the same for any batch size, order, split, number of threads and device.
+on a CPU, a kernel on a GPU, and int64 tensor arithmetic for scattered image indices. Normal deviates are made by
+tables, a product and a sum. The last bit of a logarithm or cosine may depend on memory alignment and on the device;
+these do not. The bits are the same for any batch size, order, split, number of threads and device.
 """
 
 import hashlib
+import warnings
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -135,7 +137,11 @@ def _words(seed: int, indices: Tensor, draws: int, size: int, device: torch.devi
     seed = check_seed(seed)
     indices = indices.to(device) if device is not None else indices
     blocks = -(-size // _BLOCK)
-    long_words = _words_by_numpy(seed, indices, draws, blocks) if indices.device.type == "cpu" else None
+    long_words = None
+    if indices.device.type == "cpu":
+        long_words = _words_by_numpy(seed, indices, draws, blocks)
+    elif indices.device.type == "cuda" and (kernel := _kernel()) is not None:
+        long_words = kernel(_signed(seed), indices, draws, blocks)
     if long_words is None:
         long_words = _words_by_tensors(seed, indices, draws, blocks)
     return long_words.view(torch.int32).view(len(indices), draws, -1)[..., :size]
@@ -171,6 +177,24 @@ def _words_by_tensors(seed: int, indices: Tensor, draws: int, blocks: int) -> Te
     counter = (block, high + carry, draw, torch.zeros_like(draw))
     parts = philox(tuple(word.expand(shape) for word in counter), (seed, 0))  # type: ignore[arg-type]
     return torch.stack(parts, dim=-1).flatten(2)
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> Callable[[int, Tensor, int, int], Tensor] | None:
+    """The kernel for GPUs, tried once; None, with a warning, where Triton is missing or cannot build it."""
+    try:
+        from vaecore._noise_kernel import words_by_kernel  # noqa: PLC0415  # needs Triton
+
+        words_by_kernel(0, torch.zeros(1, dtype=torch.int64, device="cuda"), 1, 1)
+    except Exception as error:  # noqa: BLE001  # whatever Triton, a compiler or a driver raises
+        warnings.warn(
+            "random numbers on this GPU take some 400 launches and not one, as their kernel cannot be built:"
+            f" {error} (install triton and a C compiler)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return words_by_kernel
 
 
 @lru_cache(maxsize=8)

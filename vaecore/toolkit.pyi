@@ -75,8 +75,6 @@ from .reconstruction._decode import kl_of_posterior as kl_of_posterior
 from .reconstruction._decode import posterior as posterior
 from .reconstruction._likelihood import checked_density as checked_density
 from .reconstruction._likelihood import decoder_density as decoder_density
-from .reconstruction._compiled import fastest as fastest
-from .reconstruction._compiled import has_kernel as has_kernel
 
 # Attacks.
 from .attacks._attack import class_loss as class_loss

@@ -25,7 +25,7 @@ def test_activations_fill_twice_the_cache_of_each_thread():
     torch.set_num_threads(3)
     assert fit_at_once(1024, CPU) == 3 * with_one
     assert fit_at_once(1 << 40, CPU) == 1
-    assert fit_at_once(4 * 784, torch.device("cuda")) == 65_536
+    assert fit_at_once(4 * 784, torch.device("cuda")) == 262_144
     assert fit_at_once(1 << 20, torch.device("cuda")) == 1024  # a gibibyte
 
 

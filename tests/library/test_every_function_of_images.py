@@ -251,7 +251,6 @@ def closed(request, vae, tiny_classifier, some_images):
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if "encoder" not in name])  # which optimises the weights
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
 def test_models_that_cannot_be_looked_into_are_called_all_the_same(
     functions_of, vae, tiny_classifier, some_images, closed, name
 ):
@@ -427,3 +426,14 @@ def test_unfit_settings(functions, some_images, name, setting, message):
 def test_unfit_images(functions, name, images, message):
     with pytest.raises(ValueError, match=message):
         functions[name](images, draws=2, seed=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+@pytest.mark.parametrize("name", EVERY)
+def test_a_gpu_gives_what_a_cpu_gives(functions_of, vae, tiny_classifier, some_images, name):
+    images, setting, models = some_images(60), {"draws": 3, "seed": 0}, (vae, tiny_classifier())
+    expected = functions_of(*models)[name](images, **setting)
+    there = functions_of(*(copy.deepcopy(model).cuda() for model in models), lambda *some: some_images(*some).cuda())
+    found = there[name](images.cuda(), **setting)
+    assert found.is_cuda
+    assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)

@@ -1,5 +1,9 @@
 """The random numbers: Random123's known answers, the same bits however they are asked for, and the distributions."""
 
+import os
+import subprocess
+import sys
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ from hypothesis import given, settings
 from scipy.special import ndtri
 from scipy.stats import kstest
 
+from vaecore import _noise
 from vaecore.toolkit import image_indices, normal, normal_of, philox, seed_for, signs, uniform, words
 
 WORD, WORD_64 = 0xFFFFFFFF, (1 << 64) - 1
@@ -245,3 +250,71 @@ TWO = torch.arange(2)
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# The kernel for GPUs
+
+INTERPRETED = """
+import torch
+from vaecore import _noise
+from vaecore._noise_kernel import words_by_kernel
+
+for seed in (0, 1, 2**32, 2**63, 2**64 - 1, 1234567890123456789):
+    for indices in (torch.arange(300), torch.tensor([5, 2**62 + 3, 2**63 - 1, 0])):
+        for draws, blocks in ((1, 1), (3, 3), (2, 98)):
+            expected = _noise._words_by_tensors(seed, indices, draws, blocks)
+            assert torch.equal(words_by_kernel(_noise._signed(seed), indices, draws, blocks), expected), (seed, draws)
+print("right")
+"""
+
+BUILT = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from vaecore._noise_kernel import words_kernel
+
+for architecture in (75, 80, 90):
+    for seed in ("i32", "i64"):
+        types = {"indices": "*i64", "words": "*i64", "seed": seed, "total": "i32", "draws": "i32", "blocks": "i32"}
+        source = ASTSource(words_kernel, types | {"COUNTERS": "constexpr"}, {"COUNTERS": 256})
+        assert triton.compile(source, GPUTarget("cuda", architecture, 32)).asm["cubin"]
+print("built")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "said", "variables"), [(INTERPRETED, "right", {"TRITON_INTERPRET": "1"}), (BUILT, "built", {})]
+)
+def test_the_kernel_is_right_in_triton_s_interpreter_and_is_built(script, said, variables, tmp_path):
+    pytest.importorskip("triton", reason="Triton comes with PyTorch for Linux and GPUs only")
+    if variables and torch.cuda.is_available():
+        pytest.skip("where a GPU is, the kernel itself is tested")
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), **variables}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)  # noqa: S603
+    assert done.stdout.strip() == said, done.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+@pytest.mark.parametrize("way", ["kernel", "tensors"])
+@pytest.mark.parametrize("generate", GENERATORS)
+def test_a_gpu_gives_the_bits_of_a_cpu(monkeypatch, generate, way):
+    if way == "tensors":
+        monkeypatch.setattr(_noise, "_kernel", lambda: None)
+    else:
+        assert _noise._kernel() is not None
+    for indices in (torch.arange(3, 300), torch.tensor([7, 2**63 - 1, 0, 7])):
+        for seed, draws, size in ((0, 1, 1), (2**64 - 1, 3, 20), (5, 2, 784)):
+            expected = generate(seed, indices, draws=draws, size=size)
+            assert torch.equal(generate(seed, indices.cuda(), draws=draws, size=size).cpu(), expected)
+
+
+def test_without_triton_the_same_words_come_from_tensors_and_a_warning_says_so(monkeypatch):
+    _noise._kernel.cache_clear()
+    monkeypatch.setitem(sys.modules, "vaecore._noise_kernel", None)
+    try:
+        with pytest.warns(RuntimeWarning, match=r"some 400 launches.*install triton and a C compiler"):
+            assert _noise._kernel() is None
+        assert _noise._kernel() is None  # once
+    finally:
+        _noise._kernel.cache_clear()

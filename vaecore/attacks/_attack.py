@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from enum import IntFlag
 from inspect import signature
 from math import sqrt
-from typing import Literal, Protocol, cast, get_args, runtime_checkable
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
@@ -40,7 +40,6 @@ noise; `square`, which compares its points by their loss, stays at step 0.
 """
 
 
-@runtime_checkable
 class Victim(Protocol):
     """A target of attacks that is more than a classifier, for instance a detector with a VAE.
 

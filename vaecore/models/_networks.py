@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +105,6 @@ def settle(config: object, check: Callable[..., float], name: str, *range_: Any)
     object.__setattr__(config, name, check(name, getattr(config, name), *range_))
 
 
-@runtime_checkable
 class Autoencoder(Protocol):
     """The interface of a VAE; a user's own needs only these two methods.
 

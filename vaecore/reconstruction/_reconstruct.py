@@ -93,8 +93,7 @@ def reconstruct(
     changes pixels by about 0.01 at most; "tf32" is for GPUs. Results are float32.
     compiled: decode and reduce by torch.compile. It saves writing reconstructions to memory, needs a C++ compiler or,
     on a GPU, Triton, and takes seconds once for each `reduce` (a function of a module) and chunk size. Only the first
-    image's reconstructions are then checked for values outside [0, 1]. On a GPU the reference VAE and `squared_error`
-    may run in one kernel, if that is faster.
+    image's reconstructions are then checked for values outside [0, 1].
     chunk: images decoded at once; by default chosen to fit the cache or the GPU. out: a new .npy file to write results
     to as they are computed; the result is mapped from it. After a crash it holds the rows written so far.
     progress: called after each chunk with the number of images done and the total (0 for an iterable of batches).

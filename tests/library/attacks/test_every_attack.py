@@ -246,7 +246,6 @@ CLOSED = {
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("way", CLOSED)
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
 def test_a_classifier_that_cannot_be_looked_into_is_attacked_all_the_same(toy, name, way):
     closed = CLOSED[way](toy.model)
     expected = ATTACKS[name](toy.model, toy.images, toy.targets)
@@ -417,3 +416,14 @@ def test_a_bad_loss_is_named_before_a_victim_is_asked(toy, name):
 def test_the_seed_must_be_given(toy, attack):
     with pytest.raises(TypeError, match="seed"):
         attack(toy.model, GREY, LABELS, epsilon=0.1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+@pytest.mark.parametrize("name", EVERY)
+def test_a_gpu_gives_what_a_cpu_gives(toy, name):
+    expected = ATTACKS[name](toy.model, toy.images, toy.targets)
+    found = ATTACKS[name](copy.deepcopy(toy.model).cuda(), toy.images.cuda(), toy.targets.cuda())
+    for field in FIELDS:
+        assert getattr(found, field).is_cuda, field
+    assert torch.equal(found.success.cpu(), expected.success)
+    assert (found.images.cpu() - expected.images).abs().mean() < 1e-3

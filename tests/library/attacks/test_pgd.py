@@ -64,7 +64,8 @@ def by_foolbox(toy, *, norm, epsilon, size, steps, targeted):
         peer = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm]
         peer = peer(abs_stepsize=size, steps=steps, random_start=False)
     criterion = foolbox.criteria.TargetedMisclassification(toy.targets) if targeted else toy.labels
-    return peer(foolbox.PyTorchModel(toy.model, bounds=(0, 1)), toy.images, criterion, epsilons=epsilon)[0]
+    model = foolbox.PyTorchModel(toy.model, bounds=(0, 1), device="cpu")
+    return peer(model, toy.images, criterion, epsilons=epsilon)[0]
 
 
 def by_torchattacks(toy, *, norm, epsilon, size, steps, targeted):

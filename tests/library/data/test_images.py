@@ -443,6 +443,7 @@ def test_a_download_lands_whole_without_other_files_and_restores_the_time_out(ro
 
 
 @COLOUR
+@pytest.mark.filterwarnings("ignore:Python 3.14 will, by default, filter")  # of torchvision's extraction
 def test_a_set_in_colour_is_downloaded_by_torchvision(tmp_path, write_colour, served, name, files):
     written, fresh = write_colour(name, *served), tmp_path / "fresh"
     assert probe(name)

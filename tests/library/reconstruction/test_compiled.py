@@ -1,11 +1,8 @@
-"""Decoding and reduction as one, compiled or in a kernel: the same results, and a GPU that is never waited for."""
+"""Decoding and reduction as one, compiled: the same results, and a GPU that is never waited for."""
 
 import copy
-import importlib.util
 import os
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -15,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from vaecore import VAE, VAEConfig, _noise, reconstruct, squared_error
-from vaecore.reconstruction import _compiled, _decode, _reconstruct  # for what a machine without GPU does not show
-from vaecore.toolkit import fastest, fit_at_once, has_kernel, normal
+from vaecore.reconstruction import _decode, _reconstruct  # for what a machine without GPU does not show
+from vaecore.toolkit import fit_at_once, normal
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SIDES = (5, 4)
@@ -145,78 +142,6 @@ def test_compiled_chunks_are_of_one_size_and_fit_the_cache(monkeypatch, precisio
 # On GPUs, by what a machine without one shows: private functions stand for the GPU's, or take what it would give
 
 
-@pytest.fixture
-def capable(monkeypatch):
-    """A GPU with tensor cores, by what it says of itself."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
-    monkeypatch.setattr(torch.version, "hip", None)
-
-
-class Other(VAE):
-    pass
-
-
-@pytest.mark.usefixtures("capable")
-@pytest.mark.parametrize(
-    ("use", "there"),
-    [
-        ({}, True),
-        ({"precision": "tf32"}, True),
-        ({"precision": "float32"}, False),
-        ({"reduce": extremes}, False),
-        ({"reduce": None}, False),
-        ({"device": CPU}, False),
-        ({"kind": Other}, False),
-    ],
-)
-def test_the_kernel_is_for_errors_of_the_reference_vae_on_gpus(tiny_vae, use, there):
-    use = {"precision": "bfloat16", "reduce": squared_error, "device": CUDA, "kind": VAE} | use
-    assert has_kernel(tiny_vae(kind=use["kind"]), use["reduce"], use["precision"], use["device"]) is there
-
-
-@pytest.mark.usefixtures("capable")
-def test_the_kernel_takes_triton_and_a_gpu_of_nvidia_s_with_tensor_cores(monkeypatch, tiny_vae):
-    for where, what, value in (
-        (importlib.util, "find_spec", lambda _: None),
-        (torch.cuda, "get_device_capability", lambda _: (7, 5)),
-        (torch.version, "hip", "6.4"),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(where, what, value)
-            assert not has_kernel(tiny_vae(), squared_error, "bfloat16", CUDA)
-
-
-@pytest.mark.parametrize(("took", "best"), [([3, 1, 2], 1), ([1, 2], 0), ([5], 0)])
-def test_the_fastest_way_is_that_of_the_least_median(took, best):
-    calls = [0] * len(took)
-    ways = [lambda place=place: calls.__setitem__(place, calls[place] + 1) for place in range(len(took))]
-    slow_once = iter([100.0])
-
-    def clock(way):
-        way()
-        return next(slow_once, None) or took[ways.index(way)]
-
-    assert fastest(ways, clock) == best
-    assert calls == [8] * len(took)
-
-
-def test_the_ways_are_timed_once_for_each_shape(monkeypatch, tiny_vae, some_images):
-    timed, asked = [], []
-    monkeypatch.setattr(_compiled, "has_kernel", lambda *_: True)
-    monkeypatch.setattr(_compiled, "fastest", lambda ways: timed.append(len(ways)) or 1)
-    monkeypatch.setattr(_compiled, "_by_kernel", lambda *_: asked.append("kernel") or "errors")
-    monkeypatch.setattr(_compiled, "_by_torch", lambda *_: asked.append("torch"))
-    monkeypatch.setattr(_compiled, "_chosen", {})
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
-    vae, images = tiny_vae(), some_images(4)
-    for count in (4, 4, 3, 4):
-        latents = torch.zeros(count, 2, 3)
-        assert _compiled.decode_and_reduce(vae, images[:count], latents, squared_error, "bfloat16") == "errors"
-    assert timed == [2, 2]
-    assert asked == ["kernel"] * 4
-
-
 def test_a_gpu_is_not_waited_for(monkeypatch):
     """On tensors without data, which cannot be looked at: what the host asks of one raises."""
     ends = []
@@ -227,6 +152,7 @@ def test_a_gpu_is_not_waited_for(monkeypatch):
     for check in ("check_images", "image_indices"):  # before the first image is encoded
         monkeypatch.setattr(_reconstruct, check, lambda first, *_: first)
     monkeypatch.setattr(_decode, "check_module", lambda *_: None)  # once for each VAE
+    monkeypatch.setattr(_noise, "_kernel", lambda: None)  # Triton takes no such tensors
     _noise._normal_tables.cache_clear()
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), CUDA:
@@ -285,79 +211,17 @@ def test_the_host_is_two_portions_ahead_at_most(monkeypatch):
     assert waited == [0, 1, 2]
 
 
-INTERPRETED = """
-import torch
-from vaecore.reconstruction._fused import squared_error_kernel, squared_errors_of_hidden
+# On a GPU, where PyTorch and Triton warn of what they themselves use, and advise TF32 where float32 is asked for
 
-generator = torch.Generator().manual_seed(0)
-for kind in (torch.float32, torch.float16):
-    for count, draws, inner, pixels in ((7, 10, 40, 50), (64, 1, 16, 16), (1, 1, 17, 3), (11, 3, 100, 70)):
-        hidden = torch.randn(count * draws, inner, generator=generator).to(kind)
-        weight, bias = torch.randn(pixels, inner, generator=generator) / 5, torch.randn(pixels, generator=generator)
-        images = torch.rand(count, pixels, generator=generator)
-        tiles = {"ROWS": 32, "PIXELS": 32, "INNER": 16}
-        errors = squared_errors_of_hidden(hidden, weight, bias, images, squared_error_kernel, **tiles)
-        odds = hidden.double() @ weight.to(kind).double().T + bias.to(kind).double()
-        gap = odds.sigmoid().view(count, draws, pixels) - images[:, None]
-        off = (errors.double() - gap.square().mean(dim=2).flatten()).abs().max()
-        assert off < 1e-6, (kind, count, draws, inner, pixels, off)
-print("right")
-"""
-
-BUILT = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from vaecore.reconstruction._fused import TILES, squared_error_kernel
-
-names = ("hidden", "weight", "bias", "images", "errors", "rows", "pixels", "inner", "draws")
-sizes = ("PRODUCTS", "ROWS", "PIXELS", "INNER")
-for kind, products, architecture, tiles in (
-    *(("bf16", "ieee", 90, tiles) for tiles in TILES), ("bf16", "ieee", 80, TILES[3]),
-    ("fp32", "tf32", 80, TILES[3]), ("fp32", "tf32", 90, TILES[3]),
-):
-        rows, pixels, inner, warps, stages = tiles
-        types = (*[f"*{kind}"] * 3, "*fp32", "*fp32", *["i32"] * 4, *["constexpr"] * 4)
-        values = dict(zip(sizes, (products, rows, pixels, inner), strict=True))
-        source = ASTSource(squared_error_kernel, dict(zip((*names, *sizes), types, strict=True)), values)
-        options = {"num_warps": warps, "num_stages": stages}
-        made = triton.compile(source, GPUTarget("cuda", architecture, 32), options)
-        products_of = {"bf16": "bf16.bf16", "fp32": "tf32.tf32"}[kind]
-        lines = [line for line in made.asm["ptx"].splitlines() if "mma" in line and products_of in line]
-        assert lines, (kind, architecture)
-        assert made.asm["cubin"]
-print("built")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("script", "said", "variables"), [(INTERPRETED, "right", {"TRITON_INTERPRET": "1"}), (BUILT, "built", {})]
-)
-def test_the_kernel_is_right_in_triton_s_interpreter_and_takes_tensor_cores(script, said, variables, tmp_path):
-    """Of bfloat16 the interpreter has no products: half precision stands for it; on a GPU the tests below take it."""
-    pytest.importorskip("triton", reason="Triton comes with PyTorch for Linux and GPUs only")
-    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), **variables}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)  # noqa: S603
-    assert done.stdout.strip() == said, done.stderr
-
-
-# On a GPU
+OTHERS_WARN = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:TensorFloat32 tensor cores")
 
 
 @needs_gpu
+@OTHERS_WARN
 @pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("tf32", 1e-3), ("bfloat16", 1e-2)])
-@pytest.mark.parametrize(
-    ("way", "count", "draws"),
-    [
-        *(("plain", 301, 10), ("fastest", 301, 10)),
-        *((way, *size) for way in ("torch", "kernel") for size in ((301, 10), (7, 1), (3, 33))),
-    ],
-)
-def test_on_a_gpu_errors_are_those_of_double_precision(monkeypatch, way, precision, error, count, draws):
-    if way in ("torch", "kernel"):  # whichever is faster
-        monkeypatch.setattr(_compiled, "_chosen", {})
-        monkeypatch.setattr(_compiled, "fastest", lambda _: int(way == "kernel"))
+@pytest.mark.parametrize(("count", "draws"), [(301, 10), (7, 1), (3, 33)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_on_a_gpu_errors_are_those_of_double_precision(compiled, precision, error, count, draws):
     generator = torch.Generator().manual_seed(0)
     vae = VAE(VAEConfig(), (28, 28)).eval().requires_grad_(requires_grad=False)
     for parameter in vae.parameters():
@@ -368,11 +232,12 @@ def test_on_a_gpu_errors_are_those_of_double_precision(monkeypatch, way, precisi
         mean, log_variance = exact.encode(images.double())
         decoded = exact.decode((mean[:, None] + (log_variance / 2).exp()[:, None] * noise).flatten(0, 1))
         expected = squared_error(images.double(), decoded.view(count, draws, 1, 28, 28))
-    setting = {"draws": draws, "seed": 4, "reduce": squared_error, "precision": precision, "compiled": way != "plain"}
+    setting = {"draws": draws, "seed": 4, "reduce": squared_error, "precision": precision, "compiled": compiled}
     assert (reconstruct(vae.to(CUDA), images.to(CUDA), **setting).cpu() - expected).abs().max() < error
 
 
 @needs_gpu
+@OTHERS_WARN
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("compiled", [False, True])
 def test_on_a_gpu_nothing_is_waited_for(monkeypatch, compiled):
@@ -381,7 +246,7 @@ def test_on_a_gpu_nothing_is_waited_for(monkeypatch, compiled):
     monkeypatch.setattr(_reconstruct, "check_images", lambda images: images)
     vae, images = VAE(VAEConfig(), (28, 28)).to(CUDA).eval(), torch.rand(5_000, 1, 28, 28, device=CUDA)
     setting = {"draws": 10, "seed": 0, "reduce": squared_error, "precision": "bfloat16", "compiled": compiled}
-    for _ in range(3):  # compiled, timed, and recorded
+    for _ in range(3):  # compiled, and recorded
         reconstruct(vae, images, **setting)
     torch.cuda.set_sync_debug_mode("error")
     try:

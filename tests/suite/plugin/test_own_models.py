@@ -257,7 +257,6 @@ def test_a_whole_study_is_the_same_whatever_models_write_into_and_in_whatever_dt
 
 
 @pytest.mark.parametrize("way", ["scripted", "exported"])
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
 def test_a_classifier_that_cannot_be_looked_into_is_judged_all_the_same(study, way):
     plain, images = sys.modules["a_users_models"].classifier.eval(), study.setup.test.pixels[:4]
     if way == "scripted":
