@@ -1,6 +1,7 @@
 """What pytest-benchmark doesn't know of its machine, and the table at the end of `pytest bench`."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     machine_info["torch"] = torch.__version__
     machine_info["torch_threads"] = torch.get_num_threads()
     machine_info["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest-benchmark's own wrapper
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """Leave out what Ctrl-C stopped before its first round, or pytest-benchmark fails and saves nothing of the rest."""
+    benchmarks: list[Any] = session.config._benchmarksession.benchmarks  # type: ignore[attr-defined]  # noqa: SLF001  # there is no other way
+    benchmarks[:] = [entry for entry in benchmarks if entry.stats.data]
+    return (yield)
 
 
 @pytest.hookimpl(trylast=True)  # below pytest-benchmark's own tables

@@ -1,5 +1,6 @@
 """The precision in which networks compute: float32, or by the caller's choice TF32 or bfloat16."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
@@ -13,10 +14,23 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Raise ValueError unless the device can compute in this precision."""
+    """Raise ValueError unless the device can compute in this precision; warn where it is slow at it."""
     check_choice("precision", precision, get_args(Precision))
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision 'tf32' takes a CUDA GPU; the images are on the {device.type} (use 'bfloat16')")
+    if precision == "bfloat16" and device.type == "cpu" and not _multiplies_bfloat16():
+        warnings.warn(
+            "precision 'bfloat16' is slower than 'float32' on this processor, which has neither AVX512-BF16 nor AMX"
+            " (use 'float32')",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for it; of others than x86 it is not known, and taken to be so."""
+    has = torch.cpu.get_capabilities()
+    return has.get("architecture") != "x86_64" or bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 @contextmanager

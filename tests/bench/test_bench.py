@@ -298,3 +298,24 @@ def test_the_attacks_are_measured_and_what_is_not_has_a_reason(pytester, monkeyp
     assert scipy["success"] == 1
     for median, high in scipy["l2_ratio"].values():
         assert 0.98 < median <= high < 1.1
+
+
+STOPPED = """
+def test_one(benchmark):
+    benchmark.pedantic(lambda: None, rounds=2)
+
+
+def test_two(benchmark):
+    def stop():
+        raise KeyboardInterrupt
+    benchmark.pedantic(stop, rounds=2)
+"""
+
+
+def test_what_was_measured_before_ctrl_c_is_saved(pytester, monkeypatch):
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    pytester.makeconftest("from bench.conftest import pytest_sessionfinish")
+    pytester.makepyfile(STOPPED)
+    pytester.runpytest_inprocess("--benchmark-json=kept.json", "-pno:hypothesispytest", no_reraise_ctrlc=True)
+    kept = json.loads((pytester.path / "kept.json").read_text())["benchmarks"]
+    assert [entry["name"] for entry in kept] == ["test_one"]

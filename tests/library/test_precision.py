@@ -1,5 +1,7 @@
 """The arithmetic that networks are run in is chosen, and leaves nothing behind."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -34,6 +36,25 @@ def test_tf32_is_switched_on_within_and_put_back(start, precision):
     assert [backend.allow_tf32 for backend in backends] == [start, start]
     for backend, was in zip(backends, before, strict=True):
         backend.allow_tf32 = was
+
+
+@pytest.mark.parametrize(
+    ("has", "slow"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        ({"architecture": "x86_64", "avx512_bf16": True}, False),
+        ({"architecture": "x86_64", "amx_bf16": True}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_a_processor_that_is_slow_at_bfloat16_is_told_of(monkeypatch, has, slow):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        check_precision("bfloat16", CPU)
+        check_precision("float32", CPU)
+        check_precision("bfloat16", torch.device("cuda"))
+    assert ["use 'float32'" in str(one.message) for one in said] == [True] * slow
 
 
 def test_a_precision_that_is_not_to_be_had_is_refused():

@@ -211,9 +211,11 @@ def test_the_host_is_two_portions_ahead_at_most(monkeypatch):
     assert waited == [0, 1, 2]
 
 
-# On a GPU, where PyTorch and Triton warn of what they themselves use, and advise TF32 where float32 is asked for
+# On a GPU, where PyTorch and Triton warn of what they themselves do, and advise TF32 where float32 is asked for
 
-OTHERS_WARN = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:TensorFloat32 tensor cores")
+OTHERS_WARN = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:TensorFloat32 tensor cores", "ignore:The CUDA Graph is empty"
+)
 
 
 @needs_gpu
