@@ -1,7 +1,8 @@
 """What an install holds beside the package: a wheel the findings, within it; an editable install a link to the package.
 
 A path file with this folder, which hatchling would write, lets every project import `claims`, `bench` and `tests`, too.
-Its `dev-mode-exact` does not, but pytest then warns in every project, of a module that it can't rewrite.
+Its `dev-mode-exact` does not, but it needs a package that uv does not install: uv reads dependencies from
+pyproject.toml, where only the build adds this one.
 """
 
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-EDITABLES = "editables>=0.5"  # its finder leads from a module's name to its file
+# Python runs this line when it starts. As a module of its own, it would be one more name that can be imported.
 LINK = """\
-import editables.redirector as link; link.RedirectingFinder.install(); \
-link.RedirectingFinder.map_module("vaecore", {package!r})
+import sys, types, importlib.util as u; sys.meta_path.append(types.SimpleNamespace(find_spec=\
+lambda name, path=None, target=None, u=u: u.spec_from_file_location(name, {package!r}) if name == "vaecore" else None))
 """
 
 
@@ -31,7 +32,6 @@ class Install(BuildHookInterface[Any]):
         package = str(Path(self.root, "vaecore", "__init__.py"))
         self._link.write_text(LINK.format(package=package), encoding="utf-8")
         build_data["force_include_editable"][str(self._link)] = "_vaecore_link.pth"
-        build_data["dependencies"].append(EDITABLES)
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
         """Remove what stood beside the wheel to be packed."""

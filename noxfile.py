@@ -10,7 +10,7 @@ nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["tests"]
 nox.options.reuse_existing_virtualenvs = True
 
-NOT_ALL_SUPPORTED = 8  # of vaecore/suite/plugin/session.py: every claim is concluded, not all are supported
+NOT_ALL_SUPPORTED = 8  # of vaecore/suite/plugin/session.py: the run is whole, and not every claim is supported
 TO_END = 30  # seconds after Ctrl-C, in which pytest ends its workers and says what is kept; nox itself gives 0.3
 # Many processes import torch: let the first one keep what it compiles, whatever the caller's shell says.
 COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}

@@ -154,7 +154,10 @@ def check_labels(labels: Tensor, count: int, classes: int | None = None, name: s
     low, high = labels.min().item(), labels.max().item()
     if low < 0 or (classes is not None and high >= classes):
         wanted = "0 and up" if classes is None else f"0 to {classes - 1}"
-        raise ValueError(f"{name} must be {wanted}; got {low} to {high} (is the model for another set of classes?)")
+        raise ValueError(
+            f"{name} must be {wanted}; got {low} to {high}"
+            f"{_remedies.from_one(labels, classes) or ' (is the model for another set of classes?)'}"
+        )
 
 
 def check_logits(logits: object, count: int) -> None:

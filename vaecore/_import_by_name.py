@@ -1,6 +1,6 @@
 """Import of objects that a user names as `package.module:attribute`."""
 
-import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -19,8 +19,7 @@ def attribute(text: str, what: str) -> Any:
     what: the argument that holds the name, for the ValueError if the import fails.
     """
     module, _, name = text.partition(":")
-    if os.getcwd() not in sys.path:  # noqa: PTH109  # as `python -m` does
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    _look_in_working_folder()
     try:
         return attrgetter(name)(importlib.import_module(module))
     except Exception as error:
@@ -28,3 +27,18 @@ def attribute(text: str, what: str) -> Any:
         raise ValueError(
             f"{what} must be package.module:attribute; {text} can't be imported: {cause}{error}"
         ) from error
+
+
+def check_findable(text: str, what: str) -> None:
+    """Raise the same ValueError where not even the package of `package.module:attribute` is there; imports nothing."""
+    package = re.split(r"[.:]", text)[0]
+    _look_in_working_folder()
+    if package not in sys.modules and importlib.util.find_spec(package) is None:
+        raise ValueError(
+            f"{what} must be package.module:attribute; {text} can't be imported: No module named {package!r}"
+        )
+
+
+def _look_in_working_folder() -> None:
+    if os.getcwd() not in sys.path:  # noqa: PTH109  # as `python -m` does
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109

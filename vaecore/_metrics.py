@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from vaecore._check import clip_rounding
-from vaecore._remedies import of_labels
+from vaecore._remedies import from_one, of_labels
 
 
 def auroc(inside: ArrayLike | Tensor, outside: ArrayLike | Tensor) -> float:
@@ -152,7 +152,10 @@ def table_and_labels(
     if missing := int((~np.isfinite(table)).any(1).sum()):
         raise ValueError(f"{name} must be finite; got NaN or infinity for {missing} of {len(table)} images")
     if not np.isin(label, np.arange(table.shape[1])).all():
-        raise ValueError(f"labels must be integers from 0 to {table.shape[1] - 1}; got [{label.min()}, {label.max()}]")
+        raise ValueError(
+            f"labels must be integers from 0 to {table.shape[1] - 1}; got [{label.min()}, {label.max()}]"
+            f"{from_one(label, table.shape[1])}"
+        )
     return table, label.astype(np.int64)
 
 

@@ -104,6 +104,13 @@ def of_range(low: float, high: float) -> str:
     return "undo mean/std normalisation first: images * std + mean"
 
 
+def from_one(labels: Tensor | NDArray[Any] | None, classes: int | None) -> str:
+    """Of labels that fit a model of so many classes, were they counted from 0."""
+    if labels is None or (int(labels.min()), int(labels.max())) != (1, classes):
+        return ""
+    return " (labels are counted from 0: labels - 1)"
+
+
 def of_labels(labels: Tensor | NDArray[Any], count: int, name: str) -> str:
     """Of labels that are not int64, one for each image."""
     shape, axis = tuple(labels.shape), "dim" if isinstance(labels, Tensor) else "axis"

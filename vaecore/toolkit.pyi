@@ -8,6 +8,7 @@ from ._files import sweep as sweep
 from ._files import user_cache as user_cache
 from ._files import write_atomically as write_atomically
 from ._import_by_name import attribute as attribute
+from ._import_by_name import check_findable as check_findable
 from ._import_by_name import is_named as is_named
 from ._matplotlib import import_matplotlib as import_matplotlib
 
@@ -56,6 +57,9 @@ from .data._names import LOADED_SHAPES as LOADED_SHAPES
 from .data._names import TORCHVISION as TORCHVISION
 from .data._names import is_made as is_made
 from .data._outside import PATCHES_ALONG_A_SIDE as PATCHES_ALONG_A_SIDE
+
+# Remedies of usual mistakes.
+from ._remedies import from_one as from_one
 
 # Models and their training.
 from .models._kinds import AnyClassifierConfig as AnyClassifierConfig

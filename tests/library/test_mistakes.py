@@ -155,6 +155,7 @@ MISTAKES = {
     "one image": (lambda: lookup(IMAGES[0]), "got (1, 28, 28) (one image alone: images.unsqueeze(0)"),
     "one image, no channels": (lambda: lookup(IMAGES[0, 0]), "got (28, 28) (one image alone: images[None, None])"),
     "one-hot labels": (lambda: attack(ONE_HOT), "got torch.int64 (4, 4) (one-hot? labels.argmax(dim=1))"),
+    "labels from 1": (lambda: vc.brier(TABLE, 1 + torch.arange(4) % 3), "3.0] (labels are counted from 0: labels - 1)"),
     "one-hot labels in brier": (lambda: vc.brier(TABLE, ONE_HOT[:, :3]), "(4, 3) (one-hot? labels.argmax(axis=1))"),
     "one-hot labels of a set": (lambda: vc.Images(IMAGES, ONE_HOT, "m", "test"), "(one-hot? labels.argmax(dim=1))"),
     "probabilities alone": (lambda: vc.brier(TABLE[:, 0], LABELS), "(those of all classes, not of the label or of the"),

@@ -52,7 +52,7 @@ def test_results_hold_facts_verdicts_and_what_the_registry_says(results, registr
 
 
 def test_the_command_gives_these_results_and_names_no_folder(tiny, registry, results, tmp_path):
-    models, few = " ".join(f"--{kind} {text}" for text, kind in tiny.setup.options), "--images 12 --attack-share 1"
+    models, few = " ".join(f"--{kind} {text}" for text, kind in tiny.setup.options), "--images 12"
     assert (
         results["command"]
         == f"pytest claims --dataset mine.npz --profile standard --runs 2 {few} --device cpu {models}"

@@ -104,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _claims(words: Sequence[str]) -> int:
+    if {"-h", "--help"} & {*words}:
+        return _claims_help()
     import pytest  # noqa: PLC0415  # other commands start without it
 
     from vaecore.suite.judging.findings import FOLDER  # noqa: PLC0415
@@ -111,6 +113,21 @@ def _claims(words: Sequence[str]) -> int:
     # pytest would rewrite the asserts of its plugins' packages, of which this one is imported by now.
     quiet = ("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning")
     return int(pytest.main([str(FOLDER), f"--rootdir={Path.cwd()}", "-p", "no:cacheprovider", *quiet, *words]))
+
+
+def _claims_help() -> int:
+    from vaecore.suite.plugin.options import OPTIONS  # noqa: PLC0415  # it imports pytest
+
+    parser = _Parser(
+        prog="vaecore claims",
+        usage="vaecore claims [options]",
+        description="Judge the claims on a data set and models: train, attack, measure, give verdicts, write a report.",
+        epilog="All options of pytest work, too: -k EXPRESSION or -m picks claims, -q says less; `pytest --help`.",
+    )
+    for name, settings in OPTIONS.items():
+        parser.add_argument(name, **settings)
+    parser.print_help()
+    return 0
 
 
 def _compare(options: argparse.Namespace) -> int:

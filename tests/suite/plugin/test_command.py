@@ -62,7 +62,11 @@ def test_claims_are_judged_and_reported_from_any_folder(command, project, small)
 def test_help_lists_the_options_of_the_claims(command):
     result = command("claims", "--help")
     assert result.ret == OK
-    assert all(f"\n  {name}" in result.stdout.str() for name in OPTIONS)
+    text = result.stdout.str()
+    assert text.startswith("usage: vaecore claims [options]")
+    assert all(f"\n  {name}" in text for name in OPTIONS)
+    assert "--capture" not in text  # of pytest's own hundred
+    assert "All options of pytest work, too" in text
 
 
 @pytest.mark.parametrize(

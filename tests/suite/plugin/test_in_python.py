@@ -154,7 +154,7 @@ def test_what_a_claim_s_test_raises_is_its_reason(make, monkeypatch):
 
 
 def test_an_id_that_is_not_registered_is_named(make):
-    with pytest.raises(ValueError, match=r"^claims must be of A1, .*; got Z1, a1$"):
+    with pytest.raises(ValueError, match=r"^ids must be registered; got Z1, a1 \(registered: A1, .*\)$"):
         make().claims("A1", "Z1", "a1")
 
 
@@ -325,6 +325,10 @@ def locked():
     ("options", "message"),
     [
         ({"runs": 0}, r"^runs must be 1 or more; got 0$"),
+        ({"images": "60"}, r"^images must be 2 or more; got '60'$"),
+        ({"draws": 2.5}, r"^draws must be 2 or more; got 2.5$"),
+        ({"workers": "2"}, r"^workers must be 1 or more; got '2'$"),
+        ({"attack_share": "0.1"}, r"^attack_share must be above 0 and at most 1; got '0.1'$"),
         ({"attack_share": 2}, r"^attack_share must be above 0 and at most 1; got 2$"),
         ({"first_seed": 1000}, r"^first_seed must be below 1000, where the seeds of pilots begin; got 1000$"),
         ({"workers": 0}, r"^workers must be 1 or more; got 0$"),

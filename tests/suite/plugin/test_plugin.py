@@ -546,6 +546,14 @@ def test_bad_input_is_a_usage_error(run, refused, case):
     refused(run(source("A1", "study.table('clean').mse"), *options), message)
 
 
+@pytest.mark.parametrize("option", ["--vae", "--classifier", "--dataset", "--ood"])
+def test_a_misspelt_module_is_told_of_before_torch_is_imported(run, option, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vaecore.suite.plugin.session", None)  # which imports it
+    result = run(source("A1", ONES), f"{option}=no_such_module:thing")
+    assert result.ret == USAGE
+    result.stderr.fnmatch_lines([f"*{option} must be *no_such_module:thing can't be imported: No module named *"])
+
+
 @pytest.mark.parametrize("option", ["--profile=huge", "--device=tpu", "--runs=many"])
 def test_values_out_of_a_list_are_refused_by_pytest(run, option):
     result = run(source("A1", ONES), option)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vaecore.suite.cli import main
-from vaecore.suite.report.tables import TABLES
+from vaecore.suite.report.tables import TABLES, text
 from vaecore.suite.report.writing import write
 from vaecore.suite.results import FILE, load, to_json
 from vaecore.toolkit import write_atomically
@@ -90,6 +90,17 @@ def test_what_is_not_installed_is_named(results, report, package, monkeypatch, c
         main(["table", "claims", str(report), "--parquet", str(report / "x.parquet")])
     assert "error: Parquet needs pyarrow (python -m pip install pyarrow)" in capsys.readouterr().err
     assert not (report / "x.parquet").exists()
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_a_terminal_of_80_columns_shows_a_line_a_row_and_every_digit(name):
+    table = TABLES[name](load(Path(__file__).parents[3] / "reports/mnist"))
+    lines = text(table, width=80, color=False, unicode=True).splitlines()
+    assert len(lines) == 2 + len(table.rows)
+    assert max(map(len, lines)) <= 80
+    for line, cells in zip(lines[2:], table.cells(), strict=True):
+        numbers = [cell for cell, is_number in zip(cells, table.numbers(), strict=True) if is_number and cell]
+        assert set(numbers) <= {*line.split()}
 
 
 def test_a_notebook_shows_a_table(results):

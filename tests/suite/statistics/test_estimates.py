@@ -54,6 +54,14 @@ def test_ratio_has_the_delta_method_error_of_a_single_run(crossed):
     assert estimate.influence.var(ddof=1) == pytest.approx(slope @ np.cov(x[0], y[0]) @ slope)
 
 
+def test_a_ratio_of_equals_has_no_error_to_go_by(crossed):
+    """Rounding would give an interval of no width."""
+    for x in (crossed(), (crossed() > 0).astype(float)):
+        found = interval(ratio(0.3 * x, 0.3 * x), 0.95)
+        assert (found.estimate, found.low, found.high) == (1, -math.inf, math.inf)
+    assert interval(ratio(x + 1e-3 * crossed(), x), 0.95).high < 2
+
+
 def test_group_means_pool_runs(generator, crossed):
     values = 3 + crossed()
     first = generator.random(values.shape) < 0.2

@@ -1,6 +1,7 @@
 """Models told apart by their digests, and models that no study can use."""
 
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -194,5 +195,9 @@ def test_a_maker_s_model_has_the_weights_of_its_training(monkeypatch):
 
 def test_a_classifier_of_other_classes_is_refused():
     few = nn.Sequential(nn.Flatten(), nn.Linear(784, 5)).eval().requires_grad_(requires_grad=False)
-    with pytest.raises(ValueError, match="must know all 10 classes of digits; it gives 5 logits"):
-        check_classes(few, load_images("digits", "test"), torch.device("cpu"))
+    digits = load_images("digits", "test")
+    with pytest.raises(ValueError, match=r"must know all 10 classes of digits; it gives 5 logits$"):
+        check_classes(few, digits, torch.device("cpu"))
+    from_one = replace(digits, labels=1 + digits.labels % 5)
+    with pytest.raises(ValueError, match=r"all 6 classes .* 5 logits \(labels are counted from 0: labels - 1\)$"):
+        check_classes(few, from_one, torch.device("cpu"))

@@ -160,13 +160,27 @@ def test_a_size_must_be_given_where_the_kind_has_one():
         (("smoke",), PROFILES["smoke"]),
         (("full", 3), replace(PROFILES["full"], runs=3)),
         (("standard", None, 400), Profile("standard", 5, 400, 100, 30)),  # the shares stay, of clean images too
-        (("standard", 1, 400, 0.5), Profile("standard", 1, 400, 200, 60)),
-        (("standard", None, None, 0.1), Profile("standard", 5, 2_000, 200, 60, 10_000)),
         (("smoke", None, 2), Profile("smoke", 1, 2, 2, 2)),
     ],
 )
 def test_a_profile_has_the_numbers_that_are_asked_for(asked, expected):
     assert profile_of(*asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "available", "expected"),
+    [
+        ((1, 400, 0.5), 10_000, (400, 200, 60)),
+        ((None, None, 0.1), 10_000, (2_000, 200, 60)),
+        ((None, None, 0.1), 300, (2_000, 30, 9)),  # not all 300, which are fewer than a tenth of 2,000 and more
+        ((None, 10_000, 0.1), 300, (10_000, 30, 9)),
+        ((None, 400, None), 30, (400, 100, 30)),  # as registered bounds have it
+        ((None, None, 0.01), 20, (2_000, 2, 2)),
+    ],
+)
+def test_the_share_for_expensive_attacks_is_one_of_the_images_that_are_there(asked, available, expected):
+    profile = profile_of("standard", *asked).of(available)
+    assert (profile.images, profile.lbfgs_images, profile.adaptive_images) == expected
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,9 @@ class _Session(ClaimsSession):
         super().check(items)
         self.tests = {item.nodeid: name for item in items if (name := claim_id(item)) is not None}
         if unknown := sorted(self._ids - set(self.registry.claims)):
-            raise usage_error(f"claims must be of {', '.join(self.registry.claims)}; got {', '.join(unknown)}")
+            raise usage_error(
+                f"ids must be registered; got {', '.join(unknown)} (registered: {', '.join(self.registry.claims)})"
+            )
         items[:] = [item for item in items if not self._ids or self.tests.get(item.nodeid) in self._ids]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

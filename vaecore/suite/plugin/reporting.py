@@ -130,8 +130,7 @@ def _command(study: Study, registry: Registry) -> str:
     words += [] if setup.pilot or setup.first_seed == 0 else ["--first-seed", str(setup.first_seed)]
     if (profile.images, profile.clean_images) != (usual.images, usual.clean_images):
         words += ["--images", str(profile.images)]
-    if profile.lbfgs_images * usual.images != usual.lbfgs_images * profile.images:
-        words += ["--attack-share", f"{profile.lbfgs_images / profile.images:g}"]
+    words += [] if profile.attack_share is None else ["--attack-share", f"{profile.attack_share:g}"]
     if protocol.budget != usual_budget(setup.test.shape[0]):
         words += ["--epsilon", text_of(protocol.budget)]
     words += [] if protocol.draws == DRAWS else ["--draws", str(protocol.draws)]

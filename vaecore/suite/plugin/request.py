@@ -12,7 +12,7 @@ from vaecore.suite.cache import cache_folder
 from vaecore.suite.judging.bound import read_toml
 from vaecore.suite.study.model_names import names_attribute
 from vaecore.suite.study.protocol import Profile, draws_of, profile_of, seed_of
-from vaecore.toolkit import check_source
+from vaecore.toolkit import check_findable, check_source, is_named
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ def request_of(config: pytest.Config) -> Request:
     for kind in ("vae", "classifier"):
         if (text := option(f"--{kind}")) is not None:
             names_attribute(text, kind)
+    given = {name: option(name) for name in ("--dataset", "--vae", "--classifier") if option(name) is not None}
+    for name, text in [*given.items(), *(("--ood", source) for source in option("--ood"))]:
+        if is_named(text):
+            check_findable(text, name)
     if option("--bounds") is not None and not option("--pilot"):
         read_toml(Path(option("--bounds")))
     workers: int | None = option("--workers")

@@ -35,7 +35,7 @@ from vaecore.suite.study.study import Study, TooFewError
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.text import printable, visible
 
-NOT_ALL_SUPPORTED = 8  # exit status: every claim asked for was concluded, and not all of them were supported
+NOT_ALL_SUPPORTED = 8  # exit status: the run is whole, and not every claim is supported
 _UNFINISHED = pytest.StashKey["Conclusion"]()
 _DATASET = "claims dataset"
 
@@ -82,7 +82,7 @@ class ClaimsSession:
             device = device_of(option("--device"))
             setup = Setup(
                 self.dataset,
-                protocol_of(self.dataset.test.shape, asked.profile, asked.draws, asked.budget),
+                protocol_of(self.dataset.test, asked.profile, asked.draws, asked.budget),
                 device=device,
                 vae=option("--vae"),
                 classifier=option("--classifier"),

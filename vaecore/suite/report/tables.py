@@ -86,12 +86,15 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], Tidy]] = {
 
 
 def text(table: Tidy, *, width: int, color: bool, unicode: bool) -> str:
-    """The columns of a table that are shown, for a terminal."""
-    grid = Grid(box=box.SIMPLE if unicode else terminal.ASCII, show_edge=False)
-    for name, numbers in zip(table.shown, table.numbers(), strict=True):
-        grid.add_column(name, justify="right" if numbers else "left", no_wrap=numbers or name == table.shown[0])
-    for line in table.cells():
-        grid.add_row(*(Text(cell, style=terminal.STYLES.get(cell, "")) for cell in line))
+    """The columns of a table that are shown, for a terminal; a row is a line, in which words are cut, numbers never."""
+    grid = Grid(box=box.SIMPLE if unicode else terminal.ASCII, show_edge=False, padding=(0, 1, 0, 0))
+    lines = table.cells()
+    for column, (name, numbers) in enumerate(zip(table.shown, table.numbers(), strict=True)):
+        widest = max(len(cell) for cell in [name, *(line[column] for line in lines)])
+        grid.add_column(name, justify="right" if numbers else "left", min_width=widest if numbers else None)
+    for line in lines:
+        styles = [terminal.STYLES.get(cell, "") for cell in line]
+        grid.add_row(*(Text(*cell, no_wrap=True, overflow="ellipsis") for cell in zip(line, styles, strict=True)))
     console = terminal.recording(width, color=color)
     console.print(grid)
     return terminal.printed(console)

@@ -22,6 +22,7 @@ Arguments = ParamSpec("Arguments")
 
 UNLIMITED: Limits = (-np.inf, np.inf)
 BEATEN = 0.025  # level of the test that an attack is better than another
+_ROUNDING = 1e-8  # relative, of central differences
 SMALLEST_CLASS = 10  # below ten images a rank correlation takes so few values that its influence values say little
 
 
@@ -93,11 +94,14 @@ def smooth(
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(function(means))
         per_run = np.array([function(run_means) for run_means in table.mean(2).T], dtype=np.float64)
-        influence = np.full(table.shape[1:], value)
+        influence, gross = np.full(table.shape[1:], value), np.zeros(table.shape[1:])
         for k in np.flatnonzero(steps):
             shift = np.where(np.arange(len(means)) == k, steps, 0.0)
             slope = (function(means + shift) - function(means - shift)) / (2 * steps[k])
-            influence += slope * (table[k] - means[k])
+            part = slope * (table[k] - means[k])
+            influence, gross = influence + part, gross + np.abs(part)
+        if np.abs(influence - value).max() < _ROUNDING * gross.max():  # as where a ratio is one of equals
+            influence = np.full(table.shape[1:], value)
     if not (np.isfinite(value) and np.isfinite(influence).all()):
         return _undefined(table.shape[1:], f"the function is {value} or has no slope at the means {means.tolist()}")
     return Estimate(value, influence, per_run, limits, table.shape[2] if count is None else count)

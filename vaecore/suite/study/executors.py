@@ -18,7 +18,7 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -183,8 +183,8 @@ def executor_of(workers: int | None, device: torch.device, *, small: bool) -> Ex
     """
     if workers is None:
         workers = 1 if small else default_workers(device)
-    if workers < 1:
-        raise ValueError(f"--workers must be 1 or more; got {workers}")
+    if not isinstance(cast(object, workers), int) or workers < 1:
+        raise ValueError(f"--workers must be 1 or more; got {workers!r}")
     return Processes(workers) if workers > 1 else Here()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vaecore import Images
 from vaecore.suite.study.models import model_digest
-from vaecore.toolkit import ask, check_independent, posterior
+from vaecore.toolkit import ask, check_independent, from_one, posterior
 
 
 def check_model(model: Any, text: object, kind: str, test: Images, device: torch.device) -> None:
@@ -41,6 +41,7 @@ def check_classes(classifier: Any, test: Images, device: torch.device) -> None:
     if classes < (test.classes or 0):
         raise ValueError(
             f"the classifier must know all {test.classes} classes of {test.name}; it gives {classes} logits"
+            f"{from_one(test.labels, classes)}"
         )
 
 

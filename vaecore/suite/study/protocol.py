@@ -1,17 +1,25 @@
 """The protocol of a study: attack budget, draws, and how much is looked at. Plain values; imports no torch."""
 
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import TYPE_CHECKING
 
 from vaecore.suite.budget import DRAWS, GREY, usual_budget
 from vaecore.suite.study.conditions import CLEAN, DRAWN, UNIFORM, Condition
 from vaecore.suite.text import intensity
+
+if TYPE_CHECKING:
+    from vaecore import Images
 
 PILOT_SEED = 1000  # seeds from here on set bounds and are never used by the claims
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How much a study looks at: training runs, test images, fewer for expensive attacks, and more of clean ones."""
+    """How much a study looks at: training runs, test images, fewer for expensive attacks, and more of clean ones.
+
+    attack_share: what was asked for as the share of the images for L-BFGS and what else is expensive.
+    """
 
     name: str
     runs: int
@@ -19,6 +27,18 @@ class Profile:
     lbfgs_images: int
     adaptive_images: int
     clean_images: int = 0  # beside `images`, where these are more
+    attack_share: float | None = None
+
+    def of(self, available: int) -> "Profile":
+        """The same for so many test images: a share that was asked for is one of those that are there.
+
+        Attacks that differentiate through the VAE keep their share of it.
+        """
+        if self.attack_share is None:
+            return self
+        few = max(2, round(self.attack_share * min(self.images, available)))
+        adaptive = max(2, round(self.adaptive_images / self.lbfgs_images * few))
+        return replace(self, lbfgs_images=few, adaptive_images=adaptive)
 
 
 PROFILES = {
@@ -36,25 +56,20 @@ def profile_of(
 ) -> Profile:
     """A profile by name, with other numbers where these are given.
 
-    images: test images, clean ones too; expensive attacks keep their shares of them. attack_share: of the images, for
-    L-BFGS and what else is expensive; attacks that differentiate through the VAE keep their share of that. Raises
-    ValueError for numbers that are out of range.
+    images: test images, clean ones too; expensive attacks keep their shares of them. attack_share: see `Profile`.
+    Raises ValueError for numbers that are out of range.
     """
     profile = PROFILES[name]
     if runs is not None:
         profile = replace(profile, runs=_least("--runs", runs, 1))
-    if attack_share is not None and not 0 < attack_share <= 1:
-        raise ValueError(f"--attack-share must be above 0 and at most 1; got {attack_share:g}")
-    if images is None and attack_share is None:
-        return profile
-    adaptive = profile.adaptive_images / profile.lbfgs_images
-    share = profile.lbfgs_images / profile.images if attack_share is None else attack_share
-    total = profile.images if images is None else _least("--images", images, 2)
-    few = max(2, round(share * total))
-    clean = profile.clean_images if images is None else 0
-    return replace(
-        profile, images=total, lbfgs_images=few, adaptive_images=max(2, round(adaptive * few)), clean_images=clean
-    )
+    if attack_share is not None and not (isinstance(attack_share, Real) and 0 < attack_share <= 1):
+        raise ValueError(f"--attack-share must be above 0 and at most 1; got {attack_share!r}")
+    if images is not None:
+        total = _least("--images", images, 2)
+        few = max(2, round(profile.lbfgs_images / profile.images * total))
+        adaptive = max(2, round(profile.adaptive_images / profile.lbfgs_images * few))
+        profile = replace(profile, images=total, lbfgs_images=few, adaptive_images=adaptive, clean_images=0)
+    return replace(profile, attack_share=attack_share)
 
 
 def draws_of(number: int | None) -> int:
@@ -73,9 +88,9 @@ def seed_of(number: int | None, *, pilot: bool) -> int:
 
 
 def _least(option: str, number: int, least: int) -> int:
-    if number < least:
-        raise ValueError(f"{option} must be {least} or more; got {number}")
-    return number
+    if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
+        raise ValueError(f"{option} must be {least} or more; got {number!r}")
+    return int(number)
 
 
 @dataclass(frozen=True)
@@ -160,6 +175,6 @@ class Protocol:
         return max(2, self.profile.adaptive_images // 2)
 
 
-def protocol_of(shape: tuple[int, int, int], profile: Profile, draws: int, budget: float | None = None) -> Protocol:
-    """A protocol for images of a shape; budget: by default that which the field attacks such images with."""
-    return Protocol(profile, usual_budget(shape[0]) if budget is None else budget, draws)
+def protocol_of(test: "Images", profile: Profile, draws: int, budget: float | None = None) -> Protocol:
+    """A protocol for these test images; budget: by default that which the field attacks such images with."""
+    return Protocol(profile.of(len(test)), usual_budget(test.shape[0]) if budget is None else budget, draws)

@@ -123,7 +123,7 @@ class Study:
             place, models = device_of(device), {"vae": vae, "classifier": classifier}
             setup = Setup(
                 chosen,
-                protocol_of(chosen.test.shape, looked_at, draws_of(draws), budget),
+                protocol_of(chosen.test, looked_at, draws_of(draws), budget),
                 device=place,
                 **{kind: live_or_named(model, kind) for kind, model in models.items()},
                 first_seed=seed_of(first_seed, pilot=False),
