@@ -54,3 +54,13 @@ def each_text(value: Any, change: Callable[[str], str]) -> Any:
 def _escaped(letter: str) -> str:
     seen = letter.isprintable() or unicodedata.category(letter) == "Zs"  # a space, of whatever width
     return letter if seen else letter.encode("unicode-escape").decode()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, as "5 s", "2 min 10 s" or "1 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

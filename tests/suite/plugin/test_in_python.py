@@ -19,6 +19,7 @@ from vaecore.suite.plugin.options import OPTIONS
 from vaecore.suite.plugin.session import ClaimsSession
 from vaecore.suite.study import collect
 from vaecore.suite.study.conditions import INSIDE
+from vaecore.suite.study.executors import Here
 from vaecore.suite.study.plan import NotComputedError
 
 MODELS = """
@@ -198,7 +199,7 @@ def test_settings_of_the_project_around_are_left_alone(make, tmp_path, monkeypat
 
 def test_an_interruption_goes_on_to_the_caller(make, monkeypatch):
     study = make()
-    monkeypatch.setattr(study.plan, "executor", SimpleNamespace(slots=1, workers=1, submit=stop, cancel=lambda: None))
+    monkeypatch.setattr(study.plan.executor, "submit", stop)
     with pytest.raises(KeyboardInterrupt):
         study.claims("A1")
 
@@ -230,14 +231,9 @@ def test_the_command_of_a_study_in_python_is_a_call(make):
 # The cache
 
 
-class Refusing:
-    workers = slots = 1
-
+class Refusing(Here):
     def submit(self, task, _):
         raise AssertionError(f"{task.title} must be in the cache")
-
-    def cancel(self):
-        pass
 
 
 def consistent(study):
@@ -358,7 +354,7 @@ def test_errors_are_those_of_the_options(make, options, message):
 
 
 def test_every_option_that_shapes_a_study_is_a_keyword():
-    of_a_run = {"report-dir", "error-rate", "pilot", "plan", "bounds"}
+    of_a_run = {"report-dir", "error-rate", "pilot", "plan", "bounds", "cluster-report"}
     options = {name.removeprefix("--") for name in OPTIONS} - of_a_run
     keywords = {name.replace("_", "-") for name in signature(Study.make).parameters}
     assert keywords == options | {"name", "meter"}

@@ -8,7 +8,7 @@ import pytest
 from vaecore import OUTSIDE_LOADED
 from vaecore.suite.judging.findings import FOLDER
 from vaecore.suite.plugin.options import OPTIONS
-from vaecore.suite.study.executors import MOST_WORKERS
+from vaecore.suite.study.computing import MOST_WORKERS
 from vaecore.suite.study.protocol import PILOT_SEED
 from vaecore.toolkit import Precision
 

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from vaecore import ClassifierConfig, Store, VAEConfig
-from vaecore.suite.study import executors
+from vaecore.suite.study import computing, executors
 from vaecore.suite.study.cleaning import ATTACKED, MAJORITY
 from vaecore.suite.study.conditions import CLEAN, FGSM, GAUSSIAN, JOINT, PURIFIED
 from vaecore.suite.study.draws import DRAWS
-from vaecore.suite.study.executors import Here, Processes, WorkersWarning, default_workers
+from vaecore.suite.study.executors import Here, Processes, WorkersWarning
 from vaecore.suite.study.plan import Plan, WorkerDiedError
 from vaecore.suite.study.protocol import Profile, Protocol
 from vaecore.suite.study.setup import Dataset, Setup
@@ -238,7 +238,7 @@ if __name__ == "__main__":
     workers, large = Processes(2), Given({"of": torch.ones(1 << 19)})
     for place in range(8):
         task = Task(sleeps, {"of": place, "folder": sys.argv[1]}, {"large": large}, "draws", "sleeps")
-        workers.submit(task, {large.key: large.tensors})
+        workers.submit(task, {large.key: lambda: large.tensors})
     time.sleep(100)
 """
 
@@ -301,7 +301,7 @@ def test_an_interruption_ends_the_workers_at_once_and_keeps_what_was_finished(st
 
 def test_as_many_workers_as_threads_unless_there_are_many_or_a_gpu(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    assert default_workers(torch.device("cpu")) == executors.MOST_WORKERS
-    assert default_workers(torch.device("cuda")) == 1
+    assert computing.default_workers(torch.device("cpu")) == computing.MOST_WORKERS
+    assert computing.default_workers(torch.device("cuda")) == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert default_workers(torch.device("cpu")) == 2
+    assert computing.default_workers(torch.device("cpu")) == 2

@@ -6,7 +6,8 @@ import pytest
 
 from vaecore.suite.study import progress
 from vaecore.suite.study.plan import Work
-from vaecore.suite.study.progress import duration, lines
+from vaecore.suite.study.progress import lines
+from vaecore.suite.text import duration
 
 
 @pytest.fixture

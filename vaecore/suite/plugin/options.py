@@ -88,6 +88,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "processes that compute, a gigabyte of memory each; 1: this process alone (default: one for each core,"
         " at most 8; 1 for --profile smoke, on a GPU and under pytest-xdist)",
     },
+    "--cluster": {
+        "metavar": "ADDRESS",
+        "help": "compute on a dask cluster: its scheduler's address (tcp://host:8786, tls://...), a scheduler file, or"
+        " local:N, N processes of this machine (see docs/scaling.md)",
+    },
+    "--cluster-report": {"metavar": "FILE", "help": "write dask's performance report, an HTML file"},
     "--precision": {
         "default": "float32",
         "choices": ("float32", "tf32", "bfloat16"),

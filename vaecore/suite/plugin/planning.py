@@ -88,7 +88,7 @@ def _estimate(costs: Sequence[Cost], workers: int) -> str:
     if left == unknown:
         tasks = counted(left, "task")
         return f"{tasks} to compute; as none of their kind has run on this machine yet, there is no estimate."
-    seconds = _rounded(sum(cost.seconds or 0.0 for cost in costs) / workers)
+    seconds = _rounded(sum(cost.seconds or 0.0 for cost in costs) / max(workers, 1))
     processes = "one process" if workers == 1 else f"{workers} workers"
     others = f", and {counted(unknown, 'task')} of kinds that have not run on this machine yet" if unknown else ""
     return f"{counted(left, 'task')} to compute: about {seconds} s with {processes}{others}."

@@ -10,6 +10,7 @@ from vaecore import outside_name
 from vaecore.suite.budget import budget_of
 from vaecore.suite.cache import cache_folder
 from vaecore.suite.judging.bound import read_toml
+from vaecore.suite.study.addresses import check_address
 from vaecore.suite.study.model_names import names_attribute
 from vaecore.suite.study.protocol import Profile, draws_of, profile_of, seed_of
 from vaecore.toolkit import check_findable, check_source, is_named
@@ -51,6 +52,12 @@ def request_of(config: pytest.Config) -> Request:
     workers: int | None = option("--workers")
     if workers is not None and workers < 1:
         raise ValueError(f"--workers must be 1 or more; got {workers}")
+    if option("--cluster") is not None:
+        check_address(option("--cluster"))
+        if workers is not None:
+            raise ValueError("--workers must be left out with --cluster, whose workers compute")
+    elif option("--cluster-report") is not None:
+        raise ValueError("--cluster-report must come with --cluster")
     epsilon: str | None = option("--epsilon")
     return Request(
         profile_of(*(option(name) for name in ("--profile", "--runs", "--images", "--attack-share"))),

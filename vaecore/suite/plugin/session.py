@@ -26,7 +26,8 @@ from vaecore.suite.plugin.registered import claim_id, registries_of
 from vaecore.suite.plugin.request import Request, request_of
 from vaecore.suite.report import page, terminal, writing
 from vaecore.suite.study import collect
-from vaecore.suite.study.executors import Executor, executor_of
+from vaecore.suite.study.computing import executor_of
+from vaecore.suite.study.executors import Executor
 from vaecore.suite.study.plan import Work, WorkerDiedError
 from vaecore.suite.study.progress import bars, lines
 from vaecore.suite.study.protocol import PROFILES, Protocol, protocol_of
@@ -107,7 +108,11 @@ class ClaimsSession:
     def _executor(self, device: torch.device) -> Executor:
         distributed = hasattr(self.config, "workerinput") or self.config.getoption("dist", "no") != "no"
         small = distributed or self.request.profile.name == "smoke"
-        return executor_of(self.request.workers, device, small=small)
+        option = self.config.getoption
+        where = {"cluster": option("--cluster"), "report": option("--cluster-report")}
+        executor = executor_of(self.request.workers, device, small=small, **where)
+        self.config.add_cleanup(executor.close)
+        return executor
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -210,6 +215,7 @@ class ClaimsSession:
             return []
         self.announced = True
         lines = terminal.header(self.study.facts, self.registry, str(self.study.plan.store.folder))
+        lines += [place] if (place := self.study.plan.executor.place) else []
         return [printable(line) for line in lines]
 
     # Collection.

@@ -15,25 +15,26 @@ import time
 import warnings
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from loky import get_reusable_executor
 from loky.backend import resource_tracker
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vaecore import keep_freed_memory
 from vaecore.suite.study.sources import look_again
 from vaecore.suite.study.tasks import Results, Task, one_thread, run
 from vaecore.toolkit import Tensors
 
-MOST_WORKERS = 8  # processes: each holds PyTorch and models, about a gigabyte
-_LARGE = 1 << 20  # bytes; inputs of that size go to the workers by a file, written once
+Packed: TypeAlias = dict[str, tuple[NDArray[np.uint8], torch.dtype, torch.Size]]
+
+LARGE = 1 << 20  # bytes; inputs of that size go to the workers once, and not with each task
 _KEPT_INPUTS = 64  # large inputs that a worker keeps for its next tasks
 _LOOK = 1.0  # seconds between a worker's looks at the process above it
 
@@ -46,18 +47,47 @@ class Outcome:
     seconds: float
 
 
+Needs: TypeAlias = Mapping[str, Callable[[], Tensors]]
+"""How to get the result of each task or given tensor, by its key: an executor may have it already."""
+
+
+class LostError(RuntimeError):
+    """What computes was lost, or cannot be used: no task can run on it any more."""
+
+
+class AgainError(RuntimeError):
+    """A task was lost on its way, and can be submitted again."""
+
+
 class Executor(Protocol):
-    """Runs tasks. workers: how many run at once. slots: how many it takes at once."""
+    """Runs tasks.
 
-    workers: int
-    slots: int
+    workers: how many run at once. slots: how many it takes at once. place: where they run, if that is worth a line.
+    note: what there is to say while it computes.
+    """
 
-    def submit(self, task: Task, needs: Results) -> "Future[Outcome]":
-        """Run a task; needs: the results of all that it needs."""
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def slots(self) -> int: ...
+
+    @property
+    def place(self) -> str: ...
+
+    @property
+    def note(self) -> str: ...
+
+    def submit(self, task: Task, needs: Needs) -> "Future[Outcome]":
+        """Run a task; needs: of all that it needs."""
         ...
 
     def cancel(self) -> None:
         """Drop what is running, and free what was held."""
+        ...
+
+    def close(self) -> None:
+        """End what was started to compute."""
         ...
 
 
@@ -65,18 +95,23 @@ class Here:
     """This process, one task at a time; submit waits until the task is done."""
 
     workers = slots = 1
+    place = note = ""
 
-    def submit(self, task: Task, needs: Results) -> "Future[Outcome]":
+    def submit(self, task: Task, needs: Needs) -> "Future[Outcome]":
         """Run a task at once."""
         future: Future[Outcome] = Future()
+        results = {key: get() for key, get in needs.items()}
         try:
-            future.set_result(timed(task, needs))
+            future.set_result(timed(task, results))
         except Exception as error:  # noqa: BLE001  # whoever asks for the result gets it
             future.set_exception(error)
         return future
 
     def cancel(self) -> None:
         """Nothing runs between tasks."""
+
+    def close(self) -> None:
+        """Nothing was started."""
 
 
 class WorkersWarning(UserWarning):
@@ -88,6 +123,8 @@ class Processes:
 
     Where the system gives no semaphores or no further process, this one computes, with a WorkersWarning.
     """
+
+    place = note = ""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -101,11 +138,11 @@ class Processes:
         except OSError as error:
             self._give_up(error)
 
-    def submit(self, task: Task, needs: Results) -> "Future[Outcome]":
+    def submit(self, task: Task, needs: Needs) -> "Future[Outcome]":
         """Have a worker run a task; large inputs are written to a file once, which all workers read."""
         if self._alone is not None:
             return self._alone.submit(task, needs)
-        sent = {key: self._send(key, tensors) for key, tensors in needs.items()}
+        sent = {key: self._send(key, get) for key, get in needs.items()}
         try:
             self._pool = get_reusable_executor(
                 max_workers=self.workers,
@@ -128,6 +165,9 @@ class Processes:
             _remove(self._folder)
         self._pool, self._folder, self._sent = None, None, {}
 
+    def close(self) -> None:
+        """The workers stay for the next plan, and end when they have waited for long."""
+
     def _give_up(self, error: OSError) -> None:
         self._alone, self.workers, self.slots = Here(), Here.workers, Here.slots
         message = (
@@ -138,11 +178,11 @@ class Processes:
             warnings.simplefilter("default", WorkersWarning)
             warnings.warn(WorkersWarning(message), stacklevel=3)
 
-    def _send(self, key: str, tensors: Tensors) -> Any:
+    def _send(self, key: str, get: Callable[[], Tensors]) -> Any:
         if key in self._sent:
             return self._sent[key]
-        packed = {name: _packed(value) for name, value in tensors.items()}
-        if sum(array.nbytes for array, *_ in packed.values()) < _LARGE:
+        packed = pack(get())
+        if size_of(packed) < LARGE:
             return packed
         try:
             if self._folder is None:
@@ -165,27 +205,23 @@ def _remove(folder: Path) -> None:
         resource_tracker.unregister(str(folder), "folder")
 
 
-def _packed(value: Tensor) -> tuple[NDArray[np.uint8], torch.dtype, torch.Size]:
-    """A tensor's bytes, type and shape, as NumPy lacks some types."""
-    value = value.detach().cpu().contiguous()
-    return value.flatten().view(torch.uint8).numpy(), value.dtype, value.shape
+def pack(tensors: Tensors) -> Packed:
+    """Each tensor's bytes, type and shape, as NumPy lacks some types."""
+    host = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return {name: (value.flatten().view(torch.uint8).numpy(), value.dtype, value.shape) for name, value in host.items()}
 
 
-def default_workers(device: torch.device) -> int:
-    """One for each thread that PyTorch would use, at most MOST_WORKERS. One process keeps a GPU busy."""
-    return min(torch.get_num_threads(), MOST_WORKERS) if device.type == "cpu" else 1
+def unpack(packed: Packed) -> Tensors:
+    """The tensors themselves, in the same memory where it may be written to."""
+    return {
+        name: torch.from_numpy(array if array.flags.writeable else array.copy()).view(dtype).view(shape)
+        for name, (array, dtype, shape) in packed.items()
+    }
 
 
-def executor_of(workers: int | None, device: torch.device, *, small: bool) -> Executor:
-    """Where a study computes; workers: None for one process where it is small, else one for each core.
-
-    Raises ValueError for workers below 1.
-    """
-    if workers is None:
-        workers = 1 if small else default_workers(device)
-    if not isinstance(cast(object, workers), int) or workers < 1:
-        raise ValueError(f"--workers must be 1 or more; got {workers!r}")
-    return Processes(workers) if workers > 1 else Here()
+def size_of(packed: Packed) -> int:
+    """Bytes of all tensors."""
+    return sum(array.nbytes for array, *_ in packed.values())
 
 
 def timed(task: Task, needs: Results) -> Outcome:
@@ -241,18 +277,12 @@ _inputs: OrderedDict[str, Tensors] = OrderedDict()
 
 def _received(key: str, packed: dict[str, Any]) -> Tensors:
     if not any(isinstance(array, Path) for array, *_ in packed.values()):
-        return {name: _unpacked(*parts) for name, parts in packed.items()}
+        return unpack(packed)
     if key not in _inputs:
         # Copy on write: torch wants memory that may be written to.
-        _inputs[key] = {
-            name: _unpacked(np.load(file, mmap_mode="c", allow_pickle=False), *form)
-            for name, (file, *form) in packed.items()
-        }
+        loaded = {name: np.load(file, mmap_mode="c", allow_pickle=False) for name, (file, *_) in packed.items()}
+        _inputs[key] = unpack({name: (array, *packed[name][1:]) for name, array in loaded.items()})
         if len(_inputs) > _KEPT_INPUTS:
             _inputs.popitem(last=False)
     _inputs.move_to_end(key)
     return _inputs[key]
-
-
-def _unpacked(array: NDArray[np.uint8], dtype: torch.dtype, shape: torch.Size) -> Tensor:
-    return torch.from_numpy(array).view(dtype).view(shape)

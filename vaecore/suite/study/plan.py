@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -15,8 +16,9 @@ from filelock import Timeout
 
 from vaecore import Store
 from vaecore.suite.study.entries import code_of
-from vaecore.suite.study.executors import Executor, Here, Outcome, peak_memory
+from vaecore.suite.study.executors import AgainError, Executor, Here, LostError, Outcome, peak_memory
 from vaecore.suite.study.tasks import Given, Task, make
+from vaecore.suite.study.waiting import Waiting
 from vaecore.toolkit import Tensors
 
 
@@ -24,13 +26,16 @@ from vaecore.toolkit import Tensors
 class Work:
     """How far a plan has come: tasks done, of how many, the stage of the last that started, and seconds left.
 
-    left: by what tasks of the same titles took; None where those of a title have not run on this machine yet.
+    left: by what tasks of the same titles took; None where those of a title have not run on this machine yet. failed:
+    of those that are done. note: what the executor has to say.
     """
 
     done: int
     of: int
     stage: str
     left: float | None
+    failed: int = 0
+    note: str = ""
 
 
 Meter = Callable[[str], AbstractContextManager[Callable[[Work], None]]]
@@ -38,6 +43,8 @@ Meter = Callable[[str], AbstractContextManager[Callable[[Work], None]]]
 
 _FIRST = {"models": 0, "attacks": 1, "trials": 2}  # stages, in the order in which they start
 _WAIT = 0.2  # seconds between looks at what another process computes
+_LOOK = 1.0  # seconds between looks at how far work has come
+_SAMPLES = 101  # tasks of a title, the latest, by which it is told how long another takes
 _KEPT = 64  # results that stay in memory, as tasks to come may need them
 
 
@@ -130,43 +137,54 @@ class Plan:
             return
         of, start, took = len(waiting), time.perf_counter(), self._took()
         unfinished = Counter(task.title for task in waiting.values())
+        queue = Waiting(_longest_first(waiting, took))
         running: dict[Future[Outcome], tuple[Task, ExitStack]] = {}
+        failed = 0
 
         def end(task: Task, seconds: float | None) -> None:
             """Count a task as done; seconds: None where another process did the work."""
+            nonlocal failed
             unfinished[task.title] -= 1
+            failed += task.key in self.failures
+            queue.done(task)
             if seconds is not None:
-                took.setdefault(task.title, []).append(seconds)
+                took.setdefault(task.title, deque(maxlen=_SAMPLES)).append(seconds)
 
         def work(stage: str) -> Work:
-            return Work(of - unfinished.total(), of, stage, self._left(unfinished, took))
+            done = of - unfinished.total()
+            return Work(done, of, stage, self._left(unfinished, took), failed, self.executor.note)
 
         stage = ""
         try:
             with self.meter(title) as advance:
-                while waiting or running:
-                    for task in [*waiting.values()]:
-                        if len(running) >= self.executor.slots:
-                            break
-                        if any(need.key in waiting or self._runs(need, running) for need in task.needs):
-                            continue
+                looked = time.monotonic()
+                while queue.left or running:
+                    while len(running) < self.executor.slots and (task := queue.next()) is not None:
                         stage = task.stage
                         advance(work(stage))
                         if (started := self._start(task)) is None:
-                            continue
-                        del waiting[task.key]
-                        if started[0] is None:
+                            queue.put_off(task)
+                        elif started[0] is None:
                             end(task, None)
                         else:
                             running[started[0]] = task, started[1]
-                    if not running:
-                        if waiting:
-                            time.sleep(_WAIT)  # another process computes what is left
-                        continue
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        end(running[future][0], self._end(*running[future], future))
-                        del running[future]
-                    advance(work(stage))
+                    if running:
+                        for future in wait(running, timeout=_LOOK, return_when=FIRST_COMPLETED).done:
+                            task, lock = running.pop(future)
+                            if isinstance(future.exception(), AgainError):
+                                lock.close()
+                                queue.again(task)
+                            else:
+                                end(task, self._end(task, lock, future))
+                        advance(work(stage))
+                    elif queue.left:
+                        time.sleep(_WAIT)  # another process computes what is left
+                    if time.monotonic() - looked > _WAIT:
+                        looked = time.monotonic()
+                        queue.look_again()
+        except LostError as error:
+            self.executor.cancel()
+            raise WorkerDiedError(f"{error}; what was finished is kept, and the same command goes on") from error
         except BrokenProcessPool as error:
             self.executor.cancel()
             titles = dict.fromkeys(task.title for task, _ in running.values())
@@ -202,20 +220,20 @@ class Plan:
             costs.append(Cost(title, count, count - left, needed))
         return costs
 
-    def _took(self) -> dict[str, list[float]]:
+    def _took(self) -> "dict[str, deque[float]]":
         """Seconds that tasks took whose results the store has, by title."""
-        took: dict[str, list[float]] = {}
+        took: dict[str, deque[float]] = {}
         for entry in self.store.entries():
             notes = entry.notes or {}
             with suppress(KeyError, ValueError):  # no task's, or damaged
                 seconds = float(notes["seconds"])
-                took.setdefault(notes["title"], []).append(seconds)
+                took.setdefault(notes["title"], deque(maxlen=_SAMPLES)).append(seconds)
         return took
 
-    def _left(self, unfinished: Mapping[str, int], took: Mapping[str, Sequence[float]]) -> float | None:
+    def _left(self, unfinished: Mapping[str, int], took: Mapping[str, Iterable[float]]) -> float | None:
         """Seconds that unfinished tasks, counted by title, may take on all workers; None where a title has not run."""
         counts = {title: count for title, count in unfinished.items() if count}
-        if not counts.keys() <= took.keys():
+        if not counts.keys() <= took.keys() or not self.executor.workers:
             return None
         return sum(count * median(took[title]) for title, count in counts.items()) / self.executor.workers
 
@@ -234,16 +252,11 @@ class Plan:
 
         for task in tasks:
             visit(task)
-        # What takes longest comes first, so that no worker is left alone with it at the end.
         return dict(sorted(missing.items(), key=lambda item: _FIRST.get(item[1].stage, len(_FIRST))))
 
     def _is_there(self, task: Task) -> bool:
         stored = task.key not in self._damaged and self.store.has(task.stage, task.key)
         return stored or task.key in self._unstored
-
-    @staticmethod
-    def _runs(need: Task | Given, running: dict[Future[Outcome], tuple[Task, ExitStack]]) -> bool:
-        return any(task.key == need.key for task, _ in running.values())
 
     def _start(self, task: Task) -> "tuple[Future[Outcome] | None, ExitStack] | None":
         """Submit a task under its lock: the future and the lock.
@@ -262,7 +275,7 @@ class Plan:
                 self.failures[task.key] = self.failures[failed[0].key]
                 return None, lock
             executor = Here() if task.local else self.executor
-            future = executor.submit(task, {need.key: self._need(need) for need in task.needs})
+            future = executor.submit(task, {need.key: partial(self._need, need) for need in task.needs})
             return future, lock
         finally:
             if future is None:
@@ -275,7 +288,7 @@ class Plan:
         if need.key not in self._memory:
             result = self._read(need)
             if result is None:
-                outcome = Here().submit(need, {part.key: self._need(part) for part in need.needs}).result()
+                outcome = Here().submit(need, {part.key: partial(self._need, part) for part in need.needs}).result()
                 result = self._keep(need, outcome)
             self._remember(need.key, result)
         return self._memory[need.key]
@@ -285,17 +298,17 @@ class Plan:
         if len(self._memory) > _KEPT:
             del self._memory[next(iter(self._memory))]
 
-    def _end(self, task: Task, lock: ExitStack, future: "Future[Outcome]") -> float:
-        """Keep what a task gave, or its error; returns the seconds that it took."""
+    def _end(self, task: Task, lock: ExitStack, future: "Future[Outcome]") -> float | None:
+        """Keep what a task gave, or its error; returns the seconds that it took, if it gave something."""
         error = future.exception()
         if error is None:
             self._keep(task, future.result())
-        elif isinstance(error, Exception) and not isinstance(error, BrokenProcessPool):
+        elif isinstance(error, Exception) and not isinstance(error, BrokenProcessPool | LostError):
             self.failures[task.key] = error
         else:
             raise error
         lock.close()
-        return 0.0 if error is not None else future.result().seconds
+        return None if error is not None else future.result().seconds
 
     def _keep(self, task: Task, outcome: Outcome) -> Tensors:
         result, stage = outcome.result, task.stage
@@ -313,3 +326,13 @@ class Plan:
         if stored and result is None:
             self._damaged.add(task.key)
         return result
+
+
+def _longest_first(tasks: Mapping[str, Task], took: Mapping[str, Iterable[float]]) -> dict[str, Task]:
+    """In each stage, what takes longest first, so that no worker is left alone with it at the end."""
+    seconds = {title: median(of) for title, of in took.items()}
+
+    def order(item: tuple[str, Task]) -> tuple[int, float]:
+        return _FIRST.get(item[1].stage, len(_FIRST)), -seconds.get(item[1].title, 0.0)
+
+    return dict(sorted(tasks.items(), key=order))

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
 from vaecore.suite.study.plan import Meter, Work
+from vaecore.suite.text import duration
 
 FIRST, EACH = 2.0, 30.0  # seconds until the first line of a log, and between lines at most
 
@@ -87,14 +88,6 @@ def lines(title: str, write: Callable[[str], None]) -> Iterator[Callable[[Work],
 def _told(work: Work) -> str:
     stage = f", {work.stage}" if work.stage else ""
     left = "" if work.left is None or work.done == work.of else f"; about {duration(work.left)} left"
-    return f"{work.done:,} of {work.of:,} tasks{stage}{left}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words, as "5 s", "2 min 10 s" or "1 h 5 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    failed = f", {work.failed:,} failed" if work.failed else ""
+    note = f"; {work.note}" if work.note else ""
+    return f"{work.done:,} of {work.of:,} tasks{failed}{stage}{note}{left}"

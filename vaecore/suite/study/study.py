@@ -17,11 +17,12 @@ from vaecore.suite.budget import budget_of
 from vaecore.suite.cache import cache_folder
 from vaecore.suite.facts import Facts, Precondition
 from vaecore.suite.statistics.columns import Column, Origin
+from vaecore.suite.study.computing import executor_of
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.draws import DRAWS
 from vaecore.suite.study.each_image import each_image
 from vaecore.suite.study.evidence import Evidence
-from vaecore.suite.study.executors import Executor, Here, executor_of
+from vaecore.suite.study.executors import Executor, Here
 from vaecore.suite.study.kinds import KindOfEvidence
 from vaecore.suite.study.live import live_or_named
 from vaecore.suite.study.models import Run, model_digest
@@ -91,6 +92,7 @@ class Study:
         first_seed: int | None = None,
         device: str = "auto",
         workers: int | None = None,
+        cluster: str | None = None,
         precision: Precision = "float32",
         ood: Sequence[str] = (),
         data_root: str | PathLike[str] | None = None,
@@ -131,7 +133,7 @@ class Study:
                 ood=tuple(ood),
             )
             store = Store(cache_folder(None if cache_dir is None else str(cache_dir)), shared=shared_cache)
-            executor = executor_of(workers, place, small=profile == "smoke")
+            executor = executor_of(workers, place, small=profile == "smoke", cluster=cluster)
             study = cls.of(setup, store, executor, bars() if meter is None else meter)
             setup.check()
             _ = study.facts

@@ -1,0 +1,373 @@
+"""A dask cluster: the results of this process, bit for bit, whatever becomes of workers and scheduler."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import cloudpickle
+import pytest
+import torch
+
+from vaecore import ClassifierConfig, Store, VAEConfig
+from vaecore.suite.study import cluster as module
+from vaecore.suite.study.addresses import check_address
+from vaecore.suite.study.cleaning import ATTACKED, MAJORITY
+from vaecore.suite.study.cluster import Cluster
+from vaecore.suite.study.conditions import CLEAN, FGSM, GAUSSIAN, JOINT, PURIFIED
+from vaecore.suite.study.draws import DRAWS
+from vaecore.suite.study.executors import Here
+from vaecore.suite.study.plan import Plan, WorkerDiedError
+from vaecore.suite.study.protocol import Profile, Protocol
+from vaecore.suite.study.setup import Dataset, Setup
+from vaecore.suite.study.study import Study
+from vaecore.suite.study.tasks import Given, Task
+from vaecore.toolkit import read_tensors
+
+pytest.importorskip("distributed", reason="dask is not installed (uv pip install 'dask[distributed]')")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # dask warns of what it has to clean up
+
+SCHEDULER = """
+import sys
+from distributed.cli.dask_scheduler import main
+main(["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", sys.argv[1]])
+"""
+WORKER = """
+import sys
+from distributed.cli.dask_worker import main
+main(["--scheduler-file", sys.argv[1], "--no-nanny", "--nthreads", sys.argv[2], "--no-dashboard",
+      "--local-directory", sys.argv[3], *sys.argv[4:]])
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _functions_go_to_the_workers():
+    """As no worker can import this module."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+class Machines:
+    """A scheduler and workers as a user starts them, in processes that can be killed."""
+
+    def __init__(self, folder):
+        self.folder, self.file, self.workers = folder, folder / "scheduler.json", []
+        self.log = (folder / "log").open("a", encoding="utf-8")
+        self.scheduler = self._run(SCHEDULER, self.file)
+        end = time.monotonic() + 60
+        while not self.file.exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    def _run(self, code, *words):
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "default"}
+        command = [sys.executable, "-c", code, *map(str, words)]
+        return subprocess.Popen(command, env=environment, stderr=self.log)  # noqa: S603  # our own
+
+    def worker(self, *options, threads=1):
+        self.workers.append(self._run(WORKER, self.file, threads, self.folder, *options))
+        return self.workers[-1]
+
+    def end(self):
+        for process in (*self.workers, self.scheduler):
+            process.kill()
+            process.wait()
+        self.log.close()
+
+
+@pytest.fixture
+def machines(tmp_path):
+    there = Machines(tmp_path)
+    yield there
+    there.end()
+
+
+@contextmanager
+def joined(machines, workers=0, **settings):
+    cluster = Cluster(str(machines.file), **settings)
+    try:
+        cluster._client.wait_for_workers(workers, timeout=60) if workers else None
+        cluster.look()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "cache")
+
+
+def process(of, **parts):
+    """The process that computes, its threads; a task."""
+    total = of + sum(float(part["of"].sum()) for part in parts.values())
+    facts = {"of": total, "process": os.getpid(), "threads": torch.get_num_threads()}
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in facts.items()}
+
+
+def large(of):
+    """A result that stays where it was made."""
+    return {"of": torch.full((1 << 19,), float(of)), "process": torch.tensor(os.getpid())}
+
+
+def stumbles(of):
+    raise ArithmeticError(f"at {of}")
+
+
+def dies_once(of, file):
+    """Kill the worker, the first time."""
+    if not Path(file).exists():
+        Path(file).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return process(of)
+
+
+def sleeps(of, file, seconds):
+    with Path(file).open("a", encoding="utf-8") as started:
+        started.write(f"{os.getpid()}\n")
+    time.sleep(seconds)
+    return process(of)
+
+
+def tasks(function, places, **arguments):
+    inputs = {name: value for name, value in arguments.items() if isinstance(value, Task | Given)}
+    plain = {name: value for name, value in arguments.items() if name not in inputs}
+    return [Task(function, {"of": place, **plain}, inputs, "draws", "numbers") for place in places]
+
+
+# What it gives
+
+
+PROFILE = Profile("test", runs=2, images=24, lbfgs_images=8, adaptive_images=4)
+CONFIGS = VAEConfig(latent_size=3, hidden_size=8, epochs=1), ClassifierConfig(channels=(3, 4), hidden_size=8, epochs=1)
+
+
+def test_results_are_those_of_one_process_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr("vaecore.suite.study.setup.reference_configs", lambda _: CONFIGS)
+    monkeypatch.delenv("VAECORE_DATA", raising=False)
+    cluster = Cluster("local:2")
+    setup = Setup(Dataset("digits", ""), Protocol(PROFILE, shard=5), device=torch.device("cpu"))
+    asked = {DRAWS: (CLEAN, FGSM(1), GAUSSIAN, JOINT(1.5)), ATTACKED: (PURIFIED(0.5, label=MAJORITY),)}
+    kept = []
+    for name, executor in (("alone", Here()), ("together", cluster)):
+        study = Study.of(setup, Store(tmp_path / name), executor)
+        each = [task for of, conditions in asked.items() for one in conditions for task in of.tasks(study.setup, one)]
+        study.plan.results(each)
+        files = study.plan.store.folder.glob("*/*.safetensors")
+        kept.append({path.name: read_tensors(path)[1] for path in files})
+    cluster.close()
+    alone, together = kept
+    assert set(alone) == set(together)
+    assert len(alone) > 40
+    for key, tensors in alone.items():
+        assert set(tensors) == set(together[key])
+        for name, tensor in tensors.items():
+            assert tensor.numpy().tobytes() == together[key][name].numpy().tobytes(), name
+
+
+def test_workers_of_one_thread_compute_and_this_process_keeps(machines, store):
+    for _ in range(2):
+        machines.worker()
+    with joined(machines, 2) as cluster:
+        assert re.fullmatch(
+            r"cluster: .*scheduler.json, 2 workers; dashboard: http://127.0.0.1:\d+/status", cluster.place
+        )
+        plan = Plan(store, cluster)
+        results = plan.results(tasks(process, range(12)))
+        assert [float(result["of"]) for result in results] == [*range(12)]
+        assert {int(result["process"]) for result in results} == {one.pid for one in machines.workers}
+        assert {int(result["threads"]) for result in results} == {1}
+        assert re.fullmatch(r"2 workers, 0 on the cluster, 0\.0 MiB received", cluster.note)
+        (bad,) = tasks(stumbles, [1])
+        plan.compute([bad, *tasks(process, [20])], "numbers")
+        with pytest.raises(ArithmeticError, match="at 1"):
+            plan.results([bad])
+    assert float(Plan(store, Here()).results(tasks(process, [20]))[0]["of"]) == 20
+
+
+def test_a_large_result_goes_from_worker_to_worker_and_a_large_input_to_the_cluster_once(machines, store, monkeypatch):
+    for _ in range(2):
+        machines.worker()
+    with joined(machines, 2) as cluster:
+        sent, scatter = [], cluster._client.scatter
+        monkeypatch.setattr(
+            cluster._client, "scatter", lambda *given, **more: sent.append(1) or scatter(*given, **more)
+        )
+        (made,), given = tasks(large, [3]), Given({"of": torch.ones(1 << 19)})
+        results = Plan(store, cluster).results(tasks(process, range(8), made=made, given=given))
+    assert [float(result["of"]) for result in results] == [4 * (1 << 19) + place for place in range(8)]
+    assert sent == [1]
+
+
+def test_the_scheduler_has_few_tasks_at_a_time_and_no_more_is_held_than_fits(machines, store, monkeypatch):
+    machines.worker()
+    monkeypatch.setattr(module, "_HELD", 5 << 20)
+    with joined(machines, 1) as cluster:
+        most, submit = [], cluster.submit
+        monkeypatch.setattr(cluster, "submit", lambda *given: most.append(len(cluster._pending)) or submit(*given))
+        Plan(store, cluster).results(tasks(large, range(8)))
+        assert max(most) < cluster.slots == 3
+        assert sum(size for _, size in cluster._held.values()) <= 5 << 20
+        assert len(cluster._held) == 2
+
+
+# What may go wrong
+
+
+def test_a_worker_that_is_killed_has_its_task_done_elsewhere(machines, store, tmp_path):
+    for _ in range(2):
+        machines.worker()
+    with joined(machines, 2) as cluster:
+        made, given = tasks(large, [3])[0], Given({"of": torch.ones(1 << 19)})
+        more = {"made": made, "given": given}
+        Plan(store, cluster).results(tasks(process, range(4), **more))
+        results = Plan(store, cluster).results(
+            [*tasks(dies_once, [7], file=str(tmp_path / "died")), *tasks(process, range(10, 16), **more)]
+        )
+    assert [float(result["of"]) for result in results] == [7, *(4 * (1 << 19) + place for place in range(10, 16))]
+    assert sum(one.poll() is not None for one in machines.workers) == 1
+
+
+def test_where_all_workers_are_gone_a_run_waits_says_so_and_goes_on(machines, store, tmp_path):
+    machines.worker()
+    said = []
+
+    @contextmanager
+    def meter(_):
+        def advance(work):
+            said.append(work.note)
+            if "no worker" in work.note and len(machines.workers) == 1:
+                machines.worker()
+
+        yield advance
+
+    with joined(machines, 1) as cluster:
+        plan = Plan(store, cluster, meter)
+        plan.results(tasks(process, range(3)))
+        machines.workers[0].kill()
+        results = plan.results(tasks(process, range(3, 9)))
+    assert [float(result["of"]) for result in results] == [*range(3, 9)]
+    assert any(
+        re.match(r"no worker is left on the cluster; waiting for one, \d+ (s|min .*) more", note) for note in said
+    )
+
+
+def test_where_no_worker_comes_a_run_ends_with_what_is_kept(machines, store):
+    machines.worker()
+    with joined(machines, 1, patience=3) as cluster:
+        Plan(store, cluster).results(tasks(process, range(3)))
+        machines.workers[0].kill()
+        with pytest.raises(
+            WorkerDiedError, match=r"no worker was left on the cluster .* for 3 s; what was finished is"
+        ):
+            Plan(store, cluster).results(tasks(process, range(6)))
+    assert [float(one["of"]) for one in Plan(store, Here()).results(tasks(process, range(3)))] == [0, 1, 2]
+
+
+def test_a_scheduler_that_is_lost_ends_the_run_with_what_is_kept(machines, store, tmp_path):
+    machines.worker()
+    started = tmp_path / "started"
+
+    @contextmanager
+    def meter(_):
+        def advance(work):
+            if started.exists():
+                machines.scheduler.kill()
+
+        yield advance
+
+    with joined(machines, 1) as cluster:
+        Plan(store, cluster).results(tasks(process, range(3)))
+        start = time.monotonic()
+        with pytest.raises(WorkerDiedError, match=r"the connection to the scheduler .* was lost; what was finished is"):
+            Plan(store, cluster, meter).compute(tasks(sleeps, range(5), file=str(started), seconds=20), "numbers")
+        assert time.monotonic() - start < 15
+    assert [float(one["of"]) for one in Plan(store, Here()).results(tasks(process, range(3)))] == [0, 1, 2]
+
+
+def test_an_interruption_cancels_what_the_cluster_has(machines, store, tmp_path):
+    machines.worker()
+    started = tmp_path / "started"
+
+    @contextmanager
+    def meter(_):
+        def advance(work):
+            if started.exists():
+                raise KeyboardInterrupt
+
+        yield advance
+
+    with joined(machines, 1) as cluster:
+        with pytest.raises(KeyboardInterrupt):
+            Plan(store, cluster, meter).compute(tasks(sleeps, range(3), file=str(started), seconds=2), "numbers")
+        (result,) = Plan(store, cluster).results(tasks(process, [9]))
+        assert float(result["of"]) == 9
+    assert len(started.read_text().split()) == 1  # the other two were queued, and never ran
+
+
+def test_workers_of_several_threads_or_of_other_code_are_refused(machines, store, monkeypatch):
+    worker = machines.worker(threads=2)
+    with joined(machines) as cluster:
+        end = time.monotonic() + 60
+        while not cluster._client.nthreads():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        with pytest.raises(
+            WorkerDiedError, match=r"must have one thread each, as results depend on it; .* has 2 \(dask"
+        ):
+            Plan(store, cluster).results(tasks(process, range(3)))
+        with pytest.raises(ValueError, match="must have one thread each"):
+            Cluster(str(machines.file))
+        worker.kill()
+    machines.worker()
+    with joined(machines) as cluster:
+        monkeypatch.setattr(module, "code_digest", lambda _: "another")
+        with pytest.raises(
+            WorkerDiedError, match="must have this package and its libraries as they are here; one has oth"
+        ):
+            Plan(store, cluster).results(tasks(process, range(3)))
+
+
+def test_a_gpu_task_goes_to_a_worker_that_has_the_resource(machines, store):
+    machines.worker()
+    with joined(machines, 1, gpu=True) as cluster:
+        machines.worker("--resources", "GPU=1")
+        results = Plan(store, cluster).results(tasks(process, range(4)))
+        assert {int(result["process"]) for result in results} == {machines.workers[1].pid}
+
+
+def test_what_is_started_here_listens_on_the_loopback_alone():
+    cluster = Cluster("local:1")
+    try:
+        info = cluster._client.scheduler_info()
+        addresses = [info["address"], *info["workers"], *(one["nanny"] for one in info["workers"].values())]
+        assert len(addresses) == 3
+        assert all(address.startswith("tcp://127.0.0.1:") for address in addresses)
+        assert "//127.0.0.1:" in cluster.dashboard
+    finally:
+        cluster.close()
+
+
+@pytest.mark.parametrize("text", ["local:0", "local:two", "local:", "nowhere.json", "host:8786"])
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(ValueError, match=r"--cluster .*; got " + re.escape(text)):
+        check_address(text)
+
+
+def test_a_scheduler_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(module, "_CONNECT", 1.0)
+    with pytest.raises(
+        ValueError, match=r"must lead to a running scheduler; it does not: .*\(start one with `dask sch"
+    ):
+        Cluster("tcp://127.0.0.1:9")
+
+
+def test_without_dask_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ValueError, match=r"--cluster needs dask: .* \(python -m pip install 'vaecore\[cluster\]'\)"):
+        Cluster("local:1")

@@ -1,0 +1,316 @@
+"""An executor of a dask cluster: the same tasks on the workers of a scheduler, here or on other machines.
+
+The workers need no folder in common with the one who asks. A task goes to a worker as its function's name, plain
+values and keys; small inputs go with it, large ones once. What a task gives comes back, to be stored by the one who
+asks; a large result also stays with the worker that made it, for tasks that need it. Dask pickles what it sends: a
+scheduler, its workers and the one who asks must trust each other.
+"""
+
+import gc
+import threading
+import time
+import uuid
+import weakref
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache, partial
+from importlib.util import find_spec
+from typing import Any
+
+from vaecore import keep_freed_memory
+from vaecore.suite.study.addresses import LOCAL, check_address
+from vaecore.suite.study.executors import (
+    LARGE,
+    AgainError,
+    LostError,
+    Needs,
+    Outcome,
+    Packed,
+    pack,
+    size_of,
+    timed,
+    unpack,
+)
+from vaecore.suite.study.sources import code_digest
+from vaecore.suite.study.tasks import Task
+from vaecore.suite.text import duration
+
+PATIENCE = 600.0  # seconds that a run waits for a worker
+_CONNECT = 10.0  # seconds to reach a scheduler
+_LOOK = 1.0  # seconds between looks at the cluster
+_AHEAD = 3  # tasks for each worker that the scheduler has: one that runs, and others so that no worker waits
+_HELD = 1 << 30  # bytes of large inputs that stay on the cluster
+_GONE = (OSError, RuntimeError, TimeoutError, CancelledError)  # what dask raises where a scheduler or a worker is gone
+_TRIES = 5  # times that a task is submitted whose inputs were lost
+
+
+class WorkerError(LostError):
+    """A worker that cannot be used, as it has other code or more than one thread."""
+
+
+class Cluster:
+    """Workers of a dask cluster, of one thread each, which may come and go.
+
+    address: of a scheduler, or a scheduler file; or `local:N`, processes of this machine, which listen on its loopback
+    alone. gpu: ask for the resource GPU for each task, so that a worker takes as many at once as it has GPUs. patience:
+    seconds that work waits where no worker is left. report: file for dask's performance report.
+    Raises ValueError where there is no such cluster, or its workers cannot be used.
+    """
+
+    def __init__(
+        self, address: str, *, gpu: bool = False, patience: float = PATIENCE, report: str | None = None
+    ) -> None:
+        check_address(address)
+        distributed = _distributed()
+        self.workers, self.address, self.dashboard = 0, address, ""
+        self._patience, self._resources = patience, {"GPU": 1} if gpu else {}
+        self._stack, self._lock = ExitStack(), threading.RLock()
+        self._pending: dict[Future[Outcome], Any] = {}  # with dask's future of the same
+        self._held: OrderedDict[str, tuple[Any, int]] = OrderedDict()  # large inputs on the cluster, and their bytes
+        self._tries: Counter[str] = Counter()
+        self._name, self._submitted, self._received = uuid.uuid4().hex[:8], 0, 0
+        self._alone_since: float | None = None
+        try:
+            self._client = self._connect(distributed, address)
+            self._check_workers()
+            if report is not None:
+                self._stack.enter_context(_reported(distributed, self._client, report))
+        except BaseException as error:
+            self._stack.close()
+            if isinstance(error, WorkerError):
+                raise ValueError(str(error)) from None
+            raise
+        self._ended = threading.Event()
+        self._stack.callback(self._ended.set)
+        threading.Thread(target=_watch, args=(weakref.ref(self), self._ended), daemon=True).start()
+
+    def _connect(self, distributed: Any, address: str) -> Any:
+        target: Any = address
+        if address.startswith(LOCAL):
+            target = distributed.LocalCluster(
+                n_workers=int(address.removeprefix(LOCAL)),
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                memory_limit=0,  # as of other processes: the system's
+            )
+            self._stack.enter_context(target)
+        told = {"scheduler_file": target} if isinstance(target, str) and "://" not in target else {"address": target}
+        try:
+            client = distributed.Client(**told, timeout=_CONNECT, set_as_default=False)
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"--cluster {address} must lead to a running scheduler; it does not: {error} (start one with `dask"
+                " scheduler`, and workers with `dask worker ADDRESS --nthreads 1`)"
+            ) from error
+        self._stack.enter_context(client)
+        self.dashboard = str(client.dashboard_link or "")
+        return client
+
+    def _check_workers(self) -> None:
+        """Refuse workers of several threads; a task tells of one with other code."""
+        threads: dict[str, int] = self._client.nthreads()
+        if several := {name: count for name, count in threads.items() if count != 1}:
+            name, count = next(iter(several.items()))
+            raise WorkerError(
+                f"workers of the cluster must have one thread each, as results depend on it; {name} has {count} (dask"
+                " worker --nthreads 1, and --nworkers for more of them)"
+            )
+        self.workers = len(threads)
+
+    @property
+    def slots(self) -> int:
+        """Tasks that the scheduler has at most, however many a plan has."""
+        return max(2, _AHEAD * self.workers)
+
+    @property
+    def place(self) -> str:
+        """The scheduler, its workers, and where to watch them."""
+        watched = f"; dashboard: {self.dashboard}" if self.dashboard else ""
+        return f"cluster: {self.address}, {self._counted}{watched}"
+
+    @property
+    def _counted(self) -> str:
+        return f"{self.workers:,} worker{'' if self.workers == 1 else 's'}"
+
+    @property
+    def note(self) -> str:
+        """Workers, tasks that they have, and what came back; or that none is there."""
+        if self._alone_since is not None:
+            left = self._patience - (time.monotonic() - self._alone_since)
+            return f"no worker is left on the cluster; waiting for one, {duration(max(left, 0))} more"
+        return f"{self._counted}, {len(self._pending):,} on the cluster, {self._received / 2**20:,.1f} MiB received"
+
+    def submit(self, task: Task, needs: Needs) -> "Future[Outcome]":
+        """Have a worker run a task."""
+        future: Future[Outcome] = Future()
+        keys = [*needs]
+        inputs = [self._input(key, needs[key]) for key in keys]
+        with self._lock:
+            self._submitted += 1
+            remote = self._client.submit(
+                _work,
+                task,
+                code_digest(task.function),
+                keys,
+                *inputs,
+                key=f"{task.stage}-{self._name}-{self._submitted}",  # dask groups by what is before the first dash
+                pure=False,
+                resources=self._resources or None,
+            )
+            self._pending[future] = remote
+        remote.add_done_callback(partial(_finish, weakref.ref(self), task.key, future))
+        return future
+
+    def cancel(self) -> None:
+        """Drop what the cluster has of this plan, queued or running, and free what it held."""
+        with self._lock:
+            remotes, self._pending = [*self._pending.values()], {}
+            held, self._held = [remote for remote, _ in self._held.values()], OrderedDict()
+        with suppress(*_GONE):  # where nothing is queued
+            self._client.cancel(remotes + held, force=True)
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        self._held.clear()
+        self._stack.close()
+
+    def _input(self, key: str, get: Callable[[], Any]) -> Any:
+        """What stands for an input: dask's future of one that the cluster holds, else the tensors' bytes."""
+        with self._lock:
+            if key in self._held and self._held[key][0].status in ("finished", "pending"):
+                self._held.move_to_end(key)
+                return self._held[key][0]
+        packed = pack(get())
+        if size_of(packed) < LARGE or not self.workers:
+            return packed, 0.0
+        try:
+            (remote,) = self._client.scatter([(packed, 0.0)], hash=False)
+        except _GONE:  # no worker at present: the scheduler keeps it until there is one
+            return packed, 0.0
+        self._hold(key, remote, size_of(packed))
+        return remote
+
+    def _hold(self, key: str, remote: Any, size: int) -> None:
+        with self._lock:
+            self._held[key] = remote, size
+            while sum(size for _, size in self._held.values()) > _HELD and len(self._held) > 1:
+                self._held.popitem(last=False)
+
+    def _finish(self, key: str, future: "Future[Outcome]", remote: Any) -> None:
+        """Hand on what became of a task; called in a thread of dask's."""
+        try:
+            packed, seconds = remote.result()
+        except CancelledError:
+            error: BaseException = self._lost(key)
+        except Exception as raised:  # noqa: BLE001  # whoever asks for the result gets it
+            error = raised
+        else:
+            size = size_of(packed)
+            with self._lock:
+                self._received += size
+            if size >= LARGE:
+                self._hold(key, remote, size)
+            self._end(future, Outcome(unpack(packed), seconds))
+            return
+        self._end(future, error)
+
+    def _lost(self, key: str) -> RuntimeError:
+        """Why a task was cancelled that nobody here cancelled."""
+        if self._client.status != "running":
+            return LostError(f"the connection to the scheduler {self.address} was lost")
+        with self._lock:
+            self._held.clear()  # an input went with its worker
+            self._tries[key] += 1
+            if self._tries[key] < _TRIES:
+                return AgainError(key)
+        return LostError(f"the cluster {self.address} lost the inputs of a task {_TRIES} times")
+
+    def _end(self, future: "Future[Outcome]", result: Outcome | BaseException) -> None:
+        with self._lock:
+            if self._pending.pop(future, None) is None:
+                return  # cancelled, or told to have failed
+        if isinstance(result, Outcome):
+            future.set_result(result)
+        else:
+            future.set_exception(result)
+
+    def look(self) -> None:
+        """See how many workers there are, and give up where there has been none for too long."""
+        try:
+            self._check_workers()
+        except WorkerError as error:
+            self._give_up(error)
+        except _GONE:
+            if self._client.status == "closed":
+                self._give_up(LostError(f"the connection to the scheduler {self.address} was lost"))
+            return
+        if self.workers:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = time.monotonic()
+        elif time.monotonic() - self._alone_since > self._patience:
+            self._give_up(LostError(f"no worker was left on the cluster {self.address} for {duration(self._patience)}"))
+
+    def _give_up(self, error: LostError) -> None:
+        for future in [*self._pending]:
+            self._end(future, error)
+
+
+def _finish(cluster: "weakref.ref[Cluster]", key: str, future: "Future[Outcome]", remote: Any) -> None:
+    if (there := cluster()) is not None:
+        there._finish(key, future, remote)  # noqa: SLF001  # its own
+
+
+def _watch(cluster: "weakref.ref[Cluster]", ended: threading.Event) -> None:
+    """Look at a cluster as long as it is used."""
+    while not ended.wait(_LOOK):
+        if (there := cluster()) is None:
+            return
+        there.look()
+        del there
+
+
+@contextmanager
+def _reported(distributed: Any, client: Any, file: str) -> Iterator[None]:
+    """Within, dask notes what happens for its performance report, and writes that at the end."""
+    if find_spec("bokeh") is None:
+        raise ValueError("--cluster-report needs bokeh (python -m pip install bokeh)")
+    report = distributed.performance_report(file)
+    with client.as_current():  # the report asks for the current client when it starts, and when it ends
+        report.__enter__()
+    try:
+        yield
+    finally:
+        with client.as_current(), suppress(*_GONE):
+            report.__exit__(None, None, None)
+
+
+def _work(task: Task, code: str, keys: list[str], *inputs: tuple[Packed, float]) -> tuple[Packed, float]:
+    """Run a task in a worker; inputs: results as this function gives them."""
+    _prepare()
+    if code_digest(task.function) != code:
+        raise WorkerError(
+            "the workers of the cluster must have this package and its libraries as they are here; one has others"
+            " (install the same versions there, and start its workers anew)"
+        )
+    outcome = timed(task, {key: unpack(packed) for key, (packed, _) in zip(keys, inputs, strict=True)})
+    return pack(outcome.result), outcome.seconds
+
+
+@lru_cache(maxsize=1)
+def _prepare() -> None:
+    """Set up a worker's process once: its allocator, and a garbage collector that leaves alone what is imported."""
+    keep_freed_memory()
+    gc.collect()
+    gc.freeze()
+
+
+def _distributed() -> Any:
+    try:
+        import distributed  # noqa: PLC0415  # few need it
+    except ImportError as error:
+        raise ValueError(f"--cluster needs dask: {error} (python -m pip install 'vaecore[cluster]')") from error
+    return distributed
