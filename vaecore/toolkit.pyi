@@ -77,6 +77,7 @@ from .reconstruction._decode import check_reconstructions as check_reconstructio
 from .reconstruction._decode import decode_draws as decode_draws
 from .reconstruction._decode import kl_of_posterior as kl_of_posterior
 from .reconstruction._decode import posterior as posterior
+from .reconstruction._stream import Rows as Rows
 from .reconstruction._likelihood import checked_density as checked_density
 from .reconstruction._likelihood import decoder_density as decoder_density
 

@@ -323,6 +323,7 @@ def locked():
         ({"runs": 0}, r"^runs must be 1 or more; got 0$"),
         ({"images": "60"}, r"^images must be 2 or more; got '60'$"),
         ({"draws": 2.5}, r"^draws must be 2 or more; got 2.5$"),
+        ({"cluster": "local:0"}, r"^cluster local:N must have 1 process or more; got local:0$"),
         ({"workers": "2"}, r"^workers must be 1 or more; got '2'$"),
         ({"attack_share": "0.1"}, r"^attack_share must be above 0 and at most 1; got '0.1'$"),
         ({"attack_share": 2}, r"^attack_share must be above 0 and at most 1; got 2$"),

@@ -531,6 +531,9 @@ BAD = {
     ),
     "damaged file": (None, ("--classifier=mine.npz",), "mine.npz must be a whole safetensors file; *"),
     "tf32": (None, ("--precision=tf32",), "precision 'tf32' takes a CUDA GPU; *"),
+    "no cluster": (None, ("--cluster=host:8786",), "--cluster must be a scheduler's address (*; got host:8786"),
+    "cluster and workers": (None, ("--cluster=local:2", "--workers=2"), "--workers must be left out with --cluster, *"),
+    "report of no cluster": (None, ("--cluster-report=x.html",), "--cluster-report must come with --cluster"),
     "cuda": (None, ("--device=cuda",), "--device cuda needs a CUDA GPU that torch can use; there is none (use *auto)"),
 }
 NEED_NO_GPU = {"tf32", "cuda"}

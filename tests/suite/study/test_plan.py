@@ -4,16 +4,18 @@ import errno
 import gc
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
 
 from vaecore import Store, StoreWarning
-from vaecore.suite.study.executors import Here
-from vaecore.suite.study.plan import Cost, NotComputedError, Plan
+from vaecore.suite.study.executors import AgainError, Here, LostError
+from vaecore.suite.study.plan import Cost, NotComputedError, Plan, WorkerDiedError
 from vaecore.suite.study.tasks import Given, Task, make
+from vaecore.suite.study.waiting import Waiting
 
 CALLS = []  # what was computed, in order
 LOCK = threading.Event()
@@ -86,6 +88,86 @@ def test_models_start_first_and_attacks_next(store):
     early = [task(place, stage=stage) for place, stage in enumerate(("scores", "trials", "attacks", "models", "draws"))]
     Plan(store).compute(early, "")
     assert CALLS[:3] == [3, 2, 1]
+
+
+def test_what_took_longest_starts_first_within_a_stage(store):
+    def takes(title, seconds):
+        tensors = {"value": torch.tensor(0.0)}
+        store.write(
+            "draws", f"{title:0>32}", tensors, seconds=seconds, notes={"title": title, "study": "", "code": "{}"}
+        )
+
+    for title, seconds in (("short", 1.0), ("long", 9.0), ("middle", 3.0)):
+        takes(title, seconds)
+    titles = ("short", "middle", "long", "unknown")
+    early = [task(place, title=title) for place, title in enumerate(titles)]
+    Plan(store).compute([*early, task(4, stage="attacks", title="short", part=early[0])], "")
+    assert CALLS == [2, 1, 0, 4, 3]  # the attack as soon as what it needs is done
+
+
+def test_tasks_are_given_out_in_order_once_what_they_need_is_done():
+    first, second, third = task(1), task(2), task(3)
+    last = task(4, a=first, b=third)
+    waiting = Waiting({one.key: one for one in (first, second, third, last)})
+    assert [waiting.next() for _ in range(4)] == [first, second, third, None]
+    waiting.put_off(first)
+    waiting.again(third)
+    assert (waiting.left, waiting.next(), waiting.next()) == (3, third, None)
+    waiting.look_again()
+    assert waiting.next() is first
+    waiting.done(first)
+    assert waiting.next() is None
+    waiting.done(third)
+    assert (waiting.left, waiting.next(), waiting.left) == (1, last, 0)
+
+
+class Losing(Here):
+    """An executor that loses every task once, and looks at what it needs the second time alone."""
+
+    def __init__(self):
+        self.lost = set()
+
+    def submit(self, task, needs):
+        if task.key in self.lost:
+            return super().submit(task, needs)
+        self.lost.add(task.key)
+        future = Future()
+        future.set_exception(AgainError(task.title))
+        return future
+
+
+def test_what_an_executor_lost_is_submitted_again(store):
+    executor = Losing()
+    assert values(Plan(store, executor).results([task(10, part=task(1)), task(2)])) == [11, 2]
+    assert len(executor.lost) == len(CALLS) == 3
+
+
+def test_what_cannot_go_on_ends_the_plan_and_keeps_what_is_done(store):
+    class Lost(Here):
+        def submit(self, task, needs):
+            future = Future()
+            future.set_exception(LostError("the cluster is gone"))
+            return super().submit(task, needs) if task.title == "numbers" else future
+
+    with pytest.raises(
+        WorkerDiedError, match=r"^the cluster is gone; what was finished is kept, and the same command goes"
+    ):
+        Plan(store, Lost()).compute([task(1), task(2, title="others"), task(3, title="others")], "")
+    assert values(Plan(store, Refusing()).results([task(1)])) == [1]
+
+
+def test_many_tasks_take_time_in_proportion(store, monkeypatch):
+    monkeypatch.setattr(Plan, "_start", lambda plan, task: (None, ExitStack()))  # as if another process had done each
+
+    def seconds(count):
+        many = [task(place) for place in range(count)]
+        assert many[0].key
+        start = time.perf_counter()
+        Plan(store).compute(many, "")
+        return time.perf_counter() - start
+
+    seconds(100)
+    assert seconds(8_000) < 40 * seconds(800)  # where each looked at all others, a hundred times as long
 
 
 def test_what_has_no_stage_is_made_for_each_and_kept_by_nobody(store):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib import import_module
 from os import PathLike
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +43,7 @@ from vaecore.suite.study.protocol import PROFILES, draws_of, profile_of, protoco
 from vaecore.suite.study.sets import Sets
 from vaecore.suite.study.setup import PROBE, Setup, choose_dataset, device_of, given_dataset
 from vaecore.suite.study.sources import look_again
+from vaecore.suite.study.stream import score_stream
 from vaecore.suite.study.tables import Content, Table, failures, join
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.text import as_keywords, printable, visible
@@ -242,6 +243,18 @@ class Study:
         default those that clean images are looked at on.
         """
         return each_image(self.setup, self.plan, function, images, settings)
+
+    def score(self, images: Any, folder: str | PathLike[str], *, run: int = 0) -> list[str]:
+        """Anomaly scores of as many images as there are, by the models of a run, counted from 0; higher is anomalous.
+
+        images: an array (n, c, h, w) of the study's shape, float32 in [0, 1] or bytes, also one mapped from a file or
+        of zarr; or a folder of such .npy files, taken in the order of their names. folder: a new one, to which a file
+        `<score>.npy`, (n,), is written for each score; the names are returned. Expensive scores (likelihoods, regret)
+        are left out. A portion of the images is a task, on the study's executor and in its cache; so memory stays flat,
+        and after an interruption the same call goes on.
+        Raises FileExistsError for a folder that is there, and ValueError for other images.
+        """
+        return score_stream(self.setup, self.plan, images, Path(folder), run)
 
     @cached_property
     def runs(self) -> list[Run]:
