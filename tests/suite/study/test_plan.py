@@ -317,6 +317,26 @@ def test_planning_notes_what_is_asked_for_and_computes_nothing(store):
     assert CALLS == []
 
 
+def test_how_long_workers_take_is_simulated_with_what_waits_for_what(store):
+    def took(title, seconds, study):
+        notes = {"title": title, "study": study, "code": "{}"}
+        key = f"{len([*store.folder.rglob('*')]):032}"
+        store.write("draws", key, {"value": torch.tensor(0.0)}, seconds=seconds, notes=notes)
+
+    for title, seconds, study in (("training", 40.0, "other"), ("training", 4.0, "mine"), ("numbers", 1.0, "other")):
+        took(title, seconds, study)
+    models = [task(place, stage="models", title="training") for place in range(3)]
+    asked = [task(10 * place + one, part=model) for place, model in enumerate(models, 1) for one in range(2)]
+    plan = Plan(store, study="mine")
+    assert plan.duration(asked, 1) == pytest.approx(3 * 4 + 6, rel=0.01)
+    assert plan.duration(asked, 2) == pytest.approx(4 + 4 + 1, abs=0.05)  # the third model beside what needs the others
+    assert plan.duration(asked, 3) == pytest.approx(4 + 2, rel=0.01)
+    assert plan.duration(asked, 1_000) == pytest.approx(4 + 1, rel=0.01)
+    many = [task(place, title="unknown") for place in range(5_000)]
+    assert plan.duration(many, 1_000) == pytest.approx(5, rel=0.01)  # to hand them out
+    assert CALLS == []
+
+
 def test_costs_count_tasks_and_take_the_seconds_of_the_past(tmp_path):
     class Timed(Store):
         def write(self, stage, key, tensors, *, seconds, notes=None):

@@ -62,25 +62,27 @@ def _call(item: pytest.Item, planning: Study) -> str:
 _NUMBERS = 44  # columns of the terminal that the numbers of a plan take
 
 
-def table(costs: Sequence[Cost], mistakes: Mapping[str, str], workers: int, *, width: int, unicode: bool) -> str:
-    """What a run would compute and how long it may take, as text for the terminal."""
+def table(
+    costs: Sequence[Cost], mistakes: Mapping[str, str], workers: int, seconds: float, *, width: int, unicode: bool
+) -> str:
+    """What a run would compute, as text for the terminal; seconds: that it may take with so many workers."""
     grid = Grid(box=box.SIMPLE if unicode else terminal.ASCII, show_edge=False)
     grid.add_column("tasks", no_wrap=True, max_width=max(width, 60) - _NUMBERS)  # long ones are cut, never a number
     for title in ("needed", "cached", "to compute", "seconds"):
         grid.add_column(title, justify="right", no_wrap=True)
     for cost in costs:
         left = cost.tasks - cost.stored
-        seconds = "-" if not left else "unknown" if cost.seconds is None else _rounded(cost.seconds)
-        grid.add_row(printable(cost.title), f"{cost.tasks:,}", f"{cost.stored:,}", f"{left:,}", seconds)
+        each = "-" if not left else "unknown" if cost.seconds is None else _rounded(cost.seconds)
+        grid.add_row(printable(cost.title), f"{cost.tasks:,}", f"{cost.stored:,}", f"{left:,}", each)
     console = terminal.recording(max(width, 60), color=False)
     console.print(grid)
-    console.print(f"\n{_estimate(costs, workers)} Nothing was computed.", soft_wrap=True)
+    console.print(f"\n{_estimate(costs, workers, seconds)} Nothing was computed.", soft_wrap=True)
     for test, mistake in mistakes.items():
         console.print(printable(f"Not planned: {test} raises {mistake}"), soft_wrap=True)
     return "\n" + terminal.printed(console)
 
 
-def _estimate(costs: Sequence[Cost], workers: int) -> str:
+def _estimate(costs: Sequence[Cost], workers: int, seconds: float) -> str:
     left = sum(cost.tasks - cost.stored for cost in costs)
     unknown = sum(cost.tasks - cost.stored for cost in costs if cost.seconds is None)
     if not left:
@@ -88,10 +90,9 @@ def _estimate(costs: Sequence[Cost], workers: int) -> str:
     if left == unknown:
         tasks = counted(left, "task")
         return f"{tasks} to compute; as none of their kind has run on this machine yet, there is no estimate."
-    seconds = _rounded(sum(cost.seconds or 0.0 for cost in costs) / max(workers, 1))
     processes = "one process" if workers == 1 else f"{workers} workers"
     others = f", and {counted(unknown, 'task')} of kinds that have not run on this machine yet" if unknown else ""
-    return f"{counted(left, 'task')} to compute: about {seconds} s with {processes}{others}."
+    return f"{counted(left, 'task')} to compute: about {_rounded(seconds)} s with {processes}{others}."
 
 
 def _rounded(seconds: float) -> str:

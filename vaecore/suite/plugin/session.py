@@ -270,9 +270,10 @@ class ClaimsSession:
             if self._reporter is not None:
                 style, planned = _style(self._reporter), self.plan(session.items)
                 tasks = {task.key: task for task in (*planned.preconditions, *planned.claims, *planned.report)}.values()
-                costs, workers = self.study.plan.costs(tasks), self.study.facts.workers
-                width, unicode = style["width"], style["unicode"]
-                self._reporter.write(planning.table(costs, planned.mistakes, workers, width=width, unicode=unicode))
+                workers = max(1, self.study.facts.workers)
+                seconds, costs = self.study.plan.duration(tasks, workers), self.study.plan.costs(tasks)
+                shape = {"width": style["width"], "unicode": style["unicode"]}
+                self._reporter.write(planning.table(costs, planned.mistakes, workers, seconds, **shape))
             return True
         if not (option.maxfail or hasattr(self.config, "workerinput")):
             with self._worker_died():

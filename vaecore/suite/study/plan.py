@@ -1,5 +1,6 @@
 """The plan: tasks whose results are asked for, the store that keeps them, and the executor that computes the rest."""
 
+import heapq
 import json
 import time
 from collections import Counter, deque
@@ -44,6 +45,7 @@ Meter = Callable[[str], AbstractContextManager[Callable[[Work], None]]]
 _FIRST = {"models": 0, "attacks": 1, "trials": 2}  # stages, in the order in which they start
 _WAIT = 0.2  # seconds between looks at what another process computes
 _LOOK = 1.0  # seconds between looks at how far work has come
+_HANDING = 0.001  # seconds to hand out a task and to keep what it gives
 _SAMPLES = 101  # tasks of a title, the latest, by which it is told how long another takes
 _KEPT = 64  # results that stay in memory, as tasks to come may need them
 
@@ -220,15 +222,36 @@ class Plan:
             costs.append(Cost(title, count, count - left, needed))
         return costs
 
+    def duration(self, tasks: Iterable[Task], workers: int) -> float:
+        """Seconds that so many workers may take for tasks and all that they need; those of unknown titles take none.
+
+        A simulation of the queue, in which handing out a task takes a moment.
+        """
+        took = self._took()
+        seconds = {title: median(of) for title, of in took.items()}
+        queue = Waiting(_longest_first(self._missing(tasks), took))
+        running: list[tuple[float, int]] = []  # when a task ends, and its place
+        started: list[Task] = []
+        now = handed = 0.0
+        while queue.left or running:
+            while len(running) < workers and (task := queue.next()) is not None:
+                handed = max(now, handed) + _HANDING
+                heapq.heappush(running, (handed + seconds.get(task.title, 0.0), len(started)))
+                started.append(task)
+            now, place = heapq.heappop(running)
+            queue.done(started[place])
+        return now
+
     def _took(self) -> "dict[str, deque[float]]":
-        """Seconds that tasks took whose results the store has, by title."""
-        took: dict[str, deque[float]] = {}
+        """Seconds that tasks took whose results the store has, by title; of this study's own, where there are any."""
+        own: dict[str, deque[float]] = {}
+        others: dict[str, deque[float]] = {}
         for entry in self.store.entries():
             notes = entry.notes or {}
             with suppress(KeyError, ValueError):  # no task's, or damaged
-                seconds = float(notes["seconds"])
+                seconds, took = float(notes["seconds"]), own if notes["study"] == self.study else others
                 took.setdefault(notes["title"], deque(maxlen=_SAMPLES)).append(seconds)
-        return took
+        return others | own
 
     def _left(self, unfinished: Mapping[str, int], took: Mapping[str, Iterable[float]]) -> float | None:
         """Seconds that unfinished tasks, counted by title, may take on all workers; None where a title has not run."""
