@@ -7,6 +7,7 @@ scheduler, its workers and the one who asks must trust each other.
 """
 
 import gc
+import queue
 import threading
 import time
 import uuid
@@ -15,9 +16,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, contextmanager, suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeAlias
 
 from vaecore import keep_freed_memory
 from vaecore.suite.study.addresses import LOCAL, check_address
@@ -42,6 +43,7 @@ _CONNECT = 10.0  # seconds to reach a scheduler
 _LOOK = 1.0  # seconds between looks at the cluster
 _AHEAD = 3  # tasks for each worker that the scheduler has: one that runs, and others so that no worker waits
 _HELD = 1 << 30  # bytes of large inputs that stay on the cluster
+_Done: TypeAlias = tuple[str, "Future[Outcome]", Any]  # a task's key, its future here, and dask's
 _GONE = (OSError, RuntimeError, TimeoutError, CancelledError)  # what dask raises where a scheduler or a worker is gone
 _TRIES = 5  # times that a task is submitted whose inputs were lost
 
@@ -72,6 +74,7 @@ class Cluster:
         self._tries: Counter[str] = Counter()
         self._name, self._submitted, self._received = uuid.uuid4().hex[:8], 0, 0
         self._alone_since: float | None = None
+        self._done: queue.SimpleQueue[_Done | None] = queue.SimpleQueue()
         try:
             self._client = self._connect(distributed, address)
             self._check_workers()
@@ -82,9 +85,11 @@ class Cluster:
             if isinstance(error, WorkerError):
                 raise ValueError(str(error)) from None
             raise
-        self._ended = threading.Event()
-        self._stack.callback(self._ended.set)
-        threading.Thread(target=_watch, args=(weakref.ref(self), self._ended), daemon=True).start()
+        ended = threading.Event()
+        self._stack.callback(ended.set)
+        self._stack.callback(self._done.put, None)
+        for target, signal in ((_watch, ended), (_collect, self._done)):
+            threading.Thread(target=target, args=(weakref.ref(self), signal), daemon=True).start()
 
     def _connect(self, distributed: Any, address: str) -> Any:
         target: Any = address
@@ -146,7 +151,7 @@ class Cluster:
     def submit(self, task: Task, needs: Needs) -> "Future[Outcome]":
         """Have a worker run a task."""
         future: Future[Outcome] = Future()
-        keys = [*needs]
+        keys, done = [*needs], self._done
         inputs = [self._input(key, needs[key]) for key in keys]
         with self._lock:
             self._submitted += 1
@@ -161,7 +166,8 @@ class Cluster:
                 resources=self._resources or None,
             )
             self._pending[future] = remote
-        remote.add_done_callback(partial(_finish, weakref.ref(self), task.key, future))
+        # Dask calls back in one thread for all clients, which may never wait.
+        remote.add_done_callback(lambda remote: done.put((task.key, future, remote)))
         return future
 
     def cancel(self) -> None:
@@ -199,23 +205,36 @@ class Cluster:
             while sum(size for _, size in self._held.values()) > _HELD and len(self._held) > 1:
                 self._held.popitem(last=False)
 
-    def _finish(self, key: str, future: "Future[Outcome]", remote: Any) -> None:
-        """Hand on what became of a task; called in a thread of dask's."""
-        try:
-            packed, seconds = remote.result()
-        except CancelledError:
-            error: BaseException = self._lost(key)
-        except Exception as raised:  # noqa: BLE001  # whoever asks for the result gets it
-            error = raised
-        else:
-            size = size_of(packed)
-            with self._lock:
-                self._received += size
-            if size >= LARGE:
-                self._hold(key, remote, size)
-            self._end(future, Outcome(unpack(packed), seconds))
-            return
-        self._end(future, error)
+    def collect(self, done: "list[_Done]") -> None:
+        """Hand on what became of tasks."""
+        with self._lock:
+            asked = [one for one in done if one[1] in self._pending]  # others were cancelled
+        finished = [one for one in asked if one[2].status == "finished"]
+        results: list[Any] = []
+        with suppress(*_GONE, KeyError):  # a result went with its worker: then each is asked for alone
+            results = self._client.gather([remote for *_, remote in finished])
+        if len(results) < len(finished):
+            finished = []
+        for (key, future, remote), (packed, seconds) in zip(finished, results, strict=False):
+            self._take(key, future, remote, packed, seconds)
+        there = {future for _, future, _ in finished}
+        for key, future, remote in (one for one in asked if one[1] not in there):
+            try:
+                packed, seconds = remote.result()
+            except CancelledError:
+                self._end(future, self._lost(key))
+            except Exception as error:  # noqa: BLE001  # whoever asks for the result gets it
+                self._end(future, error)
+            else:
+                self._take(key, future, remote, packed, seconds)
+
+    def _take(self, key: str, future: "Future[Outcome]", remote: Any, packed: Packed, seconds: float) -> None:
+        size = size_of(packed)
+        with self._lock:
+            self._received += size
+        if size >= LARGE:
+            self._hold(key, remote, size)
+        self._end(future, Outcome(unpack(packed), seconds))
 
     def _lost(self, key: str) -> RuntimeError:
         """Why a task was cancelled that nobody here cancelled."""
@@ -259,9 +278,18 @@ class Cluster:
             self._end(future, error)
 
 
-def _finish(cluster: "weakref.ref[Cluster]", key: str, future: "Future[Outcome]", remote: Any) -> None:
-    if (there := cluster()) is not None:
-        there._finish(key, future, remote)  # noqa: SLF001  # its own
+def _collect(cluster: "weakref.ref[Cluster]", done: "queue.SimpleQueue[_Done | None]") -> None:
+    """Hand on what becomes of a cluster's tasks, as many at a time as have come."""
+    while (one := done.get()) is not None:
+        some = [one]
+        while not done.empty():
+            if (one := done.get()) is None:
+                return
+            some.append(one)
+        if (there := cluster()) is None:
+            return
+        there.collect(some)
+        del there
 
 
 def _watch(cluster: "weakref.ref[Cluster]", ended: threading.Event) -> None:
