@@ -182,7 +182,7 @@ def test_workers_of_one_thread_compute_and_this_process_keeps(machines, store):
         assert [float(result["of"]) for result in results] == [*range(12)]
         assert {int(result["process"]) for result in results} == {one.pid for one in machines.workers}
         assert {int(result["threads"]) for result in results} == {1}
-        assert re.fullmatch(r"2 workers, 0 on the cluster, 0\.0 MiB received", cluster.note)
+        assert re.fullmatch(r"2 workers of up to \d\.\d GiB, 0 on the cluster, 0\.0 MiB received", cluster.note)
         (bad,) = tasks(stumbles, [1])
         plan.compute([bad, *tasks(process, [20])], "numbers")
         with pytest.raises(ArithmeticError, match="at 1"):

@@ -30,6 +30,7 @@ from vaecore.suite.study.executors import (
     Outcome,
     Packed,
     pack,
+    peak_bytes,
     size_of,
     timed,
     unpack,
@@ -43,6 +44,7 @@ _CONNECT = 10.0  # seconds to reach a scheduler
 _LOOK = 1.0  # seconds between looks at the cluster
 _AHEAD = 3  # tasks for each worker that the scheduler has: one that runs, and others so that no worker waits
 _HELD = 1 << 30  # bytes of large inputs that stay on the cluster
+Sent: TypeAlias = tuple[Packed, float, int]  # a result, the seconds that it took, and the worker's peak of memory
 _Done: TypeAlias = tuple[str, "Future[Outcome]", Any]  # a task's key, its future here, and dask's
 _GONE = (OSError, RuntimeError, TimeoutError, CancelledError)  # what dask raises where a scheduler or a worker is gone
 _TRIES = 5  # times that a task is submitted whose inputs were lost
@@ -72,7 +74,8 @@ class Cluster:
         self._pending: dict[Future[Outcome], Any] = {}  # with dask's future of the same
         self._held: OrderedDict[str, tuple[Any, int]] = OrderedDict()  # large inputs on the cluster, and their bytes
         self._tries: Counter[str] = Counter()
-        self._name, self._submitted, self._received = uuid.uuid4().hex[:8], 0, 0
+        self._name, self._submitted = uuid.uuid4().hex[:8], 0
+        self._received = self._peak = 0  # bytes: of all results, and that a worker took at most
         self._alone_since: float | None = None
         self._done: queue.SimpleQueue[_Done | None] = queue.SimpleQueue()
         try:
@@ -142,11 +145,13 @@ class Cluster:
 
     @property
     def note(self) -> str:
-        """Workers, tasks that they have, and what came back; or that none is there."""
+        """Workers, the memory that they took, tasks that they have, and what came back; or that none is there."""
         if self._alone_since is not None:
             left = self._patience - (time.monotonic() - self._alone_since)
             return f"no worker is left on the cluster; waiting for one, {duration(max(left, 0))} more"
-        return f"{self._counted}, {len(self._pending):,} on the cluster, {self._received / 2**20:,.1f} MiB received"
+        peak = f" of up to {self._peak / 2**30:.1f} GiB" if self._peak else ""
+        received = f"{self._received / 2**20:,.1f} MiB received"
+        return f"{self._counted}{peak}, {len(self._pending):,} on the cluster, {received}"
 
     def submit(self, task: Task, needs: Needs) -> "Future[Outcome]":
         """Have a worker run a task."""
@@ -191,11 +196,11 @@ class Cluster:
                 return self._held[key][0]
         packed = pack(get())
         if size_of(packed) < LARGE or not self.workers:
-            return packed, 0.0
+            return packed, 0.0, 0
         try:
-            (remote,) = self._client.scatter([(packed, 0.0)], hash=False)
+            (remote,) = self._client.scatter([(packed, 0.0, 0)], hash=False)
         except _GONE:  # no worker at present: the scheduler keeps it until there is one
-            return packed, 0.0
+            return packed, 0.0, 0
         self._hold(key, remote, size_of(packed))
         return remote
 
@@ -215,23 +220,25 @@ class Cluster:
             results = self._client.gather([remote for *_, remote in finished])
         if len(results) < len(finished):
             finished = []
-        for (key, future, remote), (packed, seconds) in zip(finished, results, strict=False):
-            self._take(key, future, remote, packed, seconds)
+        for (key, future, remote), sent in zip(finished, results, strict=False):
+            self._take(key, future, remote, sent)
         there = {future for _, future, _ in finished}
         for key, future, remote in (one for one in asked if one[1] not in there):
             try:
-                packed, seconds = remote.result()
+                sent = remote.result()
             except CancelledError:
                 self._end(future, self._lost(key))
             except Exception as error:  # noqa: BLE001  # whoever asks for the result gets it
                 self._end(future, error)
             else:
-                self._take(key, future, remote, packed, seconds)
+                self._take(key, future, remote, sent)
 
-    def _take(self, key: str, future: "Future[Outcome]", remote: Any, packed: Packed, seconds: float) -> None:
+    def _take(self, key: str, future: "Future[Outcome]", remote: Any, sent: Sent) -> None:
+        packed, seconds, peak = sent
         size = size_of(packed)
         with self._lock:
             self._received += size
+            self._peak = max(self._peak, peak)
         if size >= LARGE:
             self._hold(key, remote, size)
         self._end(future, Outcome(unpack(packed), seconds))
@@ -316,16 +323,16 @@ def _reported(distributed: Any, client: Any, file: str) -> Iterator[None]:
             report.__exit__(None, None, None)
 
 
-def _work(task: Task, code: str, keys: list[str], *inputs: tuple[Packed, float]) -> tuple[Packed, float]:
-    """Run a task in a worker; inputs: results as this function gives them."""
+def _work(task: Task, code: str, keys: list[str], *inputs: Sent) -> Sent:
+    """Run a task in a worker; inputs: as this function gives results."""
     _prepare()
     if code_digest(task.function) != code:
         raise WorkerError(
             "the workers of the cluster must have this package and its libraries as they are here; one has others"
             " (install the same versions there, and start its workers anew)"
         )
-    outcome = timed(task, {key: unpack(packed) for key, (packed, _) in zip(keys, inputs, strict=True)})
-    return pack(outcome.result), outcome.seconds
+    outcome = timed(task, {key: unpack(packed) for key, (packed, *_) in zip(keys, inputs, strict=True)})
+    return pack(outcome.result), outcome.seconds, (peak_bytes() or (0,))[0]
 
 
 @lru_cache(maxsize=1)

@@ -232,16 +232,22 @@ def timed(task: Task, needs: Results) -> Outcome:
     return Outcome(result, time.perf_counter() - start)
 
 
-def peak_memory() -> str:
-    """The most memory that a process took which has ended, and that this one took, in words; empty where not known."""
+def peak_bytes() -> tuple[int, int] | None:
+    """The most memory that this process took, and one that it started and that has ended; None where not known."""
     if sys.platform == "win32":
-        return ""
+        return None
     import resource  # noqa: PLC0415  # not on Windows
 
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes
-    ended, this = (
-        resource.getrusage(who).ru_maxrss * unit / 2**30 for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF)
-    )
+    unit = 1 if sys.platform == "darwin" else 1024
+    this, ended = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return this * unit, ended * unit
+
+
+def peak_memory() -> str:
+    """The same in words; empty where not known."""
+    if (peaks := peak_bytes()) is None:
+        return ""
+    this, ended = (peak / 2**30 for peak in peaks)
     return f" processes took up to {ended:.1f} GiB each, and this one {this:.1f} GiB;"
 
 
