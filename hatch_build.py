@@ -13,7 +13,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 # Python runs this line when it starts. As a module of its own, it would be one more name that can be imported.
 LINK = """\
 import sys, types, importlib.util as u; sys.meta_path.append(types.SimpleNamespace(find_spec=\
-lambda name, path=None, target=None, u=u: u.spec_from_file_location(name, {package!r}) if name == "vaecore" else None))
+lambda name, path=None, target=None, u=u: u.spec_from_file_location(name, {package!a}) if name == "vaecore" else None))
 """
 
 

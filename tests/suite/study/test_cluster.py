@@ -269,6 +269,32 @@ def test_where_no_worker_comes_a_run_ends_with_what_is_kept(machines, store):
     assert [float(one["of"]) for one in Plan(store, Here()).results(tasks(process, range(3)))] == [0, 1, 2]
 
 
+def test_an_idle_run_does_not_wait_for_workers(machines, store):
+    machines.worker()
+    with joined(machines, 1, patience=1) as cluster:
+        machines.workers[0].kill()
+        end = time.monotonic() + 30
+        while cluster.workers:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        time.sleep(3)
+        assert cluster.note.startswith("0 workers")
+        machines.worker()
+        while not cluster.workers:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert len(Plan(store, cluster).results(tasks(process, range(3)))) == 3
+
+
+def test_an_input_that_one_task_takes_is_not_held(machines, store, monkeypatch):
+    machines.worker()
+    with joined(machines, 1) as cluster:
+        once = Given({"of": torch.ones(1 << 19)})
+        monkeypatch.setattr(Given, "once", True)
+        Plan(store, cluster).results(tasks(process, [1], given=once))
+        assert not cluster._held
+
+
 def test_a_scheduler_that_is_lost_ends_the_run_with_what_is_kept(machines, store, tmp_path):
     machines.worker()
     started = tmp_path / "started"
@@ -324,6 +350,9 @@ def test_workers_of_several_threads_or_of_other_code_are_refused(machines, store
         with pytest.raises(ValueError, match="must have one thread each"):
             Cluster(str(machines.file))
         worker.kill()
+        while cluster._client.nthreads():
+            assert time.monotonic() < end
+            time.sleep(0.1)
     machines.worker()
     with joined(machines) as cluster:
         monkeypatch.setattr(module, "code_digest", lambda _: "another")

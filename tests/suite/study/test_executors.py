@@ -162,6 +162,13 @@ def test_large_inputs_go_by_a_file_that_is_removed(store, workers, tmp_path, mon
     assert not folder.exists()
 
 
+def test_an_input_that_one_task_takes_leaves_no_file(store, workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Given, "once", True)
+    Plan(store, workers).results(tasks(process, range(2), large=Given({"of": torch.ones(1 << 19)})))
+    assert not [*tmp_path.glob("vaecore-*")]
+
+
 def doubled(of, sent):
     """A task that takes and gives a type that NumPy lacks."""
     return {"sum": sent["of"].double().sum(), "twice": sent["of"][: int(of)] * 2}

@@ -144,16 +144,21 @@ def test_what_an_executor_lost_is_submitted_again(store):
 
 def test_what_cannot_go_on_ends_the_plan_and_keeps_what_is_done(store):
     class Lost(Here):
+        workers = slots = 3
+
         def submit(self, task, needs):
+            if task.title != "lost":
+                return super().submit(task, needs)
             future = Future()
             future.set_exception(LostError("the cluster is gone"))
-            return super().submit(task, needs) if task.title == "numbers" else future
+            return future
 
-    with pytest.raises(
-        WorkerDiedError, match=r"^the cluster is gone; what was finished is kept, and the same command goes"
-    ):
-        Plan(store, Lost()).compute([task(1), task(2, title="others"), task(3, title="others")], "")
-    assert values(Plan(store, Refusing()).results([task(1)])) == [1]
+    asked = [task(1, title="lost"), task(2), task(3, title="lost")]
+    with pytest.raises(WorkerDiedError, match=r"^the cluster is gone; what was finished is kept, and ") as raised:
+        Plan(store, Lost()).compute(asked, "")
+    assert values(Plan(store, Refusing()).results([task(2)])) == [2]
+    assert values(Plan(store).results(asked)) == [1, 2, 3]  # none is still locked
+    assert raised.traceback  # which keeps alive what held the locks
 
 
 def test_many_tasks_take_time_in_proportion(store, monkeypatch):

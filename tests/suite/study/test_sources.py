@@ -1,5 +1,6 @@
 """Keys follow the code: every line that a result can depend on moves its key, and no comment or docstring does."""
 
+import ast
 import importlib
 import json
 import linecache
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import vaecore
+from vaecore.suite.study import sources
 from vaecore.suite.study.sources import code_digest, digest_of, look_again, sources_of_module
 from vaecore.suite.study.study import Study
 from vaecore.suite.study.tasks import OwnFunction, Task
@@ -312,3 +314,19 @@ def test_a_function_that_stands_in_no_file_has_no_key(tmp_path):
     linecache.cache[file] = (1, None, [text], file)
     with pytest.raises(ValueError, match="cell must stand in a file, so that a change to it is noticed"):
         code_digest(namespace["cell"])
+
+
+def test_a_parser_that_stumbles_over_another_thread_is_asked_again(monkeypatch):
+    """As in Python 3.11, which counts the depth of trees for all threads together."""
+    parse, errors = ast.parse, [SystemError("AST constructor recursion depth mismatch (before=60, after=206)")] * 2
+
+    def stumbling(source):
+        if errors:
+            raise errors.pop()
+        return parse(source)
+
+    monkeypatch.setattr(sources.ast, "parse", stumbling)
+    assert ast.dump(sources._parsed(b"x = 1")) == ast.dump(parse("x = 1"))
+    errors.append(SystemError("another"))
+    with pytest.raises(SystemError, match="another"):
+        sources._parsed(b"x = 1")

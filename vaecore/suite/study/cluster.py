@@ -7,14 +7,14 @@ scheduler, its workers and the one who asks must trust each other.
 """
 
 import gc
-import queue
 import threading
 import time
 import uuid
+import warnings
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from importlib.util import find_spec
@@ -29,6 +29,7 @@ from vaecore.suite.study.executors import (
     Needs,
     Outcome,
     Packed,
+    once_of,
     pack,
     peak_bytes,
     size_of,
@@ -41,13 +42,17 @@ from vaecore.suite.text import duration
 
 PATIENCE = 600.0  # seconds that a run waits for a worker
 _CONNECT = 10.0  # seconds to reach a scheduler
+_RESULT = 60.0  # seconds to fetch a result; a worker that is lost then has it computed once more
+_COLLECTORS = 4  # threads that fetch results
 _LOOK = 1.0  # seconds between looks at the cluster
 _AHEAD = 3  # tasks for each worker that the scheduler has: one that runs, and others so that no worker waits
 _HELD = 1 << 30  # bytes of large inputs that stay on the cluster
 Sent: TypeAlias = tuple[Packed, float, int]  # a result, the seconds that it took, and the worker's peak of memory
-_Done: TypeAlias = tuple[str, "Future[Outcome]", Any]  # a task's key, its future here, and dask's
-_GONE = (OSError, RuntimeError, TimeoutError, CancelledError)  # what dask raises where a scheduler or a worker is gone
 _TRIES = 5  # times that a task is submitted whose inputs were lost
+
+
+_ONE_THREAD = "workers of the cluster must have one thread each, as results depend on it"
+_START = "(dask worker --nthreads 1, and --nworkers for more of them)"
 
 
 class WorkerError(LostError):
@@ -77,22 +82,19 @@ class Cluster:
         self._name, self._submitted = uuid.uuid4().hex[:8], 0
         self._received = self._peak = 0  # bytes: of all results, and that a worker took at most
         self._alone_since: float | None = None
-        self._done: queue.SimpleQueue[_Done | None] = queue.SimpleQueue()
+        self._pool = ThreadPoolExecutor(_COLLECTORS, thread_name_prefix="vaecore-cluster")
         try:
             self._client = self._connect(distributed, address)
             self._check_workers()
             if report is not None:
                 self._stack.enter_context(_reported(distributed, self._client, report))
-        except BaseException as error:
+        except BaseException:
             self._stack.close()
-            if isinstance(error, WorkerError):
-                raise ValueError(str(error)) from None
             raise
         ended = threading.Event()
         self._stack.callback(ended.set)
-        self._stack.callback(self._done.put, None)
-        for target, signal in ((_watch, ended), (_collect, self._done)):
-            threading.Thread(target=target, args=(weakref.ref(self), signal), daemon=True).start()
+        self._stack.callback(self._pool.shutdown, wait=False, cancel_futures=True)
+        threading.Thread(target=_watch, args=(weakref.ref(self), ended), daemon=True).start()
 
     def _connect(self, distributed: Any, address: str) -> Any:
         target: Any = address
@@ -117,16 +119,22 @@ class Cluster:
         self.dashboard = str(client.dashboard_link or "")
         return client
 
-    def _check_workers(self) -> None:
-        """Refuse workers of several threads; a task tells of one with other code."""
+    def _count_workers(self) -> dict[str, int]:
+        """Threads of each worker that can take a task."""
         threads: dict[str, int] = self._client.nthreads()
-        if several := {name: count for name, count in threads.items() if count != 1}:
-            name, count = next(iter(several.items()))
-            raise WorkerError(
-                f"workers of the cluster must have one thread each, as results depend on it; {name} has {count} (dask"
-                " worker --nthreads 1, and --nworkers for more of them)"
-            )
+        if self._resources:
+            there = self._client.scheduler_info(n_workers=-1)["workers"]
+            threads = {
+                name: count for name, count in threads.items() if "GPU" in there.get(name, {}).get("resources", {})
+            }
         self.workers = len(threads)
+        return threads
+
+    def _check_workers(self) -> None:
+        """Refuse workers of several threads; of one that comes later its first task tells."""
+        for name, count in self._count_workers().items():
+            if count != 1:
+                raise ValueError(f"{_ONE_THREAD}; {name} has {count} {_START}")
 
     @property
     def slots(self) -> int:
@@ -146,8 +154,8 @@ class Cluster:
     @property
     def note(self) -> str:
         """Workers, the memory that they took, tasks that they have, and what came back; or that none is there."""
-        if self._alone_since is not None:
-            left = self._patience - (time.monotonic() - self._alone_since)
+        if (since := self._alone_since) is not None:
+            left = self._patience - (time.monotonic() - since)
             return f"no worker is left on the cluster; waiting for one, {duration(max(left, 0))} more"
         peak = f" of up to {self._peak / 2**30:.1f} GiB" if self._peak else ""
         received = f"{self._received / 2**20:,.1f} MiB received"
@@ -156,23 +164,30 @@ class Cluster:
     def submit(self, task: Task, needs: Needs) -> "Future[Outcome]":
         """Have a worker run a task."""
         future: Future[Outcome] = Future()
-        keys, done = [*needs], self._done
-        inputs = [self._input(key, needs[key]) for key in keys]
-        with self._lock:
-            self._submitted += 1
-            remote = self._client.submit(
-                _work,
-                task,
-                code_digest(task.function),
-                keys,
-                *inputs,
-                key=f"{task.stage}-{self._name}-{self._submitted}",  # dask groups by what is before the first dash
-                pure=False,
-                resources=self._resources or None,
-            )
-            self._pending[future] = remote
+        keys = [*needs]
+        try:
+            inputs = [self._input(key, needs[key], kept=key not in once_of(task)) for key in keys]
+            with self._lock:
+                self._submitted += 1
+                remote = self._client.submit(
+                    _work,
+                    task,
+                    code_digest(task.function),
+                    keys,
+                    *inputs,
+                    key=f"{task.stage}-{self._name}-{self._submitted}",  # dask groups by what is before the first dash
+                    pure=False,
+                    resources=self._resources or None,
+                )
+                self._pending[future] = remote
+        except Exception as error:
+            if self._client.status == "running":
+                raise
+            future.set_exception(self._gone(error))  # dask raises this and that where a client is closed
+            return future
         # Dask calls back in one thread for all clients, which may never wait.
-        remote.add_done_callback(lambda remote: done.put((task.key, future, remote)))
+        here, pool = weakref.ref(self), self._pool
+        remote.add_done_callback(lambda remote: _hand_on(pool, here, task.key, future, remote))
         return future
 
     def cancel(self) -> None:
@@ -180,26 +195,30 @@ class Cluster:
         with self._lock:
             remotes, self._pending = [*self._pending.values()], {}
             held, self._held = [remote for remote, _ in self._held.values()], OrderedDict()
-        with suppress(*_GONE):  # where nothing is queued
-            self._client.cancel(remotes + held, force=True)
+            self._tries.clear()
+        self._cancel(remotes + held)
+
+    def _cancel(self, remotes: list[Any]) -> None:
+        with suppress(Exception):  # of many kinds, where the scheduler is gone: then nothing is queued
+            self._client.cancel(remotes, force=True)
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
         self._held.clear()
         self._stack.close()
 
-    def _input(self, key: str, get: Callable[[], Any]) -> Any:
+    def _input(self, key: str, get: Callable[[], Any], *, kept: bool) -> Any:
         """What stands for an input: dask's future of one that the cluster holds, else the tensors' bytes."""
         with self._lock:
             if key in self._held and self._held[key][0].status in ("finished", "pending"):
                 self._held.move_to_end(key)
                 return self._held[key][0]
         packed = pack(get())
-        if size_of(packed) < LARGE or not self.workers:
+        if size_of(packed) < LARGE or not kept or not self.workers:
             return packed, 0.0, 0
         try:
             (remote,) = self._client.scatter([(packed, 0.0, 0)], hash=False)
-        except _GONE:  # no worker at present: the scheduler keeps it until there is one
+        except TimeoutError:  # no worker at present: the scheduler keeps it until there is one
             return packed, 0.0, 0
         self._hold(key, remote, size_of(packed))
         return remote
@@ -210,28 +229,19 @@ class Cluster:
             while sum(size for _, size in self._held.values()) > _HELD and len(self._held) > 1:
                 self._held.popitem(last=False)
 
-    def collect(self, done: "list[_Done]") -> None:
-        """Hand on what became of tasks."""
-        with self._lock:
-            asked = [one for one in done if one[1] in self._pending]  # others were cancelled
-        finished = [one for one in asked if one[2].status == "finished"]
-        results: list[Any] = []
-        with suppress(*_GONE, KeyError):  # a result went with its worker: then each is asked for alone
-            results = self._client.gather([remote for *_, remote in finished])
-        if len(results) < len(finished):
-            finished = []
-        for (key, future, remote), sent in zip(finished, results, strict=False):
-            self._take(key, future, remote, sent)
-        there = {future for _, future, _ in finished}
-        for key, future, remote in (one for one in asked if one[1] not in there):
-            try:
-                sent = remote.result()
-            except CancelledError:
-                self._end(future, self._lost(key))
-            except Exception as error:  # noqa: BLE001  # whoever asks for the result gets it
+    def finish(self, key: str, future: "Future[Outcome]", remote: Any) -> None:
+        """Hand on what became of a task."""
+        if future not in self._pending:
+            return  # cancelled
+        try:
+            self._take(key, future, remote, remote.result(timeout=_RESULT))
+        except Exception as error:  # noqa: BLE001  # whoever asks for the result gets it
+            if remote.status == "error":
                 self._end(future, error)
+            elif isinstance(error, TimeoutError) and self._client.status == "running":
+                self._pool.submit(_finish, weakref.ref(self), key, future, remote)  # it is computed once more, say
             else:
-                self._take(key, future, remote, sent)
+                self._end(future, self._lost(key))
 
     def _take(self, key: str, future: "Future[Outcome]", remote: Any, sent: Sent) -> None:
         packed, seconds, peak = sent
@@ -244,15 +254,22 @@ class Cluster:
         self._end(future, Outcome(unpack(packed), seconds))
 
     def _lost(self, key: str) -> RuntimeError:
-        """Why a task was cancelled that nobody here cancelled."""
+        """Why a task has no result that did not fail, and that nobody here cancelled."""
+        end = time.monotonic() + 2 * _CONNECT
+        while self._client.status == "connecting" and time.monotonic() < end:
+            time.sleep(0.1)  # dask tries to reach the scheduler again
         if self._client.status != "running":
-            return LostError(f"the connection to the scheduler {self.address} was lost")
+            return self._gone()
         with self._lock:
             self._held.clear()  # an input went with its worker
             self._tries[key] += 1
             if self._tries[key] < _TRIES:
                 return AgainError(key)
-        return LostError(f"the cluster {self.address} lost the inputs of a task {_TRIES} times")
+        return LostError(f"the cluster {self.address} lost a task {_TRIES} times")
+
+    def _gone(self, error: BaseException | None = None) -> LostError:
+        why = f" ({error})" if error is not None and str(error) else ""
+        return LostError(f"the connection to the scheduler {self.address} was lost{why}")
 
     def _end(self, future: "Future[Outcome]", result: Outcome | BaseException) -> None:
         with self._lock:
@@ -264,39 +281,37 @@ class Cluster:
             future.set_exception(result)
 
     def look(self) -> None:
-        """See how many workers there are, and give up where there has been none for too long."""
+        """See how many workers there are, and give up where work has waited for one for too long."""
         try:
-            self._check_workers()
-        except WorkerError as error:
-            self._give_up(error)
-        except _GONE:
+            self._count_workers()
+        except Exception:  # noqa: BLE001  # of many kinds, where the scheduler is gone
             if self._client.status == "closed":
-                self._give_up(LostError(f"the connection to the scheduler {self.address} was lost"))
+                self._give_up(self._gone())
             return
-        if self.workers:
+        since = self._alone_since
+        if self.workers or not self._pending:
             self._alone_since = None
-        elif self._alone_since is None:
+        elif since is None:
             self._alone_since = time.monotonic()
-        elif time.monotonic() - self._alone_since > self._patience:
+        elif time.monotonic() - since > self._patience:
             self._give_up(LostError(f"no worker was left on the cluster {self.address} for {duration(self._patience)}"))
 
     def _give_up(self, error: LostError) -> None:
-        for future in [*self._pending]:
+        with self._lock:
+            pending = dict(self._pending)
+        for future in pending:
             self._end(future, error)
+        self._cancel([*pending.values()])
 
 
-def _collect(cluster: "weakref.ref[Cluster]", done: "queue.SimpleQueue[_Done | None]") -> None:
-    """Hand on what becomes of a cluster's tasks, as many at a time as have come."""
-    while (one := done.get()) is not None:
-        some = [one]
-        while not done.empty():
-            if (one := done.get()) is None:
-                return
-            some.append(one)
-        if (there := cluster()) is None:
-            return
-        there.collect(some)
-        del there
+def _finish(cluster: "weakref.ref[Cluster]", *of: Any) -> None:
+    if (there := cluster()) is not None:
+        there.finish(*of)
+
+
+def _hand_on(pool: ThreadPoolExecutor, *of: Any) -> None:
+    with suppress(RuntimeError):  # it has ended with the cluster
+        pool.submit(_finish, *of)
 
 
 def _watch(cluster: "weakref.ref[Cluster]", ended: threading.Event) -> None:
@@ -319,13 +334,20 @@ def _reported(distributed: Any, client: Any, file: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with client.as_current(), suppress(*_GONE):
-            report.__exit__(None, None, None)
+        try:
+            with client.as_current():
+                report.__exit__(None, None, None)
+        except Exception as error:  # noqa: BLE001  # of many kinds, where the scheduler is gone
+            warnings.warn(f"dask's performance report could not be written to {file}: {error}", stacklevel=2)
 
 
 def _work(task: Task, code: str, keys: list[str], *inputs: Sent) -> Sent:
     """Run a task in a worker; inputs: as this function gives results."""
+    from distributed import get_worker  # noqa: PLC0415  # which the worker has
+
     _prepare()
+    if (threads := get_worker().state.nthreads) != 1:
+        raise WorkerError(f"{_ONE_THREAD}; one has {threads} {_START}")
     if code_digest(task.function) != code:
         raise WorkerError(
             "the workers of the cluster must have this package and its libraries as they are here; one has others"

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from vaecore import keep_freed_memory
 from vaecore.suite.study.sources import look_again
-from vaecore.suite.study.tasks import Results, Task, one_thread, run
+from vaecore.suite.study.tasks import Given, Results, Task, one_thread, run
 from vaecore.toolkit import Tensors
 
 Packed: TypeAlias = dict[str, tuple[NDArray[np.uint8], torch.dtype, torch.Size]]
@@ -142,7 +142,8 @@ class Processes:
         """Have a worker run a task; large inputs are written to a file once, which all workers read."""
         if self._alone is not None:
             return self._alone.submit(task, needs)
-        sent = {key: self._send(key, get) for key, get in needs.items()}
+        once = once_of(task)
+        sent = {key: self._send(key, get, kept=key not in once) for key, get in needs.items()}
         try:
             self._pool = get_reusable_executor(
                 max_workers=self.workers,
@@ -178,11 +179,11 @@ class Processes:
             warnings.simplefilter("default", WorkersWarning)
             warnings.warn(WorkersWarning(message), stacklevel=3)
 
-    def _send(self, key: str, get: Callable[[], Tensors]) -> Any:
+    def _send(self, key: str, get: Callable[[], Tensors], *, kept: bool) -> Any:
         if key in self._sent:
             return self._sent[key]
         packed = pack(get())
-        if size_of(packed) < LARGE:
+        if size_of(packed) < LARGE or not kept:
             return packed
         try:
             if self._folder is None:
@@ -203,6 +204,11 @@ def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
         resource_tracker.unregister(str(folder), "folder")
+
+
+def once_of(task: Task) -> set[str]:
+    """Keys of the inputs that no other task takes, and that nobody need keep."""
+    return {need.key for need in task.needs if isinstance(need, Given) and need.once}
 
 
 def pack(tensors: Tensors) -> Packed:

@@ -95,6 +95,7 @@ class Plan:
     seconds: dict[str, float] = field(default_factory=dict)
     wall: float = 0.0
     failures: dict[str, Exception] = field(default_factory=dict)
+    _times: "dict[str, deque[float]] | None" = None
     _memory: dict[str, Tensors] = field(default_factory=dict)
     _damaged: set[str] = field(default_factory=set)  # keys of entries that can't be read
     _unstored: dict[str, Tensors] = field(default_factory=dict)
@@ -200,8 +201,10 @@ class Plan:
             raise
         finally:
             self.wall += time.perf_counter() - start
-            for _, lock in running.values():
-                lock.close()
+            for future, (task, lock) in running.items():
+                with lock:  # which ends here
+                    if future.done() and not future.cancelled() and future.exception() is None:
+                        self._keep(task, future.result())
 
     def make(self, task: Task) -> Any:
         """The result of a task without a stage, made in this process."""
@@ -244,6 +247,8 @@ class Plan:
 
     def _took(self) -> "dict[str, deque[float]]":
         """Seconds that tasks took whose results the store has, by title; of this study's own, where there are any."""
+        if self._times is not None:
+            return self._times
         own: dict[str, deque[float]] = {}
         others: dict[str, deque[float]] = {}
         for entry in self.store.entries():
@@ -251,14 +256,16 @@ class Plan:
             with suppress(KeyError, ValueError):  # no task's, or damaged
                 seconds, took = float(notes["seconds"]), own if notes["study"] == self.study else others
                 took.setdefault(notes["title"], deque(maxlen=_SAMPLES)).append(seconds)
-        return others | own
+        self._times = others | own
+        return self._times
 
     def _left(self, unfinished: Mapping[str, int], took: Mapping[str, Iterable[float]]) -> float | None:
         """Seconds that unfinished tasks, counted by title, may take on all workers; None where a title has not run."""
         counts = {title: count for title, count in unfinished.items() if count}
-        if not counts.keys() <= took.keys() or not self.executor.workers:
+        workers = self.executor.workers  # which may leave a cluster at any time
+        if not counts.keys() <= took.keys() or not workers:
             return None
-        return sum(count * median(took[title]) for title, count in counts.items()) / self.executor.workers
+        return sum(count * median(took[title]) for title, count in counts.items()) / workers
 
     def _missing(self, tasks: Iterable[Task], *, stored: bool = False) -> dict[str, Task]:
         """Tasks that must run, each after what it needs; stored: also those that the store has."""
@@ -324,14 +331,14 @@ class Plan:
     def _end(self, task: Task, lock: ExitStack, future: "Future[Outcome]") -> float | None:
         """Keep what a task gave, or its error; returns the seconds that it took, if it gave something."""
         error = future.exception()
-        if error is None:
-            self._keep(task, future.result())
-        elif isinstance(error, Exception) and not isinstance(error, BrokenProcessPool | LostError):
+        with lock:  # which ends here
+            if error is None:
+                self._keep(task, future.result())
+                return future.result().seconds
+            if isinstance(error, BrokenProcessPool | LostError) or not isinstance(error, Exception):
+                raise error
             self.failures[task.key] = error
-        else:
-            raise error
-        lock.close()
-        return None if error is not None else future.result().seconds
+            return None
 
     def _keep(self, task: Task, outcome: Outcome) -> Tensors:
         result, stage = outcome.result, task.stage

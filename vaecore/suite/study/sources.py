@@ -160,7 +160,7 @@ def _tree(file: Path, package: str = "") -> ast.Module:
         if file == Path(getattr(sys.modules["__main__"], "__file__", None) or "").resolve():
             module = "__main__"
         loaded, state = _loaded(module), _state(file)
-        _read[file] = _Read(module, loaded, state, ast.parse(file.read_bytes()))
+        _read[file] = _Read(module, loaded, state, _parsed(file.read_bytes()))
     return _read[file].tree
 
 
@@ -275,3 +275,13 @@ def version_of(library: str) -> str:
 
 def _package(module: str, file: Path) -> str:
     return module if file.name == "__init__.py" else module.rpartition(".")[0]
+
+
+def _parsed(source: bytes) -> ast.Module:
+    """The syntax tree. Python 3.11 counts its depth for all threads together, so that another makes it fail by chance."""
+    while True:
+        try:
+            return ast.parse(source)
+        except SystemError as error:
+            if "recursion depth mismatch" not in str(error):
+                raise

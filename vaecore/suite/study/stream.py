@@ -23,6 +23,8 @@ _AT_ONCE = 8  # portions that are planned for each task that the executor takes
 class Portion(Given):
     """Rows of an array of images, which are read whenever they are needed, and kept by nobody."""
 
+    once = True
+
     def __init__(self, array: Any, rows: tuple[int, int], first: int) -> None:
         """rows: from, and up to, in the array. first: index of the first of them among all images."""
         object.__setattr__(self, "_of", (array, rows, first))

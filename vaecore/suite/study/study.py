@@ -256,6 +256,10 @@ class Study:
         """
         return score_stream(self.setup, self.plan, images, Path(folder), run)
 
+    def close(self) -> None:
+        """Leave the cluster that computes, if one does; one that was started for this study ends."""
+        self.plan.executor.close()
+
     @cached_property
     def runs(self) -> list[Run]:
         """The models of all runs, trained where they are not yet."""

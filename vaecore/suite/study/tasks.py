@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,8 +23,10 @@ _REMEMBERED = 32  # models and images that a process keeps for its next tasks
 class Given:
     """Tensors that are given from the start, such as images. In another process it is a key alone.
 
-    content: a digest of them, where one has been computed already.
+    content: a digest of them, where one has been computed already. once: whether one task alone takes them.
     """
+
+    once: ClassVar[bool] = False
 
     tensors: Tensors = field(repr=False)
     content: str = ""
