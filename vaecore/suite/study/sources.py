@@ -278,7 +278,7 @@ def _package(module: str, file: Path) -> str:
 
 
 def _parsed(source: bytes) -> ast.Module:
-    """The syntax tree. Python 3.11 counts its depth for all threads together, so that another makes it fail by chance."""
+    """The syntax tree. Python 3.11 counts its depth for all threads at once, and fails by chance if another parses."""
     while True:
         try:
             return ast.parse(source)
