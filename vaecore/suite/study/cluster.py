@@ -6,6 +6,7 @@ asks; a large result also stays with the worker that made it, for tasks that nee
 scheduler, its workers and the one who asks must trust each other.
 """
 
+import asyncio
 import gc
 import threading
 import time
@@ -235,7 +236,7 @@ class Cluster:
             return  # cancelled
         try:
             self._take(key, future, remote, remote.result(timeout=_RESULT))
-        except Exception as error:  # noqa: BLE001  # whoever asks for the result gets it
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # whoever asks for the result gets it
             if remote.status == "error":
                 self._end(future, error)
             elif isinstance(error, TimeoutError) and self._client.status == "running":
