@@ -286,6 +286,18 @@ def test_an_idle_run_does_not_wait_for_workers(machines, store):
         assert len(Plan(store, cluster).results(tasks(process, range(3)))) == 3
 
 
+@pytest.mark.parametrize("error", [OSError("Stream is closed"), TimeoutError("No valid workers found")])
+def test_an_input_that_no_worker_takes_goes_with_its_task(machines, store, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    machines.worker()
+    with joined(machines, 1) as cluster:
+        monkeypatch.setattr(cluster._client, "scatter", fails)
+        results = Plan(store, cluster).results(tasks(process, range(2), given=Given({"of": torch.ones(1 << 19)})))
+    assert [float(result["of"]) for result in results] == [(1 << 19) + place for place in range(2)]
+
+
 def test_an_input_that_one_task_takes_is_not_held(machines, store, monkeypatch):
     machines.worker()
     with joined(machines, 1) as cluster:

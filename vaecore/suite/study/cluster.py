@@ -219,7 +219,7 @@ class Cluster:
             return packed, 0.0, 0
         try:
             (remote,) = self._client.scatter([(packed, 0.0, 0)], hash=False)
-        except TimeoutError:  # no worker at present: the scheduler keeps it until there is one
+        except OSError:  # no worker at present, or one that just went: the scheduler keeps it until there is one
             return packed, 0.0, 0
         self._hold(key, remote, size_of(packed))
         return remote
