@@ -382,9 +382,20 @@ def test_a_gpu_task_goes_to_a_worker_that_has_the_resource(machines, store):
         assert {int(result["process"]) for result in results} == {machines.workers[1].pid}
 
 
-def test_what_is_started_here_listens_on_the_loopback_alone():
+def environment(of):
+    """The variables of a worker's process that say how it computes; a task."""
+    names = ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_")
+    return {name: torch.tensor(int(os.environ.get(name, "-1"))) for name in names}
+
+
+def test_what_is_started_here_listens_on_the_loopback_alone_and_leaves_this_process_as_it_is(store):
+    variables = dict(os.environ)
     cluster = Cluster("local:1")
     try:
+        assert dict(os.environ) == variables
+        (there,) = Plan(store, cluster).results(tasks(environment, [0]))
+        trim = int(variables.get("MALLOC_TRIM_THRESHOLD_", "-1"))
+        assert there == {"OMP_NUM_THREADS": 1, "MALLOC_TRIM_THRESHOLD_": trim}
         info = cluster._client.scheduler_info()
         addresses = [info["address"], *info["workers"], *(one["nanny"] for one in info["workers"].values())]
         assert len(addresses) == 3

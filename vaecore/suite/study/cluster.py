@@ -100,13 +100,18 @@ class Cluster:
     def _connect(self, distributed: Any, address: str) -> Any:
         target: Any = address
         if address.startswith(LOCAL):
-            target = distributed.LocalCluster(
-                n_workers=int(address.removeprefix(LOCAL)),
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                memory_limit=0,  # as of other processes: the system's
-            )
+            import dask  # noqa: PLC0415  # few need it
+
+            # Or it would set variables of the process that asks, among them one by which memory is given back at once.
+            with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):
+                target = distributed.LocalCluster(
+                    n_workers=int(address.removeprefix(LOCAL)),
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",
+                    memory_limit=0,  # as of other processes: the system's
+                    env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+                )
             self._stack.enter_context(target)
         told = {"scheduler_file": target} if isinstance(target, str) and "://" not in target else {"address": target}
         try:
