@@ -3,8 +3,8 @@
 import errno
 import gc
 import os
+import sys
 import threading
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
@@ -161,18 +161,21 @@ def test_what_cannot_go_on_ends_the_plan_and_keeps_what_is_done(store):
     assert raised.traceback  # which keeps alive what held the locks
 
 
-def test_many_tasks_take_time_in_proportion(store, monkeypatch):
+def test_many_tasks_take_work_in_proportion(store, monkeypatch):
     monkeypatch.setattr(Plan, "_start", lambda plan, task: (None, ExitStack()))  # as if another process had done each
 
-    def seconds(count):
-        many = [task(place) for place in range(count)]
-        assert many[0].key
-        start = time.perf_counter()
-        Plan(store).compute(many, "")
-        return time.perf_counter() - start
+    def calls(count):
+        many, called = [task(place) for place in range(count)], []
+        assert all(one.key for one in many)
+        sys.setprofile(lambda _, event, __: called.append(event) if event in ("call", "c_call") else None)
+        try:
+            Plan(store).compute(many, "")
+        finally:
+            sys.setprofile(None)
+        return len(called)
 
-    seconds(100)
-    assert seconds(8_000) < 40 * seconds(800)  # where each looked at all others, a hundred times as long
+    calls(10)
+    assert calls(2_000) < 20 * calls(200)  # where each looked at all others, a hundred times as many
 
 
 def test_what_has_no_stage_is_made_for_each_and_kept_by_nobody(store):
