@@ -6,13 +6,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
+EXCERPTS = ("bridges", "notebooks")
 _SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def snippets() -> dict[str, str]:
-    """Each page's snippets, one after another, by the page's name; without pages of excerpts, which import nothing."""
+    """Each page's snippets, one after another, by the page's name; without pages of excerpts.
+
+    Those import nothing, or take names that stand for the reader's own, `vae` say, and are run by tests.
+    """
     pages = {page.stem: "\n".join(_SNIPPET.findall(page.read_text(encoding="utf-8"))) for page in PAGES}
-    return {name: code for name, code in pages.items() if re.match("import|from", code)}
+    return {name: code for name, code in pages.items() if re.match("import|from", code) and name not in EXCERPTS}
 
 
 if __name__ == "__main__":
