@@ -22,5 +22,7 @@ def snippets() -> dict[str, str]:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("*.py"):
+        stale.unlink()
     for name, code in snippets().items():
         (folder / f"{name.replace('-', '_').lower()}.py").write_text(code, encoding="utf-8")
