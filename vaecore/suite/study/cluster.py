@@ -170,9 +170,9 @@ class Cluster:
     def submit(self, task: Task, needs: Needs) -> "Future[Outcome]":
         """Have a worker run a task."""
         future: Future[Outcome] = Future()
-        keys = [*needs]
+        keys, once = [*needs], once_of(task)
         try:
-            inputs = [self._input(key, needs[key], kept=key not in once_of(task)) for key in keys]
+            inputs = [self._input(key, needs[key], kept=key not in once) for key in keys]
             with self._lock:
                 self._submitted += 1
                 remote = self._client.submit(
