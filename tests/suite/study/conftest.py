@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from vaecore import VAE, Classifier, ClassifierConfig, VAEConfig, load_images
+from vaecore import VAE, Classifier, ClassifierConfig, Store, VAEConfig, load_images
+from vaecore.suite.study.cleaning import ATTACKED, MAJORITY
+from vaecore.suite.study.conditions import CLEAN, FGSM, GAUSSIAN, JOINT, PURIFIED
+from vaecore.suite.study.draws import DRAWS
+from vaecore.suite.study.executors import Here
 from vaecore.suite.study.perturbations import perturb
-from vaecore.suite.study.protocol import Protocol
-from vaecore.suite.study.setup import Dataset
+from vaecore.suite.study.protocol import Profile, Protocol
+from vaecore.suite.study.setup import Dataset, Setup
+from vaecore.suite.study.study import Study
+from vaecore.toolkit import read_tensors
 
 
 class OneByOne:
@@ -88,3 +94,33 @@ def untrained(tiny, tmp_path, monkeypatch):
         vae=tiny.setup.vae.replace(":vae", ":finished_vae"),
         classifier=tiny.setup.classifier.replace(":classifier", ":finished_classifier"),
     )
+
+
+@pytest.fixture
+def check_results_of(tmp_path, monkeypatch):
+    """Give a function that compares what an executor computes of a study with what this process does, bit for bit."""
+    configs = (
+        VAEConfig(latent_size=3, hidden_size=8, epochs=1),
+        ClassifierConfig(channels=(3, 4), hidden_size=8, epochs=1),
+    )
+    monkeypatch.setattr("vaecore.suite.study.setup.reference_configs", lambda _: configs)
+    monkeypatch.delenv("VAECORE_DATA", raising=False)
+    profile = Profile("test", runs=2, images=24, lbfgs_images=8, adaptive_images=4)
+    setup = Setup(Dataset("digits", ""), Protocol(profile, shard=5), device=torch.device("cpu"))
+    asked = {DRAWS: (CLEAN, FGSM(1), GAUSSIAN, JOINT(1.5)), ATTACKED: (PURIFIED(0.5, label=MAJORITY),)}
+
+    def computed(name, executor):
+        study = Study.of(setup, Store(tmp_path / name), executor)
+        study.plan.results([task for of, every in asked.items() for one in every for task in of.tasks(setup, one)])
+        return {path.name: read_tensors(path)[1] for path in study.plan.store.folder.glob("*/*.safetensors")}
+
+    def check(executor):
+        alone, others = computed("alone", Here()), computed("others", executor)
+        assert set(alone) == set(others)
+        assert len(alone) > 40
+        for key, tensors in alone.items():
+            assert set(tensors) == set(others[key])
+            for name, tensor in tensors.items():
+                assert tensor.numpy().tobytes() == others[key][name].numpy().tobytes(), name
+
+    return check

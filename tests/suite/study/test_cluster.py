@@ -13,20 +13,13 @@ import cloudpickle
 import pytest
 import torch
 
-from vaecore import ClassifierConfig, Store, VAEConfig
+from vaecore import Store
 from vaecore.suite.study import cluster as module
 from vaecore.suite.study.addresses import check_address
-from vaecore.suite.study.cleaning import ATTACKED, MAJORITY
 from vaecore.suite.study.cluster import Cluster
-from vaecore.suite.study.conditions import CLEAN, FGSM, GAUSSIAN, JOINT, PURIFIED
-from vaecore.suite.study.draws import DRAWS
 from vaecore.suite.study.executors import Here
 from vaecore.suite.study.plan import Plan, WorkerDiedError
-from vaecore.suite.study.protocol import Profile, Protocol
-from vaecore.suite.study.setup import Dataset, Setup
-from vaecore.suite.study.study import Study
 from vaecore.suite.study.tasks import Given, Task
-from vaecore.toolkit import read_tensors
 
 pytest.importorskip("distributed", reason="dask is not installed (uv pip install 'dask[distributed]')")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # dask warns of what it has to clean up
@@ -134,6 +127,20 @@ def sleeps(of, file, seconds):
     return process(of)
 
 
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def acting_once(file, act):
+    """A meter that acts once a task has made a file."""
+
+    @contextmanager
+    def meter(_):
+        yield lambda _: act() if file.exists() else None
+
+    return meter
+
+
 def tasks(function, places, **arguments):
     inputs = {name: value for name, value in arguments.items() if isinstance(value, Task | Given)}
     plain = {name: value for name, value in arguments.items() if name not in inputs}
@@ -143,31 +150,10 @@ def tasks(function, places, **arguments):
 # What it gives
 
 
-PROFILE = Profile("test", runs=2, images=24, lbfgs_images=8, adaptive_images=4)
-CONFIGS = VAEConfig(latent_size=3, hidden_size=8, epochs=1), ClassifierConfig(channels=(3, 4), hidden_size=8, epochs=1)
-
-
-def test_results_are_those_of_one_process_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr("vaecore.suite.study.setup.reference_configs", lambda _: CONFIGS)
-    monkeypatch.delenv("VAECORE_DATA", raising=False)
+def test_results_are_those_of_one_process_bit_for_bit(check_results_of):
     cluster = Cluster("local:2")
-    setup = Setup(Dataset("digits", ""), Protocol(PROFILE, shard=5), device=torch.device("cpu"))
-    asked = {DRAWS: (CLEAN, FGSM(1), GAUSSIAN, JOINT(1.5)), ATTACKED: (PURIFIED(0.5, label=MAJORITY),)}
-    kept = []
-    for name, executor in (("alone", Here()), ("together", cluster)):
-        study = Study.of(setup, Store(tmp_path / name), executor)
-        each = [task for of, conditions in asked.items() for one in conditions for task in of.tasks(study.setup, one)]
-        study.plan.results(each)
-        files = study.plan.store.folder.glob("*/*.safetensors")
-        kept.append({path.name: read_tensors(path)[1] for path in files})
+    check_results_of(cluster)
     cluster.close()
-    alone, together = kept
-    assert set(alone) == set(together)
-    assert len(alone) > 40
-    for key, tensors in alone.items():
-        assert set(tensors) == set(together[key])
-        for name, tensor in tensors.items():
-            assert tensor.numpy().tobytes() == together[key][name].numpy().tobytes(), name
 
 
 def test_workers_of_one_thread_compute_and_this_process_keeps(machines, store):
@@ -310,14 +296,7 @@ def test_an_input_that_one_task_takes_is_not_held(machines, store, monkeypatch):
 def test_a_scheduler_that_is_lost_ends_the_run_with_what_is_kept(machines, store, tmp_path):
     machines.worker()
     started = tmp_path / "started"
-
-    @contextmanager
-    def meter(_):
-        def advance(work):
-            if started.exists():
-                machines.scheduler.kill()
-
-        yield advance
+    meter = acting_once(started, machines.scheduler.kill)
 
     with joined(machines, 1) as cluster:
         Plan(store, cluster).results(tasks(process, range(3)))
@@ -331,14 +310,7 @@ def test_a_scheduler_that_is_lost_ends_the_run_with_what_is_kept(machines, store
 def test_an_interruption_cancels_what_the_cluster_has(machines, store, tmp_path):
     machines.worker()
     started = tmp_path / "started"
-
-    @contextmanager
-    def meter(_):
-        def advance(work):
-            if started.exists():
-                raise KeyboardInterrupt
-
-        yield advance
+    meter = acting_once(started, interrupt)
 
     with joined(machines, 1) as cluster:
         with pytest.raises(KeyboardInterrupt):

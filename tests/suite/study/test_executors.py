@@ -16,18 +16,11 @@ import cloudpickle
 import pytest
 import torch
 
-from vaecore import ClassifierConfig, Store, VAEConfig
+from vaecore import Store
 from vaecore.suite.study import computing, executors
-from vaecore.suite.study.cleaning import ATTACKED, MAJORITY
-from vaecore.suite.study.conditions import CLEAN, FGSM, GAUSSIAN, JOINT, PURIFIED
-from vaecore.suite.study.draws import DRAWS
 from vaecore.suite.study.executors import Here, Processes, WorkersWarning
 from vaecore.suite.study.plan import Plan, WorkerDiedError
-from vaecore.suite.study.protocol import Profile, Protocol
-from vaecore.suite.study.setup import Dataset, Setup
-from vaecore.suite.study.study import Study
 from vaecore.suite.study.tasks import Given, OwnFunction, Task
-from vaecore.toolkit import read_tensors
 
 pytestmark = pytest.mark.slow
 
@@ -123,32 +116,8 @@ def test_an_error_in_a_worker_is_raised_to_whoever_asks(store, workers):
     assert [float(result["of"]) for result in plan.results(tasks(process, [7, 8, 9]))] == [7, 8, 9]
 
 
-PROFILE = Profile("test", runs=2, images=24, lbfgs_images=8, adaptive_images=4)
-CONFIGS = VAEConfig(latent_size=3, hidden_size=8, epochs=1), ClassifierConfig(channels=(3, 4), hidden_size=8, epochs=1)
-
-
-def test_results_are_those_of_one_process_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr("vaecore.suite.study.setup.reference_configs", lambda _: CONFIGS)
-    monkeypatch.delenv("VAECORE_DATA", raising=False)
-    protocol = Protocol(PROFILE, shard=5)
-    studies = [
-        Study.of(Setup(Dataset("digits", ""), protocol, device=torch.device("cpu")), Store(tmp_path / name), executor)
-        for name, executor in (("alone", Here()), ("together", Processes(2)))
-    ]
-    asked = {DRAWS: (CLEAN, FGSM(1), GAUSSIAN, JOINT(1.5)), ATTACKED: (PURIFIED(0.5, label=MAJORITY),)}
-    for study in studies:
-        each = [task for of, conditions in asked.items() for one in conditions for task in of.tasks(study.setup, one)]
-        study.plan.results(each)
-    alone, together = (
-        {path.name: read_tensors(path)[1] for path in study.plan.store.folder.glob("*/*.safetensors")}
-        for study in studies
-    )
-    assert set(alone) == set(together)
-    assert len(alone) > 40
-    for key, tensors in alone.items():
-        assert set(tensors) == set(together[key])
-        for name, tensor in tensors.items():
-            assert tensor.numpy().tobytes() == together[key][name].numpy().tobytes(), name
+def test_results_are_those_of_one_process_bit_for_bit(check_results_of):
+    check_results_of(Processes(2))
 
 
 def test_large_inputs_go_by_a_file_that_is_removed(store, workers, tmp_path, monkeypatch):
