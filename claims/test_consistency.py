@@ -439,3 +439,33 @@ def test_soft_disagreement_detects_lbfgs_better_than_feature_squeezing(study: St
     """Soft disagreement detects L-BFGS images better than feature squeezing."""
     squeezing, soft = rivals(study, "squeezing", LBFGS)
     claim.conclude(difference(soft, squeezing))
+
+
+@pytest.mark.claim("A27a")
+def test_magnet_detects_fgsm_no_worse(study: Study, claim: Conclusion) -> None:
+    """MagNet's divergence detects FGSM images (epsilon {budget}) no worse than soft disagreement."""
+    claim.conclude(rival(study, "magnet-divergence", FGSM(1)))
+
+
+@pytest.mark.claim("A27b")
+def test_magnet_detects_lbfgs_no_worse(study: Study, claim: Conclusion) -> None:
+    """MagNet's divergence detects L-BFGS images no worse than soft disagreement."""
+    claim.conclude(rival(study, "magnet-divergence", LBFGS))
+
+
+def magnet(study: Study, score: str, attack: Condition) -> Estimate:
+    """AUROC of a score of MagNet's under an attack against clean images."""
+    low, high = (table[score] for table in study.paired(CLEAN, attack, of=SQUEEZING))
+    return auroc(low, high, paired=True)
+
+
+@pytest.mark.claim("A28a")
+def test_joint_pgd_hides_from_magnet(study: Study, claim: Conclusion) -> None:
+    """An attacker who differentiates through the VAE hides from MagNet's divergence."""
+    claim.conclude(magnet(study, "magnet-divergence", JOINT(1.5)))
+
+
+@pytest.mark.claim("A28b")
+def test_selective_pgd_hides_from_magnets_error(study: Study, claim: Conclusion) -> None:
+    """An attacker who evades all alarms hides from MagNet's error, which it was not told of."""
+    claim.conclude(magnet(study, "magnet-error", EVADE(1.5)))

@@ -93,9 +93,13 @@ def test_reconstructions_cost_on_clean_images(study: Study, claim: Conclusion) -
 
 
 def rival(study: Study, condition: Condition, purifier: str) -> Estimate:
-    """NLL of the softmax behind a purifier minus that of the mean softmax over reconstructions, both scaled."""
+    """NLL of the softmax behind a purifier minus that of the mean softmax over reconstructions, both scaled.
+
+    Of the images that the purifier was asked about, the first ones.
+    """
     (table,) = study.paired(condition, of=DECISIONS)
-    return mean(table[f"{purifier}-temperature/class-nll"] - table["mean-softmax-temperature/class-nll"])
+    behind = table[f"{purifier}-temperature/class-nll"]
+    return mean(behind - table["mean-softmax-temperature/class-nll"][:, : behind.shape[1]])
 
 
 @pytest.mark.claim("E8a")
@@ -120,6 +124,20 @@ def test_fewer_bits_calibrate_lbfgs(study: Study, claim: Conclusion) -> None:
 def test_fewer_bits_calibrate_fgsm(study: Study, claim: Conclusion) -> None:
     """On FGSM images (epsilon {budget}) few bits a pixel have a lower NLL than the mean softmax of reconstructions."""
     claim.conclude(rival(study, FGSM(1), "bit-depth"))
+
+
+@pytest.mark.claim("E8e")
+def test_a_search_calibrates_lbfgs(study: Study, claim: Conclusion) -> None:
+    """On L-BFGS images the search in latent space has a lower NLL than the mean softmax of reconstructions."""
+    claim.conclude(rival(study, LBFGS, "latent-search"))
+
+
+@pytest.mark.claim("E8f")
+def test_a_search_calibrates_fgsm(study: Study, claim: Conclusion) -> None:
+    """On FGSM images (epsilon {budget}) the search in latent space has a lower NLL than the mean softmax of
+    reconstructions.
+    """
+    claim.conclude(rival(study, FGSM(1), "latent-search"))
 
 
 def refusing(study: Study, condition: Condition) -> Estimate:

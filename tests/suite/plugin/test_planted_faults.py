@@ -21,13 +21,14 @@ from vaecore import Store, pgd, scores
 from vaecore.suite import ATTACKED, CLEAN, CLEANING, DECISIONS, Study, Table
 from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.judging.verdict import SUPPORTED, judge
-from vaecore.suite.study.cleaning import CLEANED, IN_ALL_RUNS, MAJORITY, NONE, SEARCH
+from vaecore.suite.study.cleaning import CLEANED, IN_ALL_RUNS, MAJORITY, NONE
 from vaecore.suite.study.conditions import OUTSIDE
 from vaecore.suite.study.decisions import ASKED, MEAN_SCALED, SCALED
-from vaecore.suite.study.plain import BITS, ROUNDING, THRESHOLD
+from vaecore.suite.study.plain import BITS, ROUNDING, SEARCH, THRESHOLD
 from vaecore.suite.study.protocol import PROFILES, Profile, Protocol
 from vaecore.suite.study.sets import Sets
 from vaecore.suite.study.setup import Dataset, Setup
+from vaecore.suite.study.squeezing import MAGNET
 from vaecore.suite.study.tasks import Task
 
 pytestmark = pytest.mark.slow  # of the models that the file trains
@@ -374,7 +375,8 @@ def detectors(condition, **shifts):
 
     def columns(name, generator):
         moved = dict.fromkeys(("count", "disagreement", "confidence", "zeros", *SQUEEZED), 0.0)
-        moved |= {key.replace("__", "/"): by for key, by in shifts.items()} if name == condition else {}
+        spelt = {key.replace("__", "/").replace("magnet_", "magnet-"): by for key, by in shifts.items()}
+        moved |= spelt if name == condition else {}
         rank = {key: ndtr(generator.normal(size=SHAPE) + by) for key, by in moved.items()}
         labels = np.arange(10) < np.ceil(10 * rank["count"])[:, :, None]
         own = np.broadcast_to(1 - rank["disagreement"][:, :, None], (*SHAPE, 10))
@@ -496,7 +498,9 @@ def decisions(sharp=None, **changes):
             return (wrong + (0.3 if name == sharp else 1.5) * generator.normal(size=SHAPE) + 5) / 10
 
         values = {"confidence/nll": nll, "confidence+mse/nll": worse(changes.get("mse", 0))}
-        judges = {"classifier": SCALED, "mean": MEAN_SCALED} | {name: f"{name}-temperature" for name in ROUNDING}
+        judges = {"classifier": SCALED, "mean": MEAN_SCALED} | {
+            name: f"{name}-temperature" for name in (*ROUNDING, SEARCH)
+        }
         for name, whose in judges.items():
             change = changes.get(name.replace("-", "_"), 0)
             values |= {f"{whose}/class-{kind}": worse(change) for kind in ("nll", "brier")}
@@ -513,7 +517,7 @@ def majority(after, before):
 FALLING = {"clean": 0.99, "fgsm-0.05": 0.95, "fgsm-0.1": 0.9, "fgsm-0.15": 0.8, "fgsm-0.2": 0.6}
 FAR = {"a": "kmnist", "b": "notmnist", "c": "fashion-mnist", "d": "letters"}
 Law = Callable[[str, np.random.Generator], dict]
-SQUEEZED = ("squeezing", "disagreement/threshold")
+SQUEEZED = ("squeezing", "disagreement/threshold", *MAGNET)
 FGSM_1, FGSM_2 = partial(detectors, "fgsm-0.1"), partial(detectors, "fgsm-0.2")
 LAWS: list[tuple[str, Law, Law]] = [  # of a claim: one under which it holds, and one under which it does not
     ("A4", draws(FALLING), draws({**FALLING, "fgsm-0.15": 0.9})),
@@ -536,6 +540,10 @@ LAWS: list[tuple[str, Law, Law]] = [  # of a claim: one under which it holds, an
     ("A26a", FGSM_1(disagreement=3), FGSM_1(confidence=3)),
     *((f"A26{part}", FGSM_2(disagreement=3), FGSM_2(confidence=3)) for part in "bc"),
     ("A26d", detectors("lbfgs", disagreement=3), detectors("lbfgs", squeezing=3)),
+    ("A27a", FGSM_2(magnet_divergence=3), FGSM_2(disagreement=3)),
+    ("A27b", detectors("lbfgs", magnet_divergence=3), detectors("lbfgs", disagreement=3)),
+    ("A28a", detectors("joint-0.3"), detectors("joint-0.3", magnet_divergence=3)),
+    ("A28b", detectors("evade-0.3"), detectors("evade-0.3", magnet_error=3)),
     ("B1", errors(0.004), errors(0.0)),
     ("B1", errors(0.004), errors(-0.004)),
     ("B2", errors(0.004), errors(0.0)),
@@ -610,6 +618,7 @@ LAWS: list[tuple[str, Law, Law]] = [  # of a claim: one under which it holds, an
     ("E6", decisions(mean=1.0), decisions(classifier=0.05)),
     *((f"E8{part}", decisions(mean=2.0), decisions(threshold=0.05)) for part in "ab"),
     *((f"E8{part}", decisions(mean=2.0), decisions(bit_depth=0.05)) for part in "cd"),
+    *((f"E8{part}", decisions(mean=2.0), decisions(latent_search=0.05)) for part in "ef"),
     ("E7b", decisions("disagreement"), decisions("confidence")),
 ]
 

@@ -70,6 +70,12 @@ def test_rivals_are_those_of_plain_code(tiny, condition):
         np.testing.assert_allclose(table[f"disagreement/{name}"][1], expected, atol=1e-6)
     distance = [(softmax[name] - own).abs().sum(dim=1) for name in ("bit-depth", "median")]  # without a background
     np.testing.assert_allclose(table["squeezing"][1], torch.maximum(*distance), atol=1e-6)
+    error = (behind["vae-mean"] - images).abs().mean(dim=(1, 2, 3))
+    np.testing.assert_allclose(table["magnet-error"][1], error.detach(), atol=1e-6)
+    ten = [(run.classifier(one).double() / 10).softmax(dim=1) for one in (images, behind["vae-mean"])]
+    middle = sum(ten) / 2
+    divergence = sum((one * (one / middle).log()).sum(dim=1) for one in ten) / 2
+    np.testing.assert_allclose(table["magnet-divergence"][1], divergence.detach(), atol=1e-6)
 
 
 def test_without_images_held_out_no_attacker_avoids_alarms(untrained):

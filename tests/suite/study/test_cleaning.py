@@ -30,7 +30,6 @@ from vaecore.suite.study.cleaning import (
     MAJORITY,
     NONE,
     PURIFIERS,
-    SEARCH,
     STEPS,
     Row,
     attack_purifier,
@@ -41,7 +40,7 @@ from vaecore.suite.study.cleaning import (
     purifiers,
 )
 from vaecore.suite.study.conditions import CLEAN, FGSM, GAUSSIAN, LBFGS, PGD, PURIFIED, SIGN
-from vaecore.suite.study.plain import BITS, THRESHOLD
+from vaecore.suite.study.plain import BITS, SEARCH, THRESHOLD
 from vaecore.suite.study.sections import cleaning as section
 from vaecore.suite.study.study import Study
 from vaecore.toolkit import normal, seed_for

@@ -30,7 +30,7 @@ from vaecore.suite.study.decisions import (
     judges,
     outsiders,
 )
-from vaecore.suite.study.plain import ROUNDING
+from vaecore.suite.study.plain import ROUNDING, SEARCH, latent_search
 from vaecore.suite.study.protocol import Profile, Protocol
 from vaecore.suite.study.sections import decisions as section
 from vaecore.suite.study.setup import Dataset, Setup
@@ -112,7 +112,8 @@ def test_columns_are_those_of_plain_code(study, condition):
         return log_softmax(sides[role][0][whose[judge]] / temperatures.get(judge, 1), axis=1)
 
     labels = sides["test"][1]
-    for judge in CLASSES:
+    assert f"{SEARCH}-temperature/right" not in columns
+    for judge in whose:
         expected = log_probability("test", judge)
         np.testing.assert_array_equal(columns[f"{judge}/right"][1], expected.argmax(1) == labels)
         nll = log_loss(labels, np.exp(expected), labels=range(10))
@@ -137,13 +138,34 @@ def test_columns_are_those_of_plain_code(study, condition):
 
 def test_nll_of_being_right_is_that_of_the_confidence(study):
     columns = table(study, ROTATED(45))
-    for judge in JUDGES:
+    for judge in (judge for judge in JUDGES if f"{judge}/right" in columns):
         right, confidence = columns[f"{judge}/right"], columns[f"{judge}/confidence"]
         with np.errstate(divide="ignore"):
             expected = -np.where(right, np.log(confidence), np.log1p(-confidence))
         sure = confidence > 1 - 1e-9
         np.testing.assert_allclose(columns[f"{judge}/nll"][~sure], expected[~sure], rtol=1e-5, atol=1e-9)
         assert np.isfinite(columns[f"{judge}/nll"]).all()
+
+
+@pytest.mark.parametrize("condition", [FGSM(1), LBFGS], ids=["fgsm", "lbfgs"])
+def test_the_search_is_asked_about_the_first_images(study, condition):
+    run, few, judge = study.runs[1], 50, f"{SEARCH}-temperature"
+    held, places = study.setup.held_out(run.seed), study.setup.held_places(run.seed).tensors["places"]
+    attacked, test = perturbed(study, condition, 1)["images"], study.setup.shard((0, 200)).tensors
+    logits = [
+        run.classifier(
+            latent_search(run.vae).views(pixels[:few], index[:few], seed_for(f"decisions/{role}", run.seed))[:, 0]
+        )
+        for role, pixels, index in (("held-out", held.pixels, places), ("test", attacked, test["indices"]))
+    ]
+    temperature = fit_temperature(logits[0].detach(), held.labels[:few])
+    expected = log_softmax(logits[1].detach().double().numpy() / temperature, axis=1)
+    columns, labels = table(study, condition), test["labels"][:few].numpy()
+    assert columns[f"{judge}/right"].shape == (2, few)
+    np.testing.assert_array_equal(columns[f"{judge}/right"][1], expected.argmax(1) == labels)
+    np.testing.assert_allclose(
+        columns[f"{judge}/class-nll"][1], -expected[np.arange(few), labels], rtol=1e-3, atol=1e-5
+    )
 
 
 def looks(logits):
@@ -215,7 +237,7 @@ def test_half_of_the_mix_is_from_outside_and_never_right(study):
     assert torch.equal(pixels[100:], letters.pixels[:100])
     assert torch.equal(indices[100:], index[:100])
     columns = table(study, MIX)
-    for judge in JUDGES:
+    for judge in (judge for judge in JUDGES if f"{judge}/right" in columns):
         assert not columns[f"{judge}/right"][:, 100:].any()
     assert np.isnan(columns[f"{PLAIN}/class-nll"][:, 100:]).all()
 
@@ -240,7 +262,8 @@ def test_without_sets_outside_the_mix_is_of_images_whose_pixels_are_permuted(tin
 def test_the_report_has_every_judge_and_condition(study, content):
     assert [*content["measures"]] == [*map(study.setup.protocol.name, ASKED)]
     for condition, of_judges in zip(ASKED, content["measures"].values(), strict=True):
-        assert [*of_judges] == [*JUDGES]
+        searched = f"{SEARCH}-temperature"
+        assert [*of_judges] == [judge for judge in JUDGES if judge != searched or condition == LBFGS]
         columns = study.paired(condition, of=DECISIONS)[0]
         for judge, measures in of_judges.items():
             right, confidence = columns[f"{judge}/right"], columns[f"{judge}/confidence"]

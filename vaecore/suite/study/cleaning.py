@@ -22,7 +22,6 @@ from torch import Tensor
 from vaecore import (
     Autoencoder,
     Chain,
-    LatentSearch,
     Purified,
     Purifier,
     VAEPurifier,
@@ -44,13 +43,13 @@ from vaecore.suite.study.conditions import (
 )
 from vaecore.suite.study.evidence import Evidence
 from vaecore.suite.study.perturbations import CHUNK
-from vaecore.suite.study.plain import BITS, MEDIAN, THRESHOLD, plain_purifiers
+from vaecore.suite.study.plain import BITS, MEDIAN, SEARCH, THRESHOLD, latent_search, plain_purifiers
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tables import Columns, join, stack
 from vaecore.suite.study.tasks import Task
 from vaecore.toolkit import Classify, Tensors, ask, seed_for
 
-NONE, MAJORITY, SEARCH = "none", "vae-majority", "latent-search"
+NONE, MAJORITY = "none", "vae-majority"
 CLEANED = (CLEAN, *map(FGSM, SIZES), *map(SIGN, SIZES), PGD(0.5), WORST_CASE(0.5), PGD(1), LBFGS, GAUSSIAN)
 JUDGED = (
     CLEAN,
@@ -117,7 +116,7 @@ PURIFIERS = {
     MAJORITY: Row(_sampled, decide="majority"),
     "vae-three-times": Row(lambda parts: Chain([_mean(parts)] * 3)),
     "autoencoder": Row(_autoencoder, autoencoder=True),
-    SEARCH: Row(lambda parts: LatentSearch(parts.vae, steps=50, starts=2), queried=(1.5,)),
+    SEARCH: Row(lambda parts: latent_search(parts.vae), queried=(1.5,)),
     THRESHOLD: Row(lambda parts: parts.plain[THRESHOLD], rounding=True, queried=CURVE, background=True),
     BITS: Row(lambda parts: parts.plain[BITS], rounding=True, queried=CURVE),
     MEDIAN: Row(lambda parts: parts.plain[MEDIAN]),

@@ -1,10 +1,10 @@
 """E5 to E8 and B6 to B8: whose confidence can be believed, the classifier's alone or with the VAE's help?
 
 Judges. The classifier's softmax; the mean softmax over reconstructions; both with a temperature; the softmax behind
-purifiers that need no training, with one; and logistic regressions that tell right from wrong answers by the scaled
-confidence, alone and with signals of the VAE beside it. Temperatures and regressions are fitted on training images that
-neither model has seen (`Setup.held_out`), nothing on test images. A user's finished model stays as it is, whatever it
-saw.
+purifiers that need no training, and behind the search in latent space, with one; and logistic regressions that tell
+right from wrong answers by the scaled confidence, alone and with signals of the VAE beside it. Temperatures and
+regressions are fitted on training images that neither model has seen (`Setup.held_out`), nothing on test images. A
+user's finished model stays as it is, whatever it saw.
 
 Each judge is then asked about test images as they are, turned, noisy and attacked by attackers that do not know the
 VAE, and about a mix of which half is from outside, where every answer is wrong.
@@ -22,20 +22,21 @@ from torch import Tensor
 from vaecore import fit_temperature
 from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS, MIX, NOISY, OUTSIDE, PGD, ROTATED, Condition
 from vaecore.suite.study.evidence import Evidence
-from vaecore.suite.study.plain import ROUNDING
+from vaecore.suite.study.plain import ROUNDING, SEARCH
 from vaecore.suite.study.setup import Setup
-from vaecore.suite.study.signals import SIGNALS
+from vaecore.suite.study.signals import SIGNALS, joined
 from vaecore.suite.study.tables import Columns, stack
 from vaecore.suite.study.tasks import Given, Task
 from vaecore.toolkit import Tensors, is_made
 
 ATTACKED = (FGSM(1), PGD(1), LBFGS)
+SEARCHED = (FGSM(1), LBFGS)  # of which the search is asked about the first images, as many as L-BFGS takes
 ASKED = (CLEAN, ROTATED(15), ROTATED(30), ROTATED(45), ROTATED(60), NOISY(1.5), NOISY(3), *ATTACKED, MIX)
 PLAIN, SCALED, MEAN, MEAN_SCALED = "softmax", "temperature", "mean-softmax", "mean-softmax-temperature"
 # Judges that give every class a probability: by which logits of `look`, and whether these get a temperature. Those
-# behind a threshold are none where it has nothing to tell apart.
+# behind a threshold are none where it has nothing to tell apart, and those behind the search but under SEARCHED.
 CLASSES = {PLAIN: ("logits", False), SCALED: ("logits", True), MEAN: ("mean", False), MEAN_SCALED: ("mean", True)}
-CLASSES |= {f"{name}-temperature": (name, True) for name in ROUNDING}
+CLASSES |= {f"{name}-temperature": (name, True) for name in (*ROUNDING, SEARCH)}
 ALONE, ALL = "confidence", "confidence+all"
 REGRESSIONS = {ALONE: ()} | {f"confidence+{name}": (name,) for name in SIGNALS} | {ALL: SIGNALS}
 JUDGES = (*CLASSES, *REGRESSIONS)
@@ -92,9 +93,16 @@ def _looks(setup: Setup, condition: Condition, number: int, count: int, mix: Giv
     """What a run's models say of a condition's images, shard by shard."""
     if mix is not None:
         return (setup.look(number, "test", mix, None),)
+    searched = setup.protocol.profile.lbfgs_images if condition in SEARCHED else 0
     return tuple(
-        setup.look(number, "test", setup.shard(rows), setup.attack(condition, number, rows))
-        for rows in setup.shards(count)
+        setup.look(
+            number,
+            "test",
+            setup.shard((start, stop)),
+            setup.attack(condition, number, (start, stop)),
+            searched=max(0, min(stop, searched) - start),
+        )
+        for start, stop in setup.shards(count)
     )
 
 
@@ -129,9 +137,9 @@ def ask(parts: tuple[Tensors, ...], labels: Tensors, judges: "_Judges") -> Tenso
     "<judge>/right": is the answer; "<judge>/confidence": that it is; "<judge>/nll": of that, in nats.
     "<judge>/class-nll", "<judge>/class-brier" (0 to 2): of those in CLASSES, of the label's probability and of all; NaN
     where the label is NO_CLASS. The signals by their names. success: the attack reached its aim. NaN where there is
-    no regression.
+    no regression. Columns of SEARCH are of the first images.
     """
-    seen = _Seen({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+    seen = _Seen(joined(parts))
     return judges.ask(seen, labels["labels"]) | {"success": seen.columns["success"]}
 
 
@@ -140,6 +148,11 @@ class _Seen:
     """What `signals.look` gives for all images."""
 
     columns: Tensors
+
+    @property
+    def judges(self) -> list[str]:
+        """Those of CLASSES that were asked about any image."""
+        return [judge for judge, (name, _) in CLASSES.items() if name in self.columns]
 
     def log_probabilities(self, judge: str, temperatures: dict[str, float]) -> Tensor:
         """Of all classes, (n, classes) in float64, by a judge of CLASSES."""
@@ -164,9 +177,9 @@ class _Judges:
     def fit(cls, seen: _Seen, labels: Tensor) -> "_Judges":
         """None in place of the regressions where no answer was wrong, or none right: there is nothing to learn."""
         temperatures = {
-            judge: fit_temperature(seen.columns[name], labels)
-            for judge, (name, scaled) in CLASSES.items()
-            if scaled and name in seen.columns
+            judge: fit_temperature(logits := seen.columns[CLASSES[judge][0]], labels[: len(logits)])
+            for judge in seen.judges
+            if CLASSES[judge][1]
         }
         right = (seen.columns["logits"].argmax(dim=1) == labels).numpy()
         if right.all() or not right.any():
@@ -185,22 +198,22 @@ class _Judges:
     def ask(self, seen: _Seen, labels: Tensor) -> Tensors:
         """The columns that `ask` documents, but for `success`."""
         columns = {name: seen.columns[name] for name in SIGNALS}
-        labelled = labels != NO_CLASS
-        for judge in (judge for judge, (name, _) in CLASSES.items() if name in seen.columns):
+        for judge in seen.judges:
             log_probability = seen.log_probabilities(judge, self.temperatures)
             highest, label = log_probability.max(dim=1)
-            columns[f"{judge}/right"] = right = label == labels
+            asked = labels[: len(label)]
+            columns[f"{judge}/right"] = right = label == asked
             columns[f"{judge}/confidence"] = highest.exp()
             # log(1 - p) by the other classes: p itself may be 1 but for rounding.
             others = log_probability.scatter(1, label.unsqueeze(1), -torch.inf).logsumexp(dim=1)
             columns[f"{judge}/nll"] = -torch.where(right, highest, others)
-            own = labels.clamp(min=0).unsqueeze(1)
+            own = asked.clamp(min=0).unsqueeze(1)
             gap = log_probability.exp().scatter_add(1, own, -torch.ones_like(own, dtype=torch.float64))
             for name, value in (
                 ("class-nll", -log_probability.gather(1, own)[:, 0]),
                 ("class-brier", gap.square().sum(dim=1)),
             ):
-                columns[f"{judge}/{name}"] = value.where(labelled, torch.nan)
+                columns[f"{judge}/{name}"] = value.where(asked != NO_CLASS, torch.nan)
         right = columns[f"{PLAIN}/right"]
         for judge, model in self.regressions.items():
             both = np.full((len(right), 2), np.nan)

@@ -1,8 +1,11 @@
-"""Purifiers that need no training, rivals of the VAE's (feature squeezing, Xu et al. 2018)."""
+"""Rivals of the VAE's reconstructions: a search in latent space, and purifiers that need no training.
 
-from vaecore import JPEG, BitDepth, GaussianBlur, MedianFilter, Purifier, Threshold
+The latter are those of feature squeezing (Xu et al. 2018).
+"""
 
-THRESHOLD, BITS, MEDIAN = "threshold", "bit-depth", "median"
+from vaecore import JPEG, Autoencoder, BitDepth, GaussianBlur, LatentSearch, MedianFilter, Purifier, Threshold
+
+THRESHOLD, BITS, MEDIAN, SEARCH = "threshold", "bit-depth", "median", "latent-search"
 ROUNDING = (THRESHOLD, BITS)  # each pixel alone
 
 
@@ -14,3 +17,8 @@ def plain_purifiers(*, background: bool) -> dict[str, Purifier]:
     """
     rounding: dict[str, Purifier] = {THRESHOLD: Threshold(), BITS: BitDepth(2)} if background else {BITS: BitDepth(5)}
     return rounding | {MEDIAN: MedianFilter(), "blur": GaussianBlur(), "jpeg": JPEG()}
+
+
+def latent_search(vae: Autoencoder) -> LatentSearch:
+    """The search in latent space, as long as a study can afford."""
+    return LatentSearch(vae, steps=50, starts=2)

@@ -440,17 +440,21 @@ class Setup:
 
     # What models say of images.
 
-    def look(self, number: int, role: str, images: Given, attack: Task | None) -> Task:
-        """What a run's models, counted from 0, say of images, or of what an attack has made of them; see `signals`."""
+    def look(self, number: int, role: str, images: Given, attack: Task | None, *, searched: int = 0) -> Task:
+        """What a run's models, counted from 0, say of images, or of what an attack has made of them; see `signals`.
+
+        searched: of how many the search in latent space is asked.
+        """
         arguments = {"seed": self.seeds[number], "role": role, "draws": self.protocol.draws, "device": str(self.device)}
-        arguments["background"] = self.background
+        arguments |= {"background": self.background, "searched": searched}
         models = {kind: self.model(kind, number) for kind in ("vae", "classifier")}
         inputs = {"shard": images, "attack": attack, **models}
         return Task(look, arguments, inputs, "decisions", f"looking, {role} images")
 
     def look_at_held_out(self, number: int) -> Task:
         """What a run's models, counted from 0, say of the training images that they have not seen."""
-        return self.look(number, "held-out", self.held(self.seeds[number]), None)
+        held = self.held(self.seeds[number])
+        return self.look(number, "held-out", held, None, searched=self.protocol.profile.lbfgs_images)
 
     def thresholds(self, number: int) -> Task:
         """The thresholds of a run's alarms, by images held out, as an input."""

@@ -3,12 +3,14 @@
 On images held out from training, judges are fitted and alarms get their thresholds: nothing is chosen on test images.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from vaecore import Autoencoder, scores
 from vaecore.suite.study.kinds import ALARMS, FALSE_ALARMS
-from vaecore.suite.study.plain import ROUNDING, plain_purifiers
+from vaecore.suite.study.plain import ROUNDING, SEARCH, latent_search, plain_purifiers
 from vaecore.toolkit import Classify, Features, Settings, Tensors, seed_for
 
 SIGNALS = ("mse", "relative-mse", "kl", "disagreement")  # scores of vaecore; all are above 0
@@ -20,6 +22,7 @@ def look(
     role: str,
     draws: int,
     device: str,
+    searched: int,
     *,
     background: bool,
     shard: Tensors,
@@ -30,12 +33,13 @@ def look(
     """What a run's models say of images, (n, ...); a task.
 
     success: an attack reached its aim. logits, mean (the logarithm of the mean softmax over draws), and the logits
-    behind each of ROUNDING, the threshold only where the images have a background: (n, classes). Each signal: (n,).
-    role: of the images; each has draws of its own.
+    behind each of ROUNDING, the threshold only where the images have a background: (n, classes). Those behind SEARCH:
+    (searched, classes), of the first images. Each signal: (n,). role: of the images; each has draws of its own.
     """
     images, indices = shard["pixels"] if attack is None else attack["images"], shard["indices"]
     purifiers = plain_purifiers(background=background)
     rounding = {name: purifiers[name] for name in ROUNDING if name in purifiers}
+    search = latent_search(vae)
     settings, parts = Settings(draws, 1, 1, 1, 1, 1), list[Tensors]()
     with torch.no_grad():
         for some in zip(torch.split(images, _CHUNK), torch.split(indices, _CHUNK), strict=True):
@@ -46,10 +50,17 @@ def look(
             part = {"logits": features.logits, "mean": mean}
             part |= {name: classifier(purifier(rows)) for name, purifier in rounding.items()}
             part |= {name: scores[name].look(features) for name in SIGNALS}
+            if (left := searched - _CHUNK * len(parts)) > 0:
+                part[SEARCH] = classifier(search.views(rows[:left], at[:left], own_seed)[:, 0])
             parts.append({name: value.cpu() for name, value in part.items()})
-    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    columns = joined(parts)
     every = torch.ones(len(images), dtype=torch.bool)
     return columns | {"success": every if attack is None else attack["success"]}
+
+
+def joined(parts: Sequence[Tensors]) -> Tensors:
+    """What is said of images, part after part; later parts may lack what is said of the first images alone."""
+    return {name: torch.cat([part[name] for part in parts if name in part]) for name in parts[0]}
 
 
 def thresholds(held: Tensors) -> Tensors:

@@ -112,8 +112,10 @@ class Table:
             kept = 1.0 if of is None else len(places) / of
             images_of_all = max(column.shape[1] for column in columns.values())
             chosen = {
-                name: column[:, places] for name, column in columns.items() if column.shape[1] == images_of_all
-            }  # columns of fewer images are left out
+                name: column[:, places]
+                for name, column in columns.items()
+                if column.shape[1] == images_of_all or isinstance(places, slice)
+            }  # columns of fewer images are left out, but where the first images are taken
             failed = failures(chosen) if origin.failed else 0.0
             return chosen, Origin(origin.conditions, min(kept, origin.kept), failed)
 

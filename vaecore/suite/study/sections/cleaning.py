@@ -18,7 +18,6 @@ from vaecore.suite.study.cleaning import (
     CURVE,
     KNOWING,
     NONE,
-    SEARCH,
     SEARCHED,
     curve_tasks,
     in_all_runs,
@@ -26,7 +25,7 @@ from vaecore.suite.study.cleaning import (
     purified_models,
 )
 from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS, PGD, SMOOTHED
-from vaecore.suite.study.plain import BITS, THRESHOLD
+from vaecore.suite.study.plain import BITS, SEARCH, THRESHOLD
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.smoothing import CERTIFICATES, RADII, SIGMAS
 from vaecore.suite.study.study import Study

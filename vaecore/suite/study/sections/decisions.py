@@ -96,8 +96,9 @@ def _table(study: Study, condition: Condition) -> Table:
 
 
 def _concluded(table: Table, judge: str) -> bool:
-    name = f"{judge}/confidence"
-    return name in table.columns and bool(np.isfinite(table[name]).all())
+    """Whether a judge was asked about all images, and answered."""
+    confidence = table.columns.get(f"{judge}/confidence")
+    return confidence is not None and confidence.shape == table["success"].shape and bool(np.isfinite(confidence).all())
 
 
 def _measures(table: Table, judge: str) -> dict[str, Any]:
