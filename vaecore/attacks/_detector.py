@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, log
 from types import MappingProxyType
 from typing import Literal
 
@@ -43,7 +43,8 @@ class VAEDetector:
     the labels agree. loss="cross-entropy" is that log-probability in nats; "margin" subtracts the label's, and "dlr"
     scales that.
 
-    thresholds: the alarms, by the names of `scores`: "mse", "disagreement" and "max-softmax", each above 0. As soon as
+    thresholds: the alarms, by the names of `scores`: "mse", "disagreement", "max-softmax", and MagNet's "magnet-error"
+    and "magnet-divergence" (Meng and Chen 2017), each above 0. As soon as
     the label is wrong, the loss is then minus the sum of what the attacker still lacks: the logarithm of each score
     over its threshold, where it is above, and the mean margin by which draws miss the image's label. So it changes what
     one alarm sees only as long as that alarm would be raised (selective PGD: Bryniarski et al. 2022).
@@ -101,6 +102,9 @@ class VAEDetector:
         mean, log_variance = posterior(self.vae, points)
         noise = normal(seed, indices, draws=self.draws, size=mean.shape[1], device=points.device)
         latents = mean.unsqueeze(1) + (0.5 * log_variance).exp().unsqueeze(1) * noise
+        return self._decode(points, latents)
+
+    def _decode(self, points: Tensor, latents: Tensor) -> Tensor:
         decoded = decode_draws(self.vae, latents, points.shape)
         if self.backward == "identity":
             identity = points.unsqueeze(1).expand_as(decoded)
@@ -110,19 +114,36 @@ class VAEDetector:
     def _excess(self, points: Tensor, reconstructions: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
         """Logarithm of each score over its threshold, (m, thresholds)."""
         own = labels.view(-1, 1, 1).expand(-1, self.draws, 1)
+        at_mean = points
+        if not MAGNET.isdisjoint(self.thresholds):
+            at_mean = self._decode(points, posterior(self.vae, points)[0].unsqueeze(1))[:, 0]
         alarms = {
             "mse": lambda: (reconstructions - points.unsqueeze(1)).square().mean(dim=(1, 2, 3, 4)),
             "disagreement": lambda: 1 - scores[:, 1:].exp().gather(2, own).mean(dim=(1, 2)),
             "max-softmax": lambda: 1 - scores[:, 0].exp().amax(dim=1),
+            "magnet-error": lambda: (points - at_mean).abs().mean(dim=(1, 2, 3)),
+            "magnet-divergence": lambda: magnet_divergence(scores[:, 0], ask(self.classifier, at_mean)),
         }
         values = torch.stack([alarms[name]() for name in self.thresholds], dim=1)
         limits = values.new_tensor([*self.thresholds.values()])
         return (values / limits).clamp(min=_LEAST).log()
 
 
-_ALARMS = ("mse", "disagreement", "max-softmax")
+MAGNET = frozenset({"magnet-error", "magnet-divergence"})  # alarms by the image decoded from the posterior mean
+_ALARMS = ("mse", "disagreement", "max-softmax", *sorted(MAGNET))
+_MAGNET_TEMPERATURE = 10  # of the softmax in MagNet's divergence (Meng and Chen 2017, section 5.3)
 _LEAST = 1e-6  # of a score over its threshold: far below 1, where it counts no more
 _SAFE = 1.0  # logits by which a draw's label should lead, so that other draws have it too
+
+
+def magnet_divergence(logits: Tensor, reconstructed: Tensor) -> Tensor:
+    """Jensen-Shannon divergence in nats of a classifier's tempered answers to images and reconstructions, (n,).
+
+    Both (n, classes). Source: Meng and Chen 2017, section 5.3.
+    """
+    logarithms = (torch.stack([logits, reconstructed]) / _MAGNET_TEMPERATURE).log_softmax(dim=2)
+    middle = torch.logsumexp(logarithms, dim=0) - log(2)
+    return (logarithms.exp() * (logarithms - middle)).sum(dim=2).mean(dim=0)
 
 
 def _missing_margin(logits: Tensor, labels: Tensor) -> Tensor:

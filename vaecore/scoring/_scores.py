@@ -1,6 +1,5 @@
 """Anomaly scores with one interface and one direction: higher is more anomalous."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from vaecore._check import check_classifier, check_images, check_integer, check_seed, check_type, check_vae
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, seed_for, words
+from vaecore.attacks._detector import magnet_divergence
 from vaecore.models._networks import Autoencoder, Classify
 from vaecore.reconstruction._reconstruct import distinct_labels
 from vaecore.scoring import _learned
@@ -22,7 +22,6 @@ Need = Literal["vae", "classifier", "training images", "a VAE with weights, a to
 _CHUNK = {"cpu": 250, "cuda": 8_192}
 # Training images for a mean or one-dimensional density where each image costs many draws; more would not help.
 _ENOUGH = 2_000
-_MAGNET_TEMPERATURE = 10  # of the softmax in MagNet's divergence (Meng and Chen 2017, section 5.3)
 
 
 @dataclass(frozen=True)
@@ -231,11 +230,7 @@ def _disagreement(features: Features) -> Tensor:
 
 
 def _divergence(features: Features) -> Tensor:
-    """Jensen-Shannon divergence in nats of the classifier's tempered answers to the image and its reconstruction."""
-    both = torch.stack([features.logits, features.mean_reconstruction_logits])
-    logarithms = (both / _MAGNET_TEMPERATURE).log_softmax(dim=2)
-    middle = torch.logsumexp(logarithms, dim=0) - math.log(2)
-    return (logarithms.exp() * (logarithms - middle)).sum(dim=2).mean(dim=0)
+    return magnet_divergence(features.logits, features.mean_reconstruction_logits)
 
 
 def _nearest(latents: Tensor, settings: Settings) -> _learned.Judge:

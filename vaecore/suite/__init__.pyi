@@ -22,6 +22,7 @@ from .study.conditions import CLEAN as CLEAN
 from .study.conditions import CONFIDENT as CONFIDENT
 from .study.conditions import EVADE as EVADE
 from .study.conditions import EVADE_KNOWN as EVADE_KNOWN
+from .study.conditions import EVADE_MAGNET as EVADE_MAGNET
 from .study.conditions import FGSM as FGSM
 from .study.conditions import GAUSSIAN as GAUSSIAN
 from .study.conditions import GAUSSIAN_CONFIDENT as GAUSSIAN_CONFIDENT

@@ -55,7 +55,7 @@ def reconstructions_of(points, draws):
     return VAEPurifier(SmallVAE(), draws=draws).views(points, ROWS, seed_for("eot/0", 0))
 
 
-ALARMS = {"mse": 0.01, "disagreement": 0.05, "max-softmax": 0.01}
+ALARMS = {"mse": 0.01, "disagreement": 0.05, "max-softmax": 0.01, "magnet-error": 0.01, "magnet-divergence": 1e-4}
 
 
 @pytest.mark.parametrize("thresholds", [{}, ALARMS], ids=["count", "scores"])
@@ -175,6 +175,11 @@ def test_once_the_label_is_wrong_the_loss_is_what_the_alarms_still_see(points):
         "disagreement": 1 - logits.softmax(dim=1)[:, label].mean(),
         "max-softmax": 1 - classifier(image).softmax(dim=1).max(),
     }
+    decoded = SmallVAE().decode(SmallVAE().encode(image)[0])
+    one, other = ((classifier(each) / 10).softmax(dim=1) for each in (image, decoded))
+    middle = (one + other) / 2
+    seen["magnet-error"] = (decoded - image).abs().mean()
+    seen["magnet-divergence"] = ((one * (one / middle).log()).sum() + (other * (other / middle).log()).sum()) / 2
     excess = sum(max(0.0, float((seen[name] / limit).log())) for name, limit in ALARMS.items())
     lead = logits[:, label] - logits.masked_fill(torch.arange(CLASSES) == label, -torch.inf).amax(dim=1)
     expected = -excess - float((1 - lead).clamp(min=0).mean())

@@ -70,6 +70,7 @@ def perturbed(models):
         given = {"vae": models, "classifier": models, "twin": twin}
         if "alarms" in kind.knows:
             limits = {"mse": 0.01, "disagreement": 0.1, "max-softmax": 0.1}
+            limits |= {"magnet-error": 0.05, "magnet-divergence": 0.002}
             given |= {
                 "draws": 10,
                 "thresholds": {name: torch.tensor([3 * limit, limit]) for name, limit in limits.items()},

@@ -8,6 +8,7 @@ import torch
 from vaecore import elbo, kl, latent_mean, reconstruct, scores
 from vaecore.suite.study.conditions import CLEAN, FGSM, LBFGS, UNIFORM
 from vaecore.suite.study.draws import look
+from vaecore.suite.study.kinds import MAGNET
 from vaecore.suite.study.tasks import one_thread
 from vaecore.toolkit import seed_for
 
@@ -18,7 +19,7 @@ COLUMNS = {
     "success": torch.bool,
     "confidence": torch.float64,
     "draw_label": torch.int16,
-    **dict.fromkeys(("draw_probability", "draw_own_probability", "draw_mse"), torch.float32),
+    **dict.fromkeys(("draw_probability", "draw_own_probability", "draw_mse", *MAGNET), torch.float32),
 }
 KINDS = {"clean": CLEAN, "fgsm": FGSM(0.5), "uniform": UNIFORM(1), "lbfgs": LBFGS}
 
@@ -56,6 +57,12 @@ def test_the_rows_say_what_the_models_make_of_the_images(models, shard, whole, n
     torch.testing.assert_close(table["ink"], images.flatten(1).mean(dim=1))
     torch.testing.assert_close(table["zeros"], (images == 0).float().flatten(1).mean(dim=1))
     torch.testing.assert_close(table["kl"], kl(models, images))
+    decoded = models.decode(latent_mean(models, images))
+    torch.testing.assert_close(table["magnet-error"], (images - decoded).abs().mean(dim=(1, 2, 3)))
+    answers = [(models(each).double() / 10).softmax(dim=1) for each in (images, decoded)]
+    middle = (answers[0] + answers[1]) / 2
+    divergence = sum((answer * (answer / middle).log()).sum(dim=1) for answer in answers) / 2
+    torch.testing.assert_close(table["magnet-divergence"], divergence.float(), rtol=1e-4, atol=1e-7)
     moved = (latent_mean(models, images) - latent_mean(models, shard["pixels"])).norm(dim=1)
     torch.testing.assert_close(table["latent_shift"], moved, rtol=1e-4, atol=1e-6)
     assert bool((moved == 0).all()) == (name == "clean")

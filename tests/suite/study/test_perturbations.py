@@ -15,6 +15,7 @@ from vaecore.suite.study.conditions import (
     CONFIDENT,
     EVADE,
     EVADE_KNOWN,
+    EVADE_MAGNET,
     FGSM,
     GAUSSIAN,
     GAUSSIAN_CONFIDENT,
@@ -168,7 +169,7 @@ def test_lbfgs_reaches_a_random_target_and_gaussian_noise_has_its_size(models, s
 
 def test_adaptive_attacks_stay_in_their_budget_and_mind_the_alarms(models, perturbed, shard):
     errors = []
-    for condition in (JOINT(1.5), EVADE(1.5), EVADE_KNOWN(1.5)):
+    for condition in (JOINT(1.5), EVADE(1.5), EVADE_KNOWN(1.5), EVADE_MAGNET(1.5)):
         attack = perturbed(condition, shard, steps=15)
         assert attack["linf"].max() <= 0.3 + 1e-6
         assert attack["linf"].min() > 0.05
@@ -176,11 +177,19 @@ def test_adaptive_attacks_stay_in_their_budget_and_mind_the_alarms(models, pertu
         errors.append((draws - attack["images"][:, None]).square().mean(dim=(1, 2, 3, 4)))
     assert (errors[1] < errors[0]).float().mean() > 0.8
     assert not torch.equal(errors[1], errors[2])
+    assert (errors[3] < errors[0]).float().mean() > 0.8
 
 
-@pytest.mark.parametrize(("condition", "draws", "known"), [(EVADE(1), 5, False), (EVADE_KNOWN(1), 10, True)])
+@pytest.mark.parametrize(
+    ("condition", "draws", "known", "alarms"),
+    [
+        (EVADE(1), 5, False, {"mse": 0.01, "disagreement": 0.1, "max-softmax": 0.1}),
+        (EVADE_KNOWN(1), 10, True, {"mse": 0.01, "disagreement": 0.1, "max-softmax": 0.1}),
+        (EVADE_MAGNET(1), 5, False, {"magnet-error": 0.05, "magnet-divergence": 0.002}),
+    ],
+)
 def test_an_attacker_knows_the_strictest_thresholds_and_draws_only_where_it_is_said(
-    perturbed, shard, monkeypatch, condition, draws, known
+    perturbed, shard, monkeypatch, condition, draws, known, alarms
 ):
     detectors, make = [], perturbations.VAEDetector
     monkeypatch.setattr(perturbations, "VAEDetector", lambda *a, **b: detectors.append(make(*a, **b)) or detectors[-1])
@@ -188,7 +197,7 @@ def test_an_attacker_knows_the_strictest_thresholds_and_draws_only_where_it_is_s
     (detector,) = detectors
     assert detector.draws == draws
     assert detector.known_seed == (seed_for("reconstructions", 3) if known else None)
-    assert detector.thresholds == pytest.approx({"mse": 0.01, "disagreement": 0.1, "max-softmax": 0.1})
+    assert detector.thresholds == pytest.approx(alarms)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])

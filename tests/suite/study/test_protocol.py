@@ -13,6 +13,7 @@ from vaecore.suite.study.conditions import (
     CONFIDENT,
     EVADE,
     EVADE_KNOWN,
+    EVADE_MAGNET,
     FGSM,
     GAUSSIAN,
     GAUSSIAN_CONFIDENT,
@@ -74,6 +75,9 @@ THREATS = {
     f" of the draws (EOT); {NO_ALARM}.",
     EVADE_KNOWN(1.5): "White box: selective PGD knows classifier, VAE, alarms and their thresholds, and the random"
     f" numbers of the draws; {NO_ALARM}.",
+    EVADE_MAGNET(1.5): "White box: selective PGD knows classifier, VAE, alarms and their thresholds, all but the random"
+    " numbers of the draws (EOT); it changes each pixel by 0.3 at most, and wants a wrong label that raises no alarm:"
+    " draws that agree, and MagNet's error and divergence that are each below what one in ten clean images exceeds.",
     PGD(0.5): "PGD knows the classifier and its weights, and nothing of the VAE or of any purifier; changes each pixel"
     " by 0.1 at most.",
     PURIFIED(0.5, label=MAJORITY): "White box: PGD knows the classifier and the purifier vae-majority with its"
@@ -102,6 +106,7 @@ def test_names_and_sentences_follow_the_budget(budget):
     sized = [f"{kind}-{size}" for kind in ("fgsm", "uniform", "sign") for size in sizes]
     minimal = ["lbfgs", "lbfgs-0.98", "gaussian-lbfgs", "gaussian-lbfgs-0.98"]
     adaptive = [f"joint-{sizes[-1]}", f"evade-{sizes[3]}", f"evade-{sizes[-1]}", f"evade-known-{sizes[-1]}"]
+    adaptive.append(f"evade-magnet-{sizes[-1]}")
     assert names == ["clean", *sized, *minimal, *adaptive]
     for condition in (*protocol.conditions, PGD(0.25), PURIFIED(1.25, label="blur")):
         if condition.kind.unit == "budgets":
@@ -130,7 +135,7 @@ def test_expensive_attacks_and_what_is_only_shown_take_fewer_images():
     shown = {condition for condition in images if condition.kind in (UNIFORM, SIGN)}
     shown -= {UNIFORM(0.25), UNIFORM(1), SIGN(0.25), SIGN(0.5), SIGN(1)}  # which claims take
     few = shown | {LBFGS, CONFIDENT, GAUSSIAN, GAUSSIAN_CONFIDENT}
-    fewest = {JOINT(1.5), EVADE(1), EVADE(1.5), EVADE_KNOWN(1.5)}
+    fewest = {JOINT(1.5), EVADE(1), EVADE(1.5), EVADE_KNOWN(1.5), EVADE_MAGNET(1.5)}
     expected = dict.fromkeys(images, 2000) | dict.fromkeys(few, 500) | dict.fromkeys(fewest, 150) | {CLEAN: 10_000}
     assert images == expected
     assert replace(PROTOCOL, profile=PROFILES["smoke"]).images(CLEAN) == 200

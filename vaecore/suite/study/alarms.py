@@ -12,7 +12,7 @@ from vaecore import distinct_labels
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.draws import DRAWS
 from vaecore.suite.study.evidence import Evidence
-from vaecore.suite.study.kinds import ALARMS, FALSE_ALARMS, MOST_LABELS
+from vaecore.suite.study.kinds import FALSE_ALARMS, MAGNET, MOST_LABELS
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tables import Columns, stack
 from vaecore.suite.study.tasks import Task
@@ -58,10 +58,11 @@ def raise_alarms(drawn: tuple[Tensors, ...], thresholds: Tensors) -> Tensors:
         "mse": seen["draw_mse"].double().mean(dim=1),
         "disagreement": 1 - seen["draw_own_probability"].double().mean(dim=1),
         "max-softmax": 1 - seen["confidence"],
+        **{name: seen[name] for name in MAGNET},
     }
     raised = {
         f"{name}-{rate:g}": values[name] > threshold
-        for name in ALARMS
+        for name in values
         for rate, threshold in zip(FALSE_ALARMS, thresholds[name], strict=True)
     }
     labels = distinct_labels(seen["draw_label"])

@@ -141,32 +141,43 @@ JOINT = Kind(
 )
 
 
-def _evading(name: str, title: str, threat: str, *, known_draws: bool) -> Kind:
+def _evading(
+    name: str, title: str, threat: str, scores: str, *, known_draws: bool = False, magnet: bool = False
+) -> Kind:
     return Kind(
         name,
         f"{title}, $\\epsilon$ = {{size}}",
         f"{threat}; it changes each pixel by {{size}} at most, and wants a wrong label that raises no alarm: draws that"
-        " agree, and an error, a disagreement and a doubt that are each below what one in ten clean images exceeds.",
+        f" agree, and {scores} that are each below what one in ten clean images exceeds.",
         knows=("classifier", "vae", "alarms"),
         unit="budgets",
         share="adaptive",
-        settings={"steps": 60, "known_draws": known_draws},
+        settings={"steps": 60, "known_draws": known_draws, "magnet": magnet},
         kept=True,
     )
 
 
+_SCORES = "an error, a disagreement and a doubt"
 _OF_ALARMS = "White box: selective PGD knows classifier, VAE, alarms and their thresholds"
 EVADE = _evading(
     "evade",
     "selective PGD past\nall alarms",
     f"{_OF_ALARMS}, all but the random numbers of the draws (EOT)",
-    known_draws=False,
+    _SCORES,
 )
 EVADE_KNOWN = _evading(
     "evade-known",
     "selective PGD past\nall alarms, draws known",
     f"{_OF_ALARMS}, and the random numbers of the draws",
+    _SCORES,
     known_draws=True,
+)
+EVADE_MAGNET = _evading(
+    "evade-magnet",
+    "selective PGD past\nMagNet's detectors",
+    f"{_OF_ALARMS}, all but the random numbers of the draws (EOT)",
+    "MagNet's error and divergence",
+    magnet=True,
 )
 PGD = Kind(
     "pgd",
@@ -261,5 +272,5 @@ DRAWN: tuple[Condition, ...] = (
     CLEAN,
     *(kind(size) for kind in (FGSM, UNIFORM, SIGN) for size in SIZES),
     *(LBFGS, CONFIDENT, GAUSSIAN, GAUSSIAN_CONFIDENT),
-    *(JOINT(1.5), EVADE(1), EVADE(1.5), EVADE_KNOWN(1.5)),
+    *(JOINT(1.5), EVADE(1), EVADE(1.5), EVADE_KNOWN(1.5), EVADE_MAGNET(1.5)),
 )

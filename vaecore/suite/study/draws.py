@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaecore import Autoencoder, elbo, reconstruct, squared_error
+from vaecore import Autoencoder, elbo, fit_scores, reconstruct, squared_error
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.evidence import Evidence
+from vaecore.suite.study.kinds import MAGNET
 from vaecore.suite.study.perturbations import reconstructions_seed
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tables import Columns, join
@@ -90,7 +91,7 @@ def look(
     change. evaluations, flags: as in `vaecore.Attack`. predicted: the classifier's label; confidence: its softmax,
     float64. ink: mean pixel. zeros: share of pixels that are exactly 0. kl: nats. latent_shift: L2 distance of the
     posterior mean from that of the clean image. elbo: nats, from the first bound_draws draws; left out where these are
-    none.
+    none. Each of MAGNET: the score of `vaecore.scores`.
     draw_label, draw_probability: label of each reconstruction and its softmax. draw_own_probability: softmax of a
     reconstruction at the label that the image itself was given. draw_mse: mean squared error over pixels.
     precision: of the reconstructions; attacks, classifier and ELBO keep to float32. seed: of the run.
@@ -122,6 +123,7 @@ def look(
     columns = reconstruct(vae, images, draws=draws, reduce=summarise, precision=precision, **noise)
     if bound_draws:
         columns["elbo"] = elbo(vae, images, draws=bound_draws, **noise)
+    columns |= fit_scores(vae, classifier, None, seed=seed, names=MAGNET)(images)  # which take no draws
     columns |= {
         "index": shard["indices"],
         "label": shard["labels"],

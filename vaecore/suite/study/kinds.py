@@ -41,6 +41,7 @@ SQUEEZING = KindOfEvidence("squeezing", "SQUEEZING")
 YARDSTICK = KindOfEvidence("yardstick", "YARDSTICK")
 
 ALARMS = ("mse", "disagreement", "max-softmax")  # scores that an alarm is raised by
+MAGNET = ("magnet-error", "magnet-divergence")  # MagNet's own alarms, which stand apart
 FALSE_ALARMS = (0.01, 0.05, 0.1)  # shares of clean images on which alarms may be raised
 MOST_LABELS = (1, 2)  # more distinct labels than these raise an alarm: for some 11 and 2 in 100 clean images of MNIST
 ALARM_RATE = 0.05  # share of images inside at which it is said what share outside is found

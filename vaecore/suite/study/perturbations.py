@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vaecore import Attack, Autoencoder, VAEDetector, fgsm, lbfgs, outside, pgd, worst_case
 from vaecore import Images as ImageSet
+from vaecore.suite.study.kinds import ALARMS, MAGNET
 from vaecore.toolkit import Classify, Tensors, answers, normal, outcome, seed_for, signs, uniform, words
 
 _LEAST = 1e-12  # of a threshold, as a score may be 0 on nearly all images
@@ -180,7 +181,7 @@ def _joint(
     return joint_pgd(detector, rows, epsilon=epsilon, steps=int(settings["steps"]), seed=own_seed)
 
 
-@_kind("evade", "evade-known")
+@_kind("evade", "evade-known", "evade-magnet")
 def _evade(
     rows: Tensors,
     *,
@@ -200,7 +201,9 @@ def _evade(
         vae,
         classifier,
         draws=draws if known else eot_draws,
-        thresholds={name: float(levels[-1].clamp(min=_LEAST)) for name, levels in thresholds.items()},
+        thresholds={
+            name: float(thresholds[name][-1].clamp(min=_LEAST)) for name in (MAGNET if settings["magnet"] else ALARMS)
+        },
         known_seed=reconstructions_seed(seed) if known else None,
     )
     own_seed = seed_for(f"attack/{kind}-{epsilon:g}", seed)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vaecore import Autoencoder, scores
-from vaecore.suite.study.kinds import ALARMS, FALSE_ALARMS
+from vaecore.suite.study.kinds import ALARMS, FALSE_ALARMS, MAGNET
 from vaecore.suite.study.plain import ROUNDING, SEARCH, latent_search, plain_purifiers
 from vaecore.toolkit import Classify, Features, Settings, Tensors, seed_for
 
@@ -34,7 +34,8 @@ def look(
 
     success: an attack reached its aim. logits, mean (the logarithm of the mean softmax over draws), and the logits
     behind each of ROUNDING, the threshold only where the images have a background: (n, classes). Those behind SEARCH:
-    (searched, classes), of the first images. Each signal: (n,). role: of the images; each has draws of its own.
+    (searched, classes), of the first images. Each of SIGNALS and MAGNET: (n,). role: of the images; each has draws of
+    its own.
     """
     images, indices = shard["pixels"] if attack is None else attack["images"], shard["indices"]
     purifiers = plain_purifiers(background=background)
@@ -49,7 +50,7 @@ def look(
             mean = features.drawn_logits.double().log_softmax(dim=2).logsumexp(dim=1) - np.log(draws)
             part = {"logits": features.logits, "mean": mean}
             part |= {name: classifier(purifier(rows)) for name, purifier in rounding.items()}
-            part |= {name: scores[name].look(features) for name in SIGNALS}
+            part |= {name: scores[name].look(features) for name in (*SIGNALS, *MAGNET)}
             if (left := searched - _CHUNK * len(parts)) > 0:
                 part[SEARCH] = classifier(search.views(rows[:left], at[:left], own_seed)[:, 0])
             parts.append({name: value.cpu() for name, value in part.items()})
@@ -64,12 +65,12 @@ def joined(parts: Sequence[Tensors]) -> Tensors:
 
 
 def thresholds(held: Tensors) -> Tensors:
-    """For each of ALARMS the least thresholds, (rates,), that at most these shares of images held out exceed; a task.
+    """For each alarm the least thresholds, (rates,), that at most these shares of images held out exceed; a task.
 
     held: what `look` gives for them.
     """
     doubt = 1 - held["logits"].double().softmax(dim=1).amax(dim=1)
-    values = {name: held[name].double() for name in ALARMS if name in held} | {"max-softmax": doubt}
+    values = {name: held[name].double() for name in (*ALARMS, *MAGNET) if name in held} | {"max-softmax": doubt}
     levels = [1 - rate for rate in FALSE_ALARMS]
     return {
         name: torch.from_numpy(np.quantile(value.numpy(), levels, method="inverted_cdf"))

@@ -1,10 +1,10 @@
-"""Rivals of soft disagreement: the same statistic behind other purifiers, feature squeezing, and MagNet's detectors."""
+"""Rivals of the VAE: the same statistics behind purifiers that need no training (feature squeezing, Xu et al. 2018)."""
 
 from collections.abc import Sequence
 
 import torch
 
-from vaecore import Autoencoder, Purifier, VAEPurifier, fit_scores
+from vaecore import Autoencoder, Purifier, VAEPurifier
 from vaecore.suite.study.conditions import Condition
 from vaecore.suite.study.evidence import Evidence
 from vaecore.suite.study.plain import BITS, MEDIAN, THRESHOLD, plain_purifiers
@@ -12,8 +12,6 @@ from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tables import Columns, join
 from vaecore.suite.study.tasks import Task
 from vaecore.toolkit import Classify, Tensors, answers
-
-MAGNET = ("magnet-error", "magnet-divergence")
 
 
 def squeezers(vae: Autoencoder, *, background: bool) -> dict[str, Purifier]:
@@ -55,12 +53,12 @@ SQUEEZING = Squeezing()
 
 
 def squeeze(device: str, *, background: bool, attack: Tensors, vae: Autoencoder, classifier: Classify) -> Tensors:
-    """What a classifier says of images and of their purified versions, (n,); a task.
+    """What a classifier says of images and of their purified versions, (n,) float64; a task.
 
     "disagreement/<purifier>": one minus the probability of the image's own label behind the purifier. squeezing: the
     largest L1 distance between the softmax of the image and that behind a rounding and a median (Xu et al. 2018,
-    section 5, and their best pairs for MNIST and CIFAR-10, but that the median is of 3x3 pixels). Each of MAGNET: see
-    `vaecore.scores`. success: the attack reached its aim.
+    section 5, and their best pairs for MNIST and CIFAR-10, but that the median is of 3x3 pixels). success: the attack
+    reached its aim.
     """
     images, purifiers = attack["images"].to(device), squeezers(vae, background=background)
     with torch.no_grad():
@@ -70,7 +68,6 @@ def squeeze(device: str, *, background: bool, attack: Tensors, vae: Autoencoder,
     columns = {f"disagreement/{name}": 1 - values.gather(1, label)[:, 0] for name, values in behind.items()}
     pair = (THRESHOLD if background else BITS, MEDIAN)
     columns["squeezing"] = torch.stack([(behind[name] - own).abs().sum(dim=1) for name in pair]).amax(dim=0)
-    columns |= fit_scores(vae, classifier, None, seed=0, names=MAGNET)(images)  # which take no draws
     return {name: values.cpu() for name, values in columns.items()} | {"success": attack["success"]}
 
 

@@ -156,6 +156,16 @@ class Table:
         return self._column(self.columns["draw_mse"].mean(axis=2, dtype=np.float64))
 
     @property
+    def magnet_error(self) -> Column:
+        """MagNet's error: mean absolute error of the image decoded from the posterior mean."""
+        return self["magnet-error"]
+
+    @property
+    def magnet_divergence(self) -> Column:
+        """MagNet's divergence of the classifier's answers to the image and to the image decoded from that mean."""
+        return self["magnet-divergence"]
+
+    @property
     def marks(self) -> Column:
         """Share of pixels that are not exactly 0: a detector that knows no model."""
         return self._column(1 - self.columns["zeros"].astype(np.float64))

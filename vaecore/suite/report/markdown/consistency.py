@@ -22,7 +22,7 @@ def section(results: Mapping[str, Any], line: Callable[[str], None]) -> None:
     line("\nAn AUROC flatters a detector whose attacker needs to pass one threshold. So, by alarms with thresholds")
     line("from images held out: the share of clean images that raise each, and of attacked images that are")
     line("misclassified and raise none. Labels: more distinct labels than that. All: all four at a rate of false")
-    line("alarms.\n")
+    line("alarms, without MagNet's two.\n")
     attacked = evasion["attacked"]
     line(f"| alarm | clean images | {' | '.join(attacked)} |")
     line(f"|---|---:|{'---:|' * len(attacked)}")

@@ -16,6 +16,7 @@ from vaecore.suite.study.conditions import (
     CONFIDENT,
     EVADE,
     EVADE_KNOWN,
+    EVADE_MAGNET,
     FGSM,
     GAUSSIAN,
     GAUSSIAN_CONFIDENT,
@@ -43,9 +44,11 @@ SIGNALS = {
     "disagreement": "disagreement",
     "max-softmax": "doubt",
     "MSE": "mse",
+    "MagNet's error": "magnet_error",
+    "MagNet's divergence": "magnet_divergence",
     MARKS: "marks",
 }
-EVADING = (JOINT(1.5), EVADE(1), EVADE(1.5), EVADE_KNOWN(1.5))  # attackers whose evasion is shown
+EVADING = (JOINT(1.5), EVADE(1), EVADE(1.5), EVADE_KNOWN(1.5), EVADE_MAGNET(1.5))  # attackers whose evasion is shown
 
 
 def conditions(study: Study, chosen: Sequence[Condition]) -> dict[str, Any]:
