@@ -1,6 +1,7 @@
 """The examples, run as their docstrings say, but on smaller images and for a single claim."""
 
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -22,6 +23,13 @@ from vaecore import Images, load_images
 ROOT = Path(__file__).parents[1]
 CLAIM = "claims/test_consistency.py::test_clean_images_are_consistent"
 NOT_ALL_SUPPORTED = 8  # exit status of `pytest claims`: a smoke test supports nothing
+
+
+SHORT = """
+from examples import resnet, training
+
+resnet.minimise = lambda *given, steps, **settings: training.minimise(*given, steps=steps // 2, **settings)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +119,10 @@ def test_data_are_the_same_as_an_attribute_a_file_and_a_folder(tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_a_resnet_with_its_own_normalisation_learns(folder):
-    output = follow("resnet", folder, "--vae=examples.convolutional:make_vae")
+def test_a_resnet_with_its_own_normalisation_learns(folder, monkeypatch):
+    (folder / "short.py").write_text(SHORT, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    output = follow("resnet", folder, "-pshort", "--vae=examples.convolutional:make_vae")
     assert "classifier examples.resnet:make_classifier" in output
     assert accuracy(output) > 0.5  # it is trained for seconds
 

@@ -228,6 +228,11 @@ class Store:
                 keys |= set(file.read_text(encoding="utf-8").splitlines())
         return keys
 
+    def header(self, stage: str, key: str) -> dict[str, str] | None:
+        """Stage, key, seconds and notes of an entry, of which nothing else is read; None where it is not whole."""
+        header = _header(self._path(stage, key))
+        return header if header and header.get("key") == key and header.get("stage") == stage else None
+
     def has(self, stage: str, key: str) -> bool:
         """Whether there is an entry, which may be damaged."""
         return os.path.exists(self._path(stage, key))  # noqa: PTH110  # Path.exists may raise
@@ -265,18 +270,24 @@ class Store:
         for file in self.folder.glob("*/*.safetensors"):
             if not os.path.isfile(file):  # noqa: PTH113  # Path.is_file may raise
                 continue
-            try:
-                with safe_open(file, framework="pt") as entry:
-                    header = dict(entry.metadata() or {})
-            except (SafetensorError, OSError):
+            header = _header(file)
+            if header is None:
                 if re.fullmatch("[0-9a-f]{32}", file.stem):  # a digest
                     yield file, None
-                continue
-            if header.get("key") == file.stem and header.get("stage") == file.parent.name:
+            elif header.get("key") == file.stem and header.get("stage") == file.parent.name:
                 yield file, header
 
     def _path(self, stage: str, key: str) -> Path:
         return self.folder / stage / f"{key}.safetensors"
+
+
+def _header(file: Path) -> dict[str, str] | None:
+    """The texts of a safetensors file; None where it is damaged or not there."""
+    try:
+        with safe_open(file, framework="pt") as entry:
+            return dict(entry.metadata() or {})
+    except (SafetensorError, OSError):
+        return None
 
 
 def _touch(path: Path) -> None:

@@ -23,7 +23,7 @@ from vaecore.toolkit import read_tensors, seeded
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 # What differs between two runs of the same study.
-OF_THE_RUN = ("made", "command", "wall_seconds", "environment")
+OF_THE_RUN = ("made", "command", "wall_seconds", "task_seconds", "environment")
 CONTEXT = multiprocessing.get_context("forkserver")  # a process without threads, which forks
 CONTEXT.set_forkserver_preload([writing.__name__])
 

@@ -106,6 +106,8 @@ def sample(number):
 @pytest.mark.parametrize("part", range(PARTS))
 def test_mutants_are_caught(part, large, count, tmp_path):
     """The tests of a module fail for each fault in it, but for those that are listed with a reason."""
+    if not large and part > 1:
+        pytest.skip("two mutants show that they are made and caught: `nox -s campaign` has the others")
     listed = tomllib.loads((HERE / "survivors.toml").read_text(encoding="utf-8"))["survivor"]
     accepted = {(entry["module"], entry["was"], entry["becomes"]): entry["reason"] for entry in listed}
     mutants = dict([*sample(120 if large else PARTS).items()][part::PARTS])

@@ -3,6 +3,8 @@
 import inspect
 import os
 import sys
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,13 +12,14 @@ import torch
 import torch._dynamo  # a module that is first imported within pytester is forgotten; torch's fail twice
 from torch import nn
 
-from vaecore import Store
+from vaecore import ClassifierConfig, LatentSearch, Store, VAEConfig, fit_scores, reference_configs
 from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.judging.verdict import judge
 from vaecore.suite.plugin import reporting
 from vaecore.suite.statistics.columns import Column, Origin
 from vaecore.suite.statistics.estimates import mean
-from vaecore.suite.study import preconditions
+from vaecore.suite.study import cleaning, outside, preconditions
+from vaecore.suite.study import setup as study_setup
 from vaecore.suite.study.protocol import Profile, Protocol
 from vaecore.suite.study.setup import Dataset, Setup
 from vaecore.suite.study.study import Study
@@ -41,6 +44,29 @@ class TinyClassifier(nn.Module):
 
     def forward(self, images):
         return images.flatten(1) @ self.weight
+
+
+def configs_of(train):
+    """Settings of reference models, which are next to nothing where there are few grey images."""
+    few = len(train) < 200 and train.shape[0] == 1
+    return (
+        (VAEConfig(latent_size=2, hidden_size=4, epochs=1), ClassifierConfig((2, 2), 4, epochs=1))
+        if few
+        else reference_configs(train)
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _little_effort():
+    """Beside tiny models, training takes no time, and neither do scores and a purifier that search."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (study_setup, outside):
+            patch.setattr(module, "reference_configs", configs_of)
+        patch.setattr(outside, "fit_scores", partial(fit_scores, regret_steps=5, posterior_steps=5))
+        row = cleaning.PURIFIERS[cleaning.SEARCH]
+        short = replace(row, make=lambda parts: LatentSearch(parts.vae, steps=5, starts=2))
+        patch.setitem(cleaning.PURIFIERS, cleaning.SEARCH, short)
+        yield
 
 
 @pytest.fixture(scope="session")

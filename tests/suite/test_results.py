@@ -42,7 +42,8 @@ def test_results_hold_facts_verdicts_and_what_the_registry_says(results, registr
     assert set(results["not_concluded"]) == set(registry.claims) - {verdict.claim for verdict in verdicts}
     assert results["not_concluded"]["A3"] == "not run"
     assert results["dataset"]["test_digest"] == tiny.setup.test.digest
-    assert results["dataset"]["train_digest"] is None  # no model was trained on it
+    assert results["dataset"]["train_digest"] == tiny.setup.train.digest
+    assert results["dataset"]["train_use"] == tiny.setup.train_use
     assert (results["registry_digest"], results["seeds"], results["draws"]) == (registry.digest, [0, 1], 10)
     assert (results["version"], results["source_digest"]) == (vaecore.__version__, source_digest())
     assert results["images"] == tiny.facts.images

@@ -170,8 +170,8 @@ def _torchvision_class(name: str) -> Any:
 
 
 def unreachable(name: str, timeout: float) -> str:
-    """Ask all mirrors at once: "" as soon as one answers, else the reasons, after `timeout` seconds at most."""
-    addresses = _addresses(_torchvision_class(name))
+    """Ask all servers at once: "" as soon as one answers, else the reasons, after `timeout` seconds at most."""
+    addresses = TORCHVISION[name].servers
     answers: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def ask(address: str) -> None:
@@ -196,15 +196,6 @@ def unreachable(name: str, timeout: float) -> str:
             return ""
         failures.append(failure)
     return "; ".join(failures)
-
-
-def _addresses(dataset: Any) -> list[str]:
-    """Of a file of a torchvision class, at each server that has it."""
-    if hasattr(dataset, "split_list"):  # SVHN
-        return [dataset.split_list["test"][0]]
-    if hasattr(dataset, "url"):  # CIFAR; EMNIST, too, and the mirrors that it inherits are MNIST's
-        return [dataset.url]
-    return [mirror + dataset.resources[0][0] for mirror in dataset.mirrors]
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +77,8 @@ def _all_digits() -> tuple[Tensor, Tensor]:
     higher resolution, averaged to grey in a 20x20 box, and centred by its centre of mass. The thresholds match the grey
     levels of MNIST's test images: mean 0.135 (MNIST 0.133), black 0.80 (0.81), above 0.9 0.094 (0.090).
     """
-    from sklearn.datasets import load_digits  # noqa: PLC0415  # takes seconds to import
-
-    source = load_digits()
-    ink = torch.from_numpy(source.images / 16.0).unsqueeze(1)  # (1797, 1, 8, 8), float64
+    levels, labels = _uci_digits()
+    ink = torch.from_numpy(levels / 16.0).unsqueeze(1)  # (1797, 1, 8, 8), float64
     ink = F.pad(ink, (1, 1, 1, 1))
     fine = F.interpolate(ink, scale_factor=5, mode="bicubic", align_corners=False)
     # A stroke thinner than a block is grey. Compared with the ink around it, it stays connected.
@@ -88,7 +87,21 @@ def _all_digits() -> tuple[Tensor, Tensor]:
     relative = fine / torch.maximum(around, 0.6 * ink.amax((2, 3), keepdim=True))
     drawn = F.avg_pool2d(((relative - 0.48) / (0.74 - 0.48)).clamp(0, 1), 2)  # (1797, 1, 25, 25): 20x20 and its margin
     pixels = torch.stack([_centred(F.pad(image, (1, 2, 1, 2))) for image in drawn])
-    return _to_bytes(pixels), torch.from_numpy(source.target).long()
+    return _to_bytes(pixels), torch.from_numpy(labels).long()
+
+
+def _uci_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """scikit-learn's digits, (1797, 8, 8) in 0..16, and labels (1797,): from its file, as its import takes seconds."""
+    spec = find_spec("sklearn")
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            rows = np.loadtxt(file, delimiter=",")
+            return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits  # noqa: PLC0415  # where another version keeps them elsewhere
+
+    digits = load_digits()
+    return digits.images, digits.target
 
 
 @functools.cache

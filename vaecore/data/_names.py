@@ -19,8 +19,9 @@ class Downloaded:
     """A set that torchvision downloads.
 
     dataset: torchvision's class. folder: of its files, below the data root. files, arguments: of each split, its files
-    and the arguments of torchvision's class. labels: the first and the last in the files. idx: the files are IDX,
-    images and labels, and read without torchvision, which reads all others; in place of those an .npz will do.
+    and the arguments of torchvision's class. servers: the address of a file at each server that torchvision asks, so
+    that it need not be imported to see whether one answers. labels: the first and the last in the files. idx: the files
+    are IDX, images and labels, and read without torchvision, which reads all others; in place of those an .npz will do.
     transposed: images in IDX files. large: a download of 100 MB or more, which is made only if a user names the set.
     """
 
@@ -28,6 +29,7 @@ class Downloaded:
     folder: str
     files: Mapping[str, tuple[str, ...]]
     arguments: Mapping[str, Mapping[str, Any]]
+    servers: tuple[str, ...]
     shape: Shape
     labels: tuple[int, int] = (0, 9)
     idx: bool = False
@@ -47,8 +49,16 @@ class Downloaded:
 _TRAIN_OR_TEST = {"train": {"train": True}, "test": {"train": False}}
 
 
+_IN_MNIST = "train-images-idx3-ubyte.gz"  # a file that servers of MNIST-like sets have
+
+
 def _like_mnist(
-    dataset: str, train: str = "train", test: str = "t10k", more: Mapping[str, str] | None = None, **settings: Any
+    dataset: str,
+    *servers: str,
+    train: str = "train",
+    test: str = "t10k",
+    more: Mapping[str, str] | None = None,
+    **settings: Any,
 ) -> Downloaded:
     """A set of four IDX files, which begin with `train` and `test`. more: arguments of torchvision's class."""
     files = {
@@ -56,18 +66,25 @@ def _like_mnist(
         for split, prefix in (("train", train), ("test", test))
     }
     arguments = {split: {**given, **(more or {})} for split, given in _TRAIN_OR_TEST.items()}
-    return Downloaded(dataset, f"{dataset}/raw", files, arguments, MNIST_SHAPE, idx=True, **settings)
+    return Downloaded(dataset, f"{dataset}/raw", files, arguments, servers, MNIST_SHAPE, idx=True, **settings)
 
 
 TORCHVISION = {
-    "mnist": _like_mnist("MNIST"),
-    "fashion-mnist": _like_mnist("FashionMNIST"),
-    "kmnist": _like_mnist("KMNIST"),
+    "mnist": _like_mnist(
+        "MNIST",
+        f"https://ossci-datasets.s3.amazonaws.com/mnist/{_IN_MNIST}",
+        f"http://yann.lecun.com/exdb/mnist/{_IN_MNIST}",
+    ),
+    "fashion-mnist": _like_mnist(
+        "FashionMNIST", f"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{_IN_MNIST}"
+    ),
+    "kmnist": _like_mnist("KMNIST", f"http://codh.rois.ac.jp/kmnist/dataset/kmnist/{_IN_MNIST}"),
     "emnist-letters": _like_mnist(
         "EMNIST",
-        "emnist-letters-train",
-        "emnist-letters-test",
-        {"split": "letters"},
+        "https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",
+        train="emnist-letters-train",
+        test="emnist-letters-test",
+        more={"split": "letters"},
         labels=(1, 26),
         transposed=True,  # in torchvision, too (its issue 8783)
         large=True,
@@ -77,6 +94,7 @@ TORCHVISION = {
         "cifar-10-batches-py",
         {"train": tuple(f"data_batch_{part}" for part in range(1, 6)), "test": ("test_batch", "batches.meta")},
         _TRAIN_OR_TEST,
+        ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
         CIFAR_SHAPE,
         large=True,
     ),
@@ -85,6 +103,7 @@ TORCHVISION = {
         "cifar-100-python",
         {"train": ("train",), "test": ("test", "meta")},
         _TRAIN_OR_TEST,
+        ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
         CIFAR_SHAPE,
         labels=(0, 99),
         large=True,
@@ -94,6 +113,7 @@ TORCHVISION = {
         ".",
         {"train": ("train_32x32.mat",), "test": ("test_32x32.mat",)},
         {"train": {"split": "train"}, "test": {"split": "test"}},
+        ("http://ufldl.stanford.edu/housenumbers/test_32x32.mat",),
         CIFAR_SHAPE,
         large=True,
     ),

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 class Facts:
     """What a study looks at, known before anything is computed.
 
-    why: this data set was chosen. train_digest, train_images: None where no model is trained. images: test images under
-    each condition. fixed: both models are finished ones, so that there is one run. finished: models ("vae",
-    "classifier") that are the same in all runs. covers: what the intervals cover, in words. too_little: why the study
-    is too small to judge a claim, "smoke" or "one run" of models that vary, else empty. left_out: sets outside that
-    can't be compared, and why.
+    why: this data set was chosen. train_digest, train_images: None where there are no training images. train_use: what
+    these are for, or why there are none, in words. images: test images under each condition. fixed: both models are
+    finished ones, so that there is one run. finished: models ("vae", "classifier") that are the same in all runs.
+    covers: what the intervals cover, in words. too_little: why the study is too small to judge a claim, "smoke" or "one
+    run" of models that vary, else empty. left_out: sets outside that can't be compared, and why.
     """
 
     dataset: str
@@ -39,6 +39,7 @@ class Facts:
     threads: int
     left_out: Mapping[str, str] = field(default_factory=dict)
     train_images: int | None = None
+    train_use: str = ""
 
     @property
     def runs(self) -> int:

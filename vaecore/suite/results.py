@@ -102,7 +102,7 @@ _COMPARED = {  # by `vaecore compare`
     "source_digest?": str,
     "git_revision": (None, str),
     "pilot": bool,
-    "dataset": {"name": str, "test_images": _COUNT, "test_digest": str, "train_digest": (None, str)},
+    "dataset": {"name": str, "test_images": _COUNT, "test_digest": str, "train_digest": (None, str), "train_use?": str},
     "registry_digest": str,
     "error_rate?": str,
     "bounds": (None, {"file": str, "digest": str}),
@@ -122,7 +122,8 @@ _COMPARED = {  # by `vaecore compare`
     "environment": {"python": str, "system": str, "processor": str, "gpu": (None, str), "packages": MapOf(str)}
     | {"threads": _COUNT, "workers": _COUNT},
     "conditions": MapOf(dict.fromkeys(("accuracy", "consistent", "l2", "mse"), _MAYBE)),
-    "wall_seconds": MapOf(Number(0)),
+    "wall_seconds": MapOf(Number(0)),  # which held those of tasks, as "tasks: draws", before there were task_seconds
+    "task_seconds?": MapOf(Number(0)),
 }
 _CELLS = MapOf(MapOf({"auroc": _MAYBE, "low": _MAYBE, "high": _MAYBE}, 1), 1)
 _DRAWN = {  # by `vaecore page`, beside that

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import Any
 
 
@@ -37,17 +38,21 @@ def visible(value: Any) -> Any:
 
 
 def each_text(value: Any, change: Callable[[str], str]) -> Any:
-    """Plain values, dataclasses among them, with every text changed."""
+    """Plain values, dataclasses among them, with every text changed, by a function of the text alone."""
+    return _each_text(value, cache(change))  # most texts are the names of fields, time and again
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if value is None or isinstance(value, int | float):  # most values; what follows is slow to ask
         return value
     if isinstance(value, Mapping):
-        return {each_text(key, change): each_text(item, change) for key, item in value.items()}
+        return {_each_text(key, change): _each_text(item, change) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(each_text(item, change) for item in value)
+        return type(value)(_each_text(item, change) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{one.name: each_text(getattr(value, one.name), change) for one in fields(value)})
+        return replace(value, **{one.name: _each_text(getattr(value, one.name), change) for one in fields(value)})
     return value
 
 

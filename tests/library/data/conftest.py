@@ -6,12 +6,15 @@ import socket
 import tarfile
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from scipy.io import savemat
+
+from vaecore.toolkit import TORCHVISION
 
 COUNTS = {"train": 5, "test": 3}  # images of a set in colour
 
@@ -77,6 +80,7 @@ def write_colour(monkeypatch):
             random = np.random.default_rng(seed)
             labels = np.append(random.integers(0, classes, count - 2), (0, classes - 1))
             content[split] = random.integers(0, 256, (count, 3, 32, 32), np.uint8), labels
+        monkeypatch.setitem(TORCHVISION, name, replace(TORCHVISION[name], servers=(address,)))
         if name == "svhn":
             write_svhn(root, content, address)
         else:
@@ -108,28 +112,27 @@ def served(monkeypatch, tmp_path_factory):
 
 @pytest.fixture
 def mirror(monkeypatch, tmp_path_factory):
-    """Give a function that has torchvision download from a place that "answers", is "silent", or "refuses"."""
-    from torchvision import datasets  # noqa: PLC0415  # takes seconds to import
+    """Give a function that makes each set's servers two places, of which the first "answers", is "silent", "refuses".
+
+    The second refuses, or is silent, too.
+    """
 
     def point(kind):
-        if kind == "answers":  # the first of two addresses, as there is no such file below the second
-            folder = tmp_path_factory.mktemp("mirror")
-            (folder / datasets.MNIST.resources[0][0]).touch()
-            return folder.as_uri() + "/"
+        if kind == "answers":
+            file = tmp_path_factory.mktemp("mirror") / "file"
+            file.touch()
+            return file.as_uri()
         local = stack.enter_context(socket.socket())
         local.bind(("127.0.0.1", 0))  # without listening, connections are refused
         if kind == "silent":
             local.listen()
-        return f"http://127.0.0.1:{local.getsockname()[1]}/"
+        return f"http://127.0.0.1:{local.getsockname()[1]}/file"
 
     def use(kind):
-        address = point(kind)
+        servers = point(kind), point("silent" if kind == "silent" else "refuses")
         monkeypatch.setenv("no_proxy", "*")
-        for dataset in (datasets.MNIST, datasets.KMNIST):
-            monkeypatch.setattr(dataset, "mirrors", [address, f"{address}again/"])
-        for dataset in (datasets.EMNIST, datasets.CIFAR10, datasets.CIFAR100):
-            monkeypatch.setattr(dataset, "url", address + datasets.MNIST.resources[0][0])
-        monkeypatch.setattr(datasets.SVHN, "split_list", {"test": [address + datasets.MNIST.resources[0][0]]})
+        for name, row in TORCHVISION.items():
+            monkeypatch.setitem(TORCHVISION, name, replace(row, servers=servers))
 
     with ExitStack() as stack:
         yield use

@@ -12,9 +12,12 @@ from typing import get_args, get_overloads
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch.testing import assert_close
+from torchvision import datasets
 
 from vaecore import Images, letters, load_images
+from vaecore.data import _embedded
 from vaecore.toolkit import EMBEDDED, TORCHVISION, data_root, is_available, npz_of, on_black, probe
 
 BYTES = (np.arange(6 * 784) % 256).reshape(6, 28, 28)
@@ -135,6 +138,17 @@ def test_digits_are_split_into_fixed_disjoint_stratified_halves_in_mnist_frame()
     assert train.labels[:10].tolist() == [9, 7, 6, 3, 4, 6, 7, 8, 4, 0]
     assert test.labels[:10].tolist() == [7, 8, 5, 6, 0, 4, 1, 3, 2, 0]
     assert (train.digest, test.digest) == ("2d0622fe0619d2f5d6bd5dd2ae8c2f8a", "6ada829985fdcb9318c5180b95642918")
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_digits_are_scikit_learn_s_wherever_it_keeps_them(monkeypatch, moved):
+    if moved:
+        monkeypatch.setattr(_embedded, "find_spec", lambda _: None)
+    levels, labels = _embedded._uci_digits()
+    expected = load_digits()
+    assert np.array_equal(levels, expected.images)
+    assert np.array_equal(labels, expected.target)
+    assert (levels.dtype, labels.dtype) == (expected.images.dtype, expected.target.dtype)
 
 
 @pytest.mark.parametrize("images", [lambda: load_images("digits"), lambda: letters(78, seed=3)], ids=["digits", "A-Z"])
@@ -411,17 +425,17 @@ def test_one_address_that_answers_is_enough_and_embedded_sets_have_none(mirror):
     assert is_available("digits")
 
 
-def test_emnist_is_asked_for_at_its_own_address(monkeypatch):
-    asked = []
-
-    def urlopen(request, timeout):
-        asked.append(request.full_url)
-        raise OSError("no route")
-
-    monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    assert not probe("emnist-letters")
-    assert len(asked) == 1
-    assert asked[0].endswith("/EMNIST/gzip.zip")
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_the_servers_are_those_that_torchvision_asks(name):
+    row = TORCHVISION[name]
+    dataset = getattr(datasets, row.dataset)
+    if hasattr(dataset, "split_list"):  # SVHN
+        expected = [dataset.split_list["test"][0]]
+    elif hasattr(dataset, "url"):  # CIFAR; EMNIST, too, and the mirrors that it inherits are MNIST's
+        expected = [dataset.url]
+    else:
+        expected = [mirror + dataset.resources[0][0] for mirror in dataset.mirrors]
+    assert [*row.servers] == expected
 
 
 @pytest.mark.parametrize(("name", "dataset"), [("mnist", "MNIST"), ("emnist-letters", "EMNIST")])

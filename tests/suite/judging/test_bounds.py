@@ -203,8 +203,9 @@ def test_they_are_for_the_same_protocol_only(pilot, options, message):
 
 
 def test_registered_bounds_are_never_replaced(pilot):
-    (digest,) = [line for line in pilot.file.read_text().splitlines() if line.startswith("test_digest")]
-    edit(pilot.file, digest, f'test_digest = "{load_images("digits", "test").digest}"')
+    for split in ("test", "train"):
+        (digest,) = [line for line in pilot.file.read_text().splitlines() if line.startswith(f"{split}_digest")]
+        edit(pilot.file, digest, f'{split}_digest = "{load_images("digits", split).digest}"')
     result = pilot(*JUDGE, "--dataset=digits", models=False, A1=HIGH)
     fails(result, "--bounds is for studies that have no bounds; those of digits are registered *")
 

@@ -3,8 +3,8 @@
 import pytest
 
 from vaecore import Store
-from vaecore.suite.plugin import figure_tasks
 from vaecore.suite.plugin.figure_tasks import drawn
+from vaecore.suite.report.figures import files
 from vaecore.suite.report.figures.catalogue import FIGURES
 from vaecore.suite.study.plan import Plan
 
@@ -24,7 +24,7 @@ def names(monkeypatch):
         names.append(name)
         return {suffix: f"{len(names)} {suffix}".encode() for suffix in ("png", "svg")}
 
-    monkeypatch.setattr(figure_tasks, "draw", draw)
+    monkeypatch.setattr(files, "draw", draw)
     return names
 
 
@@ -32,7 +32,9 @@ def test_figures_are_drawn_again_only_when_what_they_show_changes(results, plan,
     files = drawn(results, plan)
     assert set(files) == {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")}
     assert len(set(files.values())) == len(files)
-    assert drawn(results | {"made": "later", "wall_seconds": {}}, plan) == files  # which no figure shows
+    assert (
+        drawn(results | {"made": "later", "wall_seconds": {}, "task_seconds": {}}, plan) == files
+    )  # which no figure shows
     assert names == [*FIGURES]
     drawn(results | {"seeds": [5]}, plan)
     assert names == [*FIGURES] * 2
@@ -45,7 +47,7 @@ def test_an_interruption_is_not_kept_as_a_failure(results, plan, names, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(figure_tasks, "draw", interrupt)
+        patch.setattr(files, "draw", interrupt)
         with pytest.raises(KeyboardInterrupt):
             drawn(results, plan)
     drawn(results, plan)

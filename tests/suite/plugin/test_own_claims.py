@@ -189,22 +189,17 @@ def test_a_test_beside_a_registry_cannot_conclude_a_claim_of_ours(own, refused):
 
 
 @pytest.mark.slow
-def test_a_worker_of_xdist_tells_of_its_registry_and_a_pilot_sets_its_bounds(own):
-    own()
-    result = own.project("mine", "-n1", "--pilot", "--bounds=bounds.toml", inprocess=False)
-    assert result.ret == OK
-    result.stdout.fnmatch_lines(["X. Things of mine, *", "Bounds: bounds.toml, 1 claim with a bound, 0 without *"])
-
-
-@pytest.mark.slow
-def test_the_controller_of_xdist_writes_a_report_and_none_of_ours(own):
+def test_the_controller_of_xdist_learns_of_a_registry_and_writes_bounds_and_a_report_and_none_of_ours(own):
     """It has no tests, so it knows no registry but ours, and would take a report that is asked for as one of ours."""
     own()
     text = "from vaecore.suite.study import collect\ncollect.tasks = lambda study: 1 / 0\n"
     (own.project.path / "conftest.py").write_text(text, encoding="utf-8")
-    result = own.project("mine", "-n1", "--report-dir=out", inprocess=False)
+    options = ("-n1", "--pilot", "--bounds=bounds.toml", "--report-dir=out")
+    result = own.project("mine", *options, inprocess=False)
+    assert result.ret == OK
+    result.stdout.fnmatch_lines(["X. Things of mine, *", "Bounds: bounds.toml, 1 claim with a bound, 0 without *"])
     assert "ZeroDivisionError" not in result.stdout.str() + result.stderr.str()
-    assert [one["claim"] for one in load(own.project.path / "out/mine.npz-own")["claims"]] == ["X1"]
+    assert [one["claim"] for one in load(own.project.path / "out/mine.npz-own-pilot")["claims"]] == ["X1"]
 
 
 # A number of one's own for each image

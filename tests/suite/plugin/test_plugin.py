@@ -21,7 +21,7 @@ from vaecore.suite.judging.registry import load_registry
 from vaecore.suite.plugin.conclusion import Conclusion
 from vaecore.suite.plugin.items import VERDICT
 from vaecore.suite.plugin.options import session_of
-from vaecore.suite.study import preconditions, progress, setup
+from vaecore.suite.study import outside, preconditions, progress, setup
 from vaecore.suite.study.plan import WorkerDiedError
 from vaecore.suite.text import counted, printable
 
@@ -315,7 +315,7 @@ def test_header_says_what_is_studied(run):
     digest = load_registry("mine.npz").digest[:12]
     result.stdout.fnmatch_lines(
         [
-            "dataset: mine.npz (as asked), 12 test images, digest ????????????",
+            "dataset: mine.npz (as asked), 48 training images, 12 test images, digest ????????????",
             (
                 "profile: standard, 2 runs (seeds 0 to 1), 12 images (12 for L-BFGS);"
                 " attack budget 0.2, 10 draws an image; vae models:TinyVAE, classifier models:TinyClassifier"
@@ -332,11 +332,13 @@ def test_header_says_what_is_studied(run):
     assert result.stdout.str().count("dataset: ") == 1
 
 
-def test_nothing_that_is_said_acts_on_the_terminal(run):
+def test_nothing_that_is_said_acts_on_the_terminal(run, monkeypatch):
     """Names of files may hold anything, which the header and the tables show."""
     save(run.path / "m\x1b[31m\u202e\n<b>.npz")
     save(run.path / "o\x1b[32m.npz")
     body = f"study.setup.sets; claim.conclude(mean(Column({ZEROS}, Origin(frozenset({{'outside/o\\x1b[32m.npz'}})))))"
+    fit = outside.fitted_scores  # but for scores that search
+    monkeypatch.setattr(outside, "fitted_scores", lambda *of, expensive=False: None if expensive else fit(*of))
     options = "--dataset=m\x1b[31m\u202e\n<b>.npz", "--ood=o\x1b[32m.npz", "--cache-dir=cache\x07"
     result = run(source("A1", None, body=body), *options)
     said = result.stdout.str() + result.stderr.str()

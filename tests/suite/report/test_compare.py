@@ -55,7 +55,8 @@ WHOLE = {
     },
     "environment": {"python": "3.11", "system": "Linux", "processor": "one", "threads": 1, "workers": 1, "gpu": None}
     | {"packages": {"torch": "2.15"}},
-    "wall_seconds": {"training": 12.0},
+    "wall_seconds": {"computing": 12.0},
+    "task_seconds": {"models": 9.0},
 }
 
 
@@ -290,7 +291,8 @@ def shown(comparison, width=80):
 def pair(study):
     """Give two studies in which one claim moved, one did not and one cannot be told."""
     before = {"A1": share(0.8, seed=0), "A11a": share(0.8, seed=1), "B1": UNDEFINED}
-    changes = {"registry_digest": "e" * 32, "wall_seconds": {"training": 3.0, "scores": 1.0}}
+    changes = {"registry_digest": "e" * 32, "wall_seconds": {"computing": 3.0}}
+    changes |= {"task_seconds": {"models": 9.0, "scores": 1.0}}
     return study(before), study(before | {"A1": share(0.4, seed=1)}, **changes)
 
 
@@ -312,7 +314,7 @@ def test_on_a_terminal_of_80_columns_without_colour(pair):
     ]
     assert "registry   bbbbbbbbbbbb   eeeeeeeeeeee" in lines
     assert "clean       0.990 0.990   0.900 0.900   0.00 0.00   0.0100 0.0100" in lines
-    assert "training 12 and 3 s, scores - and 1 s." in " ".join(lines[-2:])
+    assert "computing 12 and 3 s, tasks: models 9 and 9 s, tasks: scores - and 1 s." in " ".join(lines[-3:])
     assert "\x1b[" in text(compare(*pair), width=80, color=True, unicode=True)
 
 

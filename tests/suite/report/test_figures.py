@@ -120,8 +120,14 @@ print(os.environ["MPLBACKEND"], "matplotlib.pyplot" in sys.modules)
 """
 
 
+@pytest.fixture(scope="module")
+def matrix(results):
+    """The files of a figure, from results as `results.json` holds them."""
+    return draw(json.loads(to_json(results)), "detection-matrix")
+
+
 @pytest.mark.parametrize("backend", ["no_such_backend", "module://no.such", "QtAgg"])
-def test_a_backend_that_is_not_here_does_not_reach_the_figures(results, tmp_path, backend):
+def test_a_backend_that_is_not_here_does_not_reach_the_figures(results, matrix, tmp_path, backend):
     """As a process below a notebook gets it, or one without a screen; with a matplotlibrc in the folder."""
     (tmp_path / "results.json").write_bytes(to_json(results))
     (tmp_path / "matplotlibrc").write_text("backend: none_such\naxes.facecolor: black\nno.such: 3\n")
@@ -135,7 +141,7 @@ def test_a_backend_that_is_not_here_does_not_reach_the_figures(results, tmp_path
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, f"{backend} False\n"), done.stderr  # and the variable stays
-    for suffix, content in draw(json.loads(to_json(results)), "detection-matrix").items():
+    for suffix, content in matrix.items():
         assert (tmp_path / f"drawn.{suffix}").read_bytes() == content
 
 

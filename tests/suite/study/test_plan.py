@@ -84,6 +84,20 @@ def test_what_is_asked_for_and_what_it_needs_is_computed_once_and_kept(store):
     assert again.seconds == {}
 
 
+def test_the_seconds_of_tasks_are_those_of_the_run_that_computed_them(store):
+    plan, needed = Plan(store), task(1)
+    plan.results([task(10, part=needed), task(2, stage="scores"), task(3, stage="models")])
+    again = Plan(store, Refusing())
+    assert again.task_seconds() == {}
+    again.results([task(10, part=needed), task(2, stage="scores")])
+    seconds = again.task_seconds()
+    assert seconds == pytest.approx({stage: plan.seconds[stage] for stage in ("draws", "scores")}, rel=1e-4)
+    assert seconds["draws"] > float(store.header("draws", needed.key)["seconds"]) > 0  # what was needed counts
+    (entry,) = store.folder.glob("scores/*.safetensors")
+    entry.write_bytes(b"damaged")
+    assert again.task_seconds() == {"draws": seconds["draws"]}
+
+
 def test_models_start_first_and_attacks_next(store):
     early = [task(place, stage=stage) for place, stage in enumerate(("scores", "trials", "attacks", "models", "draws"))]
     Plan(store).compute(early, "")

@@ -1,5 +1,6 @@
 """What a study looks at: test images nested in one order, training images held out from a run's models, pilots' own."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from vaecore.suite.study.conditions import CLEAN, FGSM, GAUSSIAN, JOINT, LBFGS
 from vaecore.suite.study.models import seen
 from vaecore.suite.study.protocol import PROFILES, Profile, Protocol
 from vaecore.suite.study.setup import Dataset, Setup, choose_dataset
+from vaecore.suite.study.study import Study
 
 
 @pytest.fixture
@@ -82,6 +84,26 @@ def test_a_pilot_looks_at_training_images_that_no_model_of_it_sees(setup):
         assert len(held) + len(learned) == len(pilot.train)
     assert pilot.test_images == setup.test == load_images("digits", "test")
     assert pilot.training.key != setup.training.key
+
+
+def test_what_training_images_are_for_is_said_and_why_there_are_none(setup, tiny, untrained):
+    names = tiny.setup.vae.partition(":")[0]
+    module, came = sys.modules[names], "came trained, on images that are not known here"
+    module.make_vae = lambda seed, images: module.vae(seed)
+    module.finished = module.classifier(0).eval()
+    fitted = "fit scores and alarms"
+    for given, use in (
+        (setup, f"train the VAE and the classifier, {fitted}"),
+        (tiny.setup, f"{fitted}; the VAE and the classifier {came}"),
+        (replace(tiny.setup, vae=f"{names}:make_vae"), f"train the VAE, {fitted}; the classifier {came}"),
+        (replace(setup, classifier=f"{names}:finished"), f"train the VAE, {fitted}; the classifier {came}"),
+        (untrained, "none at hand, as both models came finished"),
+    ):
+        facts = Study.of(given, tiny.plan.store).facts
+        assert facts.train_use == use
+        whole = None if given is untrained else given.dataset.training
+        assert facts.train_digest == (None if whole is None else whole.digest)
+        assert facts.train_images == (None if whole is None else len(whole))
 
 
 def test_each_run_has_models_and_attacks_of_its_own(setup):

@@ -23,7 +23,6 @@ from vaecore.suite.study.tasks import OwnFunction, Task
 # inputs depends on, the modules that its import loads, and the tasks whose keys each edit moves.
 SCRIPT = r"""
 import ast, importlib, inspect, json, sys
-from functools import cache
 from pathlib import Path
 import numpy, scipy.special, sklearn.linear_model, torch, torchvision
 from vaecore.suite.plugin.figure_tasks import draw_figure
@@ -41,7 +40,6 @@ from vaecore.suite.study.setup import Dataset, Setup
 from vaecore.suite.study.study import Study, accuracy_tasks
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.study.trials import trial_tasks
-from vaecore.toolkit import digest
 
 package = Path(sys.argv[1]).resolve()
 setup = Setup(Dataset("digits", ""), Protocol(Profile("tiny", 1, 4, 4, 4)), device=torch.device("cpu"))
@@ -62,12 +60,6 @@ tasks |= {
     "accuracy": accuracy_tasks(setup)[0],
     "figure": Task(draw_figure),
 }
-
-# A file is parsed once for each content, and its tree is as short as its digest: else this would take minutes.
-parse, dump, walk = ast.parse, ast.dump, ast.walk
-ast.parse = cache(parse)
-ast.dump = cache(lambda tree: digest(dump(tree)))
-ast.walk = cache(lambda tree: [*walk(tree)])
 
 
 def anew(value):
@@ -91,7 +83,6 @@ def keys():
     for function in vars(sources).values():
         if hasattr(function, "cache_clear") and function is not sources.sources_of:  # as no import changes
             function.cache_clear()
-    sources._read.clear()
     return {name: anew(task).key for name, task in tasks.items()}
 
 
@@ -113,11 +104,12 @@ def moved():
 
 def edit(file, text):
     file.write_text(text, encoding="utf-8")
+    sources._read.pop(file)  # as `look_again` does once its module has been loaded anew
 
 
 def reworded(text):
     lines = text.splitlines(keepends=True)
-    for node in walk(parse(text)):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             line, column = lines[node.lineno - 1], node.col_offset
             lines[node.lineno - 1] = line[:column] + line[column:].replace('\"\"\"', '\"\"\"Anew. ', 1)

@@ -4,6 +4,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,13 @@ def problems_of(entry: Any, where: str) -> list[str]:
 def read_toml(file: Path) -> dict[str, Any]:
     """The content of a TOML file, its texts printable; raises ValueError, with the file's name, if it can't be read."""
     try:
-        content: dict[str, Any] = visible(tomllib.loads(file.read_text(encoding="utf-8")))
+        content: dict[str, Any] = visible(_parsed(file.read_text(encoding="utf-8")))  # a copy
     except (OSError, ValueError) as error:
         raise ValueError(f"{shown(file)} must be a TOML file; it can't be read: {error}") from None
     return content
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> dict[str, Any]:
+    """What a TOML file says. A run reads the registry several times, and each takes a tenth of a second."""
+    return tomllib.loads(text)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vaecore.suite.report.figures.catalogue import shown
-from vaecore.suite.report.figures.files import NOT_SHOWN, SUFFIXES, draw
+from vaecore.suite.report.figures.catalogue import NOT_SHOWN, SUFFIXES, shown
 from vaecore.suite.results import plain
 from vaecore.suite.study.plan import Plan
 from vaecore.suite.study.tasks import Given, Task
@@ -29,6 +28,8 @@ def drawn(results: Mapping[str, Any], plan: Plan) -> dict[str, bytes]:
 
 def draw_figure(name: str, matplotlib: str, results: Tensors) -> Tensors:  # noqa: ARG001  # another version, another key
     """The files of a figure, as bytes, by suffix; a task."""
+    from vaecore.suite.report.figures.files import draw  # noqa: PLC0415  # a run whose figures are kept needs no matplotlib
+
     files = draw(json.loads(results["json"].numpy().tobytes()), name)
     return {
         suffix: torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy()) for suffix, content in files.items()

@@ -5,8 +5,11 @@ Options are added after those of all other plugins and of conftest.py; names tha
 that another project does not notice this package.
 """
 
+import gc
+import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,12 +197,30 @@ def session_of(config: pytest.Config) -> "ClaimsSession":
             request_of(config)  # mistakes are told before torch is imported
         except (ValueError, OSError) as error:
             raise usage_error(error) from None
-        from vaecore.suite.plugin.session import ClaimsSession  # noqa: PLC0415  # it imports torch
+        with _no_search_for_garbage():
+            from vaecore.suite.plugin.session import ClaimsSession  # noqa: PLC0415  # it imports torch
 
         # A damaged entry is worth a warning and never a failure, even where a project turns warnings into errors.
         config.addinivalue_line("filterwarnings", "default::vaecore.StoreWarning")
         begin(config, ClaimsSession(config))
     return config.stash[_SESSION]
+
+
+@contextmanager
+def _no_search_for_garbage() -> Iterator[None]:
+    """Within, nothing is looked for that could be freed; what was made in it is never looked at again.
+
+    Torch makes a million objects when it is imported, of which none is garbage; each search takes a tenth of a second.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def begin(config: pytest.Config, session: "ClaimsSession") -> None:

@@ -35,8 +35,15 @@ def whole(study: Study, head: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(study: Study, results: dict[str, Any]) -> dict[str, Any]:
-    """Results as all that shows them takes them, with the seconds that they took: their texts are printable."""
-    shown: dict[str, Any] = visible(results | {"wall_seconds": _seconds(study)})
+    """Results as all that shows them takes them, with the seconds that they took: their texts are printable.
+
+    wall_seconds: of computing in this run, nothing where the cache had all. task_seconds: of each stage's tasks, when
+    they were computed, over all processes.
+    """
+    plan = study.plan
+    times = {"wall_seconds": {"computing": plan.wall}, "task_seconds": plan.task_seconds()}
+    rounded = {name: {of: round(seconds, 1) for of, seconds in each.items()} for name, each in times.items()}
+    shown: dict[str, Any] = visible(results | rounded)
     return shown
 
 
@@ -60,6 +67,7 @@ def head(study: Study, registry: Registry, verdicts: Sequence[Verdict]) -> dict[
             "test_digest": facts.test_digest,
             "train_digest": facts.train_digest,
             "train_images": facts.train_images,
+            "train_use": facts.train_use,
         },
         "registry_digest": registry.digest,
         "families": dict(registry.families),
@@ -112,12 +120,6 @@ def _bounds(facts: Facts, registry: Registry) -> dict[str, Any] | None:
     source = {"file": bounds.file.name, "digest": bounds.digest, "date": str(bounds.pilot["date"])}
     notes = bounds.notes(facts, registry.digest, registry.claims, registry.error_rate)
     return {**source, "notes": notes}
-
-
-def _seconds(study: Study) -> dict[str, float]:
-    """Wall time of computing, and the seconds that tasks of each stage took, over all processes."""
-    stages = {f"tasks: {stage}": seconds for stage, seconds in study.plan.seconds.items()}
-    return {name: round(seconds, 1) for name, seconds in ({"computing": study.plan.wall} | stages).items()}
 
 
 def _command(study: Study, registry: Registry) -> str:

@@ -62,7 +62,8 @@ class Comparison:
 
     differs: facts in which the studies differ, with both values. notes: cautions for the reader. level: of every
     interval of a change. only: claims concluded in A only, then in B only, and why not in the other. conditions: for
-    each condition and measure both values. wall_seconds: for each stage both values, None where it was not timed.
+    each condition and measure both values. seconds: of computing in that run, and of the tasks of each stage, both
+    values, None where it was not timed.
     """
 
     names: tuple[str, str]
@@ -72,7 +73,7 @@ class Comparison:
     changes: tuple[Change, ...]
     only: tuple[dict[str, str], dict[str, str]]
     conditions: dict[str, dict[str, tuple[float, float]]]
-    wall_seconds: dict[str, tuple[float | None, float | None]]
+    seconds: dict[str, tuple[float | None, float | None]]
 
     def of(self, word: str) -> list[Change]:
         """The changes of this word: MOVED, UNSEEN or UNKNOWN."""
@@ -118,7 +119,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] =
         for name, measures in a["conditions"].items()
         if name in b["conditions"]
     }
-    stages = dict.fromkeys((*a["wall_seconds"], *b["wall_seconds"]))
+    times = [_seconds(results) for results in (a, b)]
     return Comparison(
         visible(names),
         _differences(a, b),
@@ -127,8 +128,13 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] =
         tuple(changes),
         (_missing(claims[0], claims[1], b), _missing(claims[1], claims[0], a)),
         conditions,
-        {stage: (a["wall_seconds"].get(stage), b["wall_seconds"].get(stage)) for stage in stages},
+        {stage: (times[0].get(stage), times[1].get(stage)) for stage in times[0] | times[1]},
     )
+
+
+def _seconds(results: Mapping[str, Any]) -> dict[str, float]:
+    stages = {f"tasks: {stage}": seconds for stage, seconds in results.get("task_seconds", {}).items()}
+    return {**results["wall_seconds"], **stages}
 
 
 def _missing(claims: Mapping[str, Any], concluded: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
@@ -180,6 +186,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
             "data set": dataset["name"],
             "test images": f"{dataset['test_images']:,}, digest {dataset['test_digest'][:12]}",
             "training images": f"digest {(dataset['train_digest'] or 'none')[:12]}",
+            "use of training images": dataset.get("train_use", "unknown"),
             "pilot": "yes" if results["pilot"] else "no",
             "profile": results["profile"],
             "images looked at": ", ".join(f"{count:,} {name}" for name, count in _few(results["images"])),
@@ -320,7 +327,7 @@ def text(comparison: Comparison, *, width: int, color: bool, unicode: bool) -> s
         console.print(_grid(["condition", *_MEASURES], [*_conditions(comparison)], lines))
     times = ", ".join(_times(comparison))
     if times:
-        console.print(f"\nWall time, with what the caches held, A and B: {times}.")
+        console.print(f"\n{_TIME}: {times}.")
     return "\n".join(line.rstrip() for line in printed(console).splitlines()) + "\n"
 
 
@@ -356,7 +363,7 @@ def markdown(comparison: Comparison) -> str:
     if comparison.conditions:
         out += ["", "## Conditions, A and B", "", *_table(["condition", *_MEASURES], [*_conditions(comparison)])]
     times = ", ".join(_times(comparison))
-    out += ["", f"Wall time, with what the caches held, A and B: {times}."] if times else []
+    out += ["", f"{_TIME}: {times}."] if times else []
     return "\n".join(out) + "\n"
 
 
@@ -391,8 +398,11 @@ def _conditions(comparison: Comparison) -> Iterator[tuple[str, ...]]:
         yield name, *(f"{row[key][0]:.{places}f} {row[key][1]:.{places}f}" for key, places in _MEASURES.items())
 
 
+_TIME = "Wall time of computing, with what the caches held, and time of tasks, when they were computed, A and B"
+
+
 def _times(comparison: Comparison) -> Iterator[str]:
-    for stage, pair in comparison.wall_seconds.items():
+    for stage, pair in comparison.seconds.items():
         before, after = ("-" if seconds is None else f"{seconds:.0f}" for seconds in pair)
         yield f"{stage} {before} and {after} s"
 

@@ -65,6 +65,11 @@ def makes_models(text: str | Live, kind: str) -> bool:
     return attribute and not _finished(_attribute(text, kind), kind)
 
 
+def takes_images(text: str | Live, kind: str) -> bool:
+    """Whether a `--vae` or `--classifier` names a maker that is given the training images."""
+    return makes_models(text, kind) and _takes_images(_attribute(text, kind))
+
+
 def user_model(text: str | Live, kind: str, seed: int, device: torch.device, train: Callable[[], Images]) -> Any:
     """The model that `--vae` or `--classifier` names: `package.module:attribute`, or a file saved by vaecore.
 

@@ -82,8 +82,8 @@ class Plan:
     """Asks the store for results, and the executor for what the store lacks.
 
     study: its data set, by which the store's entries are told apart. planning: tasks that are asked for are only noted
-    in `asked`, and NotComputedError is raised. seconds: that tasks of each stage took, over all processes; wall: that
-    computing took. failures: errors of tasks, by key, which are raised again whenever the result is asked for.
+    in `asked`, and NotComputedError is raised. seconds: that tasks of each stage took here, over all processes; wall:
+    that computing took. failures: errors of tasks, by key, which are raised again whenever the result is asked for.
     """
 
     store: Store
@@ -95,6 +95,7 @@ class Plan:
     seconds: dict[str, float] = field(default_factory=dict)
     wall: float = 0.0
     failures: dict[str, Exception] = field(default_factory=dict)
+    _used: dict[str, Task] = field(default_factory=dict)  # what was asked for, by key
     _times: "dict[str, deque[float]] | None" = None
     _memory: dict[str, Tensors] = field(default_factory=dict)
     _damaged: set[str] = field(default_factory=set)  # keys of entries that can't be read
@@ -124,16 +125,15 @@ class Plan:
         return results
 
     def note(self, tasks: Iterable[Task]) -> None:
-        """Note tasks as asked for, while a plan is made."""
-        if self.planning:
-            self.asked |= {task.key: task for task in tasks}
+        """Note tasks as asked for."""
+        (self.asked if self.planning else self._used).update({task.key: task for task in tasks})
 
     def compute(self, tasks: Iterable[Task], title: str) -> None:
         """Have all tasks computed that the store lacks, and what they need. Errors are kept in `failures`."""
-        if self.planning:
-            self.note(tasks)
-            raise NotComputedError(title)
         tasks = list(tasks)
+        self.note(tasks)
+        if self.planning:
+            raise NotComputedError(title)
         self.store.hold((task.stage, task.key) for task in self._missing(tasks, stored=True).values() if task.stage)
         waiting = self._missing(tasks)
         if not waiting:
@@ -210,6 +210,18 @@ class Plan:
         """The result of a task without a stage, made in this process."""
         self.results([need for need in task.needs if isinstance(need, Task)], task.title)
         return make(task, {need.key: self._need(need) for need in task.needs})
+
+    def task_seconds(self) -> dict[str, float]:
+        """Seconds that all that was asked for, and what that needs, took when it was computed, by stage.
+
+        Of what an earlier run computed, the store tells them; of what could not be kept, nobody does.
+        """
+        seconds: dict[str, float] = {}
+        for task in self._missing(self._used.values(), stored=True).values():
+            header = self.store.header(task.stage, task.key) or {}
+            with suppress(KeyError, ValueError):  # another program's entry
+                seconds[task.stage] = seconds.get(task.stage, 0.0) + float(header["seconds"])
+        return seconds
 
     def costs(self, tasks: Iterable[Task]) -> list[Cost]:
         """What tasks, and all that they need, would cost; by title, in the order in which they would run."""

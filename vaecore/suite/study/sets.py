@@ -55,6 +55,7 @@ class Sets:
     asked: tuple[str, ...] = ()
     pilot: bool = False
     _left_out: dict[str, str] = field(default_factory=dict)
+    _whole: dict[str, Images] = field(default_factory=dict)
     _kinds: dict[str, str | None] = field(default_factory=dict)
     _images: dict[str, tuple[Images, torch.Tensor]] = field(default_factory=dict)
     _shards: dict[tuple[Condition, int, int], Given] = field(default_factory=dict)
@@ -151,7 +152,9 @@ class Sets:
         return LOADED_SHAPES[name] == self.test.shape
 
     def _load(self, source: str) -> Images:
-        return outside(source, self.test, seed=SEED, root=self.root)
+        if source not in self._whole:
+            self._whole[source] = outside(source, self.test, seed=SEED, root=self.root)
+        return self._whole[source]
 
     def lacks(self, kind: str) -> str:
         """Why a claim that takes a set of this kind can't be concluded; empty where it can, or where it takes none."""

@@ -18,6 +18,7 @@ from vaecore.suite.study.models import (
     made,
     makes_models,
     reference,
+    takes_images,
     train_made,
     train_reference,
     untrained_digest,
@@ -320,6 +321,18 @@ class Setup:
             for text, kind in self.options
             if text is None or (kind not in self.finished and fits(self._first_made(kind)))
         )
+
+    @property
+    def train_use(self) -> str:
+        """What training images are for, or why there are none, in words; of models that came trained, it says so."""
+        if self.train_or_none is None:
+            return "none at hand, as both models came finished"
+        learn = [kind for text, kind in self.options if kind in self.trained or (text and takes_images(text, kind))]
+        names = {kind: {"vae": "the VAE"}.get(kind, f"the {kind}") for _, kind in self.options}
+        purpose = [f"train {' and '.join(names[kind] for kind in learn)}"] if learn else []
+        came = [names[kind] for kind in names if kind not in learn]
+        note = f"; {' and '.join(came)} came trained, on images that are not known here" if came else ""
+        return f"{', '.join([*purpose, 'fit scores and alarms'])}{note}"
 
     @property
     def fixed(self) -> bool:

@@ -13,8 +13,8 @@ import ast
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec, resolve_name
@@ -46,14 +46,48 @@ class Sources:
     libraries: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Read:
-    """A file as it was read. loaded: tells loads of its module apart, None without one. state: its time and size."""
+    """A file as it was read. loaded: tells loads of its module apart, None without one. state: its time and size.
+
+    package: the one that its relative imports start from.
+    """
 
     module: str
+    package: str
     loaded: object
     state: tuple[int, int] | None
     tree: ast.Module
+
+    @cached_property
+    def code(self) -> str:
+        """Digest of the syntax tree, without comments and docstrings."""
+        for node in ast.walk(self.tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+        return digest(ast.dump(self.tree))
+
+    @cached_property
+    def imports(self) -> tuple[str, ...]:
+        """Names that the import statements may stand for: modules, and names in them, which may be modules, too."""
+        left: list[ast.AST] = [self.tree]
+        names: dict[str, None] = {}
+        while left:
+            node = left.pop()
+            if isinstance(node, ast.If) and _is_for_types(node.test):
+                left += node.orelse
+            elif isinstance(node, ast.Import):
+                names |= dict.fromkeys(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = "." * node.level + (node.module or "")
+                base = resolve_name(base, self.package) if node.level else base
+                offered = _stub(base) if base in _STUBS else {}
+                names |= {} if offered else {base: None}
+                names |= dict.fromkeys(offered.get(alias.name, f"{base}.{alias.name}") for alias in node.names)
+            elif isinstance(node, ast.stmt | ast.Module | ast.excepthandler | ast.match_case):
+                left += ast.iter_child_nodes(node)
+        return tuple(names)
 
 
 _read: dict[Path, _Read] = {}
@@ -71,11 +105,11 @@ def look_again() -> int:
         if (read.loaded is not None and not same) or _state(file) != read.state:
             edited.append(file)
         else:
-            _read[file] = replace(read, loaded=loaded)
+            read.loaded = loaded
     if edited:
-        for file in edited:
+        for file in _read.copy() if {*edited} & {*_STUBS.values()} else edited:  # all imports follow from the stubs
             del _read[file]
-        for cached in (code_digest, digest_of, sources_of, _code, _imports, _stub, _find, _spec):
+        for cached in (code_digest, digest_of, sources_of, _stub, _find, _spec):
             cached.cache_clear()
         _edited.extend(edited)
     return len(_edited)
@@ -107,7 +141,9 @@ def code_digest(function: Callable[..., Any]) -> str:
 @lru_cache(maxsize=256)
 def digest_of(sources: Sources) -> str:
     """Digest of the files' code and of the versions of the libraries."""
-    return digest(*map(_code, sources.files), [[name, version_of(name)] for name in sources.libraries])
+    return digest(
+        *(_file(file).code for file in sources.files), [[name, version_of(name)] for name in sources.libraries]
+    )
 
 
 @lru_cache(maxsize=256)
@@ -120,7 +156,7 @@ def sources_of(file: Path, package: str) -> Sources:
         if file in files:
             continue
         files.add(file)
-        for name in _imports(file, package):
+        for name in _file(file, package).imports:
             reached = _find(name)
             if reached is None:
                 top = name.partition(".")[0]
@@ -154,51 +190,18 @@ def is_library(name: str) -> bool:
     return top in sys.stdlib_module_names or (top != _OURS and _is_library(top))
 
 
-def _tree(file: Path, package: str = "") -> ast.Module:
+def _file(file: Path, package: str = "") -> _Read:
     if file not in _read:
         module = package if file.name == "__init__.py" else f"{package}.{file.stem}".lstrip(".")
         if file == Path(getattr(sys.modules["__main__"], "__file__", None) or "").resolve():
             module = "__main__"
         loaded, state = _loaded(module), _state(file)
-        _read[file] = _Read(module, loaded, state, _parsed(file.read_bytes()))
-    return _read[file].tree
-
-
-@lru_cache(maxsize=1024)
-def _code(file: Path) -> str:
-    """A file's syntax tree as text, without comments and docstrings."""
-    tree = _tree(file)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
+        _read[file] = _Read(module, package, loaded, state, _parsed(file.read_bytes()))
+    return _read[file]
 
 
 def _is_text(line: ast.AST) -> bool:
     return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
-
-
-@lru_cache(maxsize=1024)
-def _imports(file: Path, package: str) -> tuple[str, ...]:
-    """Names that a file's import statements may stand for: modules, and names in them, which may be modules, too."""
-    left: list[ast.AST] = [_tree(file, package)]
-    names: dict[str, None] = {}
-    while left:
-        node = left.pop()
-        if isinstance(node, ast.If) and _is_for_types(node.test):
-            left += node.orelse
-        elif isinstance(node, ast.Import):
-            names |= dict.fromkeys(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = "." * node.level + (node.module or "")
-            base = resolve_name(base, package) if node.level else base
-            offered = _stub(base) if base in _STUBS else {}
-            names |= {} if offered else {base: None}
-            names |= dict.fromkeys(offered.get(alias.name, f"{base}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.stmt | ast.Module | ast.excepthandler | ast.match_case):
-            left += ast.iter_child_nodes(node)
-    return tuple(names)
 
 
 def _is_for_types(test: ast.expr) -> bool:
@@ -208,7 +211,7 @@ def _is_for_types(test: ast.expr) -> bool:
 @lru_cache(maxsize=8)
 def _stub(name: str) -> dict[str, str]:
     """For each name that a stub of ours offers, the module that defines it."""
-    lines = [node for node in _tree(_STUBS[name]).body if isinstance(node, ast.ImportFrom)]
+    lines = [node for node in _file(_STUBS[name]).tree.body if isinstance(node, ast.ImportFrom)]
     package = name if _STUBS[name].stem == "__init__" else name.rpartition(".")[0]
     return {alias.name: resolve_name(f".{line.module}", package) for line in lines for alias in line.names}
 

@@ -363,7 +363,7 @@ class Study:
             why=setup.dataset.why,
             test_images=len(setup.test),
             test_digest=setup.test_images.digest,
-            train_digest=setup.dataset.training.digest if setup.trained else None,
+            train_digest=None if setup.train_or_none is None else setup.dataset.training.digest,
             profile=profile.name,
             budget=setup.protocol.budget,
             draws=setup.protocol.draws,
@@ -382,7 +382,8 @@ class Study:
             workers=executor.workers,
             threads=torch.get_num_threads(),
             left_out=self.outside.left_out,
-            train_images=len(setup.dataset.training) if setup.trained else None,
+            train_images=None if setup.train_or_none is None else len(setup.dataset.training),
+            train_use=setup.train_use,
         )
         shown: Facts = visible(facts)  # names of files and models may hold anything
         return shown

@@ -8,6 +8,10 @@ from typing import Any
 from vaecore.suite.text import counted, intensity
 
 Results = Mapping[str, Any]
+SUFFIXES = ("png", "svg")  # of a figure's files
+# Parts of the results that no figure shows.
+NOT_SHOWN = {"made", "version", "source_digest", "git_revision", "command", "environment"}
+NOT_SHOWN |= {"wall_seconds", "task_seconds"}
 
 
 @dataclass(frozen=True)

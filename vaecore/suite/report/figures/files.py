@@ -4,13 +4,10 @@ import warnings
 from typing import Any
 
 from vaecore.suite.report.figures import cleaning, consistency, decisions, outside, style
-from vaecore.suite.report.figures.catalogue import FIGURES, Results, caption
+from vaecore.suite.report.figures.catalogue import FIGURES, SUFFIXES, Results, caption
 from vaecore.suite.text import each_text
 
 _MODULES = {module.__name__.rpartition(".")[2]: module for module in (cleaning, consistency, decisions, outside)}
-SUFFIXES = ("png", "svg")
-# Parts of the results that no figure shows.
-NOT_SHOWN = {"made", "version", "source_digest", "git_revision", "command", "environment", "wall_seconds"}
 
 
 def draw(results: Results, name: str) -> dict[str, bytes]:

@@ -107,6 +107,12 @@ def summary(results: Mapping[str, Any]) -> str:
     line(f"\n## Provenance\n\n{results['made']}, vaecore {results.get('version', 'unknown')}, source digest")
     line(f"{results.get('source_digest', 'unknown')}, {revision}; Python {made['python']},")
     line(f"{packages}; {made['processor']}, {counted(made['threads'], 'thread')}, GPU: {made['gpu'] or 'none'}.")
-    times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in results["wall_seconds"].items())
-    line(f"Wall time, with what the cache held: {times}. Test set digest {dataset['test_digest']}.")
+    line(f"Wall time, with what the cache held: {_times(results['wall_seconds'])}.")
+    if tasks := results.get("task_seconds"):
+        line(f"Tasks, when they were computed, over all processes: {_times(tasks)}.")
+    line(f"Test set digest {dataset['test_digest']}.")
     return lines.getvalue()
+
+
+def _times(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{of} {spent:.0f} s" for of, spent in seconds.items())
