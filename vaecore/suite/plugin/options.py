@@ -6,7 +6,6 @@ that another project does not notice this package.
 """
 
 import gc
-import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -197,7 +196,7 @@ def session_of(config: pytest.Config) -> "ClaimsSession":
             request_of(config)  # mistakes are told before torch is imported
         except (ValueError, OSError) as error:
             raise usage_error(error) from None
-        with _no_search_for_garbage():
+        with _without_garbage_collection():
             from vaecore.suite.plugin.session import ClaimsSession  # noqa: PLC0415  # it imports torch
 
         # A damaged entry is worth a warning and never a failure, even where a project turns warnings into errors.
@@ -207,20 +206,15 @@ def session_of(config: pytest.Config) -> "ClaimsSession":
 
 
 @contextmanager
-def _no_search_for_garbage() -> Iterator[None]:
-    """Within, nothing is looked for that could be freed; what was made in it is never looked at again.
-
-    Torch makes a million objects when it is imported, of which none is garbage; each search takes a tenth of a second.
-    """
-    if "torch" in sys.modules or not gc.isenabled():
-        yield
-        return
+def _without_garbage_collection() -> Iterator[None]:
+    """Torch makes a million objects when it is imported, none of them garbage; a search takes a tenth of a second."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
-        gc.freeze()
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()
 
 
 def begin(config: pytest.Config, session: "ClaimsSession") -> None:
