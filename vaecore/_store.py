@@ -86,6 +86,7 @@ class Store:
         self.folder = expanded(folder)
         self._locks = True  # until one could not be had
         self._held: set[str] = set()
+        self._temporary: dict[Path, list[str]] = {}  # names of temporary files, by folder
         self._list: Path | None = None  # of keys that are held, for other processes
         try:
             self.folder.mkdir(0o775, parents=True, exist_ok=True)
@@ -163,7 +164,7 @@ class Store:
         header = {**(notes or {}), "stage": stage, "key": key, "seconds": f"{seconds:.6g}"}
         try:
             self._subfolder(stage)
-            if self._locks:  # else another process may be writing
+            if self._locks and self._was_interrupted(path):  # without locks another process may be writing
                 sweep(path.parent, path.name, older=0)
             write_tensors(path, tensors, header)
         except OSError as error:
@@ -172,6 +173,14 @@ class Store:
             warnings.warn(StoreWarning(message), stacklevel=2)
             return False
         return True
+
+    def _was_interrupted(self, path: Path) -> bool:
+        """Whether a killed process left temporary files of an entry, before this store first wrote to its folder."""
+        if path.parent not in self._temporary:  # looked at once, as it may hold a hundred thousand files
+            self._temporary[path.parent] = []
+            with suppress(OSError):
+                self._temporary[path.parent] = [one.name for one in path.parent.iterdir() if one.suffix == ".tmp"]
+        return any(name.startswith(f".{path.name}.") for name in self._temporary[path.parent])
 
     def lock(self, key: str, *, blocking: bool = True) -> ExitStack:
         """Hold the lock of a key, while its entry is computed, until the result is closed.
@@ -196,9 +205,9 @@ class Store:
 
         entries: each a stage and a key.
         """
-        keys = {key: self._path(stage, key) for stage, key in entries if key not in self._held}
-        for path in keys.values():
-            _touch(path)
+        keys = {key: stage for stage, key in entries if key not in self._held}
+        for key, stage in keys.items():
+            _touch(self._path(stage, key))
         if not keys:
             return
         if self._list is None:

@@ -328,9 +328,19 @@ def test_what_a_killed_process_left_is_swept_away_but_only_that(store, entry):
     foreign = [entry.with_name(".other.safetensors.c3.tmp"), entry.with_name("notes.txt")]
     for path in (*stale, *foreign):
         path.write_bytes(b"half")
-    store.get("s", "k", Work())
+    Store(store.folder).get("s", "k", Work())
     assert [path.exists() for path in stale] == [False, False]
     assert [path.exists() for path in foreign] == [True, True]  # another process may be writing that one
+
+
+def test_a_folder_of_many_entries_is_listed_once_and_not_for_each(store, monkeypatch):
+    listed = []
+    for name in ("listdir", "scandir"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path=".", real=real: listed.append(path) or real(path))
+    for place in range(10):
+        store.write("s", f"k{place}", RESULT, seconds=1)
+    assert len(listed) == 1
 
 
 def test_a_folder_is_expanded_and_must_be_writable(tmp_path, monkeypatch):
