@@ -1,6 +1,7 @@
 """Scores of a stream of images: those of the images at once, in portions that memory holds one at a time."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,13 +43,16 @@ def expected(study, pixels):
     return {name: column.numpy() for name, column in columns.items()}
 
 
-@pytest.mark.parametrize("form", ["bytes", "floats", "mapped", "folder"])
+@pytest.mark.parametrize("form", ["bytes", "floats", "mapped", "folder", "zarr"])
 def test_scores_are_those_of_all_images_at_once(study, pixels, tmp_path, form):
     if form == "folder":
         given = in_a_folder(tmp_path / "shards", pixels, 7, 31)
     elif form == "mapped":
         np.save(tmp_path / "all.npy", as_floats(pixels))
         given = np.load(tmp_path / "all.npy", mmap_mode="r")
+    elif form == "zarr":
+        zarr = pytest.importorskip("zarr", reason="zarr is not installed (uv pip install zarr)")
+        given = zarr.create_array(tmp_path / "all.zarr", data=as_floats(pixels), chunks=(7, *pixels.shape[1:]))
     else:
         given = pixels if form == "bytes" else as_floats(pixels)
     names = study.score(given, tmp_path / "scores")
@@ -76,6 +80,15 @@ def test_no_more_than_a_portion_is_read_at_a_time_and_none_twice(study, pixels, 
     found = [one.tensors["indices"] for one in stream.portions([counting], study.setup.test.shape, 8)]
     assert counting.read == [(start, min(start + 8, 50)) for start in range(0, 50, 8)]
     assert torch.cat(found).tolist() == [*range(50)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is mapped is known on Linux alone")
+def test_files_are_mapped_only_while_they_are_read(study, pixels, tmp_path):
+    folder = in_a_folder(tmp_path / "shards", pixels, 10)
+    some = [*stream.portions(stream.arrays_of(folder), study.setup.test.shape, 8)]
+    found = torch.cat([one.tensors["pixels"] for one in some])
+    assert torch.equal(found, torch.from_numpy(pixels).float() / 255)
+    assert str(folder) not in Path("/proc/self/maps").read_text()
 
 
 def test_after_an_interruption_the_same_call_goes_on(study, pixels, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vaecore.suite.study.outside import fitted_scores, score
 from vaecore.suite.study.plan import Plan
@@ -18,6 +19,17 @@ from vaecore.suite.study.tasks import Given, Task
 from vaecore.toolkit import Rows, Tensors, digest
 
 _AT_ONCE = 8  # portions that are planned for each task that the executor takes
+
+
+class _File:
+    """The array of an .npy file, mapped only while rows are read: its pages would count as memory of this process."""
+
+    def __init__(self, file: Path) -> None:
+        self._file, array = file, np.load(file, mmap_mode="r", allow_pickle=False)
+        self.ndim, self.shape, self.dtype = array.ndim, array.shape, array.dtype
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        return np.array(np.load(self._file, mmap_mode="r", allow_pickle=False)[rows])
 
 
 class Portion(Given):
@@ -84,7 +96,7 @@ def arrays_of(images: Any) -> list[Any]:
     files = sorted(Path(images).glob("*.npy"))
     if not files:
         raise ValueError(f"images must be an array, or a folder of .npy files; there is none in {images}")
-    return [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
+    return [_File(file) for file in files]
 
 
 def portions(arrays: Sequence[Any], shape: tuple[int, ...], size: int) -> Iterator[Portion]:
@@ -97,7 +109,7 @@ def portions(arrays: Sequence[Any], shape: tuple[int, ...], size: int) -> Iterat
                 f"images must be arrays (n, {wanted}), as the study's, float32 in [0, 1] or bytes;"
                 f" got {array.dtype} {tuple(array.shape)}"
             )
-        for start in range(0, len(array), size):
-            end = min(start + size, len(array))
-            yield Portion(array, (start, end), first + start)
-        first += len(array)
+        count = array.shape[0]  # arrays of zarr have no length
+        for start in range(0, count, size):
+            yield Portion(array, (start, min(start + size, count)), first + start)
+        first += count
