@@ -7,7 +7,7 @@ import pytest
 from vaecore.suite.judging.findings import FOLDER
 
 OK = 0
-ROW = re.compile(r"(\S.*?\S) +([\d,]+) +([\d,]+) +([\d,]+) +(-|unknown|[\d,]+)")
+ROW = re.compile(r"(\S.*?\S) +([\d,]+) +([\d,]+) +([\d,]+) +(-|unknown|[\d,]+) +(?:-|\d+\.\d)")
 
 
 @pytest.fixture
@@ -32,30 +32,32 @@ def entries(project):
 def test_a_plan_has_costs_by_past_runs(plan):
     calibration = str(FOLDER / "test_calibration.py")
     rows, summary = plan(calibration)
-    assert rows == dict.fromkeys(("preconditions", "accuracy", "draws, clean"), ("2", "0", "2", "unknown"))
-    assert summary == "6 tasks to compute; as none of their kind has run on this machine yet, there is no estimate."
+    each = ("preconditions", "accuracy", "draws, clean", "digests of models")
+    assert rows == dict.fromkeys(each, ("2", "0", "2", "unknown"))
+    assert summary == "8 tasks to compute; as none of their kind has run on this machine yet, there is no estimate."
     assert entries(plan.project) == 0
     plan.project(calibration, "--runs=3")
-    assert entries(plan.project) == 9
+    assert entries(plan.project) == 12
     rows, summary = plan(calibration, "--runs=5", "--workers=2")
-    assert rows == dict.fromkeys(("preconditions", "accuracy", "draws, clean"), ("5", "3", "2", "1"))
-    assert summary == "6 tasks to compute: about 1 s with 2 workers."
+    assert rows == dict.fromkeys(each, ("5", "3", "2", "1"))
+    assert summary == "8 tasks to compute: about 1 s with 2 workers."
     rows, summary = plan(calibration, str(FOLDER / "test_latent.py"), "-k", "E1 or B4", "--runs=4")
     assert rows == {
         "preconditions": ("8", "3", "5", "1"),  # of attacks, too
         "draws, clean": ("4", "3", "1", "1"),
         "accuracy": ("4", "3", "1", "1"),
+        "digests of models": ("4", "3", "1", "1"),
         "draws, fgsm-0.1": ("4", "0", "4", "unknown"),
         "draws, sign-0.1": ("4", "0", "4", "unknown"),
     }
     assert summary == (
-        "15 tasks to compute: about 1 s with one process, and 8 tasks of kinds that have not run on this machine yet."
+        "16 tasks to compute: about 1 s with one process, and 8 tasks of kinds that have not run on this machine yet."
     )
     assert plan(calibration, "--runs=3") == (
-        dict.fromkeys(("preconditions", "accuracy", "draws, clean"), ("3", "3", "0", "-")),
+        dict.fromkeys(each, ("3", "3", "0", "-")),
         "The cache has all that is needed.",
     )
-    assert entries(plan.project) == 9
+    assert entries(plan.project) == 12
 
 
 def test_a_plan_is_what_a_run_computes(plan):

@@ -3,38 +3,29 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import cloudpickle
+import numpy as np
 import pytest
 import torch
 
-from vaecore import Store
+from vaecore import Store, load_images
 from vaecore.suite.study import cluster as module
 from vaecore.suite.study.addresses import check_address
 from vaecore.suite.study.cluster import Cluster
 from vaecore.suite.study.executors import Here
 from vaecore.suite.study.plan import Plan, WorkerDiedError
+from vaecore.suite.study.setup import given
+from vaecore.suite.study.study import Study, digest_tasks
 from vaecore.suite.study.tasks import Given, Task
 
 pytest.importorskip("distributed", reason="dask is not installed (uv pip install 'dask[distributed]')")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # dask warns of what it has to clean up
-
-SCHEDULER = """
-import sys
-from distributed.cli.dask_scheduler import main
-main(["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", sys.argv[1]])
-"""
-WORKER = """
-import sys
-from distributed.cli.dask_worker import main
-main(["--scheduler-file", sys.argv[1], "--no-nanny", "--nthreads", sys.argv[2], "--no-dashboard",
-      "--local-directory", sys.argv[3], *sys.argv[4:]])
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,39 +36,9 @@ def _functions_go_to_the_workers():
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-class Machines:
-    """A scheduler and workers as a user starts them, in processes that can be killed."""
-
-    def __init__(self, folder):
-        self.folder, self.file, self.workers = folder, folder / "scheduler.json", []
-        self.log = (folder / "log").open("a", encoding="utf-8")
-        self.scheduler = self._run(SCHEDULER, self.file)
-        end = time.monotonic() + 60
-        while not self.file.exists():
-            assert time.monotonic() < end
-            time.sleep(0.05)
-
-    def _run(self, code, *words):
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "default"}
-        command = [sys.executable, "-c", code, *map(str, words)]
-        return subprocess.Popen(command, env=environment, stderr=self.log)  # noqa: S603  # our own
-
-    def worker(self, *options, threads=1):
-        self.workers.append(self._run(WORKER, self.file, threads, self.folder, *options))
-        return self.workers[-1]
-
-    def end(self):
-        for process in (*self.workers, self.scheduler):
-            process.kill()
-            process.wait()
-        self.log.close()
-
-
 @pytest.fixture
-def machines(tmp_path):
-    there = Machines(tmp_path)
-    yield there
-    there.end()
+def machines(start_machines):
+    return start_machines()
 
 
 @contextmanager
@@ -200,6 +161,37 @@ def test_the_scheduler_has_few_tasks_at_a_time_and_no_more_is_held_than_fits(mac
         assert max(most) < cluster.slots == 3
         assert sum(size for _, size in cluster._held.values()) <= 5 << 20
         assert len(cluster._held) == 2
+
+
+def brightness(of, given):
+    """Of all pixels; a task that no worker has done before the other has begun one."""
+    time.sleep(0.2)
+    return {"of": of + given["pixels"].double().sum(), "labels": given["labels"].sum()}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sends"), [("same", "same", 0), ("same", "none", 1), ("none", "none", 1), ("other", "same", 1)]
+)
+def test_a_data_set_is_not_sent_where_the_workers_have_it(machines, store, tmp_path, monkeypatch, first, second, sends):
+    for folder, seed in (("here", 0), ("same", 0), ("other", 1)):
+        pixels = np.random.default_rng(seed).integers(0, 256, (120, 32, 32, 3), dtype=np.uint8)
+        parts = {"images": pixels, "labels": np.arange(120) % 10}
+        both = {f"{split}_{name}": part for split in ("train", "test") for name, part in parts.items()}
+        (tmp_path / folder).mkdir()
+        np.savez(tmp_path / folder / "cifar-10.npz", **both)
+    images = load_images("cifar-10", "train", tmp_path / "here")
+    for folder in (first, second):
+        machines.worker(VAECORE_DATA=str(tmp_path / folder))
+    with joined(machines, 2) as cluster:
+        sent, scatter = [], cluster._client.scatter
+        monkeypatch.setattr(
+            cluster._client, "scatter", lambda *given, **more: sent.append(1) or scatter(*given, **more)
+        )
+        results = Plan(store, cluster).results(tasks(brightness, range(8), given=given(images)))
+    total = float(images.pixels.double().sum())
+    assert [float(result["of"]) for result in results] == [place + total for place in range(8)]
+    assert {int(result["labels"]) for result in results} == {540}
+    assert len(sent) == sends
 
 
 # What may go wrong
@@ -352,12 +344,28 @@ def test_a_gpu_task_goes_to_a_worker_that_has_the_resource(machines, store):
         machines.worker("--resources", "GPU=1")
         results = Plan(store, cluster).results(tasks(process, range(4)))
         assert {int(result["process"]) for result in results} == {machines.workers[1].pid}
+        assert re.fullmatch(r"1 GPU worker of up to .*", cluster.note)
+
+
+def test_a_study_for_gpus_of_the_cluster_needs_none_here(machines, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    machines.worker("--resources", "GPU=1")
+    settings = {"device": "cuda", "cluster": str(machines.file), "profile": "smoke", "cache_dir": tmp_path / "cache"}
+    with joined(machines, 1), closing(Study.make("digits", **settings)) as study:
+        assert (study.facts.device, study.facts.workers, study.facts.gpu) == ("cuda", 1, None)
+        assert "cuda" in {task.arguments.get("device") for task in digest_tasks(study.setup)}
+        with pytest.raises(ValueError, match=r"device cuda with vae needs a CUDA GPU here, too, to check the model"):
+            Study.make("digits", vae=lambda seed: None, **settings)
+    with pytest.raises(ValueError, match="needs a CUDA GPU that torch can use; there is none"):
+        Study.make("digits", **settings | {"cluster": None})
 
 
 def environment(of):
-    """The variables of a worker's process that say how it computes; a task."""
-    names = ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_")
-    return {name: torch.tensor(int(os.environ.get(name, "-1"))) for name in names}
+    """The variables of a worker's process that say how it computes, and how a GPU would; a task."""
+    names, settings = ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_"), import_module("torch.backends.cudnn")
+    values = {name: int(os.environ.get(name, "-1")) for name in names}
+    values |= {"tf32": settings.allow_tf32, "repeatable": settings.deterministic}
+    return {name: torch.tensor(value) for name, value in values.items()}
 
 
 def test_what_is_started_here_listens_on_the_loopback_alone_and_leaves_this_process_as_it_is(store):
@@ -367,7 +375,7 @@ def test_what_is_started_here_listens_on_the_loopback_alone_and_leaves_this_proc
         assert dict(os.environ) == variables
         (there,) = Plan(store, cluster).results(tasks(environment, [0]))
         trim = int(variables.get("MALLOC_TRIM_THRESHOLD_", "-1"))
-        assert there == {"OMP_NUM_THREADS": 1, "MALLOC_TRIM_THRESHOLD_": trim}
+        assert there == {"OMP_NUM_THREADS": 1, "MALLOC_TRIM_THRESHOLD_": trim, "tf32": False, "repeatable": True}
         info = cluster._client.scheduler_info()
         addresses = [info["address"], *info["workers"], *(one["nanny"] for one in info["workers"].values())]
         assert len(addresses) == 3

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import cloudpickle
@@ -49,6 +50,12 @@ def process(of, **parts):
     total = of + sum(float(part["of"].sum()) for part in parts.values())
     facts = {"of": total, "process": os.getpid(), "threads": torch.get_num_threads(), "frozen": gc.get_freeze_count()}
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in facts.items()}
+
+
+def on_gpu():
+    """How a GPU would compute; a task."""
+    settings = import_module("torch.backends.cudnn")
+    return {"tf32": torch.tensor(settings.allow_tf32), "repeatable": torch.tensor(settings.deterministic)}
 
 
 def stumbles(of):
@@ -105,6 +112,31 @@ def test_what_takes_a_user_s_function_runs_in_this_process(store, workers):
 
     (result,) = Plan(store, workers).results([Task(called, {}, {"function": OwnFunction(own)}, "own", "own")])
     assert int(result["process"]) == os.getpid()
+
+
+def takes(of, size):
+    """A task that takes so many bytes for a moment."""
+    return {"of": torch.ones(size, dtype=torch.uint8)[:1] + of}
+
+
+LINUX = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is known on Linux alone")
+
+
+@LINUX
+def test_the_memory_that_tasks_take_is_told_by_their_title(store, workers):
+    titles = {"much": 400 << 20, "little": 1}
+    for title, size in titles.items():  # so that all that takes little comes after
+        Plan(store, workers).results([Task(takes, {"of": of, "size": size}, {}, "draws", title) for of in range(6)])
+    (much,), (little,) = (
+        Plan(store).costs([Task(takes, {"of": 0, "size": size}, {}, "draws", title)]) for title, size in titles.items()
+    )
+    assert little.peak > 50 << 20
+    assert 380 << 20 < much.peak - little.peak < 420 << 20
+
+
+def test_workers_compute_on_a_gpu_as_exactly_as_this_process(store, workers):
+    (result,) = Plan(store, workers).results([Task(on_gpu, {}, {}, "draws", "numbers")])
+    assert result == {"tf32": False, "repeatable": True}
 
 
 def test_an_error_in_a_worker_is_raised_to_whoever_asks(store, workers):

@@ -59,21 +59,25 @@ def _call(item: pytest.Item, planning: Study) -> str:
     return ""
 
 
-_NUMBERS = 44  # columns of the terminal that the numbers of a plan take
+_NUMBERS = 52  # columns of the terminal that the numbers of a plan take
 
 
 def table(
     costs: Sequence[Cost], mistakes: Mapping[str, str], workers: int, seconds: float, *, width: int, unicode: bool
 ) -> str:
-    """What a run would compute, as text for the terminal; seconds: that it may take with so many workers."""
+    """What a run would compute, as text for the terminal; seconds: that it may take with so many workers.
+
+    GiB: that a worker took at most while it ran such a task.
+    """
     grid = Grid(box=box.SIMPLE if unicode else terminal.ASCII, show_edge=False)
     grid.add_column("tasks", no_wrap=True, max_width=max(width, 60) - _NUMBERS)  # long ones are cut, never a number
-    for title in ("needed", "cached", "to compute", "seconds"):
+    for title in ("needed", "cached", "to compute", "seconds", "GiB"):
         grid.add_column(title, justify="right", no_wrap=True)
     for cost in costs:
         left = cost.tasks - cost.stored
         each = "-" if not left else "unknown" if cost.seconds is None else _rounded(cost.seconds)
-        grid.add_row(printable(cost.title), f"{cost.tasks:,}", f"{cost.stored:,}", f"{left:,}", each)
+        memory = f"{cost.peak / 2**30:.1f}" if cost.peak else "-"
+        grid.add_row(printable(cost.title), f"{cost.tasks:,}", f"{cost.stored:,}", f"{left:,}", each, memory)
     console = terminal.recording(max(width, 60), color=False)
     console.print(grid)
     console.print(f"\n{_estimate(costs, workers, seconds)} Nothing was computed.", soft_wrap=True)

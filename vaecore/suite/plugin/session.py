@@ -80,7 +80,7 @@ class ClaimsSession:
         """The study that the options ask for, made when first asked for; raises pytest.UsageError for bad options."""
         option, asked = self.config.getoption, self.request
         try:
-            device = device_of(option("--device"))
+            device = device_of(option("--device"), cluster=option("--cluster") is not None)
             setup = Setup(
                 self.dataset,
                 protocol_of(self.dataset.test, asked.profile, asked.draws, asked.budget),

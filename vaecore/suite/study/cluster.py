@@ -1,9 +1,9 @@
 """An executor of a dask cluster: the same tasks on the workers of a scheduler, here or on other machines.
 
 The workers need no folder in common with the one who asks. A task goes to a worker as its function's name, plain
-values and keys; small inputs go with it, large ones once. What a task gives comes back, to be stored by the one who
-asks; a large result also stays with the worker that made it, for tasks that need it. Dask pickles what it sends: a
-scheduler, its workers and the one who asks must trust each other.
+values and keys. Small inputs go with it, large ones once, and data sets that the workers have not at all. What a task
+gives comes back, to be stored by the one who asks; a large result also stays with the worker that made it, for tasks
+that need it. Dask pickles what it sends: a scheduler, its workers and the one who asks must trust each other.
 """
 
 import asyncio
@@ -17,11 +17,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, TypeAlias
 
-from vaecore import keep_freed_memory
+from vaecore import keep_freed_memory, load_images
 from vaecore.suite.study.addresses import LOCAL, check_address
 from vaecore.suite.study.executors import (
     LARGE,
@@ -30,16 +31,17 @@ from vaecore.suite.study.executors import (
     Needs,
     Outcome,
     Packed,
+    exact_on_gpu,
     once_of,
     pack,
-    peak_bytes,
     size_of,
-    timed,
+    timed_by_worker,
     unpack,
 )
 from vaecore.suite.study.sources import code_digest
-from vaecore.suite.study.tasks import Task
-from vaecore.suite.text import duration
+from vaecore.suite.study.tasks import Given, Task
+from vaecore.suite.text import counted, duration
+from vaecore.toolkit import Tensors
 
 PATIENCE = 600.0  # seconds that a run waits for a worker
 _CONNECT = 10.0  # seconds to reach a scheduler
@@ -48,7 +50,7 @@ _COLLECTORS = 4  # threads that fetch results
 _LOOK = 1.0  # seconds between looks at the cluster
 _AHEAD = 3  # tasks for each worker that the scheduler has: one that runs, and others so that no worker waits
 _HELD = 1 << 30  # bytes of large inputs that stay on the cluster
-Sent: TypeAlias = tuple[Packed, float, int]  # a result, the seconds that it took, and the worker's peak of memory
+Sent: TypeAlias = tuple[Packed, float, int]  # a result, the seconds and the memory that it took (`Outcome`)
 _TRIES = 5  # times that a task is submitted whose inputs were lost
 
 
@@ -58,6 +60,19 @@ _START = "(dask worker --nthreads 1, and --nworkers for more of them)"
 
 class WorkerError(LostError):
     """A worker that cannot be used, as it has other code or more than one thread."""
+
+
+class AbsentError(LookupError):
+    """A worker lacks a data set, whose images must be sent."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A data set in place of its images, for workers that have it. digest: of the images that it must have."""
+
+    name: str
+    split: str
+    digest: str
 
 
 class Cluster:
@@ -76,9 +91,11 @@ class Cluster:
         distributed = _distributed()
         self.workers, self.address, self.dashboard = 0, address, ""
         self._patience, self._resources = patience, {"GPU": 1} if gpu else {}
+        self._kind = "GPU worker" if gpu else "worker"
         self._stack, self._lock = ExitStack(), threading.RLock()
         self._pending: dict[Future[Outcome], Any] = {}  # with dask's future of the same
         self._held: OrderedDict[str, tuple[Any, int]] = OrderedDict()  # large inputs on the cluster, and their bytes
+        self._absent: set[Named] = set()  # data sets that a worker lacks
         self._tries: Counter[str] = Counter()
         self._name, self._submitted = uuid.uuid4().hex[:8], 0
         self._received = self._peak = 0  # bytes: of all results, and that a worker took at most
@@ -155,14 +172,14 @@ class Cluster:
 
     @property
     def _counted(self) -> str:
-        return f"{self.workers:,} worker{'' if self.workers == 1 else 's'}"
+        return counted(self.workers, self._kind)
 
     @property
     def note(self) -> str:
         """Workers, the memory that they took, tasks that they have, and what came back; or that none is there."""
         if (since := self._alone_since) is not None:
             left = self._patience - (time.monotonic() - since)
-            return f"no worker is left on the cluster; waiting for one, {duration(max(left, 0))} more"
+            return f"no {self._kind} is left on the cluster; waiting for one, {duration(max(left, 0))} more"
         peak = f" of up to {self._peak / 2**30:.1f} GiB" if self._peak else ""
         received = f"{self._received / 2**20:,.1f} MiB received"
         return f"{self._counted}{peak}, {len(self._pending):,} on the cluster, {received}"
@@ -170,9 +187,9 @@ class Cluster:
     def submit(self, task: Task, needs: Needs) -> "Future[Outcome]":
         """Have a worker run a task."""
         future: Future[Outcome] = Future()
-        keys, once = [*needs], once_of(task)
+        keys, once, named = [*needs], once_of(task), _named(task)
         try:
-            inputs = [self._input(key, needs[key], kept=key not in once) for key in keys]
+            inputs = [self._input(key, needs[key], named.get(key), kept=key not in once) for key in keys]
             with self._lock:
                 self._submitted += 1
                 remote = self._client.submit(
@@ -213,8 +230,8 @@ class Cluster:
         self._held.clear()
         self._stack.close()
 
-    def _input(self, key: str, get: Callable[[], Any], *, kept: bool) -> Any:
-        """What stands for an input: dask's future of one that the cluster holds, else the tensors' bytes."""
+    def _input(self, key: str, get: Callable[[], Any], named: Named | None, *, kept: bool) -> Any:
+        """What stands for an input: dask's future of what the cluster holds, a set's name, or the tensors' bytes."""
         with self._lock:
             if key in self._held and self._held[key][0].status in ("finished", "pending"):
                 self._held.move_to_end(key)
@@ -222,6 +239,8 @@ class Cluster:
         packed = pack(get())
         if size_of(packed) < LARGE or not kept or not self.workers:
             return packed, 0.0, 0
+        if named is not None and named not in self._absent:
+            return named
         try:
             (remote,) = self._client.scatter([(packed, 0.0, 0)], hash=False)
         except OSError:  # no worker at present, or one that just went: the scheduler keeps it until there is one
@@ -242,7 +261,10 @@ class Cluster:
         try:
             self._take(key, future, remote, remote.result(timeout=_RESULT))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # whoever asks for the result gets it
-            if remote.status == "error":
+            if isinstance(error, AbsentError):
+                self._absent.add(error.args[0])
+                self._end(future, AgainError(key))
+            elif remote.status == "error":
                 self._end(future, error)
             elif isinstance(error, TimeoutError) and self._client.status == "running":
                 self._pool.submit(_finish, weakref.ref(self), key, future, remote)  # it is computed once more, say
@@ -257,7 +279,7 @@ class Cluster:
             self._peak = max(self._peak, peak)
         if size >= LARGE:
             self._hold(key, remote, size)
-        self._end(future, Outcome(unpack(packed), seconds))
+        self._end(future, Outcome(unpack(packed), seconds, peak))
 
     def _lost(self, key: str) -> RuntimeError:
         """Why a task has no result that did not fail, and that nobody here cancelled."""
@@ -300,7 +322,8 @@ class Cluster:
         elif since is None:
             self._alone_since = time.monotonic()
         elif time.monotonic() - since > self._patience:
-            self._give_up(LostError(f"no worker was left on the cluster {self.address} for {duration(self._patience)}"))
+            waited = duration(self._patience)
+            self._give_up(LostError(f"no {self._kind} was left on the cluster {self.address} for {waited}"))
 
     def _give_up(self, error: LostError) -> None:
         with self._lock:
@@ -347,8 +370,14 @@ def _reported(distributed: Any, client: Any, file: str) -> Iterator[None]:
             warnings.warn(f"dask's performance report could not be written to {file}: {error}", stacklevel=2)
 
 
-def _work(task: Task, code: str, keys: list[str], *inputs: Sent) -> Sent:
-    """Run a task in a worker; inputs: as this function gives results."""
+def _named(task: Task) -> dict[str, Named]:
+    """The data sets among what a task needs, by key."""
+    given = [need for need in task.needs if isinstance(need, Given)]
+    return {need.key: Named(*need.named, need.content) for need in given if need.named is not None}
+
+
+def _work(task: Task, code: str, keys: list[str], *inputs: Sent | Named) -> Sent:
+    """Run a task in a worker; inputs: as this function gives results, or data sets."""
     from distributed import get_worker  # noqa: PLC0415  # which the worker has
 
     _prepare()
@@ -359,13 +388,35 @@ def _work(task: Task, code: str, keys: list[str], *inputs: Sent) -> Sent:
             "the workers of the cluster must have this package and its libraries as they are here; one has others"
             " (install the same versions there, and start its workers anew)"
         )
-    outcome = timed(task, {key: unpack(packed) for key, (packed, *_) in zip(keys, inputs, strict=True)})
-    return pack(outcome.result), outcome.seconds, (peak_bytes() or (0,))[0]
+    outcome = timed_by_worker(task, {key: _received(value) for key, value in zip(keys, inputs, strict=True)})
+    return pack(outcome.result), outcome.seconds, outcome.peak
+
+
+def _received(value: Sent | Named) -> Tensors:
+    if not isinstance(value, Named):
+        return unpack(value[0])
+    images = _loaded(value)
+    if images is None:
+        raise AbsentError(value)
+    return images
+
+
+@lru_cache(maxsize=4)
+def _loaded(named: Named) -> Tensors | None:
+    """A data set of this machine's data folder, with these very images; None where there is none. Downloads nothing."""
+    try:
+        images = load_images(named.name, named.split, download=False)
+    except (OSError, ValueError):
+        return None
+    if images.digest != named.digest:
+        return None
+    return {"pixels": images.pixels} | ({} if images.labels is None else {"labels": images.labels})
 
 
 @lru_cache(maxsize=1)
 def _prepare() -> None:
-    """Set up a worker's process once: its allocator, and a garbage collector that leaves alone what is imported."""
+    """Set up a worker's process once: its GPU, its allocator, and a garbage collector that leaves alone imports."""
+    exact_on_gpu()
     keep_freed_memory()
     gc.collect()
     gc.freeze()

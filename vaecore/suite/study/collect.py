@@ -23,7 +23,7 @@ from vaecore.suite.study.decisions import ASKED
 from vaecore.suite.study.draws import DRAWS
 from vaecore.suite.study.sections import cleaning, consistency, decisions, outside, trials
 from vaecore.suite.study.smoothing import SIGMAS
-from vaecore.suite.study.study import Study, accuracy_tasks
+from vaecore.suite.study.study import Study, accuracy_tasks, digest_tasks
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.study.trials import trial_tasks
 
@@ -45,6 +45,7 @@ def tasks(study: Study) -> list[Task]:
         *([] if setup.training is None else decisions.tasks(study)),
         *sheet_tasks(setup),
         *accuracy_tasks(setup),
+        *digest_tasks(setup),
     ]
 
 
@@ -57,6 +58,7 @@ def summary_tasks(study: Study, names: Collection[str]) -> list[Task]:
         *trials.flag_tasks(setup, chosen).values(),
         *outside.matrix_tasks(setup, sets),
         *accuracy_tasks(setup),
+        *digest_tasks(setup),
     ]
 
 

@@ -17,7 +17,8 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -41,10 +42,14 @@ _LOOK = 1.0  # seconds between a worker's looks at the process above it
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task gave, and the seconds that it took."""
+    """What a task gave, the seconds that it took, and the most bytes that a worker's process took meanwhile.
+
+    peak: 0 where it is not known: outside Linux, and in the process that asks, which is not a worker.
+    """
 
     result: Tensors
     seconds: float
+    peak: int = 0
 
 
 Needs: TypeAlias = Mapping[str, Callable[[], Tensors]]
@@ -206,6 +211,13 @@ def _remove(folder: Path) -> None:
         resource_tracker.unregister(str(folder), "folder")
 
 
+def exact_on_gpu() -> None:
+    """Have a GPU compute in this process as exactly and as repeatably as a CPU does."""
+    # TF32 keeps ten bits of a float: too few for images that sit on a decision boundary.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+
+
 def once_of(task: Task) -> set[str]:
     """Keys of the inputs that no other task takes, and that nobody need keep."""
     return {need.key for need in task.needs if isinstance(need, Given) and need.once}
@@ -238,6 +250,18 @@ def timed(task: Task, needs: Results) -> Outcome:
     return Outcome(result, time.perf_counter() - start)
 
 
+def timed_by_worker(task: Task, needs: Results) -> Outcome:
+    """The same in a worker's process, whose memory is of this task, and of what it keeps for others."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far; see proc(5)
+    outcome = timed(task, needs)
+    peak = 0
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        peak = sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return replace(outcome, peak=peak)
+
+
 def peak_bytes() -> tuple[int, int] | None:
     """The most memory that this process took, and one that it started and that has ended; None where not known."""
     if sys.platform == "win32":
@@ -262,6 +286,7 @@ def _start(parent: int, _edits: int) -> None:
     if os.name == "posix":
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
+    exact_on_gpu()
     keep_freed_memory()
     gc.collect()
     gc.freeze()
@@ -281,7 +306,7 @@ def _end_with(parent: int) -> None:
 
 def _work(task: Task, sent: dict[str, Any]) -> Outcome:
     """Run a task in a worker."""
-    return timed(task, {key: _received(key, value) for key, value in sent.items()})
+    return timed_by_worker(task, {key: _received(key, value) for key, value in sent.items()})
 
 
 _inputs: OrderedDict[str, Tensors] = OrderedDict()

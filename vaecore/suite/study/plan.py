@@ -68,13 +68,15 @@ def silent(_: str) -> Iterator[Callable[[Work], None]]:
 class Cost:
     """Of the tasks under a title: how many there are, how many the store has, and the seconds that the rest may take.
 
-    seconds: summed over tasks; None where no task of this title has run on this machine.
+    seconds: summed over tasks; None where no task of this title has run on this machine. peak: bytes that a worker took
+    at most while it ran one of them; 0 where that is not known.
     """
 
     title: str
     tasks: int
     stored: int
     seconds: float | None
+    peak: int = 0
 
 
 @dataclass
@@ -84,6 +86,7 @@ class Plan:
     study: its data set, by which the store's entries are told apart. planning: tasks that are asked for are only noted
     in `asked`, and NotComputedError is raised. seconds: that tasks of each stage took here, over all processes; wall:
     that computing took. failures: errors of tasks, by key, which are raised again whenever the result is asked for.
+    peaks: bytes that a worker took at most, by the title of what it ran.
     """
 
     store: Store
@@ -95,6 +98,7 @@ class Plan:
     seconds: dict[str, float] = field(default_factory=dict)
     wall: float = 0.0
     failures: dict[str, Exception] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)
     _used: dict[str, Task] = field(default_factory=dict)  # what was asked for, by key
     _times: "dict[str, deque[float]] | None" = None
     _memory: dict[str, Tensors] = field(default_factory=dict)
@@ -234,7 +238,7 @@ class Plan:
             count = sum(task.title == title for task in every.values())
             left = sum(task.title == title for task in missing.values())
             needed = left * median(took[title]) if title in took else None if left else 0.0
-            costs.append(Cost(title, count, count - left, needed))
+            costs.append(Cost(title, count, count - left, needed, self.peaks.get(title, 0)))
         return costs
 
     def duration(self, tasks: Iterable[Task], workers: int) -> float:
@@ -268,8 +272,12 @@ class Plan:
             with suppress(KeyError, ValueError):  # no task's, or damaged
                 seconds, took = float(notes["seconds"]), own if notes["study"] == self.study else others
                 took.setdefault(notes["title"], deque(maxlen=_SAMPLES)).append(seconds)
+                self._note_peak(notes["title"], int(notes.get("peak", 0)))
         self._times = others | own
         return self._times
+
+    def _note_peak(self, title: str, peak: int) -> None:
+        self.peaks[title] = max(self.peaks.get(title, 0), peak)
 
     def _left(self, unfinished: Mapping[str, int], took: Mapping[str, Iterable[float]]) -> float | None:
         """Seconds that unfinished tasks, counted by title, may take on all workers; None where a title has not run."""
@@ -356,7 +364,8 @@ class Plan:
         result, stage = outcome.result, task.stage
         self._damaged.discard(task.key)
         self.seconds[stage] = self.seconds.get(stage, 0.0) + outcome.seconds
-        notes = {"title": task.title, "study": self.study, "code": json.dumps(code_of(task))}
+        notes = {"title": task.title, "study": self.study, "code": json.dumps(code_of(task)), "peak": str(outcome.peak)}
+        self._note_peak(task.title, outcome.peak)
         if not self.store.write(stage, task.key, result, seconds=outcome.seconds, notes=notes):
             self._unstored[task.key] = result
         return result

@@ -9,6 +9,7 @@ import torch
 
 from vaecore import Images, load_images, reference_configs
 from vaecore.suite.study.conditions import Condition
+from vaecore.suite.study.executors import exact_on_gpu
 from vaecore.suite.study.live import Live
 from vaecore.suite.study.model_checks import check_model
 from vaecore.suite.study.models import (
@@ -31,6 +32,7 @@ from vaecore.suite.study.signals import look, thresholds
 from vaecore.suite.study.tasks import Given, Task, remember
 from vaecore.toolkit import (
     EMBEDDED,
+    LOADED_SHAPES,
     TORCHVISION,
     Precision,
     check_precision,
@@ -78,17 +80,15 @@ class Dataset:
         return load_images(self.name, split, self.root)
 
 
-def device_of(name: str) -> torch.device:
-    """The device of an option; on a GPU, results are to be as exact and as repeatable as on a CPU."""
+def device_of(name: str, *, cluster: bool = False) -> torch.device:
+    """The device of an option, on which results are exact and repeatable. cluster: it is that of workers elsewhere."""
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"--device must be auto, cpu or cuda; got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
+    if name == "cuda" and not cluster and not torch.cuda.is_available():
         raise ValueError("--device cuda needs a CUDA GPU that torch can use; there is none (use --device auto)")
     device = default_device() if name == "auto" else torch.device(name)
     if device.type == "cuda":
-        # TF32 keeps ten bits of a float: too few for images that sit on a decision boundary.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
+        exact_on_gpu()
     return device
 
 
@@ -143,6 +143,9 @@ class Setup:
     def check(self) -> None:
         """Raise now what would otherwise be raised late: unusable data, models that are not there."""
         check_precision(self.precision, self.device)
+        own = " and ".join(f"--{kind}" for text, kind in self.options if text is not None)
+        if own and self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"--device cuda with {own} needs a CUDA GPU here, too, to check the model; there is none")
         assert self.test.labels is not None
         _ = self.sets.sources
         if self.test.labels.min() == self.test.labels.max():
@@ -532,5 +535,6 @@ def given(images: Images, indices: torch.Tensor | None = None) -> Given:
     tensors = {"pixels": images.pixels}
     tensors |= {} if images.labels is None else {"labels": images.labels}
     if indices is None:
-        return Given(tensors, images.digest)
+        named = (images.name, images.split) if images.name in LOADED_SHAPES else None
+        return Given(tensors, images.digest, named)
     return Given(tensors | {"indices": indices})

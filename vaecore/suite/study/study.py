@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vaecore import Store, keep_freed_memory
+from vaecore import Autoencoder, Store, keep_freed_memory
 from vaecore.suite.budget import budget_of
 from vaecore.suite.cache import cache_folder
 from vaecore.suite.facts import Facts, Precondition
@@ -41,7 +41,7 @@ from vaecore.suite.study.preconditions import (
 from vaecore.suite.study.progress import bars
 from vaecore.suite.study.protocol import PROFILES, draws_of, profile_of, protocol_of, seed_of
 from vaecore.suite.study.sets import Sets
-from vaecore.suite.study.setup import PROBE, Setup, choose_dataset, device_of, given_dataset
+from vaecore.suite.study.setup import PROBE, Setup, choose_dataset, device_of, given, given_dataset
 from vaecore.suite.study.sources import look_again
 from vaecore.suite.study.stream import score_stream
 from vaecore.suite.study.tables import Content, Table, failures, join
@@ -123,7 +123,7 @@ class Study:
                 raise ValueError(f"profile must be one of {', '.join(PROFILES)}; got {profile!r}")
             budget = None if epsilon is None else budget_of(str(epsilon))
             looked_at = profile_of(profile, runs, images, attack_share)
-            place, models = device_of(device), {"vae": vae, "classifier": classifier}
+            place, models = device_of(device, cluster=cluster is not None), {"vae": vae, "classifier": classifier}
             setup = Setup(
                 chosen,
                 protocol_of(chosen.test, looked_at, draws_of(draws), budget),
@@ -133,10 +133,10 @@ class Study:
                 precision=precision,
                 ood=tuple(ood),
             )
+            setup.check()  # before a cluster is started
             store = Store(cache_folder(None if cache_dir is None else str(cache_dir)), shared=shared_cache)
             executor = executor_of(workers, place, small=profile == "smoke", cluster=cluster)
             study = cls.of(setup, store, executor, bars() if meter is None else meter)
-            setup.check()
             _ = study.facts
         except ValueError as error:  # of an option, which is a keyword here
             raise ValueError(as_keywords(str(error))) from error
@@ -276,14 +276,8 @@ class Study:
     @cached_property
     def digests(self) -> list[dict[str, str]]:
         """Digests of each run's models: their weights and behaviour."""
-        probe = self.setup.test.pixels[:PROBE].to(self.setup.device)
-        return [
-            {
-                "vae": model_digest(run.vae, "vae", probe),
-                "classifier": model_digest(run.classifier, "classifier", probe),
-            }
-            for run in self.runs
-        ]
+        found = self.plan.results(digest_tasks(self.setup), "digests of models")
+        return [{kind: bytes(one[kind].tolist()).hex() for kind in one} for one in found]
 
     def claims(self, *ids: str, report_dir: str | PathLike[str] | None = None) -> "Tidy":
         """The verdicts of the package's claims on this study, a row each: a tidy table with `to_frame()` and `csv()`.
@@ -378,7 +372,7 @@ class Study:
             pilot=setup.pilot,
             too_little=_too_little(setup),
             device=setup.device.type,
-            gpu=torch.cuda.get_device_name(setup.device) if setup.device.type == "cuda" else None,
+            gpu=torch.cuda.get_device_name() if setup.device.type == "cuda" and torch.cuda.is_available() else None,
             workers=executor.workers,
             threads=torch.get_num_threads(),
             left_out=self.outside.left_out,
@@ -428,6 +422,22 @@ def accuracy_tasks(setup: Setup) -> list[Task]:
         )
         for number in range(len(setup.seeds))
     ]
+
+
+def digest_tasks(setup: Setup) -> list[Task]:
+    """The bytes of the digests of each run's models."""
+    models = [{kind: setup.model(kind, number) for kind in ("vae", "classifier")} for number in range(len(setup.seeds))]
+    probe = given(setup.test.take(slice(PROBE)))
+    return [
+        Task(_digests, {"device": str(setup.device)}, {"probe": probe, **both}, "digests", "digests of models")
+        for both in models
+    ]
+
+
+def _digests(device: str, probe: Tensors, vae: Autoencoder, classifier: Classify) -> Tensors:
+    pixels, models = probe["pixels"].to(device), {"vae": vae, "classifier": classifier}
+    digests = {kind: bytes.fromhex(model_digest(model, kind, pixels)) for kind, model in models.items()}
+    return {kind: torch.tensor([*one], dtype=torch.uint8) for kind, one in digests.items()}
 
 
 def _accuracy(device: str, test: Tensors, classifier: Classify) -> Tensors:

@@ -23,13 +23,15 @@ _REMEMBERED = 32  # models and images that a process keeps for its next tasks
 class Given:
     """Tensors that are given from the start, such as images. In another process it is a key alone.
 
-    content: a digest of them, where one has been computed already. once: whether one task alone takes them.
+    content: a digest of them, where one has been computed already. named: name and split of the set that they may be,
+    which another machine may have. once: whether one task alone takes them.
     """
 
     once: ClassVar[bool] = False
 
     tensors: Tensors = field(repr=False)
     content: str = ""
+    named: tuple[str, str] | None = None
 
     @cached_property
     def key(self) -> str:
