@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,12 @@ from sklearn.datasets import load_digits
 from vaecore import VAE, Classifier, ClassifierConfig, Store, VAEConfig, load_classifier, load_vae
 from vaecore.suite import results as results_file
 from vaecore.suite.report import writing
+from vaecore.suite.study import setup
+from vaecore.suite.study.cluster import Cluster
+from vaecore.suite.study.conditions import CLEAN, FGSM, JOINT, LBFGS
+from vaecore.suite.study.draws import DRAWS
+from vaecore.suite.study.plan import Plan, WorkerDiedError
+from vaecore.suite.study.protocol import Profile, Protocol
 from vaecore.toolkit import read_tensors, seeded
 
 HERE = Path(__file__).parent
@@ -136,6 +143,65 @@ def test_runs_that_share_a_cache(undisturbed, count, tmp_path):
     outcomes = [json.loads(process.communicate(timeout=900)[0]) for process in started]
     broken = [undisturbed.differs(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
     count("runs that share a cache", each, [*filter(None, broken), *torn(f"{tmp_path}/cache")])
+
+
+def entries(folder):
+    """Contents of all stored results."""
+    tensors = {path.name: read_tensors(path)[1] for path in Path(folder).glob("*/*.safetensors")}
+    return {name: {part: value.numpy().tobytes() for part, value in of.items()} for name, of in tensors.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # dask warns of what it has to clean up
+def test_a_cluster_killed_at_random_moments(start_machines, chance, large, count, tmp_path, monkeypatch):
+    """Whether a worker or the scheduler is killed, a run, or the same one once more, gives what one process does."""
+    pytest.importorskip("distributed", reason="dask is not installed (uv pip install 'dask[distributed]')")
+    configs = VAEConfig(latent_size=4, hidden_size=16, epochs=2), ClassifierConfig((3, 4), 8, epochs=1)
+    monkeypatch.setattr(setup, "reference_configs", lambda _: configs)
+    protocol = Protocol(Profile("test", runs=2, images=60, lbfgs_images=20, adaptive_images=6), shard=5)
+    study = setup.Setup(setup.Dataset("digits", ""), protocol, device=torch.device("cpu"))
+    tasks = [task for condition in (CLEAN, FGSM(1), LBFGS, JOINT(1.5)) for task in DRAWS.tasks(study, condition)]
+    Plan(Store(tmp_path / "alone")).compute(tasks, "alone")
+    expected = entries(tmp_path / "alone")
+
+    machines = start_machines()
+    for _ in range(2):
+        machines.worker()
+    kills, losses, broken, number, seconds = 0, 0, [], 0, 60.0
+    while kills < (20 if large else 2):
+        cluster = Cluster(str(machines.file))
+        done = threading.Event()
+        begin, wait = time.monotonic(), chance.uniform(0, 0.8 * seconds)
+        victim = machines.scheduler if chance.random() < 0.2 else chance.choice(machines.alive)
+
+        def kill(done=done, wait=wait, victim=victim):
+            if not done.wait(wait):
+                victim.kill()
+
+        killer = threading.Thread(target=kill)
+        if number:  # the first run says how long one takes
+            killer.start()
+        try:
+            Plan(Store(tmp_path / f"{number}"), cluster).compute(tasks, "on a cluster")
+        except WorkerDiedError:
+            losses += 1
+        finally:
+            done.set()
+            cluster.close()
+        if number:
+            killer.join()
+            kills += victim.poll() is not None
+        else:
+            seconds = time.monotonic() - begin
+        if machines.scheduler.poll() is not None:
+            machines = start_machines()
+            Plan(Store(tmp_path / f"{number}")).compute(tasks, "the rest")
+        while len(machines.alive) < 2:
+            machines.worker()
+        if entries(tmp_path / f"{number}") != expected:
+            broken.append(f"after {wait:.2f} s of {seconds:.2f}: other results than of one process, on a cluster")
+        number += 1
+    count("clusters whose worker or scheduler was killed", kills, broken, [f"the scheduler was lost {losses} times"])
 
 
 @pytest.mark.slow
