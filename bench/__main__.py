@@ -1,4 +1,7 @@
-"""`python -m bench`: table or plot of benchmark runs, from pytest-benchmark's JSON; of several runs, their medians."""
+"""`python -m bench`: table or plot of benchmark runs, from pytest-benchmark's JSON; of several runs, their medians.
+
+`python -m bench scaling` measures executors.
+"""
 
 import argparse
 import json
@@ -6,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench import scaling
 from bench.plot import plot, throughput
 from bench.table import machine, markdown, medians, tables
 
@@ -24,7 +28,15 @@ def main() -> int:
             help="what `pytest bench --benchmark-json=RESULTS` wrote, once or repeatedly",
         )
     drawn.add_argument("--figure", type=Path, required=True, help="a .png, .svg or .pdf to write")
+    measured = commands.add_parser("scaling", help="what executors cost", description=scaling.__doc__)
+    measured.add_argument("what", choices=tuple(scaling.WHAT))
+    measured.add_argument("--on", default="2", metavar="WHERE", help="1, 2, ... processes, or a cluster (default: 2)")
+    measured.add_argument("--count", type=int, metavar="N", help="of tasks, repeats or images")
     options = parser.parse_args()
+    if options.command == "scaling":
+        function, count = scaling.WHAT[options.what]
+        print(f"{options.what}, on {options.on}:", function(options.on, options.count or count))  # noqa: T201
+        return 0
     runs = [_read(parser, path) for path in options.results]
     names, hosts = ", ".join(str(path) for path in options.results), {machine(run["machine_info"]) for run in runs}
     if len(hosts) > 1:
