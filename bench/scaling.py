@@ -1,7 +1,7 @@
 """What executors cost: a task's overhead, their start, memory for a stream of images, and how well `--plan` foretells.
 
-Tasks run where `--on` says: "1", this process; "2", so many of its own; or a cluster's address, such as "local:2".
-docs/scaling.md has the figures.
+`waiting` and `computing` are tasks that do so, of which a plan foretells the seconds. Tasks run where `--on` says: "1",
+this process; "2", so many of its own; or a cluster's address, such as "local:2". docs/scaling.md has the figures.
 """
 
 import gc
@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +59,20 @@ def start(where: str, count: int) -> str:
     return f"{first:.2f} s to the first result, {every:.2f} s to those of {count:,} tasks of 0.1 s"
 
 
-def simulation(where: str, count: int) -> str:
-    """Seconds that a plan foretells for tasks that wait, and for tasks that compute, and what they took, repeatedly."""
+def simulation(function: Callable[..., Tensors], where: str, count: int) -> str:
+    """Seconds that a plan foretells for chains of tasks, and what they take, so many times."""
     lines = []
     with tempfile.TemporaryDirectory() as folder, closing(_executor(where)) as executor:
-        for function in (waits, computes):
-            plan = Plan(Store(folder), executor)
-            plan.compute(_chains(function, -1, _CALIBRATED), "calibration")
-            for place in range(count):
-                tasks = _chains(function, place)
-                foretold, begin = plan.duration(tasks, executor.workers), time.perf_counter()
-                plan.compute(tasks, "chains")
-                took = time.perf_counter() - begin
-                lines.append(f"{function.__name__}: {len(tasks)} tasks, {foretold:.2f} s foretold, {took:.2f} s taken")
+        plan = Plan(Store(folder), executor)
+        plan.compute(_chains(function, -1, max(_CALIBRATED, executor.workers)), "calibration")
+        for place in range(count):
+            tasks = _chains(function, place)
+            foretold, begin = plan.duration(tasks, executor.workers), time.perf_counter()
+            plan.compute(tasks, "chains")
+            took = time.perf_counter() - begin
+            lines.append(f"{len(tasks)} tasks, {foretold:.2f} s foretold, {took:.2f} s taken")
         executor.cancel()
-    return "\n".join(lines)
+    return "; ".join(lines)
 
 
 def stream(where: str, count: int) -> str:
@@ -102,14 +102,6 @@ def stream(where: str, count: int) -> str:
         f"{count:,} images in {seconds:.0f} s; this process: {_mib(before)} before, up to {_mib(_peak())} then;"
         f" workers: up to {_mib(workers_took)}"
     )
-
-
-WHAT = {
-    "overhead": (overhead, 10_000),
-    "start": (start, 20),
-    "simulation": (simulation, 3),
-    "stream": (stream, 100_000),
-}
 
 
 def small_vae(seed: int) -> VAE:
@@ -169,6 +161,15 @@ def computes(of: Any, seconds: float, before: Tensors | None = None) -> Tensors:
 
 def _after(of: Any, before: Tensors | None) -> Tensors:
     return {"of": torch.tensor(of), **({} if before is None else {"before": before["of"]})}
+
+
+WHAT: dict[str, tuple[Callable[[str, int], str], int]] = {
+    "overhead": (overhead, 10_000),
+    "start": (start, 20),
+    "waiting": (partial(simulation, waits), 3),
+    "computing": (partial(simulation, computes), 3),
+    "stream": (stream, 100_000),
+}
 
 
 def _place(where: str) -> tuple[int | None, str | None]:
