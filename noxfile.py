@@ -67,9 +67,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def bridges(session: nox.Session) -> None:
-    """Do the snippets of docs/bridges.md work with the libraries that they are about?"""
+    """Do docs/bridges.md and streams of images work with the libraries that they are about?"""
     session.install("-e", ".[suite]", *nox.project.dependency_groups(PROJECT, "bridges"))
-    session.run("python", "-m", "pytest", "tests/test_bridges.py", "-rs", *session.posargs, env=COMPILED)
+    tests = ("tests/test_bridges.py", "tests/suite/study/test_stream.py")
+    session.run("python", "-m", "pytest", *tests, "-rs", *session.posargs, env=COMPILED)
 
 
 @nox.session

@@ -51,7 +51,7 @@ def test_scores_are_those_of_all_images_at_once(study, pixels, tmp_path, form):
         np.save(tmp_path / "all.npy", as_floats(pixels))
         given = np.load(tmp_path / "all.npy", mmap_mode="r")
     elif form == "zarr":
-        zarr = pytest.importorskip("zarr", reason="zarr is not installed (uv pip install zarr)")
+        zarr = pytest.importorskip("zarr", reason="zarr is not installed (nox -s bridges has it)")
         given = zarr.create_array(tmp_path / "all.zarr", data=as_floats(pixels), chunks=(7, *pixels.shape[1:]))
     else:
         given = pixels if form == "bytes" else as_floats(pixels)
