@@ -65,6 +65,7 @@ def test_nothing_is_left_to_compute(again):
     """Not even what other tests of the same study have computed."""
     sections = collect.everything(again)
     again.accuracies()
+    _ = again.digests
     assert sections["decisions"] is not None
     assert again.plan.keys - listed(collect.tasks(again)) == set()
     assert again.plan.seconds == {}
@@ -72,6 +73,7 @@ def test_nothing_is_left_to_compute(again):
     names = ["clean", "joint-0.3", "outside/mirrored"]
     some = collect.looked_at(again, names)
     again.accuracies()
+    _ = again.digests
     assert again.plan.keys - listed(collect.summary_tasks(again, names)) == set()
     assert some["conditions"] == {name: sections["conditions"][name] for name in names[:2]}
     cells = sections["detection"]["cells"]
@@ -83,6 +85,7 @@ def test_nothing_is_left_to_compute(again):
 def test_what_a_summary_asks_for_is_listed_and_little_else(again, names):
     collect.looked_at(again, names)
     again.accuracies()
+    _ = again.digests
     keys = listed(collect.summary_tasks(again, names))
     assert again.plan.keys - keys == set()
     unused = keys - listed(task for task in collect.tasks(again) if task.key in again.plan.keys)

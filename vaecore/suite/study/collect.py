@@ -50,7 +50,7 @@ def tasks(study: Study) -> list[Task]:
 
 
 def summary_tasks(study: Study, names: Collection[str]) -> list[Task]:
-    """All that `looked_at` asks for, and the accuracy of the classifiers."""
+    """All that `looked_at` asks for, the accuracy of the classifiers, and digests of models."""
     setup = study.setup
     chosen, sets = _named(study, names)
     return [
