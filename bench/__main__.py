@@ -1,4 +1,4 @@
-"""`python -m bench`: table or plot of benchmark runs, from pytest-benchmark's JSON; of several runs, their medians.
+"""`python -m bench`: table or plots of benchmark runs, from pytest-benchmark's JSON; of several runs, their medians.
 
 `python -m bench scaling` measures executors.
 """
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import scaling
-from bench.plot import plot, throughput
-from bench.table import machine, markdown, medians, tables
+from bench.plot import plot, plot_nearest, throughput
+from bench.table import machine, markdown, medians, nearest, tables
 
 
 def main() -> int:
@@ -20,14 +20,18 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     table = commands.add_parser("table", help="speed and quality in Markdown")
     drawn = commands.add_parser("plot", help="throughput of reconstruction against batch and draws, with the limit")
-    for command in (table, drawn):
+    attacked = commands.add_parser(
+        "plot-nearest", help="L2 norms of the attacks that look for the smallest, against time"
+    )
+    for command in (table, drawn, attacked):
         command.add_argument(
             "results",
             type=Path,
             nargs="+",
             help="what `pytest bench --benchmark-json=RESULTS` wrote, once or repeatedly",
         )
-    drawn.add_argument("--figure", type=Path, required=True, help="a .png, .svg or .pdf to write")
+    for command in (drawn, attacked):
+        command.add_argument("--figure", type=Path, required=True, help="a .png, .svg or .pdf to write")
     measured = commands.add_parser("scaling", help="what executors cost", description=scaling.__doc__)
     measured.add_argument("what", choices=tuple(scaling.WHAT))
     measured.add_argument("--on", default="2", metavar="WHERE", help="1, 2, ... processes, or a cluster (default: 2)")
@@ -48,6 +52,11 @@ def main() -> int:
         if not curves:
             parser.error(f"{names} holds no timings of bench/test_reconstruction.py (were they skipped?)")
         plot(curves, measured_on, options.figure)
+        return 0
+    if options.command == "plot-nearest":
+        if not nearest(benchmarks):
+            parser.error(f"{names} holds no timings of test_nearest in bench/test_attacks.py (were they skipped?)")
+        plot_nearest(benchmarks, measured_on, options.figure)
         return 0
     found = tables(benchmarks)
     if not found:

@@ -1,7 +1,7 @@
 """Attacks of other libraries under one signature: (classifier, images, classes) and settings in, images out.
 
-The extra `peers` installs the libraries; `load` imports them. `classes` are labels, to be left, but for the L-BFGS
-attack, where they are targets. Images are in [0, 1], and attacked all at once unless there is a `batch`.
+The extra `peers` installs the libraries; `load` imports them. `classes` are labels, to be left, or targets where an
+attack is `targeted`. Images are in [0, 1], and attacked all at once.
 """
 
 import importlib
@@ -10,49 +10,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import pytest
-import scipy.optimize
 import torch
 from torch import Tensor, nn
 
 from vaecore import Autoencoder
-from vaecore.toolkit import Norm, Progress
+from vaecore.toolkit import Norm
 
-LIBRARIES = ("advertorch", "foolbox", "torchattacks")
+LIBRARIES = ("adv_lib", "foolbox", "torchattacks")
 
 
 def load(package: str) -> ModuleType:
     """Import a peer; raises ImportError that says how to get it."""
     try:
-        with _torch_as_advertorch_knows_it(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # foolbox imports by a name that scipy deprecates
             return importlib.import_module(package)
     except ImportError as error:
         raise ImportError(f"{package} cannot be imported: {error} (uv pip install -e '.[peers]')") from error
-
-
-@contextmanager
-def _torch_as_advertorch_knows_it() -> Iterator[None]:
-    """While advertorch 0.2.3 is imported, torch has the name `zero_gradients` again, which it dropped in 1.9."""
-    # Imported by its path, as `torch.autograd.gradcheck` is the function that hides this module. The name's value can
-    # be None: only advertorch's FAB attack would call it.
-    module = importlib.import_module("torch.autograd.gradcheck")
-    with mock.patch.object(module, "zero_gradients", None, create=True):
-        yield
-
-
-@contextmanager
-def _scipy_as_advertorch_knows_it() -> Iterator[None]:
-    """While advertorch 0.2.3 runs, scipy's L-BFGS-B takes `iprint` again, which it dropped in 1.18; it only printed."""
-    solver = scipy.optimize.fmin_l_bfgs_b
-
-    def with_iprint(*given: Any, iprint: int, **named: Any) -> Any:  # noqa: ARG001  # advertorch asks for silence
-        return solver(*given, **named)
-
-    with mock.patch.object(scipy.optimize, "fmin_l_bfgs_b", with_iprint):  # advertorch looks it up at each call
-        yield
 
 
 @contextmanager
@@ -63,29 +39,47 @@ def _seeded() -> Iterator[None]:
         yield
 
 
-def advertorch_lbfgs(
-    classifier: nn.Module, images: Tensor, classes: Tensor, *, batch: int, progress: Progress = lambda _done, _of: None
+def adv_lib_nearest(
+    classifier: nn.Module, images: Tensor, classes: Tensor, *, attack: str, steps: int, targeted: bool
 ) -> Tensor:
-    """Targeted L-BFGS with advertorch's default settings; gives the clean image where it failed.
+    """DDN (not quantised), FMN, ALMA or PDGD, else with adv-lib's defaults; gives the clean image where it failed."""
+    attacks = load("adv_lib.attacks")
+    settings: dict[str, dict[str, Any]] = {
+        "ddn": {"steps": steps, "levels": None},
+        "fmn": {"steps": steps, "norm": 2},
+        "alma": {"num_steps": steps},
+        "pdgd": {"num_steps": steps},
+    }
+    with _seeded():
+        return _tensor(getattr(attacks, attack)(classifier, images, classes, targeted=targeted, **settings[attack]))
 
-    batch: images that are one problem to scipy, with one step length and one curvature.
-    """
-    with torch.no_grad():
-        count = classifier(images[:1]).shape[1]
-    attack = load("advertorch.attacks").LBFGSAttack(classifier, num_classes=count, batch_size=batch, targeted=True)
-    found = []
-    with _scipy_as_advertorch_knows_it():
-        for clean, targets in zip(torch.split(images, batch), torch.split(classes, batch), strict=True):
-            found.append(attack.perturb(clean, targets))
-            progress(len(found), -(-len(images) // batch))
-    return torch.cat(found)
+
+def foolbox_nearest(
+    classifier: nn.Module, images: Tensor, classes: Tensor, *, attack: str, steps: int, targeted: bool
+) -> Tensor:
+    """DDN or FMN with foolbox's default settings; gives its last image where it failed."""
+    foolbox = load("foolbox")
+    found = {"ddn": foolbox.attacks.DDNAttack, "fmn": foolbox.attacks.L2FMNAttack}[attack](steps=steps)
+    aim = foolbox.criteria.TargetedMisclassification if targeted else foolbox.criteria.Misclassification
+    return _foolbox(found, classifier, images, aim(classes), None)
+
+
+def torchattacks_nearest(
+    classifier: nn.Module, images: Tensor, classes: Tensor, *, attack: str, steps: int, targeted: bool
+) -> Tensor:
+    """Carlini and Wagner's ("cw") with torchattacks' default settings: one constant, that is not searched for."""
+    assert attack == "cw"
+    peer = load("torchattacks").CW(classifier, steps=steps)
+    if targeted:
+        peer.set_mode_targeted_by_label(quiet=True)
+    return _tensor(peer(images, classes))
 
 
 def foolbox_fgsm(classifier: nn.Module, images: Tensor, classes: Tensor, *, epsilon: float, norm: Norm) -> Tensor:
     """Fast gradient (sign) method."""
     attacks = load("foolbox").attacks
     attack = {"linf": attacks.LinfFastGradientAttack, "l2": attacks.L2FastGradientAttack}[norm]
-    return _foolbox(attack(), classifier, images, classes, epsilon)
+    return _foolbox(attack(), classifier, images, load("foolbox").criteria.Misclassification(classes), epsilon)
 
 
 def foolbox_pgd(
@@ -94,14 +88,14 @@ def foolbox_pgd(
     """Projected gradient descent from a random start, once."""
     attacks = load("foolbox").attacks
     attack = {"linf": attacks.LinfPGD, "l2": attacks.L2PGD}[norm]
-    return _foolbox(attack(steps=steps, abs_stepsize=step_size), classifier, images, classes, epsilon)
+    aim = load("foolbox").criteria.Misclassification(classes)
+    return _foolbox(attack(steps=steps, abs_stepsize=step_size), classifier, images, aim, epsilon)
 
 
-def _foolbox(attack: Any, classifier: nn.Module, images: Tensor, classes: Tensor, epsilon: float) -> Tensor:
-    foolbox = load("foolbox")
-    model = foolbox.PyTorchModel(classifier, bounds=(0, 1), device=images.device)
+def _foolbox(attack: Any, classifier: nn.Module, images: Tensor, aim: Any, epsilon: float | None) -> Tensor:
+    model = load("foolbox").PyTorchModel(classifier, bounds=(0, 1), device=images.device)
     with _seeded():
-        _, clipped, _ = attack(model, images, foolbox.criteria.Misclassification(classes), epsilons=epsilon)
+        _, clipped, _ = attack(model, images, aim, epsilons=epsilon)
     return _tensor(clipped)
 
 

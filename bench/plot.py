@@ -1,10 +1,13 @@
-"""Throughput of reconstruction against the batch, for each number of draws, with the limit of the machine drawn in."""
+"""Figures of benchmarks: throughput of reconstruction against the batch and its limit, and L2 norms against time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
-from bench.table import OURS
+from numpy import quantile
+
+from bench.table import OURS, distances, nearest
 from vaecore.suite.report.figures.style import Figure, look
 
 Curves = dict[str, dict[tuple[str, int], list[Mapping[str, Any]]]]
@@ -28,6 +31,48 @@ def plot(curves: Curves, measured_on: str, path: Path) -> None:
     """Draw and write the figure: a panel for each model and device."""
     with look({}):
         _draw(curves, measured_on).savefig(path, dpi=150)
+
+
+def plot_nearest(benchmarks: Sequence[Mapping[str, Any]], measured_on: str, path: Path) -> None:
+    """Draw and write median, mean and 95% quantile of the L2 norms against time: a row of panels for each task."""
+    with look({}):
+        _draw_nearest(nearest(benchmarks), measured_on).savefig(path, dpi=150)
+
+
+def _draw_nearest(tasks: Mapping[str, Sequence[Mapping[str, Any]]], measured_on: str) -> Figure:
+    figure = Figure(figsize=(11, 3.6 * len(tasks)), layout="constrained")
+    rows = figure.subplots(len(tasks), 3, squeeze=False)
+    figures: dict[str, Callable[[list[float]], float]] = {
+        "median": median,
+        "mean": fmean,
+        "95% quantile": lambda l2: float(quantile(l2, 0.95)),
+    }
+    for axes, (task, infos) in zip(rows, tasks.items(), strict=True):
+        curves: dict[str, list[tuple[float, list[float], float]]] = {}
+        for info in infos:
+            l2 = [norm for norm in distances(info) if norm != float("inf")]
+            line = OURS if info["way"].startswith(OURS) else info["way"].rpartition(" ")[0]
+            if l2:
+                curves.setdefault(line, []).append((info["ms_per_image"], l2, len(l2) / len(info["l2"])))
+        for axis, (name, figure_of) in zip(axes, figures.items(), strict=True):
+            values = []
+            for place, (line, points) in enumerate(curves.items()):
+                colour, marker = f"C{place}", "o" if line == OURS else _MARKERS[1 + place % 2]
+                times, heights = [point[0] for point in points], [figure_of(point[1]) for point in points]
+                axis.plot(times, heights, color=colour, marker=marker, linewidth=2 if line == OURS else 1, label=line)
+                # Norms of an attack that fails are those of the easier images: open markers.
+                for time, height, (_, _, success) in zip(times, heights, points, strict=True):
+                    if success < 1:
+                        axis.plot([time], [height], color=colour, marker=marker, markerfacecolor="white")
+                values += heights
+            lowest = min(values)
+            axis.set(xscale="log", title=f"{task}: {name}", xlabel="ms an image", ylim=(0.99 * lowest, 1.12 * lowest))
+            axis.grid(alpha=0.3)
+        axes[0].set_ylabel("L2 norm")
+    handles, labels = rows[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.suptitle(f"{measured_on} Open markers: the attack failed on some images.", fontsize="small")
+    return figure
 
 
 def _draw(curves: Curves, measured_on: str) -> Figure:

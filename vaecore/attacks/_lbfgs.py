@@ -8,6 +8,9 @@ is classified as t; the smaller c, the nearer the minimiser. Other implementatio
 updated during a single descent: each accepted point yields the c at which it would be the solution. Each image has its
 own point, c, damping and curvature. In each round every image spends one gradient of the classifier, in one batch, and
 the host does not wait for the device.
+
+A descent ends in the nearest minimum, of which networks have many. A larger budget pays for detours: descents with
+noise, momentum and falling steps, which pass many minima, and starts halfway between the two nearest successes.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -62,10 +65,23 @@ _FALL, _PATIENCE = 2e-3, 15
 # the lead, as half of those that aim at no lead would fail by rounding.
 _LANDINGS = 3
 _KEPT_LEAD = 1e-3
-# Further descents: of images without success, and of all images if the attack is thorough. They start at noise of this
-# root mean square around the image, or of this many times the distance of the nearest success around that success.
-_RETRIES, _RESTARTS = 3, 5
-_FAR, _NEAR = 0.3, 2.5
+# Gradients of the first descent, and of those that follow a detour and start halfway between two successes.
+_FIRST, _AFTER_DETOUR, _HALFWAY = 28, 20, 16
+# Further descents of images without success start at noise of this root mean square around the image.
+_RETRIES = 3
+_FAR = 0.3
+# A detour: gradients; its first and last step in root mean squares of the nearest perturbation; what a step keeps of
+# the momentum and of the mean square of gradients (RMSProp) and what the multiplier keeps of itself, as in ALMA; the
+# penalty, with odds in units of their slope; the noise at its start, in distances; the least root of a mean square, in
+# the unit of steps.
+_DETOUR = 40
+_FIRST_STEP, _LAST_STEP = 1.6, 0.08
+_MEMORY = 0.9
+_PENALTY = 2.0
+_SHAKE = 0.3
+_LEAST_ROOT = 0.016
+# Successes count as two if they are apart by this share of the distance.
+_APART = 0.02
 # Causes of an error.
 _LOGITS, _GRADIENT = 1, 2
 # Rounds between checks for finished images. Rows of finished images are dropped only when that saves more than copying
@@ -78,26 +94,30 @@ _COMPACT_BELOW = 0.75
 def lbfgs(
     classifier: Classify,
     images: Tensor,
-    targets: Tensor,
+    targets: Tensor | None = None,
     *,
+    labels: Tensor | None = None,
     confidence: float | None = None,
-    thorough: bool = False,
     evaluations: int = 28,
     chunk: int = 250,
 ) -> Attack:
-    """The nearest images that the classifier takes for the targets, by box-constrained L-BFGS.
+    """The nearest images that the classifier takes for the targets, or not for the labels, by box-constrained L-BFGS.
 
-    images: (n, c, height, width) in [0, 1]. targets: (n,) int64, the class wanted for each image. confidence: the
-    probability of the target, above 0 and below 1, that counts as success, to avoid images on the decision boundary;
-    None: success means that the target is predicted.
+    images: (n, c, height, width) in [0, 1]. targets: (n,) int64, the class wanted for each image; or else labels: (n,)
+    int64, the class that each image is to leave for any other. confidence: the probability of the target, or of all
+    classes but the label, above 0 and below 1, that counts as success, to avoid images on the decision boundary; None:
+    success is a matter of the predicted class alone.
 
-    Each image gets up to `evaluations` gradients, fewer if fifteen in a row bring it no nearer. Steps are Newton's with
+    evaluations: the effort, as gradients that each image may take. From 28 on, no image comes out farther for more. The
+    first 28 are one descent, which ends early if fifteen in a row bring the image no nearer. Steps are Newton's with
     the Gauss-Newton matrix, corrected by L-BFGS and damped. After each step, c is set slightly above the value whose
-    minimiser would just be a success if the target's log-odds were linear. The nearest success of all points evaluated
-    is then moved towards the image, by three evaluations without gradient, until it only just is one. Images without
-    success get up to three more descents from noise.
-    thorough: five more descents for every image, from noise around the nearest success so far; the nearest result
-    counts. The noise is fixed, so results depend only on image and target.
+    minimiser would just be a success if the log-odds were linear. The nearest success of all points evaluated is then
+    moved towards the image, by three evaluations without gradient, until it only just is one. Images without success
+    get up to three more such descents from noise, beyond the budget.
+    Then, by turns: a detour of forty steps from the nearest success, with momentum and noise, and a descent from its
+    end (60 gradients together); and a descent from halfway between the two nearest successes (16). Each is done if the
+    whole of it fits in, so that effort counts at 28, 88, 104, 164, 180 and so on. The noise is fixed, so results depend
+    only on image and class.
     chunk: images attacked at once, which bounds memory; results depend on it by rounding only.
 
     Returns an Attack with `constant`, the estimate of the smallest sufficient c when the image was found. (With a
@@ -107,10 +127,11 @@ def lbfgs(
     Raises ValueError for invalid input, a classifier in training mode, and logits or gradients that are not finite, and
     TypeError for a victim that is no classifier as well: it gives no logits, and minimal changes of its noise would be
     taken for successes.
-    Source: Szegedy et al. (2013), section 4.1; pixels at a bound are held as in Bertsekas (1982).
+    Source: Szegedy et al. (2013), section 4.1; pixels at a bound are held as in Bertsekas (1982). Detours are close to
+    ALMA (Rony et al. 2021, arXiv 2011.11857) on log-odds, at points with noise.
     """
     images = check_images(images)
-    check_labels(targets, len(images), name="targets")
+    aims, targeted = _aims(targets, labels, len(images))
     if confidence is not None:
         remedy = "None asks only that the target is predicted"
         check_number("confidence", confidence, lambda value: 0 < value < 1, "above 0 and below 1", remedy)
@@ -124,10 +145,21 @@ def lbfgs(
     with torch.no_grad():
         flags = victim_flags(classifier, images)
         parts = []
-        for clean, target in zip(torch.split(images, chunk), torch.split(targets, chunk), strict=True):
-            judge = _Judge(classifier, clean.shape[1:], confidence)
-            parts.append(_attack_chunk(judge, clean, target, evaluations, flags, thorough=thorough))
+        for clean, aim in zip(torch.split(images, chunk), torch.split(aims, chunk), strict=True):
+            judge = _Judge(classifier, clean.shape[1:], confidence, targeted=targeted)
+            parts.append(_attack_chunk(judge, clean, aim, evaluations, flags))
         return join(parts)
+
+
+def _aims(targets: Tensor | None, labels: Tensor | None, count: int) -> tuple[Tensor, bool]:
+    """The classes to reach or to leave (n,), and whether they are to be reached."""
+    if (targets is None) == (labels is None):
+        given = "neither" if targets is None else "both"
+        raise ValueError(f"lbfgs must be given targets to reach, or else labels=... to leave; got {given}")
+    aims, name = (labels, "labels") if targets is None else (targets, "targets")
+    assert aims is not None
+    check_labels(aims, count, name=name)
+    return aims, targets is not None
 
 
 @dataclass
@@ -145,7 +177,7 @@ class _Verdict(_Rows):
 
     hit: Tensor  # (n,) bool, whether the point is a success
     lead: Tensor  # (n,) logits above the threshold of a clear success
-    odds: Tensor  # (n,) log-odds of the target minus the handicap
+    odds: Tensor  # (n,) log-odds of what is aimed at minus the handicap
     rise: Tensor  # (n, pixels) gradient of the log-odds
 
 
@@ -173,6 +205,11 @@ class _Nearest(_Rows):
             self.evaluations + other.evaluations,
         )
 
+    def apart(self, other: Self) -> Tensor:
+        """Whether two successes of an image are more than rounding apart; (n,) bool."""
+        distance: Tensor = vector_norm(self.point - other.point, dim=1)
+        return distance > _APART * self.square.sqrt()
+
 
 @dataclass
 class _Descent(_Rows):
@@ -180,7 +217,7 @@ class _Descent(_Rows):
 
     row: Tensor  # (n,) the image's position in its chunk
     clean: Tensor  # (n, pixels)
-    target: Tensor  # (n,)
+    aim: Tensor  # (n,) the class to reach or to leave
     active: Tensor  # (n,) bool; others wait to be dropped
     # The last accepted point, the classifier's output there, and the damping of the next step.
     point: Tensor  # (n, pixels)
@@ -220,31 +257,35 @@ class _Descent(_Rows):
 class _Judge:
     """Evaluates points by the classifier; the host waits for the device only in `check`."""
 
-    def __init__(self, classifier: Classify, shape: torch.Size, confidence: float | None) -> None:
+    def __init__(
+        self, classifier: Classify, shape: torch.Size, confidence: float | None, *, targeted: bool = True
+    ) -> None:
         self.classifier = classifier
         self.shape = shape
         self.confidence = confidence
-        # Subtracted from the target's logit, so that success begins at even odds, where the cross-entropy bends most.
+        self.targeted = targeted
+        # Subtracted from the log-odds, so that success begins at even odds, where the cross-entropy bends most.
         self.handicap = 0.0 if confidence is None else log(confidence) - log1p(-confidence)
         # 0 while all is finite, then the first cause of an error, as others may follow from it.
         self.trouble = torch.tensor(0)
 
-    def look(self, points: Tensor, targets: Tensor, *, first: bool = False) -> _Verdict:
+    def look(self, points: Tensor, aims: Tensor, *, first: bool = False) -> _Verdict:
         """Evaluate points (n, pixels), with gradient."""
         with torch.enable_grad():
             leaf = points.detach().view(-1, *self.shape).requires_grad_()
             logits = ask(self.classifier, leaf)
             if first:
                 check_logits(logits, len(points))
-                check_labels(targets, len(points), classes=logits.shape[1], name="targets")
-            hit, lead, odds = self._evaluate(logits, targets)
+                name = "targets" if self.targeted else "labels"
+                check_labels(aims, len(points), classes=logits.shape[1], name=name)
+            hit, lead, odds = self._evaluate(logits, aims)
             rise = input_gradient(odds, leaf).flatten(1)
         self._watch(rise, _GRADIENT)
         return _Verdict(hit, lead.detach(), odds.detach(), rise)
 
-    def lead(self, points: Tensor, targets: Tensor) -> Tensor:
+    def lead(self, points: Tensor, aims: Tensor) -> Tensor:
         """The lead (n,) of points (n, pixels), without gradient."""
-        return self._evaluate(ask(self.classifier, points.view(-1, *self.shape)), targets)[1]
+        return self._evaluate(ask(self.classifier, points.view(-1, *self.shape)), aims)[1]
 
     def check(self) -> None:
         """Raise ValueError if logits or gradients have not been finite."""
@@ -255,13 +296,15 @@ class _Judge:
         elif trouble == _GRADIENT:
             check_gradient(broken)
 
-    def _evaluate(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _evaluate(self, logits: Tensor, aims: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._watch(logits.detach(), _LOGITS)
-        column = targets.unsqueeze(1)
-        target_logit, others = logits.gather(1, column).squeeze(1), logits.scatter(1, column, -torch.inf)
-        odds = target_logit - others.logsumexp(dim=1) - self.handicap
+        column, sign = aims.unsqueeze(1), 1 if self.targeted else -1
+        logit, others = logits.gather(1, column).squeeze(1), logits.scatter(1, column, -torch.inf)
+        odds = sign * (logit - others.logsumexp(dim=1)) - self.handicap
         if self.confidence is None:
-            hit, lead = logits.argmax(dim=1) == targets, target_logit - others.amax(dim=1)
+            hit, lead = (logits.argmax(dim=1) == aims) == self.targeted, sign * (logit - others.amax(dim=1))
+            # Log-odds of several rivals together are above 0 before one of them leads: then of the nearest rival alone.
+            odds = odds if self.targeted else lead
         else:
             hit, lead = odds >= 0, odds
         return hit, lead - _CLEARANCE * logits.abs().amax(dim=1), odds
@@ -323,55 +366,109 @@ class _Curvature:
         self.squares, self.curvatures = self.squares[:, rows], self.curvatures[:, rows]
 
 
-def _attack_chunk(
-    judge: _Judge, images: Tensor, targets: Tensor, evaluations: int, flags: int, *, thorough: bool
-) -> Attack:
+def _attack_chunk(judge: _Judge, images: Tensor, aims: Tensor, evaluations: int, flags: int) -> Attack:
     """Attack images that fit into memory together."""
     clean = images.flatten(1)
-    first = judge.look(clean, targets, first=True)
+    first = judge.look(clean, aims, first=True)
     judge.check()
     zero = torch.zeros_like(first.odds)
-    result = _Nearest(clean.clone(), torch.where(first.hit, zero, torch.inf), zero, torch.ones_like(targets))
+    result = _Nearest(clean.clone(), torch.where(first.hit, zero, torch.inf), zero, torch.ones_like(aims))
     rows = (~first.hit).nonzero().squeeze(1)
     if len(rows) > 0:
-        centres, aims = clean[rows], targets[rows]
-        nearest = _descend(judge, centres, centres, aims, first.at(rows), evaluations)
-        for restart in range(_RESTARTS if thorough else _RETRIES):
-            again = (nearest.square.isinf() | thorough).nonzero().squeeze(1)
+        centres, aim, shortest = clean[rows], aims[rows], min(evaluations, _FIRST)
+        nearest = _descend(judge, centres, centres, aim, first.at(rows), shortest)
+        for retry in range(_RETRIES):
+            again = nearest.square.isinf().nonzero().squeeze(1)
             if len(again) == 0:
                 break
-            so_far, aim = nearest.at(again), aims[again]
-            start = _restart_point(so_far, restart)
-            other = _descend(judge, centres[again], start, aim, judge.look(start, aim), evaluations)
+            start, so_far = _noisy(centres[again], retry), nearest.at(again)
+            other = _descend(judge, centres[again], start, aim[again], judge.look(start, aim[again]), shortest)
             nearest.put(again, so_far.or_nearer(other))
-        result.put(rows, nearest)
+        result.put(rows, _come_nearer(judge, centres, aim, nearest, evaluations - _FIRST))
     success = result.square.isfinite()
     constant = result.constant.where(success, torch.nan)
     row_flags = zero_gradient(first.rise) * ~first.hit | flags
     return outcome(images, result.point.view_as(images), success, result.evaluations, row_flags, constant=constant)
 
 
-def _restart_point(nearest: _Nearest, restart: int) -> Tensor:
-    """The nearest success, or the clean image, plus noise in a random direction that is the same for all images."""
-    pixels = nearest.point.shape[1]
-    index = torch.zeros(1, dtype=torch.int64, device=nearest.point.device)
-    noise = normal(seed_for(f"lbfgs/{restart}", 0), index, draws=1, size=pixels)[0]
-    distance = torch.where(nearest.square.isinf(), _FAR * sqrt(pixels), _NEAR * nearest.square.sqrt())
-    start: Tensor = nearest.point + distance.unsqueeze(1) * (noise / vector_norm(noise))
+def _come_nearer(judge: _Judge, clean: Tensor, aims: Tensor, nearest: _Nearest, budget: int) -> _Nearest:
+    """The nearest successes after further descents, by turns after a detour and from halfway between two successes."""
+    second, turn = nearest, 0
+    while budget >= (cost := _HALFWAY if turn % 2 else _DETOUR + _AFTER_DETOUR):
+        success = nearest.square.isfinite().unsqueeze(1)
+        if turn % 2:
+            between = torch.lerp(nearest.point, second.point, 0.5)
+            start = torch.where(success, between, _noisy(clean, _RETRIES + turn))
+            other = _descend(judge, clean, start, aims, judge.look(start, aims), _HALFWAY)
+        else:
+            start = torch.where(success, nearest.point, _noisy(clean, _RETRIES + turn))
+            end, verdict = _detour(judge, clean, start, aims, turn)
+            other = _descend(judge, clean, end, aims, verdict, _AFTER_DETOUR)
+            other.evaluations += _DETOUR
+        nearer = other.square < nearest.square
+        closer = torch.where(nearer, nearest.square, other.square) < second.square
+        replaced = nearest.apart(other) & (nearer | closer | ~nearest.apart(second))
+        loser = torch.where((replaced & nearer).unsqueeze(1), nearest.point, other.point)
+        second = _Nearest(
+            torch.where(replaced.unsqueeze(1), loser, second.point),
+            torch.where(replaced, torch.where(nearer, nearest.square, other.square), second.square),
+            second.constant,
+            second.evaluations,
+        )
+        nearest = nearest.or_nearer(other)
+        budget, turn = budget - cost, turn + 1
+    return nearest
+
+
+def _noisy(clean: Tensor, number: int) -> Tensor:
+    """The images plus noise in a random direction that is the same for all."""
+    pixels = clean.shape[1]
+    index = torch.zeros(1, dtype=torch.int64, device=clean.device)
+    noise = normal(seed_for(f"lbfgs/{number}", 0), index, draws=1, size=pixels)[0]
+    start: Tensor = clean + _FAR * sqrt(pixels) * (noise / vector_norm(noise))
     return start.clamp_(0, 1)
 
 
+def _detour(judge: _Judge, clean: Tensor, start: Tensor, aims: Tensor, number: int) -> tuple[Tensor, _Verdict]:
+    """The end (n, pixels) of a descent from `start` that does not stay in its minimum, and what is there.
+
+    It minimises ||z - x||^2 / 2 where the odds are even or better, by the augmented Lagrangian (Nocedal & Wright 2006,
+    section 17.3) with odds in units of their slope, that is as distances. Steps are RMSProp's with momentum and fall
+    geometrically; noise around each point, which smooths the odds, falls to nothing.
+    """
+    pixels = clean.shape[1]
+    index = torch.zeros(1, dtype=torch.int64, device=clean.device)
+    noise = normal(seed_for(f"lbfgs/detour/{number}", 0), index, draws=_DETOUR, size=pixels)[0]
+    noise = noise / vector_norm(noise, dim=1, keepdim=True)
+    point, verdict = start, judge.look(start, aims)
+    multiplier = vector_norm(point - clean, dim=1)
+    unit = (multiplier / sqrt(pixels)).unsqueeze(1)
+    momentum, mean_square = torch.zeros_like(clean), torch.zeros_like(clean)
+    for step in range(_DETOUR):
+        slope = vector_norm(verdict.rise, dim=1).clamp(min=_LEAST_SLOPE)
+        pull = (multiplier - _PENALTY * verdict.odds / slope).clamp(0, sqrt(pixels))
+        multiplier = torch.lerp(pull, multiplier, _MEMORY)
+        gradient = ((point - clean).addcmul_((pull / slope).unsqueeze(1), verdict.rise, value=-1)) / unit
+        mean_square = torch.lerp(gradient.square(), mean_square, _MEMORY if step else 0.0)
+        momentum = momentum.mul_(_MEMORY).addcdiv_(gradient, mean_square.sqrt().add_(_LEAST_ROOT))
+        size = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / (_DETOUR - 1))
+        point = torch.addcmul(point, momentum, unit, value=-size).clamp_(0, 1)
+        shake = _SHAKE * (1 - (step + 1) / _DETOUR) * vector_norm(point - clean, dim=1)
+        verdict = judge.look(torch.addcmul(point, shake.unsqueeze(1), noise[step]).clamp_(0, 1), aims)
+    return point, verdict
+
+
 def _descend(
-    judge: _Judge, clean: Tensor, start: Tensor, targets: Tensor, verdict: _Verdict, evaluations: int
+    judge: _Judge, clean: Tensor, start: Tensor, aims: Tensor, verdict: _Verdict, evaluations: int
 ) -> _Nearest:
     """The nearest success of a descent from `start`, (n, pixels), whose evaluation is `verdict`."""
-    zero, zero_count = torch.zeros_like(verdict.odds), torch.zeros_like(targets)
+    zero, zero_count = torch.zeros_like(verdict.odds), torch.zeros_like(aims)
     infinite = torch.full_like(zero, torch.inf)
     result = _Nearest(clean.clone(), infinite.clone(), zero.clone(), zero_count.clone())
     descent = _Descent(
         row=torch.arange(len(clean), device=clean.device),
         clean=clean,
-        target=targets,
+        aim=aims,
         active=torch.ones_like(verdict.hit),
         point=start,
         lead=verdict.lead,
@@ -451,7 +548,7 @@ def _advance(judge: _Judge, descent: _Descent, curvature: _Curvature, rounds: in
     stiffness = constant * torch.sigmoid(descent.odds) * torch.sigmoid(-descent.odds)
     direction = curvature.solve(gradient * free, 2 * (descent.damping - 1), descent.rise * free, stiffness)
     trial = torch.addcmul(descent.point, direction, free, value=-1).clamp_(0, 1)
-    verdict = judge.look(trial, descent.target)
+    verdict = judge.look(trial, descent.aim)
     square = descent.note(trial, verdict, smallest, rounds)
 
     # A rejected step measures curvature, too; with it the next direction needs less damping.
@@ -480,7 +577,7 @@ def _land(judge: _Judge, finished: _Descent) -> _Nearest:
     for _ in range(_LANDINGS):
         tried = share - (1 - _KEPT_LEAD) * (share - short) * lead / (lead - short_lead)
         trial = torch.addcmul(base, tried.unsqueeze(1), path).clamp_(0, 1)
-        trial_lead = judge.lead(trial, finished.target)
+        trial_lead = judge.lead(trial, finished.aim)
         success = has_success & (trial_lead >= 0)
         point = torch.where(success.unsqueeze(1), trial, point)
         short, short_lead = torch.where(success, short, tried), torch.where(success, short_lead, trial_lead)
