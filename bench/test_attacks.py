@@ -38,8 +38,7 @@ def vaecore_lbfgs(
     classifier: nn.Module, images: Tensor, classes: Tensor, *, targeted: bool = True, evaluations: int = 28
 ) -> Tensor:
     """As users call it."""
-    targets, labels = (classes, None) if targeted else (None, classes)
-    return lbfgs(classifier, images, targets, labels=labels, evaluations=evaluations).images
+    return lbfgs(classifier, images, classes, targeted=targeted, evaluations=evaluations).images
 
 
 # By gradients an image, of which the first is the default.

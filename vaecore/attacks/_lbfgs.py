@@ -94,19 +94,19 @@ _COMPACT_BELOW = 0.75
 def lbfgs(
     classifier: Classify,
     images: Tensor,
-    targets: Tensor | None = None,
+    targets: Tensor,
     *,
-    labels: Tensor | None = None,
+    targeted: bool = True,
     confidence: float | None = None,
     evaluations: int = 28,
     chunk: int = 250,
 ) -> Attack:
-    """The nearest images that the classifier takes for the targets, or not for the labels, by box-constrained L-BFGS.
+    """The nearest images that the classifier takes for the targets, or no more for the labels, by constrained L-BFGS.
 
-    images: (n, c, height, width) in [0, 1]. targets: (n,) int64, the class wanted for each image; or else labels: (n,)
-    int64, the class that each image is to leave for any other. confidence: the probability of the target, or of all
-    classes but the label, above 0 and below 1, that counts as success, to avoid images on the decision boundary; None:
-    success is a matter of the predicted class alone.
+    images: (n, c, height, width) in [0, 1]. targets: (n,) int64, the class wanted for each image or, if not `targeted`,
+    its label, to be left for any other class. confidence: the probability of the target, or of all classes but the
+    label, above 0 and below 1, that counts as success, to avoid images on the decision boundary; None: success is a
+    matter of the predicted class alone.
 
     evaluations: the effort, as gradients that each image may take. From 28 on, no image comes out farther for more. The
     first 28 are one descent, which ends early if fifteen in a row bring the image no nearer. Steps are Newton's with
@@ -131,7 +131,7 @@ def lbfgs(
     ALMA (Rony et al. 2021, arXiv 2011.11857) on log-odds, at points with noise.
     """
     images = check_images(images)
-    aims, targeted = _aims(targets, labels, len(images))
+    check_labels(targets, len(images), name="targets")
     if confidence is not None:
         remedy = "None asks only that the target is predicted"
         check_number("confidence", confidence, lambda value: 0 < value < 1, "above 0 and below 1", remedy)
@@ -145,21 +145,10 @@ def lbfgs(
     with torch.no_grad():
         flags = victim_flags(classifier, images)
         parts = []
-        for clean, aim in zip(torch.split(images, chunk), torch.split(aims, chunk), strict=True):
+        for clean, aim in zip(torch.split(images, chunk), torch.split(targets, chunk), strict=True):
             judge = _Judge(classifier, clean.shape[1:], confidence, targeted=targeted)
             parts.append(_attack_chunk(judge, clean, aim, evaluations, flags))
         return join(parts)
-
-
-def _aims(targets: Tensor | None, labels: Tensor | None, count: int) -> tuple[Tensor, bool]:
-    """The classes to reach or to leave (n,), and whether they are to be reached."""
-    if (targets is None) == (labels is None):
-        given = "neither" if targets is None else "both"
-        raise ValueError(f"lbfgs must be given targets to reach, or else labels=... to leave; got {given}")
-    aims, name = (labels, "labels") if targets is None else (targets, "targets")
-    assert aims is not None
-    check_labels(aims, count, name=name)
-    return aims, targets is not None
 
 
 @dataclass
@@ -266,6 +255,8 @@ class _Judge:
         self.targeted = targeted
         # Subtracted from the log-odds, so that success begins at even odds, where the cross-entropy bends most.
         self.handicap = 0.0 if confidence is None else log(confidence) - log1p(-confidence)
+        # The least lead minus odds: rivals to one class are behind it together, several to be chosen from are ahead.
+        self.least_gap = 0.0
         # 0 while all is finite, then the first cause of an error, as others may follow from it.
         self.trouble = torch.tensor(0)
 
@@ -276,8 +267,9 @@ class _Judge:
             logits = ask(self.classifier, leaf)
             if first:
                 check_logits(logits, len(points))
-                name = "targets" if self.targeted else "labels"
-                check_labels(aims, len(points), classes=logits.shape[1], name=name)
+                check_labels(aims, len(points), classes=logits.shape[1], name="targets")
+                if not self.targeted and self.confidence is None:
+                    self.least_gap = -log(max(1, logits.shape[1] - 1))
             hit, lead, odds = self._evaluate(logits, aims)
             rise = input_gradient(odds, leaf).flatten(1)
         self._watch(rise, _GRADIENT)
@@ -303,8 +295,6 @@ class _Judge:
         odds = sign * (logit - others.logsumexp(dim=1)) - self.handicap
         if self.confidence is None:
             hit, lead = (logits.argmax(dim=1) == aims) == self.targeted, sign * (logit - others.amax(dim=1))
-            # Log-odds of several rivals together are above 0 before one of them leads: then of the nearest rival alone.
-            odds = odds if self.targeted else lead
         else:
             hit, lead = odds >= 0, odds
         return hit, lead - _CLEARANCE * logits.abs().amax(dim=1), odds
@@ -484,7 +474,7 @@ def _descend(
         milestone_round=zero_count,
         evaluations=zero_count,
     )
-    descent.note(start, verdict, _smallest_constant(descent), 0)
+    descent.note(start, verdict, _smallest_constant(descent, judge.least_gap), 0)
     curvature = _Curvature(clean)
     rounds = 0
     while True:
@@ -516,16 +506,17 @@ def _free(point: Tensor, gradient: Tensor) -> Tensor:
     return (~held).to(gradient.dtype)
 
 
-def _smallest_constant(descent: _Descent) -> Tensor:
+def _smallest_constant(descent: _Descent, least_gap: float) -> Tensor:
     """The c whose minimiser would lie where success begins, if the log-odds were linear; (n,)."""
     # Only pixels that can move count, along `rise`, over a distance `way`. At its end the gradients of the two terms of
     # the objective cancel: c * (1 - p) * slope = 2 * way. If the log-odds of p grow as the lead does, they are
-    # odds - lead there: 0 with one rival class, less with several. Values above 0 come from the clearance alone.
+    # odds - lead there: 0 with one rival class, less with several, more with several to choose from. Values beyond that
+    # come from the clearance alone.
     free = _free(descent.point, -descent.rise)
     slope = vector_norm(descent.rise * free, dim=1).clamp(min=_LEAST_SLOPE)
     away = vector_norm((descent.point - descent.clean) * free, dim=1)
     way = torch.maximum(away - descent.lead / slope, _NEAREST_AIM * away)
-    constant: Tensor = 2 * way / (slope * torch.sigmoid((descent.lead - descent.odds).clamp(min=0)))
+    constant: Tensor = 2 * way / (slope * torch.sigmoid((descent.lead - descent.odds).clamp(min=least_gap)))
     return constant.clamp(_LEAST_CONSTANT, _GREATEST_CONSTANT)
 
 
@@ -536,7 +527,7 @@ def _gradient(constant: Tensor, point: Tensor, clean: Tensor, odds: Tensor, rise
 
 def _advance(judge: _Judge, descent: _Descent, curvature: _Curvature, rounds: int) -> None:
     """One round: try a step for every image, and accept it or damp the next."""
-    smallest = _smallest_constant(descent)
+    smallest = _smallest_constant(descent, judge.least_gap)
     constant = smallest * torch.where(descent.best_square.isinf(), _SURPLUS * 2 ** (rounds / _DOUBLING), _SURPLUS)
     gradient = _gradient(constant, descent.point, descent.clean, descent.odds, descent.rise)
     away = descent.point - descent.clean
