@@ -285,7 +285,7 @@ def test_untargeted_any_other_class_will_do(digits, effort):
     towards = [lbfgs(model, images, (labels + step) % 10, evaluations=effort).l2 for step in range(1, 10)]
     nearest = torch.stack(towards).nan_to_num(nan=torch.inf).amin(dim=0)
     ratio = attack.l2 / nearest
-    assert ratio.median() < 1.001
+    assert ratio.median() < 1.01
     assert ratio.mean() < 1.1
 
 
