@@ -255,8 +255,6 @@ class _Judge:
         self.targeted = targeted
         # Subtracted from the log-odds, so that success begins at even odds, where the cross-entropy bends most.
         self.handicap = 0.0 if confidence is None else log(confidence) - log1p(-confidence)
-        # The least lead minus odds: rivals to one class are behind it together, several to be chosen from are ahead.
-        self.least_gap = 0.0
         # 0 while all is finite, then the first cause of an error, as others may follow from it.
         self.trouble = torch.tensor(0)
 
@@ -268,8 +266,6 @@ class _Judge:
             if first:
                 check_logits(logits, len(points))
                 check_labels(aims, len(points), classes=logits.shape[1], name="targets")
-                if not self.targeted and self.confidence is None:
-                    self.least_gap = -log(max(1, logits.shape[1] - 1))
             hit, lead, odds = self._evaluate(logits, aims)
             rise = input_gradient(odds, leaf).flatten(1)
         self._watch(rise, _GRADIENT)
@@ -392,7 +388,8 @@ def _come_nearer(judge: _Judge, clean: Tensor, aims: Tensor, nearest: _Nearest, 
             other = _descend(judge, clean, start, aims, judge.look(start, aims), _HALFWAY)
         else:
             start = torch.where(success, nearest.point, _noisy(clean, _RETRIES + turn))
-            end, verdict = _detour(judge, clean, start, aims, turn)
+            noise = _directions(clean, f"lbfgs/detour/{turn}", _DETOUR)
+            end, verdict = _detour(judge, clean, start, aims, noise)
             other = _descend(judge, clean, end, aims, verdict, _AFTER_DETOUR)
             other.evaluations += _DETOUR
         nearer = other.square < nearest.square
@@ -412,24 +409,25 @@ def _come_nearer(judge: _Judge, clean: Tensor, aims: Tensor, nearest: _Nearest, 
 
 def _noisy(clean: Tensor, number: int) -> Tensor:
     """The images plus noise in a random direction that is the same for all."""
-    pixels = clean.shape[1]
+    return (clean + _FAR * sqrt(clean.shape[1]) * _directions(clean, f"lbfgs/{number}", 1)).clamp_(0, 1)
+
+
+def _directions(clean: Tensor, name: str, count: int) -> Tensor:
+    """Random directions of length 1, (count, pixels), which are always the same."""
     index = torch.zeros(1, dtype=torch.int64, device=clean.device)
-    noise = normal(seed_for(f"lbfgs/{number}", 0), index, draws=1, size=pixels)[0]
-    start: Tensor = clean + _FAR * sqrt(pixels) * (noise / vector_norm(noise))
-    return start.clamp_(0, 1)
+    noise = normal(seed_for(name, 0), index, draws=count, size=clean.shape[1])[0]
+    directions: Tensor = noise / vector_norm(noise, dim=1, keepdim=True)
+    return directions
 
 
-def _detour(judge: _Judge, clean: Tensor, start: Tensor, aims: Tensor, number: int) -> tuple[Tensor, _Verdict]:
+def _detour(judge: _Judge, clean: Tensor, start: Tensor, aims: Tensor, noise: Tensor) -> tuple[Tensor, _Verdict]:
     """The end (n, pixels) of a descent from `start` that does not stay in its minimum, and what is there.
 
     It minimises ||z - x||^2 / 2 where the odds are even or better, by the augmented Lagrangian (Nocedal & Wright 2006,
     section 17.3) with odds in units of their slope, that is as distances. Steps are RMSProp's with momentum and fall
-    geometrically; noise around each point, which smooths the odds, falls to nothing.
+    geometrically. Around each point `noise`, a direction for each step, smooths the odds, and falls to nothing.
     """
     pixels = clean.shape[1]
-    index = torch.zeros(1, dtype=torch.int64, device=clean.device)
-    noise = normal(seed_for(f"lbfgs/detour/{number}", 0), index, draws=_DETOUR, size=pixels)[0]
-    noise = noise / vector_norm(noise, dim=1, keepdim=True)
     point, verdict = start, judge.look(start, aims)
     multiplier = vector_norm(point - clean, dim=1)
     unit = (multiplier / sqrt(pixels)).unsqueeze(1)
@@ -474,7 +472,7 @@ def _descend(
         milestone_round=zero_count,
         evaluations=zero_count,
     )
-    descent.note(start, verdict, _smallest_constant(descent, judge.least_gap), 0)
+    descent.note(start, verdict, _smallest_constant(descent), 0)
     curvature = _Curvature(clean)
     rounds = 0
     while True:
@@ -506,17 +504,17 @@ def _free(point: Tensor, gradient: Tensor) -> Tensor:
     return (~held).to(gradient.dtype)
 
 
-def _smallest_constant(descent: _Descent, least_gap: float) -> Tensor:
+def _smallest_constant(descent: _Descent) -> Tensor:
     """The c whose minimiser would lie where success begins, if the log-odds were linear; (n,)."""
     # Only pixels that can move count, along `rise`, over a distance `way`. At its end the gradients of the two terms of
     # the objective cancel: c * (1 - p) * slope = 2 * way. If the log-odds of p grow as the lead does, they are
-    # odds - lead there: 0 with one rival class, less with several, more with several to choose from. Values beyond that
-    # come from the clearance alone.
+    # odds - lead there: 0 with one rival class, less with several. Values above 0 come from the clearance or, where any
+    # class but one will do, from the choice among several; they count as 0.
     free = _free(descent.point, -descent.rise)
     slope = vector_norm(descent.rise * free, dim=1).clamp(min=_LEAST_SLOPE)
     away = vector_norm((descent.point - descent.clean) * free, dim=1)
     way = torch.maximum(away - descent.lead / slope, _NEAREST_AIM * away)
-    constant: Tensor = 2 * way / (slope * torch.sigmoid((descent.lead - descent.odds).clamp(min=least_gap)))
+    constant: Tensor = 2 * way / (slope * torch.sigmoid((descent.lead - descent.odds).clamp(min=0)))
     return constant.clamp(_LEAST_CONSTANT, _GREATEST_CONSTANT)
 
 
@@ -527,7 +525,7 @@ def _gradient(constant: Tensor, point: Tensor, clean: Tensor, odds: Tensor, rise
 
 def _advance(judge: _Judge, descent: _Descent, curvature: _Curvature, rounds: int) -> None:
     """One round: try a step for every image, and accept it or damp the next."""
-    smallest = _smallest_constant(descent, judge.least_gap)
+    smallest = _smallest_constant(descent)
     constant = smallest * torch.where(descent.best_square.isinf(), _SURPLUS * 2 ** (rounds / _DOUBLING), _SURPLUS)
     gradient = _gradient(constant, descent.point, descent.clean, descent.odds, descent.rise)
     away = descent.point - descent.clean
