@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch._dynamo  # noqa: F401  # a module first imported within pytester is forgotten; torch's fail twice
 
 SCHEDULER = """
 import sys

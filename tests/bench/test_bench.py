@@ -322,11 +322,11 @@ def test_the_attacks_are_measured_and_what_is_not_has_a_reason(pytester, monkeyp
     assert scipy["success"] == 1
     for median, high in scipy["l2_ratio"].values():
         assert 0.98 < median <= high < 1.1
-    for aim in ("targeted", "untargeted"):
+    for aim, least in (("targeted", 60), ("untargeted", 30)):  # images that are misclassified already take one
         near = timed[f"smallest L2, {aim}, cpu", "vaecore, 88"]["extra_info"]
         assert len(near["l2"]) == 12
-        assert all(near["l2"])
-        assert 60 < near["evaluations"] < 100
+        assert None not in near["l2"]
+        assert least < near["evaluations"] < 100
 
 
 STOPPED = """

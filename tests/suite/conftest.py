@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import torch._dynamo  # a module that is first imported within pytester is forgotten; torch's fail twice
 from torch import nn
 
 from vaecore import ClassifierConfig, LatentSearch, Store, VAEConfig, fit_scores, reference_configs
