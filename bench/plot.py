@@ -51,9 +51,8 @@ def _draw_nearest(tasks: Mapping[str, Sequence[Mapping[str, Any]]], measured_on:
         curves: dict[str, list[tuple[float, list[float], float]]] = {}
         for info in infos:
             l2 = [norm for norm in distances(info) if norm != float("inf")]
-            line = OURS if info["way"].startswith(OURS) else info["way"].rpartition(" ")[0]
             if l2:
-                curves.setdefault(line, []).append((info["ms_per_image"], l2, len(l2) / len(info["l2"])))
+                curves.setdefault(info["line"], []).append((info["ms_per_image"], l2, len(l2) / len(info["l2"])))
         for axis, (name, figure_of) in zip(axes, figures.items(), strict=True):
             values = []
             for place, (line, points) in enumerate(curves.items()):

@@ -41,19 +41,29 @@ def vaecore_lbfgs(
     return lbfgs(classifier, images, classes, targeted=targeted, evaluations=evaluations).images
 
 
-# By gradients an image, of which the first is the default.
-OUR_EFFORTS = {OURS: vaecore_lbfgs}
-OUR_EFFORTS |= {f"{OURS}, {effort}": partial(vaecore_lbfgs, evaluations=effort) for effort in (88, 180, 332, 636)}
-PEERS_OF_NEAREST = {
-    f"adv_lib, {attack.upper()} {steps}": partial(peers.adv_lib_nearest, attack=attack, steps=steps)
-    for attack in ("ddn", "fmn", "alma", "pdgd")
-    for steps in (100, 1000)
+EFFORTS = {OURS: 28} | {f"{OURS}, {effort}": effort for effort in (88, 180, 332, 636)}  # gradients; 28 by default
+OUR_EFFORTS = {way: partial(vaecore_lbfgs, evaluations=effort) for way, effort in EFFORTS.items()}
+PEERS_OF_NEAREST = (
+    *(
+        (peers.adv_lib_nearest, "adv_lib", name, steps)
+        for name in ("ddn", "fmn", "alma", "pdgd")
+        for steps in (100, 1000)
+    ),
+    *((peers.foolbox_nearest, "foolbox", name, 100) for name in ("ddn", "fmn")),
+    (peers.torchattacks_nearest, "torchattacks", "cw", 100),
+)
+# Ways to look for the smallest change: the line of the figure that each is a point of, its steps, and the attack.
+WAYS_TO_NEAREST = {way: (OURS, EFFORTS[way], attack) for way, attack in OUR_EFFORTS.items()}
+WAYS_TO_NEAREST |= {
+    f"{library}, {name.upper()} {steps}": (
+        f"{library}, {name.upper()}",
+        steps,
+        partial(attack, attack=name, steps=steps),
+    )
+    for attack, library, name, steps in PEERS_OF_NEAREST
 }
-PEERS_OF_NEAREST |= {
-    f"foolbox, {attack.upper()} 100": partial(peers.foolbox_nearest, attack=attack, steps=100)
-    for attack in ("ddn", "fmn")
-}
-PEERS_OF_NEAREST |= {"torchattacks, CW 100": partial(peers.torchattacks_nearest, attack="cw", steps=100)}
+LONG = 300  # steps, from which on the first call costs little beside them
+ALMA = [way for way, (line, *_) in WAYS_TO_NEAREST.items() if line == "adv_lib, ALMA"]
 
 
 @pytest.fixture
@@ -118,13 +128,12 @@ def test_lbfgs_of_scipy(benchmark: BenchmarkFixture, study: Study, victims: Vict
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("targeted", [True, False], ids=["targeted", "untargeted"])
-@pytest.mark.parametrize("way", [*OUR_EFFORTS, *PEERS_OF_NEAREST])
+@pytest.mark.parametrize("way", WAYS_TO_NEAREST)
 def test_nearest(benchmark: BenchmarkFixture, victims: Victims, *, targeted: bool, way: str) -> None:
-    """Smallest L2 change, for each effort. In `extra_info` also the norms, from which the table has its figures."""
-    if targeted and "ALMA" in way and victims.classifier(victims.images[:1]).shape[1] < 4:
+    """Smallest L2 change, for each effort. In `extra_info` also the norms and the line of the figure."""
+    if targeted and way in ALMA and victims.classifier(victims.images[:1]).shape[1] < 4:
         pytest.skip("ALMA's targeted loss takes four classes or more")
-    attack = OUR_EFFORTS[way] if way in OUR_EFFORTS else PEERS_OF_NEAREST[way]
-    long = way.rpartition(" ")[2] in ("332", "636", "1000")  # so long that the first call costs little
+    line, steps, attack = WAYS_TO_NEAREST[way]
     task = f"smallest L2, {'targeted' if targeted else 'untargeted'}"
     l2 = measure_attack(
         benchmark,
@@ -134,8 +143,9 @@ def test_nearest(benchmark: BenchmarkFixture, victims: Victims, *, targeted: boo
         task=task,
         way=way,
         rounds=1,  # of seconds; runs are repeated
-        warmup_rounds=0 if long else 1,
+        warmup_rounds=int(steps < LONG),
     )
+    benchmark.extra_info["line"] = line
     benchmark.extra_info["l2"] = [round(norm, 5) if norm == norm else None for norm in l2.tolist()]  # noqa: PLR0124  # NaN
     assert bool(l2.isfinite().any())
 

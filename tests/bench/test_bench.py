@@ -149,8 +149,16 @@ RUN = {
         entry(1, "PGD, cpu", way="foolbox", ms_per_image=0.0512, success=0.5),
         entry(2, LBFGS, way="scipy", ms_per_image=1169.6, median_l2=float("nan"), success=0.0, l2_ratio=RATIOS),
         entry(3, "other"),
-        entry(4, NEAR, way="vaecore, 88", ms_per_image=8.0, evaluations=94.0, l2=[1.0, 2.0, 4.0, 0.0]),
-        entry(5, NEAR, way="adv_lib, DDN 100", ms_per_image=9.0, evaluations=100.0, l2=[1.5, 1.0, None, 0.0]),
+        entry(4, NEAR, way="vaecore, 88", line="vaecore", ms_per_image=8.0, evaluations=94.0, l2=[1.0, 2.0, 4.0, 0.0]),
+        entry(
+            5,
+            NEAR,
+            way="adv_lib, DDN 100",
+            line="adv_lib, DDN",
+            ms_per_image=9.0,
+            evaluations=100.0,
+            l2=[1.5, 1.0, None, 0.0],
+        ),
     ],
 }
 PLAIN = """\

@@ -207,7 +207,7 @@ def session_of(config: pytest.Config) -> "ClaimsSession":
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Torch makes a million objects when it is imported, none of them garbage; a search takes a tenth of a second."""
+    """Within, nothing is freed that refers to itself. Torch's import makes a million objects, none of them garbage."""
     enabled = gc.isenabled()
     gc.disable()
     try:
