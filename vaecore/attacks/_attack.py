@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
+from vaecore._batch_sizes import differentiated_at_once, kept_for_gradient
 from vaecore._calls import ask, dependence
 from vaecore._check import (
     check_choice,
     check_classifier,
     check_images,
+    check_integer,
     check_labels,
     check_logits,
     check_mode,
@@ -265,13 +267,21 @@ def zero_gradient(gradient: Tensor) -> Tensor:
     return is_zero.long() * int(Sanity.ZERO_GRADIENT)
 
 
-def victim_flags(target: Classify | Victim, images: Tensor, objective: Objective | None = None) -> int:
-    """Flags that concern the target as a whole, from its answers to the first few images.
+def examine(
+    target: Classify | Victim,
+    images: Tensor,
+    objective: Objective | None = None,
+    *,
+    chunk: int | None,
+    most: int = 500,
+) -> tuple[int, int]:
+    """Flags that concern the target as a whole, and images to attack at once, from its answers to the first few images.
 
-    objective: the attack's, which a victim is asked by, too; None: the attack asks for logits alone.
+    objective: the attack's, which a victim is asked by, too; None: the attack asks for logits alone. chunk: None for as
+    many as fit with what is kept for their gradients, `most` at most.
     """
     classifier, victim = (cast(Classify, target), None) if objective is None else parts_of(target)
-    few = images[:8]
+    few, at_once = images[:8], 0 if chunk is None else check_integer("chunk", chunk, 1)
     rows, own = torch.arange(len(few), device=few.device), None if victim is None else objective
 
     def answer(points: Tensor) -> Tensor:
@@ -279,15 +289,23 @@ def victim_flags(target: Classify | Victim, images: Tensor, objective: Objective
         check_logits(logits, len(points))
         return logits if own is None else torch.cat([logits, own(points, rows, 0)[1].unsqueeze(1)], dim=1)
 
+    def watched(points: Tensor) -> Tensor:
+        nonlocal at_once
+        if at_once:
+            return answer(points)
+        found, kept = kept_for_gradient(answer, points)
+        at_once = differentiated_at_once(kept // len(few), images.device, most)
+        return found
+
     flags = Sanity(0)
     with torch.no_grad():
-        answers, cause = dependence(answer, few)
+        answers, cause = dependence(watched, few)
     logits = answers if own is None else answers[:, :-1]
     if bool((logits >= 0).all() & ((logits.sum(dim=1) - 1).abs() < 1e-4).all()):
         flags |= Sanity.PROBABILITIES
     if cause is not None:
         flags |= {"chance": Sanity.RANDOMISED, "batch": Sanity.BATCH_DEPENDENT}[cause]
-    return int(flags)
+    return int(flags), at_once
 
 
 def likely_classes(logits: Tensor, labels: Tensor) -> Tensor:

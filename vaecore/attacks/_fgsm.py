@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from vaecore._check import check_integer
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices
 from vaecore.attacks._attack import (
@@ -12,13 +11,13 @@ from vaecore.attacks._attack import (
     Victim,
     check_aims,
     check_budget,
+    examine,
     gradient_of,
     join,
     objective_of,
     outcome,
     projection,
     steepest,
-    victim_flags,
     zero_gradient,
 )
 from vaecore.models._networks import Classify
@@ -37,7 +36,7 @@ def fgsm(
     seed: int = 0,
     first_index: int = 0,
     indices: Tensor | None = None,
-    chunk: int = 500,
+    chunk: int | None = None,
 ) -> Attack:
     """One step of size epsilon that raises the cross-entropy, or a victim's loss, clipped to [0, 1].
 
@@ -46,19 +45,18 @@ def fgsm(
     target's cross-entropy, and success means that the target is predicted. Without, success means that the label is not
     predicted, also if the clean image was misclassified already. keep_failed: return the perturbed image even where the
     attack failed, to study the perturbation; by default the clean image, with NaN norms. seed, first_index, indices:
-    of a victim's noise, as in `pgd`; a classifier has none. chunk: images attacked at once; the result does not depend
-    on it.
+    of a victim's noise, as in `pgd`; a classifier has none. chunk: images attacked at once; by default as many
+    as fit the cache or the GPU, 500 at most. Results depend on it by rounding only.
     Raises ValueError for invalid input, a classifier in training mode and gradients that are not finite.
     Source: Goodfellow et al. (2015), section 4; for "l2" Miyato et al. (2017), section 3.
     """
     images, aims = check_aims(images, labels, targets)
     check_budget(epsilon, norm, images[0].numel())
-    chunk = check_integer("chunk", chunk, 1)
     with torch.no_grad():
         index = image_indices(len(images), first_index, indices).to(images.device)
         targeted = targets is not None
         objective = objective_of(classifier, aims, targeted=targeted, loss="cross-entropy", indices=index, seed=seed)
-        flags = victim_flags(classifier, images, objective)
+        flags, chunk = examine(classifier, images, objective, chunk=chunk)
         parts = []
         for rows in torch.split(torch.arange(len(images), device=images.device), chunk):
             clean = images[rows]

@@ -17,11 +17,11 @@ from vaecore.attacks._attack import (
     check_aims,
     check_budget,
     classifier_objective,
+    examine,
     gradient_of,
     likely_classes,
     outcome,
     parts_of,
-    victim_flags,
     wide,
 )
 from vaecore.models._networks import Classify
@@ -44,7 +44,7 @@ def flips(
     keep_failed: bool = False,
     first_index: int = 0,
     indices: Tensor | None = None,
-    chunk: int = 500,
+    chunk: int | None = None,
 ) -> Attack:
     """A search for pixels that, moved to another level within epsilon, fool a classifier behind `rounding`.
 
@@ -58,7 +58,7 @@ def flips(
     """
     images, _ = check_aims(images, labels, None)
     check_budget(epsilon, "linf", images[0].numel())
-    steps, targets, chunk = check_counts(steps=steps, targets=targets, chunk=chunk)
+    steps, targets = check_counts(steps=steps, targets=targets)
     if parts_of(classifier)[1] is not None:
         raise TypeError(f"flips must be given the classifier behind the rounding; got {type(classifier).__name__}")
     index = image_indices(len(images), first_index, indices).to(images.device)
@@ -66,7 +66,8 @@ def flips(
         levels = _Levels.of(rounding, images, epsilon)
         logits = answers(classifier, levels.middle)
         likely = likely_classes(logits, labels)
-        flags = torch.full_like(labels, victim_flags(classifier, levels.middle))
+        flag, chunk = examine(classifier, levels.middle, chunk=chunk)
+        flags = torch.full_like(labels, flag)
         points, success, spent = images.clone(), torch.zeros_like(labels, dtype=torch.bool), torch.zeros_like(labels)
         for attempt in range(1 + min(targets, logits.shape[1] - 1)):
             aims = labels if attempt == 0 else likely[:, attempt - 1]

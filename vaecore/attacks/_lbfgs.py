@@ -29,10 +29,10 @@ from vaecore._noise import normal, seed_for
 from vaecore.attacks._attack import (
     Attack,
     check_gradient,
+    examine,
     input_gradient,
     join,
     outcome,
-    victim_flags,
     zero_gradient,
 )
 from vaecore.models._networks import Classify
@@ -99,7 +99,7 @@ def lbfgs(
     targeted: bool = True,
     confidence: float | None = None,
     evaluations: int = 28,
-    chunk: int = 250,
+    chunk: int | None = None,
 ) -> Attack:
     """The nearest images that the classifier takes for the targets, or no more for the labels, by constrained L-BFGS.
 
@@ -118,7 +118,7 @@ def lbfgs(
     end (60 gradients together); and a descent from halfway between the two nearest successes (16). Each is done if the
     whole of it fits in, so that effort counts at 28, 88, 104, 164, 180 and so on. The noise is fixed, so results depend
     only on image and class.
-    chunk: images attacked at once, which bounds memory; results depend on it by rounding only.
+    chunk: images attacked at once, as in `fgsm`, but 250 at most by default.
 
     Returns an Attack with `constant`, the estimate of the smallest sufficient c when the image was found. (With a
     confidence p, log(p / (1 - p)) is subtracted from the target's logit in the cross-entropy, so that success begins at
@@ -135,7 +135,7 @@ def lbfgs(
     if confidence is not None:
         remedy = "None asks only that the target is predicted"
         check_number("confidence", confidence, lambda value: 0 < value < 1, "above 0 and below 1", remedy)
-    evaluations, chunk = check_counts(evaluations=evaluations, chunk=chunk)
+    (evaluations,) = check_counts(evaluations=evaluations)
     if not callable(classifier):
         raise TypeError(
             f"lbfgs must be given a classifier, whose logits it asks for; got {type(classifier).__name__} (of victims,"
@@ -143,7 +143,7 @@ def lbfgs(
         )
     check_classifier(classifier)
     with torch.no_grad():
-        flags = victim_flags(classifier, images)
+        flags, chunk = examine(classifier, images, chunk=chunk, most=250)
         parts = []
         for clean, aim in zip(torch.split(images, chunk), torch.split(targets, chunk), strict=True):
             judge = _Judge(classifier, clean.shape[1:], confidence, targeted=targeted)

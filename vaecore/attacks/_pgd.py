@@ -19,12 +19,12 @@ from vaecore.attacks._attack import (
     Victim,
     check_aims,
     check_budget,
+    examine,
     gradient_of,
     objective_of,
     outcome,
     projection,
     steepest,
-    victim_flags,
     wide,
     zero_gradient,
 )
@@ -57,7 +57,7 @@ def pgd(
     keep_failed: bool = False,
     first_index: int = 0,
     indices: Tensor | None = None,
-    chunk: int = 500,
+    chunk: int | None = None,
 ) -> Attack:
     """Steps that raise the loss, each projected on the ball of radius epsilon around the image and clipped to [0, 1].
 
@@ -76,14 +76,14 @@ def pgd(
     restart. Image i has index `first_index` + i, or `indices[i]`, (n,) int64. restarts: attempts for each image without
     success; of failures, the one with the highest loss is kept.
 
-    keep_failed: as in `fgsm`. chunk: images attacked at once; results depend on it by rounding only.
+    keep_failed, chunk: as in `fgsm`.
     Evaluations are gradients, `steps` for each restart. Raises ValueError for invalid input, a classifier in training
     mode, and logits or gradients that are not finite.
     Source: Madry et al. (2018), section 2.1; Croce & Hein (2020), algorithm 1.
     """
     images, aims = check_aims(images, labels, targets)
     check_budget(epsilon, norm, images[0].numel())
-    chunk, steps, restarts = check_counts(chunk=chunk, steps=steps, restarts=restarts)
+    steps, restarts = check_counts(steps=steps, restarts=restarts)
     if step_size is not None:
         remedy = "None adapts it to each image"
         check_number("step_size", step_size, lambda value: 0 < value < inf, "above 0, and finite", remedy)
@@ -98,7 +98,8 @@ def pgd(
     with torch.no_grad():
         index = image_indices(len(images), first_index, indices).to(images.device)
         objective = objective_of(classifier, aims, targeted=targets is not None, loss=loss, indices=index, seed=seed)
-        flags = torch.full_like(aims, victim_flags(classifier, images, objective))
+        flag, chunk = examine(classifier, images, objective, chunk=chunk)
+        flags = torch.full_like(aims, flag)
         points, evaluations = images.clone(), torch.zeros_like(aims)
         success, highest = torch.zeros_like(aims, dtype=torch.bool), torch.full_like(images[:, 0, 0, 0], -inf)
         for restart in range(restarts):

@@ -18,10 +18,10 @@ from vaecore.attacks._attack import (
     box,
     check_aims,
     check_budget,
+    examine,
     join,
     objective_of,
     outcome,
-    victim_flags,
 )
 from vaecore.models._networks import Classify
 
@@ -45,7 +45,7 @@ def square(
     keep_failed: bool = False,
     first_index: int = 0,
     indices: Tensor | None = None,
-    chunk: int = 500,
+    chunk: int | None = None,
 ) -> Attack:
     """Change random squares by +epsilon or -epsilon, clipped to [0, 1], and keep the changes that raise the loss.
 
@@ -59,7 +59,7 @@ def square(
     A randomised victim answers all queries about an image with the same draws, those of step 0: of new draws, the
     search would keep the luckiest. Success is then success on these draws; judge it by others.
 
-    keep_failed: as in `fgsm`. chunk: images attacked at once; results depend on it by rounding only.
+    keep_failed, chunk: as in `fgsm`.
     Evaluations are queries. Raises ValueError for invalid input, a classifier in training mode and logits that are not
     finite.
     Source: Andriushchenko et al. (2020), algorithms 1 and 2. A square that would change nothing gets the other sign,
@@ -67,10 +67,11 @@ def square(
     """
     images, aims = check_aims(images, labels, targets)
     check_budget(epsilon, "linf", images[0].numel())
-    chunk, queries = check_counts(chunk=chunk, queries=queries)
+    (queries,) = check_counts(queries=queries)
     index = image_indices(len(images), first_index, indices).to(images.device)
     objective = objective_of(classifier, aims, targeted=targets is not None, loss=loss, indices=index, seed=seed)
-    flags = torch.full_like(aims, victim_flags(classifier, images, objective))
+    flag, chunk = examine(classifier, images, objective, chunk=chunk)
+    flags = torch.full_like(aims, flag)
     searches = _Searches(objective, index, epsilon, seed, queries)
     parts = []
     with torch.no_grad():

@@ -29,7 +29,7 @@ def worst_case(
     keep_failed: bool = False,
     first_index: int = 0,
     indices: Tensor | None = None,
-    chunk: int = 500,
+    chunk: int | None = None,
 ) -> Attack:
     """Auto-PGD on the cross-entropy, Auto-PGD towards each likely class, and Square, each on the images that are left.
 
@@ -43,7 +43,7 @@ def worst_case(
     """
     images, _ = check_aims(images, labels, None)
     check_budget(epsilon, "linf", images[0].numel())
-    steps, targets, queries, chunk = check_counts(steps=steps, targets=targets, queries=queries, chunk=chunk)
+    steps, targets, queries = check_counts(steps=steps, targets=targets, queries=queries)
     index = image_indices(len(images), first_index, indices).to(images.device)
     with torch.no_grad():
         logits = answers(parts_of(classifier)[0], images)

@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from vaecore._batch_sizes import answer_in_batches
 from vaecore._calls import adapter, ask, check_module, encode_adapter
 from vaecore._check import check_draws, check_images, check_vae
 from vaecore.models._networks import Autoencoder
@@ -25,9 +26,13 @@ def posterior(vae: Autoencoder, images: Tensor) -> Posterior:
 def encode(vae: Autoencoder, images: Tensor) -> Posterior:
     """As `posterior`, without checking the values."""
     check_vae(vae)
-    posterior = _encode(vae, images)
-    check_module(vae, "the VAE's encode", lambda some: torch.cat(_encode(vae, some), dim=1), images)
-    return posterior
+
+    def joined(some: Tensor) -> Tensor:
+        return torch.cat(_encode(vae, some), dim=1)
+
+    mean, log_variance = answer_in_batches(vae, "encode", joined, images, images[0].numel()).chunk(2, dim=1)
+    check_module(vae, "the VAE's encode", joined, images)
+    return mean, log_variance
 
 
 def _encode(vae: Autoencoder, images: Tensor) -> Posterior:
@@ -65,15 +70,22 @@ def latents_of(encoded: Posterior, noise: Tensor) -> Tensor:
 
 def decode_draws(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
     """Decode latents (n, draws, latent) to (n, draws, c, h, w), where `shape` is (any, c, h, w); else ValueError."""
-    expected = (len(latents) * latents.shape[1], *shape[1:])
-    decoded = ask(vae.decode, latents.flatten(0, 1))
-    if not isinstance(decoded, Tensor):
-        raise ValueError(
-            f"the VAE must decode to images, a tensor; got {type(decoded).__name__}"
-            f"{adapter(decoded, 'model.decode(latents)')}"
-        )
-    if decoded.shape != expected:
-        raise ValueError(f"the VAE must decode to images shaped as its input, {expected}; got {tuple(decoded.shape)}")
+
+    def decode(some: Tensor) -> Tensor:
+        expected = (len(some), *shape[1:])
+        decoded = ask(vae.decode, some)
+        if not isinstance(decoded, Tensor):
+            raise ValueError(
+                f"the VAE must decode to images, a tensor; got {type(decoded).__name__}"
+                f"{adapter(decoded, 'model.decode(latents)')}"
+            )
+        if decoded.shape != expected:
+            raise ValueError(
+                f"the VAE must decode to images shaped as its input, {expected}; got {tuple(decoded.shape)}"
+            )
+        return decoded
+
+    decoded = answer_in_batches(vae, "decode", decode, latents.flatten(0, 1), shape[1:].numel())
     if not torch.compiler.is_compiling():
         check_module(vae, "the VAE's decode", partial(ask, vae.decode), latents[:, 0])
     return decoded.view(len(latents), -1, *shape[1:])

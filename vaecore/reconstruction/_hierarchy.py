@@ -1,10 +1,13 @@
 """Bounds of a hierarchical VAE by level, and the likelihood ratio of the levels (Havtorn et al. 2021)."""
 
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from vaecore._batch_sizes import rows_at_once
+from vaecore._calls import ask
 from vaecore._check import check_choice, check_images, check_integer, check_type, check_vae
 from vaecore._modes import in_any_mode
 from vaecore._noise import image_indices, normal
@@ -13,8 +16,6 @@ from vaecore.reconstruction._decode import check_finite
 from vaecore.reconstruction._likelihood import importance_weighted, log_bernoulli_of_odds, log_weights
 
 Lower = Literal["mean", "draws"]
-
-_ROWS = {"cpu": 500, "cuda": 65_536}  # draws of all images that go down at once, as in `log_likelihood`
 
 
 @in_any_mode
@@ -85,10 +86,12 @@ def _weights(
     index = image_indices(len(images), first_index, indices).to(images.device)
     ways = [(check_integer("above", above, 0, len(vae.levels) - 1), lower) for above, lower in ways]
     draws = check_integer("draws", draws, 1)
-    at_once = max(1, _ROWS.get(images.device.type, 4096) // draws)
-    chunk = at_once if chunk is None else check_integer("chunk", chunk, 1)
     parts: list[list[Tensor]] = [[] for _ in ways]
     with torch.no_grad():
+        if chunk is None:
+            at_once = rows_at_once(vae, "encode", partial(ask, vae.encode), images[:1], images[0].numel())
+            chunk = max(1, at_once // draws)
+        chunk = check_integer("chunk", chunk, 1)
         for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
             noise = normal(seed, row_index, draws=draws, size=sum(vae.levels))
             features = [each.repeat_interleave(draws, dim=0) for each in vae.climb(rows)]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import relu, softplus
 
+from vaecore._batch_sizes import answer_in_batches, differentiated_at_once, kept_for_gradient, rows_at_once
 from vaecore._calls import ask, check_module
 from vaecore._check import check_choice, check_images, check_integer
 from vaecore._modes import in_any_mode
@@ -36,16 +37,13 @@ LogDensity = Callable[[Tensor, Tensor], Tensor]
 # the reconstruction errors of VAEs on CIFAR-10 have.
 _SCALE = 0.05
 
-# Latents decoded at once: on a CPU their activations fit a core's cache, and on a GPU they fill it.
-_PORTION = {"cpu": 500, "cuda": 65_536}
-# A chunk of images has this many times more draws, as noise is slow to generate in small portions.
-_CHUNK = 40
+_CHUNK = {"cpu": 20_000, "cuda": 2_621_440}  # draws of a chunk of images, as noise is slow to make in small portions
 
 _STEPS = {"posterior": 20, "encoder": 100}
 _POSTERIOR_RATE = 0.1  # Adam's learning rate, which falls to 0 along a half cosine
 _DECAYS = (0.9, 0.999)  # of Adam's moments
 _ENCODER_RATE = 2e-4  # Adam's learning rate in the authors' code
-_ENCODERS = {"cpu": 32, "cuda": 2_048}  # optimised at once: on a CPU what Adam keeps of them fits a core's cache
+_WEIGHTS = {"cpu": 1 << 19, "cuda": 1 << 25}  # of encoders that are optimised at once: on a CPU they fit the caches
 
 
 def log_likelihood(
@@ -120,7 +118,7 @@ def _bounds(
 ) -> Tensor:
     """A bound of (posterior, noise, log-densities of its draws), computed chunk by chunk; (n,)."""
     draws = check_integer("draws", draws, 1)
-    chunk = _chunk(chunk, max(1, _CHUNK * _portion(images) // draws))
+    chunk = _chunk(chunk, max(1, _CHUNK.get(images.device.type, _CHUNK["cpu"]) // draws))
     parts = []
     with torch.no_grad():
         for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
@@ -165,7 +163,7 @@ def likelihood_regret(
     steps = check_integer("steps", _STEPS[how] if steps is None else steps, 1)
     draws = check_integer("draws", draws, 1)
     images, index = _check(images, first_index, indices)
-    chunk = _chunk(chunk, max(1, _portion(images) // 2))  # as each step decodes a pair of draws
+    chunk = _chunk(chunk, max(1, _CHUNK.get(images.device.type, _CHUNK["cpu"]) // max(draws, steps)))
     parts = []
     for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True):
         with torch.no_grad():
@@ -189,9 +187,19 @@ def regret_of(
 ) -> Tensor:
     """As `likelihood_regret`, for one chunk of images with their posteriors; (n,)."""
     size = encoded[0].shape[1]
-    optimise = _optimised_posterior if how == "posterior" else _optimised_encoder
     step_noise = normal(seed_for("likelihood-regret/steps", seed), indices, draws=steps, size=size)
-    optimised = optimise(vae, images, encoded, step_noise)
+    if how == "posterior":
+        pair = encoded[0][:1].unsqueeze(1).repeat(1, 2, 1)
+        _, kept = kept_for_gradient(partial(density_of, vae, images[:1]), pair)
+        at_once = differentiated_at_once(kept, images.device, len(images))
+        split = [torch.split(each, at_once) for each in (images, *encoded, step_noise)]
+        parts = [
+            _optimised_posterior(vae, rows, (mean, log_variance), draws)
+            for rows, mean, log_variance, draws in zip(*split, strict=True)
+        ]
+        optimised = torch.cat([mean for mean, _ in parts]), torch.cat([log_variance for _, log_variance in parts])
+    else:
+        optimised = _optimised_encoder(vae, images, step_noise)
     half = normal(seed_for("likelihood-regret/draws", seed), indices, draws=-(-draws // 2), size=size)
     noise = torch.cat([half, -half], dim=1)[:, :draws]
     reduce = torch.mean if bound == "elbo" else importance_weighted
@@ -277,10 +285,16 @@ def log_odds(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> Tensor:
         check_reconstructions(decoded.flatten(0, 1))
         edge = torch.finfo(torch.float32).eps
         return torch.logit(decoded.flatten(2).clamp(edge, 1 - edge))
-    odds: Tensor = ask(decode_logits, latents.flatten(0, 1)).flatten(1)
-    expected = (len(latents) * latents.shape[1], shape[1:].numel())
-    if odds.shape != expected:
-        raise ValueError(f"the VAE's decode_logits must give log-odds {expected}, one a pixel; got {tuple(odds.shape)}")
+
+    def odds_of(some: Tensor) -> Tensor:
+        odds: Tensor = ask(decode_logits, some).flatten(1)
+        if odds.shape != (expected := (len(some), shape[1:].numel())):
+            raise ValueError(
+                f"the VAE's decode_logits must give log-odds {expected}, one a pixel; got {tuple(odds.shape)}"
+            )
+        return odds
+
+    odds = answer_in_batches(vae, "decode_logits", odds_of, latents.flatten(0, 1), shape[1:].numel())
     check_module(vae, "the VAE's decode_logits", partial(ask, decode_logits), latents[:, 0])
     return odds.view(*latents.shape[:2], -1)
 
@@ -313,7 +327,7 @@ def log_densities(
 ) -> Tensor:
     """Log-density in nats of images given their latents (n, draws, latent), decoded in portions; (n, draws)."""
     densities = latents.new_empty(latents.shape[:2])
-    portion = _portion(latents)
+    portion = latents_at_once(vae, latents, images.shape)
     step = max(1, portion // latents.shape[1])
     for start in range(0, len(images), step):
         rows = images[start : start + step]
@@ -322,6 +336,12 @@ def log_densities(
             density = density_of(vae, rows, part, log_density, precision)
             densities[start : start + step, first : first + portion] = density
     return densities
+
+
+def latents_at_once(vae: Autoencoder, latents: Tensor, shape: torch.Size) -> int:
+    """Latents (n, draws, latent) whose decoded images of `shape`, (any, c, h, w), fit the cache or the GPU."""
+    method = "decode_logits" if hasattr(vae, "decode_logits") else "decode"
+    return rows_at_once(vae, method, partial(ask, getattr(vae, method)), latents[:1, 0], shape[1:].numel())
 
 
 def _optimised_posterior(vae: Autoencoder, images: Tensor, encoded: Posterior, noise: Tensor) -> Posterior:
@@ -360,7 +380,7 @@ def _elbo_gradient(vae: Autoencoder, images: Tensor, parameters: Tensor, noise: 
     return gradient
 
 
-def _optimised_encoder(vae: Autoencoder, images: Tensor, _: Posterior, noise: Tensor) -> Posterior:
+def _optimised_encoder(vae: Autoencoder, images: Tensor, noise: Tensor) -> Posterior:
     """Mean and log-variance by an encoder optimised for each image, with one step for each draw of noise."""
     if not isinstance(vae, nn.Module):
         raise ValueError(
@@ -370,12 +390,11 @@ def _optimised_encoder(vae: Autoencoder, images: Tensor, _: Posterior, noise: Te
     fitted: Any = copy.deepcopy(vae)
     for weight in fitted.parameters():  # `Module.requires_grad_`, which a script does not have
         weight.requires_grad_(weight.is_floating_point())
-    at_once = _ENCODERS.get(images.device.type, 256)
     optimise: Callable[[Tensor, Tensor], Posterior]
     if isinstance(vae, VAE) and type(vae).encode is VAE.encode:
-        optimise = partial(_optimised_layers, fitted)
+        optimise, at_once = partial(_optimised_layers, fitted), _encoders_at_once(fitted.posterior)
     elif isinstance(vae, ConvVAE) and type(vae).encode is ConvVAE.encode:
-        optimise = partial(_optimised_networks, fitted)
+        optimise, at_once = partial(_optimised_networks, fitted), _encoders_at_once(fitted.encoder)
     else:
         encoder = _encoder_weights(fitted, images[:1])
         start = [weight.detach().clone() for weight in encoder]
@@ -385,6 +404,13 @@ def _optimised_encoder(vae: Autoencoder, images: Tensor, _: Posterior, noise: Te
         for rows, draws in zip(torch.split(images, at_once), torch.split(noise, at_once), strict=True)
     ]
     return torch.cat([mean for mean, _ in parts]), torch.cat([log_variance for _, log_variance in parts])
+
+
+def _encoders_at_once(layers: nn.Module) -> int:
+    """Encoders that are optimised at once, each with weights of its own for these layers."""
+    weights = [*layers.parameters()]
+    most = _WEIGHTS.get(weights[0].device.type, _WEIGHTS["cpu"])
+    return max(1, most // sum(weight.numel() for weight in weights))
 
 
 def _optimised_copy(fitted: Any, encoder: list[Tensor], start: list[Tensor], image: Tensor, noise: Tensor) -> Posterior:
@@ -468,11 +494,6 @@ def _encoder_weights(vae: Any, image: Tensor) -> list[Tensor]:
         )
     gradients: Sequence[Tensor | None] = torch.autograd.grad(encoded, weights, allow_unused=True)
     return [weight for weight, gradient in zip(weights, gradients, strict=True) if gradient is not None]
-
-
-def _portion(tensor: Tensor) -> int:
-    """Latents to decode at once on a tensor's device."""
-    return _PORTION.get(tensor.device.type, 4096)
 
 
 def _check(images: Tensor, first_index: int, indices: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from vaecore._batch_sizes import answers, fit_at_once, widest_activation
+from vaecore._batch_sizes import answers, rows_at_once
 from vaecore._calls import ask
 from vaecore._check import check_classifier, check_images, check_integer, check_tensor
 from vaecore._noise import image_indices, normal
@@ -130,9 +130,9 @@ def reconstruct(
             noise = normal(seed, index, draws=draws, size=mean.shape[1])
             latents = latents_of((mean, log_variance), noise)
             if step is None:
-                widest = widest_activation(vae, partial(ask, vae.decode, latents[:1, 0]), rows[0].numel())
                 dtype = torch.bfloat16 if compiled and precision == "bfloat16" else torch.float32
-                step = max(1, fit_at_once(widest * dtype.itemsize, rows.device) // draws)
+                decode, pixels = partial(ask, vae.decode), rows[0].numel()
+                step = max(1, rows_at_once(vae, "decode", decode, latents[:1, 0], pixels, dtype) // draws)
             if compiled and not joined.filled:
                 with computing():
                     decoded = decode_draws(vae, latents[:1], rows[:1].shape)

@@ -27,6 +27,7 @@ from vaecore.reconstruction._likelihood import (
     decoder_density,
     elbo_of,
     importance_weighted,
+    latents_at_once,
     log_bernoulli_of_odds,
     log_densities,
     log_normaliser_of_odds,
@@ -39,8 +40,6 @@ OfDraws: TypeAlias = Literal["logits", "normaliser"]
 
 # One byte a pixel: neither the bytes before it nor its place modulo 4 say which kind of byte comes next.
 _LZMA: list[dict[str, Any]] = [{"id": lzma.FILTER_LZMA2, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 16}]
-# Draws decoded at once: on a CPU they fit a core's cache, and on a GPU they fill it.
-_DECODED = {"cpu": 500, "cuda": 65_536}
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class Features:
         """Features of the draws, from one pass that decodes them in portions."""
         draws, shape = self._settings.draws, self.images.shape
         latents = latents_of(self.encoded, self._noise[:, :draws])
-        portion = max(1, _DECODED.get(self.images.device.type, 4096) // draws)
+        portion = max(1, latents_at_once(self.vae, latents, shape) // draws)
         parts = []
         for rows, row_latents in zip(torch.split(self.images, portion), torch.split(latents, portion), strict=True):
             if self._density is None:

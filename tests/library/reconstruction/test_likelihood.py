@@ -13,8 +13,18 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_diverg
 from torch.nn.functional import binary_cross_entropy, logsigmoid
 from torch.testing import assert_close
 
-from vaecore import VAE, discretised_logistic, elbo, likelihood_regret, log_likelihood, reconstruct, scores
-from vaecore.toolkit import kl_of_posterior, normal, seed_for
+from vaecore import (
+    VAE,
+    VAEConfig,
+    _batch_sizes,
+    discretised_logistic,
+    elbo,
+    likelihood_regret,
+    log_likelihood,
+    reconstruct,
+    scores,
+)
+from vaecore.toolkit import fit_at_once, kl_of_posterior, normal, seed_for
 
 LATENT, SIDES = 3, (5, 4)
 PIXELS = SIDES[0] * SIDES[1]
@@ -280,7 +290,7 @@ def test_a_density_or_a_reconstruction_of_colour_that_is_unfit_is_refused(tiny_c
     vae, images = OfGaussians(tiny_colour_vae()).eval(), some_colours(3)
     vae.log_density = lambda images, _: images.sum(dim=(1, 2, 3))
     for function in (elbo, likelihood_regret, scores["elbo"]):
-        with pytest.raises(ValueError, match=r"log_density must give \(3, \d\), \(images, draws\); got \(3,\)"):
+        with pytest.raises(ValueError, match=r"log_density must give \((\d), \d\), \(images, draws\); got \(\1,\)"):
             function(vae, images, **({} if function is likelihood_regret else {"draws": 2}), seed=0)
     spoilt = tiny_colour_vae()
     spoilt.decoder[0].bias.data.fill_(math.nan)
@@ -294,12 +304,35 @@ def test_a_density_or_a_reconstruction_of_colour_that_is_unfit_is_refused(tiny_c
 
 @pytest.mark.parametrize("function", [log_likelihood, elbo])
 @pytest.mark.parametrize(
-    ("draws", "decoded"), [(250, [500, 500, 250]), (650, [500, 150] * 5), (500, [500] * 5), (3, [15])]
+    ("share", "decoded"), [(0.5, [1, 1, 0.5]), (1.25, [1, 0.25] * 5), (1, [1] * 5), (0.125, [5 / 8])]
 )
-def test_no_more_than_a_portion_is_decoded_at_once(tiny_vae, some_images, function, draws, decoded):
+def test_no_more_is_decoded_at_once_than_fits(tiny_vae, some_images, monkeypatch, function, share, decoded):
+    """Shares of the 800 latents that fit, in draws of an image and in calls."""
     vae = Plain(tiny_vae())
-    function(vae, some_images(5), draws=draws, seed=0)
-    assert vae.decoded == decoded
+    monkeypatch.setattr(_batch_sizes, "fit_at_once", lambda *_: 800)
+    function(vae, some_images(5), draws=round(800 * share), seed=0)
+    assert vae.decoded == [round(800 * one) for one in decoded]
+
+
+class Deep(VAE):
+    """One whose widest layer has many numbers."""
+
+    def __init__(self, config, image_shape):
+        super().__init__(config, image_shape)
+        self.wide = torch.nn.Linear(config.latent_size, 40_000)
+        self.decoded = []
+
+    def decode_logits(self, latents):
+        self.decoded.append(len(latents))
+        return super().decode_logits(latents) + 0 * self.wide(latents).relu().sum(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("function", [log_likelihood, elbo, likelihood_regret, scores["mse"]])
+def test_what_is_decoded_at_once_follows_the_width_of_the_model(some_images, one_thread, function):
+    vae = Deep(VAEConfig(latent_size=LATENT, hidden_size=8), SIDES).eval().requires_grad_(requires_grad=False)
+    function(vae, some_images(120), draws=2, seed=0)
+    most = {likelihood_regret: _batch_sizes._KEPT["cpu"] // (4 * 40_000)}
+    assert max(vae.decoded) <= most.get(function, fit_at_once(4 * 40_000, torch.device("cpu")))
 
 
 def test_a_vae_without_log_odds_gives_the_same(tiny_vae, some_images):

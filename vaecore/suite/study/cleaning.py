@@ -42,7 +42,6 @@ from vaecore.suite.study.conditions import (
     Condition,
 )
 from vaecore.suite.study.evidence import Evidence
-from vaecore.suite.study.perturbations import CHUNK
 from vaecore.suite.study.plain import BITS, MEDIAN, SEARCH, THRESHOLD, latent_search, plain_purifiers
 from vaecore.suite.study.setup import Setup
 from vaecore.suite.study.tables import Columns, join, stack
@@ -327,7 +326,7 @@ def attack_purifier(
         seed=model.seed,
     )
     # The adapted step size takes the luck of a step's draws for progress.
-    effort: dict[str, Any] = {"step_size": 4 * epsilon / STEPS, "chunk": CHUNK} if victim.purifier.random else {}
+    effort: dict[str, Any] = {"step_size": 4 * epsilon / STEPS} if victim.purifier.random else {}
     return {"images": pgd(victim, pixels, labels, steps=STEPS, **effort, **common).images.cpu()}
 
 

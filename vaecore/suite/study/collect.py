@@ -6,6 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vaecore.suite.study.cleaning import CLEANED, CURVE, names
 from vaecore.suite.study.conditions import (
     AWAY,
@@ -104,7 +106,7 @@ def environment(study: Study) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": platform.system(),
-        "processor": _processor(),
+        "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": facts.threads,
         "workers": facts.workers,
         "gpu": facts.gpu,

@@ -16,7 +16,6 @@ from vaecore import scores as all_scores
 from vaecore.suite.study.conditions import AWAY, HIDDEN, HOME, INSIDE, OUTSIDE, Condition
 from vaecore.suite.study.evidence import Evidence
 from vaecore.suite.study.models import all_but, reference, seen, train_reference
-from vaecore.suite.study.perturbations import CHUNK
 from vaecore.suite.study.setup import Setup, given
 from vaecore.suite.study.tables import Columns, join
 from vaecore.suite.study.tasks import Given, Task
@@ -263,7 +262,6 @@ def hide(
             seed=seed_for(f"attack/hide-from-{name}", seed),
             indices=indices,
             keep_failed=True,
-            chunk=CHUNK,
         )
         columns |= {f"{name}/{judge}": values.cpu() for judge, values in fitted(attack.images, indices=indices).items()}
         columns[f"{name}/flags"] = attack.flags.cpu()

@@ -12,7 +12,6 @@ from vaecore.suite.study.kinds import ALARMS, MAGNET
 from vaecore.toolkit import Classify, Tensors, answers, normal, outcome, seed_for, signs, uniform, words
 
 _LEAST = 1e-12  # of a threshold, as a score may be 0 on nearly all images
-CHUNK = 50  # images attacked at once through draws: what is made of them should stay in the cache
 
 
 _PERTURB: dict[str, Callable[..., Attack]] = {}  # what each kind does to rows of images, given `perturb`'s settings
@@ -89,7 +88,6 @@ def joint_pgd(detector: VAEDetector, shard: Tensors, *, epsilon: float, steps: i
         seed=seed,
         indices=shard["indices"],
         keep_failed=True,
-        chunk=CHUNK,
     )
 
 
