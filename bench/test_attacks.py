@@ -41,7 +41,7 @@ def vaecore_lbfgs(
     return lbfgs(classifier, images, classes, targeted=targeted, evaluations=evaluations).images
 
 
-EFFORTS = {OURS: 28} | {f"{OURS}, {effort}": effort for effort in (88, 180, 332, 636)}  # gradients; 28 by default
+EFFORTS = {OURS: 28} | {f"{OURS}, {effort}": effort for effort in (80, 164, 300, 640)}  # gradients; 28 by default
 OUR_EFFORTS = {way: partial(vaecore_lbfgs, evaluations=effort) for way, effort in EFFORTS.items()}
 PEERS_OF_NEAREST = (
     *(

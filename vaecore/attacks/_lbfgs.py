@@ -66,16 +66,17 @@ _FALL, _PATIENCE = 2e-3, 15
 _LANDINGS = 3
 _KEPT_LEAD = 1e-3
 # Gradients of the first descent, and of those that follow a detour and start halfway between two successes.
-_FIRST, _AFTER_DETOUR, _HALFWAY = 28, 20, 16
+_FIRST, _AFTER_DETOUR, _HALFWAY = 28, 16, 16
 # Further descents of images without success start at noise of this root mean square around the image.
 _RETRIES = 3
 _FAR = 0.3
-# A detour: gradients; its first and last step in root mean squares of the nearest perturbation; what a step keeps of
+# A detour: gradients; its first step, of one detour and the next by turns, and its last one, in root mean squares of
+# the nearest perturbation; what a step keeps of
 # the momentum and of the mean square of gradients (RMSProp) and what the multiplier keeps of itself, as in ALMA; the
 # penalty, with odds in units of their slope; the noise at its start, in distances; the least root of a mean square, in
 # the unit of steps.
-_DETOUR = 40
-_FIRST_STEP, _LAST_STEP = 1.6, 0.08
+_DETOUR = 36
+_FIRST_STEPS, _LAST_STEP = (1.6, 4.8), 0.08
 _MEMORY = 0.9
 _PENALTY = 2.0
 _SHAKE = 0.3
@@ -114,9 +115,9 @@ def lbfgs(
     minimiser would just be a success if the log-odds were linear. The nearest success of all points evaluated is then
     moved towards the image, by three evaluations without gradient, until it only just is one. Images without success
     get up to three more such descents from noise, beyond the budget.
-    Then, by turns: a detour of forty steps from the nearest success, with momentum and noise, and a descent from its
-    end (60 gradients together); and a descent from halfway between the two nearest successes (16). Each is done if the
-    whole of it fits in, so that effort counts at 28, 88, 104, 164, 180 and so on. The noise is fixed, so results depend
+    Then, by turns: a detour of 36 steps from the nearest success, with momentum and noise, and a descent from its
+    end (52 gradients together); and a descent from halfway between the two nearest successes (16). Each is done if the
+    whole of it fits in, so that effort counts at 28, 80, 96, 148, 164 and so on. The noise is fixed, so results depend
     only on image and class.
     chunk: images attacked at once, as in `fgsm`, but 250 at most by default.
 
@@ -389,7 +390,8 @@ def _come_nearer(judge: _Judge, clean: Tensor, aims: Tensor, nearest: _Nearest, 
         else:
             start = torch.where(success, nearest.point, _noisy(clean, _RETRIES + turn))
             noise = _directions(clean, f"lbfgs/detour/{turn}", _DETOUR)
-            end, verdict = _detour(judge, clean, start, aims, noise)
+            first_step = _FIRST_STEPS[turn // 2 % len(_FIRST_STEPS)]
+            end, verdict = _detour(judge, clean, start, aims, noise, first_step)
             other = _descend(judge, clean, end, aims, verdict, _AFTER_DETOUR)
             other.evaluations += _DETOUR
         nearer = other.square < nearest.square
@@ -420,7 +422,9 @@ def _directions(clean: Tensor, name: str, count: int) -> Tensor:
     return directions
 
 
-def _detour(judge: _Judge, clean: Tensor, start: Tensor, aims: Tensor, noise: Tensor) -> tuple[Tensor, _Verdict]:
+def _detour(
+    judge: _Judge, clean: Tensor, start: Tensor, aims: Tensor, noise: Tensor, first_step: float
+) -> tuple[Tensor, _Verdict]:
     """The end (n, pixels) of a descent from `start` that does not stay in its minimum, and what is there.
 
     It minimises ||z - x||^2 / 2 where the odds are even or better, by the augmented Lagrangian (Nocedal & Wright 2006,
@@ -439,7 +443,7 @@ def _detour(judge: _Judge, clean: Tensor, start: Tensor, aims: Tensor, noise: Te
         gradient = ((point - clean).addcmul_((pull / slope).unsqueeze(1), verdict.rise, value=-1)) / unit
         mean_square = torch.lerp(gradient.square(), mean_square, _MEMORY if step else 0.0)
         momentum = momentum.mul_(_MEMORY).addcdiv_(gradient, mean_square.sqrt().add_(_LEAST_ROOT))
-        size = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / (_DETOUR - 1))
+        size = first_step * (_LAST_STEP / first_step) ** (step / (_DETOUR - 1))
         point = torch.addcmul(point, momentum, unit, value=-size).clamp_(0, 1)
         shake = _SHAKE * (1 - (step + 1) / _DETOUR) * vector_norm(point - clean, dim=1)
         verdict = judge.look(torch.addcmul(point, shake.unsqueeze(1), noise[step]).clamp_(0, 1), aims)

@@ -234,7 +234,7 @@ def test_a_success_has_the_confidence_asked_for(digits):
     assert bool((attack.l2 > lbfgs(model, images, targets).l2)[attack.success].all())
 
 
-EFFORTS = (28, 88, 104, 164)  # gradients: a descent, one more after a detour, one from halfway, a detour again
+EFFORTS = (28, 80, 96, 148)  # gradients: a descent, one more after a detour, one from halfway, a detour again
 
 
 @pytest.fixture(scope="module")
@@ -257,24 +257,24 @@ def test_no_image_is_farther_for_more_effort(digits, by_effort):
 
 
 def test_detours_leave_the_minimum_in_which_a_descent_ends(digits, by_effort):
-    """Of many images they find a nearer one than a descent of 164 gradients, here of a private function."""
+    """Of many images they find a nearer one than a descent of 148 gradients, here of a private function."""
     model, images, _, targets = digits
     images, targets = images[:20], targets[:20]
     with torch.no_grad():
         judge, clean = _lbfgs._Judge(model, images.shape[1:], None), images.flatten(1)
-        longest = _lbfgs._descend(judge, clean, clean, targets, judge.look(clean, targets), 164).square.sqrt()
-    assert (by_effort[164].l2 < 0.9997 * longest).float().mean() > 0.4
+        longest = _lbfgs._descend(judge, clean, clean, targets, judge.look(clean, targets), 148).square.sqrt()
+    assert (by_effort[148].l2 < 0.9997 * longest).float().mean() > 0.4
 
 
 def test_effort_that_pays_for_no_further_descent_changes_nothing(digits, by_effort):
     model, images, _, targets = digits
-    for effort, same in [(87, 28), (103, 88)]:
+    for effort, same in [(79, 28), (95, 80)]:
         attack = lbfgs(model, images[:20], targets[:20], evaluations=effort)
         assert torch.equal(attack.images, by_effort[same].images)
         assert torch.equal(attack.evaluations, by_effort[same].evaluations)
 
 
-@pytest.mark.parametrize("effort", [28, 104])
+@pytest.mark.parametrize("effort", [28, 96])
 def test_untargeted_any_other_class_will_do(digits, effort):
     """It comes as near as the best of nine attacks, each towards another class, on most images."""
     model, images, labels, _ = digits
@@ -315,7 +315,7 @@ def test_with_a_confidence_any_other_classes_have_it_together():
 # Each image by itself
 
 
-@pytest.mark.parametrize(("effort", "count"), [(28, 12), (104, 6)])
+@pytest.mark.parametrize(("effort", "count"), [(28, 12), (96, 6)])
 def test_an_image_does_not_depend_on_its_batch_mates(digits, one_by_one, effort, count):
     """But by rounding, when the classifier is asked about each image alone; one row has its target already."""
     model, images, _, targets = digits
@@ -395,7 +395,7 @@ def test_noise_leads_off_a_plateau():
     sharpness=st.sampled_from([0.1, 1.0, 10.0, 100.0, 1e12]),
     share=st.floats(0, 1),
     confidence=st.sampled_from([None, 0.2, 0.98]),
-    effort=st.sampled_from([28, 104]),
+    effort=st.sampled_from([28, 96]),
     targeted=st.booleans(),
 )
 def test_whatever_the_classifier_images_stay_in_the_box_and_figures_are_true(
@@ -434,13 +434,13 @@ def test_evaluations_are_within_their_bound(digits):
     images, targets = images[:10], targets[:10]
     assert int(lbfgs(model, images, targets).evaluations.max()) <= 28 + 3
     assert int(lbfgs(model, images, targets, evaluations=7).evaluations.max()) <= 4 * 7 + 3
-    assert int(lbfgs(model, images, targets, evaluations=104).evaluations.max()) <= 104 + 3 * 3
+    assert int(lbfgs(model, images, targets, evaluations=96).evaluations.max()) <= 96 + 3 * 3
 
     def lost(batch):
         return model(batch) * 0 + LADDER
 
-    # Three more descents of an image without success; and, of 108, a detour and two more.
-    for evaluations, last in [(1, 4), (2, 8), (9, 36), (28, 112), (108, 112 + 60 + 16)]:
+    # Three more descents of an image without success; and, of 100, a detour and two more.
+    for evaluations, last in [(1, 4), (2, 8), (9, 36), (28, 112), (100, 112 + 52 + 16)]:
         attack = lbfgs(lost, images, targets, evaluations=evaluations)
         assert attack.evaluations[targets != 9].tolist() == [last] * int((targets != 9).sum())
 
@@ -449,7 +449,7 @@ def test_evaluations_are_within_their_bound(digits):
 def test_evaluations_are_those_that_the_classifier_saw(digits):
     model, images, _, targets = digits
     for image, target in zip(images[:4].split(1), targets[:4].split(1), strict=True):
-        for effort in (28, 180):
+        for effort in (28, 164):
             counted = Counted(model)
             attack = lbfgs(counted, image, target, evaluations=effort)
             assert attack.evaluations.tolist() == [len(counted.asked)]
@@ -532,7 +532,7 @@ def test_the_host_waits_for_nothing_in_a_round(rough, monkeypatch):
     watch("_land")
     watch("_detour")
     images, targets = random_images(6, 0, share=0.3)
-    assert lbfgs(rough(0), images, targets, evaluations=88).success.any()
+    assert lbfgs(rough(0), images, targets, evaluations=80).success.any()
     assert entered.count("_advance") >= 27
     assert entered.count("_detour") == 1
     assert entered.count("_land") >= 1
