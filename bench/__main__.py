@@ -1,6 +1,6 @@
 """`python -m bench`: table or plots of benchmark runs, from pytest-benchmark's JSON; of several runs, their medians.
 
-`python -m bench scaling` measures executors.
+`python -m bench scaling` measures executors, `python -m bench growth` how time and memory grow.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import scaling
+from bench import growth, scaling
 from bench.plot import plot, plot_nearest, throughput
 from bench.table import machine, markdown, medians, nearest, tables
 
@@ -36,7 +36,20 @@ def main() -> int:
     measured.add_argument("what", choices=tuple(scaling.WHAT))
     measured.add_argument("--on", default="2", metavar="WHERE", help="1, 2, ... processes, or a cluster (default: 2)")
     measured.add_argument("--count", type=int, metavar="N", help="of tasks, repeats or images")
+    grown = commands.add_parser("growth", help="time and memory against sizes", description=growth.__doc__)
+    grown.add_argument("--axis", choices=tuple(growth.NAMES), nargs="*", help="only what grows with these")
+    grown.add_argument("--figure", type=Path, help="a .png, .svg or .pdf to write")
     options = parser.parse_args()
+    if options.command == "growth":
+        points = []
+        for point in growth.growth([line for line in growth.LINES if line.axis in (options.axis or growth.NAMES)]):
+            points.append(point)
+            said = f"{point.call}, {point.axis} {point.value:,}: {point.seconds:.2f} s, {point.mib:,.0f} MiB more"
+            print(said, file=sys.stderr, flush=True)  # noqa: T201  # minutes pass
+        print(markdown(growth.table(points)))  # noqa: T201  # the command's output
+        if options.figure:
+            growth.plot(points, options.figure)
+        return 0
     if options.command == "scaling":
         function, count = scaling.WHAT[options.what]
         print(f"{options.what}, on {options.on}:", function(options.on, options.count or count))  # noqa: T201

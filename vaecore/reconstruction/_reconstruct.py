@@ -109,7 +109,7 @@ def reconstruct(
     device = images.device if isinstance(images, Tensor) else _device_of(vae)
     encoded_at_once, drawn_at_once = _AT_ONCE.get(device.type if device is not None else "cpu", _AT_ONCE["cpu"])
     portion = max(1, chunk or 0, min(encoded_at_once, drawn_at_once // draws))
-    joined = _Joined(images, draws, whole=reduce is None, out=out)
+    joined = _Joined(count, out)
     looks, pace, step = _Looks(), _Pace(), chunk
     with torch.no_grad(), looks:
         for loaded in portions(images, portion):
@@ -217,16 +217,15 @@ class _Pace:
 
 
 class _Joined:
-    """Concatenates the results of chunks, in memory or in a file."""
+    """Concatenates the results of chunks, in memory or in a file; count: of all images, None where not known."""
 
-    def __init__(self, images: Stream, draws: int, *, whole: bool, out: str | Path | None) -> None:
-        self.file = None if out is None else Rows(out)
+    def __init__(self, count: int | None, out: str | Path | None) -> None:
+        self.count, self.file = count, None if out is None else Rows(out)
         self.parts: list[Tensor | dict[str, Tensor]] = []
         self.filled = 0
-        # Without a reduction each chunk is copied to its final place while it is in the cache.
-        self.whole: Tensor | None = None
-        if whole and out is None and isinstance(images, Tensor):
-            self.whole = images.new_empty(len(images), draws, *images.shape[1:])
+        # Each chunk's is copied to its final place. Many small results that stay, between the large ones that go, would
+        # keep the memory of these from being used again.
+        self.whole: dict[str, Tensor] = {}
 
     def append(self, part: Tensor | dict[str, Tensor], count: int) -> None:
         """Add the results of `count` images."""
@@ -241,10 +240,13 @@ class _Joined:
             if not isinstance(part, Tensor):
                 raise ValueError("with `out`, reduce must give one tensor; got a dict (a file has one array)")
             self.file.append(part)
-        elif self.whole is not None and isinstance(part, Tensor):
-            self.whole[self.filled : self.filled + count] = part
-        else:
+        elif self.count is None:
             self.parts.append(part)
+        else:
+            for name, result in (part if isinstance(part, dict) else {"": part}).items():
+                if name not in self.whole:
+                    self.whole[name] = result.new_empty(self.count, *result.shape[1:])
+                self.whole[name][self.filled : self.filled + count] = result
         self.filled += count
 
     def all(self) -> Tensor | dict[str, Tensor]:
@@ -252,8 +254,8 @@ class _Joined:
             raise ValueError("images must not be empty; got no batch")
         if self.file is not None:
             return self.file.all()
-        if self.whole is not None:
-            return self.whole
+        if self.whole:
+            return self.whole.get("", self.whole)
         tensors = [part for part in self.parts if isinstance(part, Tensor)]
         if tensors:
             return torch.cat(tensors)
