@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import growth, scaling
-from bench.plot import plot, plot_nearest, throughput
-from bench.table import machine, markdown, medians, nearest, tables
+from bench.plot import plot
+from bench.table import machine, markdown, medians, tables
 
 
 def main() -> int:
@@ -19,19 +19,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     table = commands.add_parser("table", help="speed and quality in Markdown")
-    drawn = commands.add_parser("plot", help="throughput of reconstruction against batch and draws, with the limit")
-    attacked = commands.add_parser(
-        "plot-nearest", help="L2 norms of the attacks that look for the smallest, against time"
+    drawn = commands.add_parser(
+        "plot",
+        help="throughput of reconstruction against batch and draws, and L2 norms against time: what was measured",
     )
-    for command in (table, drawn, attacked):
+    for command in (table, drawn):
         command.add_argument(
             "results",
             type=Path,
             nargs="+",
             help="what `pytest bench --benchmark-json=RESULTS` wrote, once or repeatedly",
         )
-    for command in (drawn, attacked):
-        command.add_argument("--figure", type=Path, required=True, help="a .png, .svg or .pdf to write")
+    drawn.add_argument("--figure", type=Path, required=True, help="a .png, .svg or .pdf to write")
     measured = commands.add_parser("scaling", help="what executors cost", description=scaling.__doc__)
     measured.add_argument("what", choices=tuple(scaling.WHAT))
     measured.add_argument("--on", default="2", metavar="WHERE", help="1, 2, ... processes, or a cluster (default: 2)")
@@ -61,15 +60,9 @@ def main() -> int:
     benchmarks = medians([run["benchmarks"] for run in runs])
     measured_on = hosts.pop() + (f" Medians of {len(runs)} runs." if len(runs) > 1 else "")
     if options.command == "plot":
-        curves = throughput(benchmarks)
-        if not curves:
-            parser.error(f"{names} holds no timings of bench/test_reconstruction.py (were they skipped?)")
-        plot(curves, measured_on, options.figure)
-        return 0
-    if options.command == "plot-nearest":
-        if not nearest(benchmarks):
-            parser.error(f"{names} holds no timings of test_nearest in bench/test_attacks.py (were they skipped?)")
-        plot_nearest(benchmarks, measured_on, options.figure)
+        if not (paths := plot(benchmarks, measured_on, options.figure)):
+            parser.error(f"{names} holds no timings of test_errors or test_nearest (were they skipped?)")
+        print(*paths, sep="\n")  # noqa: T201  # the command's output
         return 0
     found = tables(benchmarks)
     if not found:

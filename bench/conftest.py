@@ -12,6 +12,25 @@ from bench.table import plain, tables
 from vaecore import keep_freed_memory
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--long`."""
+    told = "measure all rows: every batch and number of draws, and attacks of hundreds of steps"
+    parser.getgroup("benchmark").addoption("--long", action="store_true", help=told)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the mark of rows that `--long` adds."""
+    config.addinivalue_line("markers", "long: a row of the benchmark that is measured with --long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked as long unless it is asked for."""
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="one of many rows (--long measures them)"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _memory() -> None:
     """Measure with the allocator set as `pytest claims` sets it."""

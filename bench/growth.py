@@ -36,7 +36,7 @@ from vaecore import (
     squared_error,
 )
 from vaecore.suite.report.figures.style import Figure, look
-from vaecore.suite.study.executors import peak_bytes
+from vaecore.suite.study.executors import forget_peak, peak_bytes
 from vaecore.toolkit import seeded
 
 _SIDE = 28
@@ -126,8 +126,9 @@ def _labels_of(images: Tensor, sizes: Sizes) -> Tensor:
     return torch.arange(len(images)) % sizes.classes
 
 
+_MAPPED = "reconstruct, errors"  # takes images that are mapped from a file
 CALLS: dict[str, Callable[[Sizes], Call]] = {
-    "reconstruct, errors": _reconstruct,
+    _MAPPED: _reconstruct,
     "reconstruct, labels": _labels,
     "log_likelihood": _likelihood,
     "scores": _scores,
@@ -155,15 +156,15 @@ class Line:
 
 _MANY, _SHARE, _FACTORS, _CLASSES = (1_000, 10_000, 100_000), (1, 10, 100, 1_000), (1, 4, 10), (10, 100, 1_000)
 LINES = (
-    Line("images", "reconstruct, errors", (*_MANY, 1_000_000)),
+    Line("images", _MAPPED, (*_MANY, 1_000_000)),
     *(Line("images", name, _MANY) for name in ("log_likelihood", "scores", "pgd, 10 steps")),
     Line("images", "lbfgs", (200, 2_000, 20_000)),
-    *(Line("draws", name, _SHARE) for name in ("reconstruct, errors", "reconstruct, labels", "log_likelihood")),
+    *(Line("draws", name, _SHARE) for name in (_MAPPED, "reconstruct, labels", "log_likelihood")),
     Line("draws", "pgd of a detector, 5 steps", _SHARE, {"images": 10}),
     *(
         Line(axis, name, _FACTORS)
         for axis in ("latent", "hidden")
-        for name in ("reconstruct, errors", "log_likelihood", "scores", "pgd of a detector, 5 steps")
+        for name in (_MAPPED, "log_likelihood", "scores", "pgd of a detector, 5 steps")
     ),
     Line("hidden", "lbfgs", _FACTORS),
     *(Line("classes", name, _CLASSES) for name in ("reconstruct, labels", "pgd, 10 steps", "lbfgs")),
@@ -185,27 +186,27 @@ class Point:
 def growth(lines: Sequence[Line] = LINES) -> Iterator[Point]:
     """Measure each place of each line, on one thread."""
     context = multiprocessing.get_context("spawn")
-    for line in lines:
-        for value in line.values:
-            with ProcessPoolExecutor(1, context) as alone:
-                seconds, mib = alone.submit(_measure, line, line.sizes(value)).result()
-            yield Point(line.axis, line.call, value, seconds, mib)
+    with tempfile.TemporaryDirectory() as folder:
+        for line in lines:
+            for value in line.values:
+                sizes, path = line.sizes(value), Path(folder, "images.npy")
+                _write(path, sizes.images)
+                with ProcessPoolExecutor(1, context) as alone:
+                    seconds, mib = alone.submit(_measure, line.call, sizes, path).result()
+                yield Point(line.axis, line.call, value, seconds, mib)
 
 
-def _measure(line: Line, sizes: Sizes) -> tuple[float, float]:
+def _measure(name: str, sizes: Sizes, path: Path) -> tuple[float, float]:
     torch.set_num_threads(1)
     keep_freed_memory()
-    call = CALLS[line.call](sizes)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "images.npy")
-        _write(path, sizes.images)
-        images: Any = np.load(path, mmap_mode="r")
-        if not line.call.startswith("reconstruct, errors"):
-            images = torch.from_numpy(np.array(images))
-        call(images[:_WARM])
-        before, begin = _peak(), time.perf_counter()
-        call(images)
-        return time.perf_counter() - begin, (_peak() - before) / 2**20
+    call, images = CALLS[name](sizes), np.load(path, mmap_mode="r")
+    if name != _MAPPED:
+        images = torch.from_numpy(np.array(images))
+    call(images[:_WARM])
+    forget_peak()
+    before, begin = _peak(), time.perf_counter()
+    call(images)
+    return time.perf_counter() - begin, (_peak() - before) / 2**20
 
 
 def _peak() -> int:

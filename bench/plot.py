@@ -27,16 +27,19 @@ def throughput(benchmarks: Sequence[Mapping[str, Any]]) -> Curves:
     return curves
 
 
-def plot(curves: Curves, measured_on: str, path: Path) -> None:
-    """Draw and write the figure: a panel for each model and device."""
-    with look({}):
-        _draw(curves, measured_on).savefig(path, dpi=150)
+def plot(benchmarks: Sequence[Mapping[str, Any]], measured_on: str, path: Path) -> list[Path]:
+    """Draw and write what there is; the figures' paths: `path`, and with "-nearest" in its name where there are two.
 
-
-def plot_nearest(benchmarks: Sequence[Mapping[str, Any]], measured_on: str, path: Path) -> None:
-    """Draw and write median, mean and 95% quantile of the L2 norms against time: a row of panels for each task."""
+    Throughput has a panel for each model and device; L2 norms against time have a row of panels for each task.
+    """
+    curves, tasks = throughput(benchmarks), nearest(benchmarks)
     with look({}):
-        _draw_nearest(nearest(benchmarks), measured_on).savefig(path, dpi=150)
+        figures = [_draw(curves, measured_on)] if curves else []
+        figures += [_draw_nearest(tasks, measured_on)] if tasks else []
+        paths = [path, path.with_stem(f"{path.stem}-nearest")][: len(figures)]
+        for figure, to in zip(figures, paths, strict=True):
+            figure.savefig(to, dpi=150)
+    return paths
 
 
 def _draw_nearest(tasks: Mapping[str, Sequence[Mapping[str, Any]]], measured_on: str) -> Figure:
@@ -78,9 +81,10 @@ def _draw(curves: Curves, measured_on: str) -> Figure:
     figure = Figure(figsize=(4.6 * len(curves), 4.2), layout="constrained")
     axes = figure.subplots(1, len(curves), squeeze=False)[0]
     draws = sorted({draws for panel in curves.values() for _, draws in panel})
+    fewest = min(3, max(len(infos) for panel in curves.values() for infos in panel.values()))
     for axis, (title, panel) in zip(axes, curves.items(), strict=True):
         for (way, count), infos in panel.items():
-            if len(infos) < 3:  # ways that were measured at one batch or two are in the table
+            if len(infos) < fewest:  # beside lines, ways that were measured at one batch or two are in the table
                 continue
             style = draws.index(count) % len(_COLOURS)
             ours = way == OURS

@@ -51,10 +51,15 @@ GRID += [("MLP", 10, 10_000, way) for way in [*SETTINGS][1:]]
 FASTEST = f"{OURS}, bfloat16, compiled"
 ON_GPU = [("MLP", 10, count, way) for count in (1_000, 10_000) for way in GPU_SETTINGS]
 ON_GPU += [("MLP", 100, 1_000, FASTEST), *(("MLP", 100, 10_000, way) for way in (OURS, NAIVE, FASTEST))]
+USUAL = (10, 1_000)  # draws and images of the rows that are always measured
 ON_BOTH = [
-    pytest.param(*one, device, id=f"{device}-{'{}-K{}-n{}-{}'.format(*one)}", marks=needs)
-    for device, needs in (("cpu", ()), ("cuda", NEEDS_GPU))
-    for one in GRID + (ON_GPU if needs else [])
+    pytest.param(
+        *(model, draws, count, way, device),
+        id=f"{device}-{model}-K{draws}-n{count}-{way}",
+        marks=[*needs, *(() if (draws, count) == USUAL else (pytest.mark.long,))],
+    )
+    for device, needs in (("cpu", ()), ("cuda", (NEEDS_GPU,)))
+    for model, draws, count, way in GRID + (ON_GPU if needs else [])
 ]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from bench import __main__ as command
 from bench import peers
 from bench.measure import Victims, l2_ratio, shown
-from bench.plot import plot_nearest
+from bench.plot import plot
 from bench.table import comparison, digits, local_optimality, medians, plain
 
 ROOT = Path(__file__).parents[2]
@@ -223,7 +223,7 @@ def test_local_optimality_is_the_area_that_is_left_of_what_the_best_of_all_leave
 def test_the_figure_of_norms_against_time_shows_each_attack_and_marks_failures(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("bench.plot.Figure.savefig", lambda figure, *_, **__: drawn.append(figure))
-    plot_nearest(RUN["benchmarks"], "Measured.", tmp_path / "figure.png")
+    assert plot(RUN["benchmarks"], "Measured.", tmp_path / "figure.png") == [tmp_path / "figure.png"]
     median, mean, high = drawn[0].axes
     assert [axis.get_title() for axis in (median, mean, high)] == [
         f"{NEAR}: {n}" for n in ("median", "mean", "95% quantile")
@@ -315,7 +315,7 @@ def test_the_attacks_are_measured_and_what_is_not_has_a_reason(pytester, monkeyp
     np.savez(pytester.path / "mine.npz", images=images, labels=np.arange(60) % 3)
     options = ["-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-pno:cacheprovider", "-pno:hypothesispytest"]
     options += ["--dataset=mine.npz", "--runs=1", "--cache-dir=cache", "--device=cpu", "--vae=models:vae"]
-    options += ["--classifier=models:classifier", "--benchmark-only", "--benchmark-json=results.json"]
+    options += ["--classifier=models:classifier", "--benchmark-only", "--long", "--benchmark-json=results.json"]
     result = pytester.runpytest_inprocess(ROOT / "bench" / "test_attacks.py", *options)
     assert result.ret == pytest.ExitCode.OK
     lines = ["task * way *", "L-BFGS, targeted, cpu * vaecore *%  *  1.0 * 100.0%"]

@@ -165,4 +165,4 @@ def test_the_command_draws_ways_and_limits(draw):
 def test_the_command_says_what_it_misses(draw, capsys):
     with pytest.raises(SystemExit):
         draw([OTHER])
-    assert "holds no timings of bench/test_reconstruction.py" in capsys.readouterr().err
+    assert "holds no timings of test_errors or test_nearest" in capsys.readouterr().err

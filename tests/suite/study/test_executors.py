@@ -134,6 +134,15 @@ def test_the_memory_that_tasks_take_is_told_by_their_title(store, workers):
     assert 380 << 20 < much.peak - little.peak < 420 << 20
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="what a process took is not known here")
+def test_the_memory_of_a_process_is_not_that_of_the_one_that_started_it():
+    script = "from vaecore.suite.study.executors import peak_bytes; print(peak_bytes()[0])"
+    started = [sys.executable, "-c", script]
+    alone = int(subprocess.check_output(started))  # noqa: S603  # our own
+    much = torch.ones(alone // 2)  # twice as much
+    assert int(subprocess.check_output(started)) < much.nbytes  # noqa: S603
+
+
 def test_workers_compute_on_a_gpu_as_exactly_as_this_process(store, workers):
     (result,) = Plan(store, workers).results([Task(on_gpu, {}, {}, "draws", "numbers")])
     assert result == {"tf32": False, "repeatable": True}

@@ -252,14 +252,22 @@ def timed(task: Task, needs: Results) -> Outcome:
 
 def timed_by_worker(task: Task, needs: Results) -> Outcome:
     """The same in a worker's process, whose memory is of this task, and of what it keeps for others."""
+    forget_peak()
+    return replace(timed(task, needs), peak=_peak_by_linux())
+
+
+def forget_peak() -> None:
+    """Make Linux count the most memory of this process from now on, as far as it can; see proc(5)."""
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far; see proc(5)
-    outcome = timed(task, needs)
-    peak = 0
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_by_linux() -> int:
+    """The most bytes that this process took; 0 on other systems."""
     with suppress(OSError):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        peak = sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-    return replace(outcome, peak=peak)
+        return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return 0
 
 
 def peak_bytes() -> tuple[int, int] | None:
@@ -269,8 +277,8 @@ def peak_bytes() -> tuple[int, int] | None:
     import resource  # noqa: PLC0415  # not on Windows
 
     unit = 1 if sys.platform == "darwin" else 1024
-    this, ended = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return this * unit, ended * unit
+    this, ended = (unit * resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return _peak_by_linux() or this, ended  # Linux counts in `ru_maxrss` what the one that started this one had taken
 
 
 def peak_memory() -> str:
