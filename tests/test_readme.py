@@ -121,6 +121,21 @@ def test_the_speed_in_words_is_that_of_the_committed_runs(speed, task, way, word
     assert words.format(took) in " ".join(README.split())
 
 
+@pytest.mark.parametrize(("name", "count"), [("mnist", 3), ("cifar-10", 1)])
+def test_the_nearest_norms_are_those_of_the_committed_runs(name, count):
+    paths = sorted((ROOT / "reports/bench/nearest").glob(f"{name}-*.json"))
+    assert len(paths) == count
+    (grid,) = tables(medians([json.loads(path.read_text(encoding="utf-8"))["benchmarks"] for path in paths])).values()
+    whole = markdown(grid)
+    assert whole in (ROOT / f"reports/bench/nearest/{name}.md").read_text(encoding="utf-8")
+    if name == "mnist":
+        headings = whole.splitlines()[0]
+        page = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+        shown = page[page.index(headings) :].partition("\n\n")[0].splitlines()[2:]
+        assert len(shown) == 20
+        assert set(shown) <= set(whole.splitlines())
+
+
 PAGES = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "claims/README.md")
 
 
