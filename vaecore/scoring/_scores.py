@@ -92,12 +92,14 @@ class FittedScores:
         images = _check_shape(images, self.image_shape)
         index = image_indices(len(images), first_index, indices).to(images.device)
         chunk = check_integer("chunk", _chunk(images) if chunk is None else chunk, 1)
+        found = {name: images.new_empty(len(images)) for name in self.names}
         with torch.no_grad():
-            parts = [
-                self.look(rows, row_index, seed=self.seed, names=self.names)
-                for rows, row_index in zip(torch.split(images, chunk), torch.split(index, chunk), strict=True)
-            ]
-        return {name: torch.cat([part[name] for part in parts]) for name in self.names}
+            for start in range(0, len(images), chunk):
+                rows = slice(start, start + chunk)
+                # In place: small results that stay would keep the memory of the large ones that go from being used.
+                for name, values in self.look(images[rows], index[rows], seed=self.seed, names=self.names).items():
+                    found[name][rows] = values
+        return found
 
     def look(self, rows: Tensor, index: Tensor, *, seed: int, names: Iterable[str]) -> dict[str, Tensor]:
         """Scores of one chunk of images with draws of a seed, differentiable where a score is, without any checks."""
