@@ -164,8 +164,8 @@ def test_errors(
         way=way,
         images=count,
         device=device,
-        rounds=3 if total > 20_000 else 7 if total > 1_000 else 30,
-        warmup_rounds=2,
+        rounds=3 if total > (20_000 if model == "MLP" else 2_000) else 7 if total > 1_000 else 30,
+        warmup_rounds=1 + (total <= 1_000 or model == "MLP"),
         work=reconstruction(vae, images[:1], draws, count, written=1),
         precision=(settings or {}).get("precision", "float32"),
     )
