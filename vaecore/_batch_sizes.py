@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from vaecore._calls import ask, check_module
@@ -103,14 +103,17 @@ def kept_for_gradient(answer: Callable[[Tensor], Tensor], rows: Tensor) -> tuple
     return found.detach(), sum(kept.values())
 
 
-class _Widths(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Numbers in each new tensor that an operation gives while it is entered."""
+class _Widths(TorchFunctionMode):
+    """Numbers in each new tensor that an operation of torch gives while it is entered.
+
+    A mode of dispatch, which sees operations within operations, too, would import a compiler.
+    """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.sizes: list[int] = []
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None
     ) -> Any:
         """Compute it, and count."""

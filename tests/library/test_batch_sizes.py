@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from vaecore import _batch_sizes, reconstruct
+from vaecore import VAE, VAEConfig, _batch_sizes, reconstruct
 from vaecore.toolkit import answers, fit_at_once
 
 CPU = torch.device("cpu")
@@ -183,3 +183,32 @@ def test_memory_that_is_freed_is_not_asked_for_again_where_it_is_kept():
 def test_the_allocator_is_changed_by_the_call_and_not_by_an_import():
     """A block of 24 MiB is mapped by itself, one system call each, until glibc has learned to keep such."""
     assert printed(MAPPED) == [1, 0]
+
+
+@pytest.mark.parametrize(("hidden", "widest"), [(8, 784), (9_000, 9_000)])
+def test_how_wide_a_model_is_shows_in_layers_that_are_functions_as_well(hidden, widest):
+    """The hidden layer of the reference VAE is one; weights count as little as views of them."""
+    vae = VAE(VAEConfig(latent_size=3, hidden_size=hidden), (28, 28)).eval()
+    fit = _batch_sizes.rows_at_once(vae, "decode", vae.decode, torch.zeros(1, 3), 784)
+    assert fit == fit_at_once(4 * widest, CPU)
+
+
+WITHOUT_COMPILER = """
+import sys
+import torch
+import vaecore as vc
+
+vae, images = vc.VAE(vc.VAEConfig(), (28, 28)).eval(), torch.rand(300, 1, 28, 28)
+classifier = vc.Classifier(vc.ClassifierConfig(), (28, 28), 10).eval()
+vc.reconstruct(vae, images, draws=2, seed=0)
+vc.log_likelihood(vae, images, draws=2, seed=0)
+vc.fit_scores(vae, classifier, images, seed=0)(images)
+vc.fgsm(classifier, images, torch.zeros(300, dtype=torch.int64), epsilon=0.1)
+print(int("torch._dynamo" in sys.modules))
+"""
+
+
+@pytest.mark.slow
+def test_to_see_how_wide_a_model_is_imports_no_compiler():
+    """Which would take seconds and 180 MiB, in every process."""
+    assert printed(WITHOUT_COMPILER) == [0]

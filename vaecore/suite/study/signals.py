@@ -11,7 +11,7 @@ import torch
 from vaecore import Autoencoder, scores
 from vaecore.suite.study.kinds import ALARMS, FALSE_ALARMS, MAGNET
 from vaecore.suite.study.plain import ROUNDING, SEARCH, latent_search, plain_purifiers
-from vaecore.toolkit import Classify, Features, Settings, Tensors, seed_for
+from vaecore.toolkit import Classify, Features, Settings, Tensors, answers, seed_for
 
 SIGNALS = ("mse", "relative-mse", "kl", "disagreement")  # scores of vaecore; all are above 0
 _CHUNK = 250
@@ -49,10 +49,10 @@ def look(
             features = Features(vae, classifier, rows, at, seed=own_seed, settings=settings, of_draws={"logits"})
             mean = features.drawn_logits.double().log_softmax(dim=2).logsumexp(dim=1) - np.log(draws)
             part = {"logits": features.logits, "mean": mean}
-            part |= {name: classifier(purifier(rows)) for name, purifier in rounding.items()}
+            part |= {name: answers(classifier, purifier(rows)) for name, purifier in rounding.items()}
             part |= {name: scores[name].look(features) for name in (*SIGNALS, *MAGNET)}
             if (left := searched - _CHUNK * len(parts)) > 0:
-                part[SEARCH] = classifier(search.views(rows[:left], at[:left], own_seed)[:, 0])
+                part[SEARCH] = answers(classifier, search.views(rows[:left], at[:left], own_seed)[:, 0])
             parts.append({name: value.cpu() for name, value in part.items()})
     columns = joined(parts)
     every = torch.ones(len(images), dtype=torch.bool)

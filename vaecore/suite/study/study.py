@@ -47,7 +47,7 @@ from vaecore.suite.study.stream import score_stream
 from vaecore.suite.study.tables import Content, Table, failures, join
 from vaecore.suite.study.tasks import Task
 from vaecore.suite.text import as_keywords, printable, visible
-from vaecore.toolkit import Classify, Precision, Tensors, ask
+from vaecore.toolkit import Classify, Precision, Tensors, answers
 
 if TYPE_CHECKING:  # so that a change to how claims are judged moves no key of a task
     from vaecore.suite.judging.registry import Claim
@@ -442,5 +442,5 @@ def _digests(device: str, probe: Tensors, vae: Autoencoder, classifier: Classify
 
 def _accuracy(device: str, test: Tensors, classifier: Classify) -> Tensors:
     with torch.no_grad():
-        parts = [ask(classifier, rows.to(device)).argmax(dim=1).cpu() for rows in torch.split(test["pixels"], 500)]
+        parts = [answers(classifier, rows.to(device)).argmax(dim=1).cpu() for rows in torch.split(test["pixels"], 500)]
     return {"right": torch.cat(parts) == test["labels"]}
