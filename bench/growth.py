@@ -108,24 +108,25 @@ def _scores(sizes: Sizes) -> Call:
 
 def _pgd(sizes: Sizes) -> Call:
     _, classifier = sizes.models
-    return lambda images: pgd(classifier, images, _labels_of(images, sizes), epsilon=0.1, steps=10, seed=0)
+    return lambda images: pgd(classifier, images, _labels_of(classifier, images), epsilon=0.1, steps=10, seed=0)
 
 
 def _lbfgs(sizes: Sizes) -> Call:
     _, classifier = sizes.models
-    return lambda images: lbfgs(classifier, images, _labels_of(images, sizes), targeted=False)
+    return lambda images: lbfgs(classifier, images, _labels_of(classifier, images), targeted=False)
 
 
 def _detector(sizes: Sizes) -> Call:
-    victim = VAEDetector(*sizes.models, draws=sizes.draws)
+    vae, classifier = sizes.models
+    victim = VAEDetector(vae, classifier, draws=sizes.draws)
     setting: dict[str, Any] = {"epsilon": 0.1, "steps": 5, "step_size": 0.03, "seed": 0}
-    return lambda images: pgd(victim, images, _labels_of(images, sizes), **setting)
+    return lambda images: pgd(victim, images, _labels_of(classifier, images), **setting)
 
 
-def _labels_of(images: Tensor, sizes: Sizes) -> Tensor:
+def _labels_of(classifier: Classifier, images: Tensor) -> Tensor:
     """What the classifier says, so that no image is misclassified before it is attacked."""
     with torch.no_grad():
-        return answers(sizes.models[1], images).argmax(dim=1)
+        return answers(classifier, images).argmax(dim=1)
 
 
 _MAPPED = "reconstruct, errors"  # takes images that are mapped from a file

@@ -1,26 +1,26 @@
 """Batch sizes that fit the cache or the GPU."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from vaecore._calls import ask, check_module
 from vaecore._check import check_classifier, check_logits
+from vaecore._inside import modules_of
+
+Answer = TypeVar("Answer")
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux; sysconf is wrong in some virtual machines
 _USUAL_CACHE = 1 << 20  # bytes of the second-level cache of most cores
 _GPU_ROWS, _GPU_BYTES = 262_144, 1 << 30  # fill any GPU and leave room on a small one
-_KEPT = {"cpu": 24 << 20}  # bytes that are kept for gradients at once: on a CPU in caches beyond the core's own
+_KEPT = {"cpu": 48 << 20}  # bytes made on the way of images that are differentiated at once: in the shared caches
 _FEW = 100  # rows that a model is asked about in one call, whatever the size of their activations
 _BELOW_LARGEST_THRESHOLD = 31 << 20  # bytes; glibc's threshold does not grow beyond 32 MiB
 
@@ -75,66 +75,53 @@ def rows_at_once(
         known = _widest.setdefault(model, {})
         key = method, row.shape, least
         if key not in known:
-            plain = torch.autocast(row.device.type, enabled=False)  # it casts weights, which are no activations
-            with _as_written(), torch.no_grad(), plain, _Widths() as seen:
-                ask_model(row)
-            known[key] = max([least, *seen.sizes])
+            known[key] = max([least, *widths(ask_model, row)[1]])
         widest = known[key]
     return fit_at_once(widest * dtype.itemsize, row.device)
 
 
 def differentiated_at_once(kept: int, device: torch.device, most: int) -> int:
-    """Rows that are differentiated at once, `most` at most; kept: bytes that each keeps for its gradient."""
-    return max(1, min(most, _KEPT.get(device.type, _GPU_BYTES) // max(1, kept)))
+    """Rows that are differentiated at once, `most` at most; kept: numbers that are made of each on the way."""
+    return max(1, min(most, _KEPT.get(device.type, _GPU_BYTES) // (torch.float32.itemsize * max(1, kept))))
 
 
-def kept_for_gradient(answer: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, int]:
-    """An answer to rows, and bytes that are kept for its gradient, without those of the rows and of weights."""
-    kept: dict[int, int] = {}
+def widths(call: Callable[[Tensor], Answer], rows: Tensor) -> tuple[Answer, list[int]]:
+    """A model's answer to rows, and the numbers in each tensor that operations of torch make of them on the way.
 
-    def note(saved: Tensor) -> Tensor:
-        origin = saved if saved._base is None else saved._base  # noqa: SLF001  # there is no other way
-        if not origin.is_leaf:
-            kept[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
-        return saved
+    Of a loop, what an operation makes in the same shape counts once. Compiled models are not looked into, as they would
+    be compiled again.
+    """
+    if any(map(_is_compiled, modules_of(call))):
+        return call(rows), []
+    with _Widths(rows) as seen:
+        return call(rows), [*seen.seen.values()]
 
-    with _as_written(), torch.enable_grad(), saved_tensors_hooks(note, lambda saved: saved):
-        found = answer(rows.detach().clone().requires_grad_())  # holds what is kept, so that no two have one place
-    return found.detach(), sum(kept.values())
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
 class _Widths(TorchFunctionMode):
-    """Numbers in each new tensor that an operation of torch gives while it is entered.
+    """Notes the numbers in each tensor that is made of some rows, and not of weights alone, while it is entered.
 
     A mode of dispatch, which sees operations within operations, too, would import a compiler.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Tensor) -> None:
         super().__init__()
-        self.sizes: list[int] = []
+        self.seen: dict[tuple[object, torch.Size], int] = {}
+        self._made: dict[int, object] = {id(rows): rows}  # by id; kept, so that no other gets its id
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None
     ) -> Any:
-        """Compute it, and count."""
+        """Compute it, and note."""
         found = function(*arguments, **(named or {}))
-        given = {_place(one) for one in tree_leaves((arguments, named)) if isinstance(one, Tensor)}
-        made = [one for one in tree_leaves(found) if isinstance(one, Tensor) and _place(one) not in given]
-        self.sizes += [one.numel() for one in made]
+        if any(id(one) in self._made for one in tree_leaves((arguments, named))):
+            made = [one for one in tree_leaves(found) if isinstance(one, Tensor) and id(one) not in self._made]
+            self._made |= {id(one): one for one in made}
+            self.seen |= {(function, one.shape): one.numel() for one in made}
         return found
-
-
-def _place(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)  # noqa: SLF001  # tensors without data have no pointer
-
-
-@contextmanager
-def _as_written() -> Iterator[None]:
-    """Compute what is compiled as it is written, to see what it is made of."""
-    with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and its import takes seconds
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        yield
 
 
 def answer_in_batches(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from vaecore import VAE, VAEConfig, _batch_sizes, reconstruct
+from vaecore import VAE, VAEConfig, _batch_sizes, reconstruct, square
 from vaecore.toolkit import answers, fit_at_once
 
 CPU = torch.device("cpu")
@@ -212,3 +212,77 @@ print(int("torch._dynamo" in sys.modules))
 def test_to_see_how_wide_a_model_is_imports_no_compiler():
     """Which would take seconds and 180 MiB, in every process."""
     assert printed(WITHOUT_COMPILER) == [0]
+
+
+def by_numpy(images):
+    return torch.from_numpy(images.flatten(1).numpy()[:, :3].copy())
+
+
+class ByDerivative(nn.Module):
+    """Its logits are derivatives, by transforms of functions, whose tensors have no storage."""
+
+    def forward(self, images):
+        return torch.func.vmap(torch.func.grad(lambda image: image.square().sum()))(images.flatten(1))[:, :3]
+
+
+class Scaled(nn.Module):
+    """A layer whose weights are computed, many numbers of them, at each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(3, 20_000))
+
+    def forward(self, images):
+        return images.flatten(1)[:, :3] @ (self.weight * 2)[:, :3]
+
+
+@pytest.mark.parametrize(
+    "model", [by_numpy, ByDerivative().eval(), Scaled().eval()], ids=["numpy", "functional", "weights"]
+)
+def test_classifiers_of_any_make_are_attacked_and_asked(model):
+    images, labels = torch.rand(300, 1, 5, 4), torch.zeros(300, dtype=torch.int64)
+    with torch.no_grad():
+        torch.testing.assert_close(answers(model, images), model(images))
+    assert len(square(model, images[:12], labels[:12], epsilon=0.1, seed=0, queries=3).success) == 12
+
+
+def test_weights_that_are_computed_are_not_made_of_images():
+    model, row = Scaled().eval(), torch.rand(1, 1, 5, 4)
+    with torch.no_grad():
+        assert _batch_sizes.rows_at_once(model, "forward", model, row, 20) == fit_at_once(4 * 20, CPU)
+
+
+def test_a_model_of_half_precision_is_asked_within_its_autocast():
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(20, 3)).bfloat16().eval(), torch.rand(300, 1, 5, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert answers(model, images).shape == (300, 3)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        lambda table: {**table, "more": table["a"]},
+        lambda _: {},
+        lambda table: table["a"],
+        lambda table: {"a": table["a"][:, :1]},
+        lambda table: {"a": table["a"].long()},
+    ],
+)
+def test_results_of_another_form_in_a_later_chunk_are_an_error(later):
+    """In place they would be lost, spread out or cut off."""
+    chunks = []
+
+    def reduce(images, decoded):
+        chunks.append(len(images))
+        table = {"a": decoded.flatten(2).mean(dim=2)}
+        return table if len(chunks) == 1 else later(table)
+
+    with pytest.raises(ValueError, match="reduce must give the same names, shapes and dtypes for every chunk"):
+        reconstruct(Wide().eval(), torch.rand(20, 1, 5, 4), draws=2, seed=0, reduce=reduce, chunk=10)
+
+
+def test_a_table_keeps_its_names_even_if_it_is_empty():
+    vae, images = Wide().eval(), torch.rand(4, 1, 5, 4)
+    named = reconstruct(vae, images, draws=1, seed=0, reduce=lambda rows, _: {"": rows.mean(dim=(1, 2, 3)), "k": rows})
+    assert [*named] == ["", "k"]
+    assert reconstruct(vae, images, draws=1, seed=0, reduce=lambda *_: {}) == {}

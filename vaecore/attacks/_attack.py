@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from vaecore._batch_sizes import differentiated_at_once, kept_for_gradient
+from vaecore._batch_sizes import differentiated_at_once, widths
 from vaecore._calls import ask, dependence
 from vaecore._check import (
     check_choice,
@@ -293,8 +293,8 @@ def examine(
         nonlocal at_once
         if at_once:
             return answer(points)
-        found, kept = kept_for_gradient(answer, points)
-        at_once = differentiated_at_once(kept // len(few), images.device, most)
+        found, sizes = widths(answer, points)
+        at_once = differentiated_at_once(sum(sizes) // len(few), images.device, most)
         return found
 
     flags = Sanity(0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import relu, softplus
 
-from vaecore._batch_sizes import answer_in_batches, differentiated_at_once, kept_for_gradient, rows_at_once
+from vaecore._batch_sizes import answer_in_batches, differentiated_at_once, rows_at_once, widths
 from vaecore._calls import ask, check_module
 from vaecore._check import check_choice, check_images, check_integer
 from vaecore._modes import in_any_mode
@@ -190,8 +190,9 @@ def regret_of(
     step_noise = normal(seed_for("likelihood-regret/steps", seed), indices, draws=steps, size=size)
     if how == "posterior":
         pair = encoded[0][:1].unsqueeze(1).repeat(1, 2, 1)
-        _, kept = kept_for_gradient(partial(density_of, vae, images[:1]), pair)
-        at_once = differentiated_at_once(kept, images.device, len(images))
+        with torch.no_grad():
+            _, sizes = widths(partial(density_of, vae, images[:1]), pair)
+        at_once = differentiated_at_once(sum(sizes), images.device, len(images))
         split = [torch.split(each, at_once) for each in (images, *encoded, step_noise)]
         parts = [
             _optimised_posterior(vae, rows, (mean, log_variance), draws)

@@ -22,6 +22,7 @@ from vaecore.reconstruction._stream import Rows, Stream, length, portions
 
 Reduced = TypeVar("Reduced", Tensor, dict[str, Tensor])
 
+_ALONE = None  # the name of what `reduce` gives if it gives one tensor
 # Images encoded at once, and draws whose noise is generated at once. On a CPU small portions of noise are slow to
 # generate, and large ones fall out of the cache; a GPU is filled.
 _AT_ONCE = {"cpu": (2_000, 10_000), "cuda": (65_536, 262_144)}
@@ -225,7 +226,8 @@ class _Joined:
         self.filled = 0
         # Each chunk's is copied to its final place. Many small results that stay, between the large ones that go, would
         # keep the memory of these from being used again.
-        self.whole: dict[str, Tensor] = {}
+        self.whole: dict[str | None, Tensor] | None = None
+        self.form: dict[str | None, tuple[torch.Size, torch.dtype]] = {}
 
     def append(self, part: Tensor | dict[str, Tensor], count: int) -> None:
         """Add the results of `count` images."""
@@ -243,9 +245,16 @@ class _Joined:
         elif self.count is None:
             self.parts.append(part)
         else:
-            for name, result in (part if isinstance(part, dict) else {"": part}).items():
-                if name not in self.whole:
-                    self.whole[name] = result.new_empty(self.count, *result.shape[1:])
+            named = part if isinstance(part, dict) else {_ALONE: part}
+            form = {name: (result.shape[1:], result.dtype) for name, result in named.items()}
+            if self.whole is None:
+                self.form = form
+                self.whole = {name: each.new_empty(self.count, *each.shape[1:]) for name, each in named.items()}
+            if form != self.form:
+                raise ValueError(
+                    f"reduce must give the same names, shapes and dtypes for every chunk; got {form} after {self.form}"
+                )
+            for name, result in named.items():
                 self.whole[name][self.filled : self.filled + count] = result
         self.filled += count
 
@@ -254,8 +263,8 @@ class _Joined:
             raise ValueError("images must not be empty; got no batch")
         if self.file is not None:
             return self.file.all()
-        if self.whole:
-            return self.whole.get("", self.whole)
+        if self.whole is not None:
+            return self.whole.get(_ALONE, {name: each for name, each in self.whole.items() if name is not None})
         tensors = [part for part in self.parts if isinstance(part, Tensor)]
         if tensors:
             return torch.cat(tensors)
