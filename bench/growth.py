@@ -160,8 +160,9 @@ class Line:
 _MANY, _SHARE, _FACTORS, _CLASSES = (1_000, 10_000, 100_000), (1, 10, 100, 1_000), (1, 4, 10), (10, 100, 1_000)
 LINES = (
     Line("images", _MAPPED, (*_MANY, 1_000_000)),
-    *(Line("images", name, _MANY) for name in ("log_likelihood", "scores", "pgd, 10 steps")),
-    Line("images", "lbfgs", (200, 2_000, 20_000)),
+    *(Line("images", name, _MANY) for name in ("log_likelihood", "scores")),
+    Line("images", "pgd, 10 steps", (1_000, 10_000, 30_000)),
+    Line("images", "lbfgs", (200, 2_000, 6_000)),
     *(Line("draws", name, _SHARE) for name in (_MAPPED, "reconstruct, labels", "log_likelihood")),
     Line("draws", "pgd of a detector, 5 steps", _SHARE, {"images": 10}),
     *(
