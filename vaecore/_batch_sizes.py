@@ -68,10 +68,10 @@ def rows_at_once(
     """Rows that fit the cache or the GPU as a model answers them at once, by its widest activation; see `fit_at_once`.
 
     row: (1, ...), the first of them. least: numbers in the widest activation at least; dtype: theirs. A torch module is
-    looked into once for each method and shape of a row; of other models only `least` is known.
+    looked into once for each method and shape of a row; of other models, and of compiled ones, only `least` is known.
     """
     widest = least
-    if isinstance(model, nn.Module):
+    if isinstance(model, nn.Module) and not any(map(_is_compiled, model.modules())):
         known = _widest.setdefault(model, {})
         key = method, row.shape, least
         if key not in known:

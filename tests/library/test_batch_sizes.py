@@ -286,3 +286,25 @@ def test_a_table_keeps_its_names_even_if_it_is_empty():
     named = reconstruct(vae, images, draws=1, seed=0, reduce=lambda rows, _: {"": rows.mean(dim=(1, 2, 3)), "k": rows})
     assert [*named] == ["", "k"]
     assert reconstruct(vae, images, draws=1, seed=0, reduce=lambda *_: {}) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["function", "in place"])
+def test_a_compiled_model_is_not_compiled_again_to_see_how_wide_it_is(way):
+    shapes = []
+
+    def backend(graph, given):
+        shapes.extend(len(one) for one in given if one.ndim == 4)
+        return graph
+
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(20, 3)).eval(), torch.rand(300, 1, 5, 4)
+    told = {"backend": backend, "dynamic": False}
+    if way == "function":
+        model = torch.compile(model, **told)
+    else:
+        model.compile(**told)
+    with torch.no_grad():
+        answers(model, images)
+    assert sorted(shapes) == [2, 300]  # two rows, to see that answers do not depend on the batch
+    attack = square(model, images[:8], torch.zeros(8, dtype=torch.int64), epsilon=0.1, seed=0, queries=2)
+    assert not attack.flags.any()
