@@ -14,8 +14,8 @@ from vaecore.suite.report.figures.style import Figure, look
 Curves = dict[str, dict[tuple[str, int], list[Mapping[str, Any]]]]
 """By model and device, then by way and draws: `extra_info` of each batch, in increasing order."""
 
-# Okabe and Ito's, which the colour-blind can tell apart; so can print, by marker.
 _MOSTLY = 0.9  # success of an attack whose norms set the scale
+# Okabe and Ito's, which the colour-blind can tell apart; so can print, by marker.
 _COLOURS, _MARKERS = ("#0072B2", "#D55E00", "#009E73"), ("o", "s", "^")
 
 

@@ -94,7 +94,7 @@ def widths(call: Callable[[Tensor], Answer], rows: Tensor) -> tuple[Answer, list
     if any(map(_is_compiled, modules_of(call))):
         return call(rows), []
     with _Widths(rows) as seen:
-        return call(rows), [*seen.seen.values()]
+        return call(rows), [*seen.numbers.values()]
 
 
 def _is_compiled(module: nn.Module) -> bool:
@@ -109,7 +109,7 @@ class _Widths(TorchFunctionMode):
 
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
-        self.seen: dict[tuple[object, torch.Size], int] = {}
+        self.numbers: dict[tuple[object, torch.Size], int] = {}
         self._made: dict[int, object] = {id(rows): rows}  # by id; kept, so that no other gets its id
 
     def __torch_function__(
@@ -120,7 +120,7 @@ class _Widths(TorchFunctionMode):
         if any(id(one) in self._made for one in tree_leaves((arguments, named))):
             made = [one for one in tree_leaves(found) if isinstance(one, Tensor) and id(one) not in self._made]
             self._made |= {id(one): one for one in made}
-            self.seen |= {(function, one.shape): one.numel() for one in made}
+            self.numbers |= {(function, one.shape): one.numel() for one in made}
         return found
 
 

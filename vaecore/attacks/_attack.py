@@ -278,7 +278,7 @@ def examine(
     """Flags that concern the target as a whole, and images to attack at once, from its answers to the first few images.
 
     objective: the attack's, which a victim is asked by, too; None: the attack asks for logits alone. chunk: None for as
-    many as fit with what is kept for their gradients, `most` at most.
+    many as fit with all that is made of them on the way, `most` at most.
     """
     classifier, victim = (cast(Classify, target), None) if objective is None else parts_of(target)
     few, at_once = images[:8], 0 if chunk is None else check_integer("chunk", chunk, 1)
